@@ -1,0 +1,121 @@
+"""The external reward model: a judge that reads one answer at a time and gives a score, or none.
+
+A verdict is read only where it stands as a verdict (`Rating: [[1]]`, `Overall Score: 4`), the last one wins, and what is
+not understood is unscored: None, never a guess, with the raw reply kept.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from common.chat import ChatModel
+from common.prompts import ExperimentPrompts
+from common.schema import Pair, Sampling, ScoredPair, ScoreScale
+from common.storage import JsonlStore
+
+_NUMBER = r"(?P<score>[+-]?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*(?P<top>\d+))?(?![\d.]*\d|\s*(?:to|-|or)\s*[+-]?\d|\s*/)"
+_VERDICTS = {
+    ScoreScale.BINARY: re.compile(r"(?:\brating\s*(?:is|:|=)?\s*)?\[\[\s*" + _NUMBER + r"\s*\]\]|\brating\s*[:=]\s*" + _NUMBER.replace("score", "score2").replace("top", "top2"), re.I),
+    ScoreScale.ZERO_TO_FIVE: re.compile(r"\boverall\s+(?:score|evaluation|quality|rating)\s*(?:is|:|=)?\s*(?:score\s*:?\s*)?\[{0,2}\s*" + _NUMBER, re.I),
+    ScoreScale.MINUS_FIVE_TO_FIVE: re.compile(r"\boverall\s+(?:sentiment|evaluation)\s*(?:is|:|=)?\s*(?:score\s*:?\s*)?\[{0,2}\s*" + _NUMBER, re.I),
+}
+
+
+def parse_score(reply: str, scale: ScoreScale, answer: str | None = None) -> float | None:
+    """The judge's verdict on the given scale, or None = unscored.
+
+    The last verdict counts. Two verdicts that differ count only when the last one ends the reply. A verdict that also
+    stands in the evaluated `answer` is taken for a quotation and ignored. Off the scale, a range ("0 to 5") or a fraction
+    of another scale is None.
+    """
+    quoted = {match.group(0).lower() for match in _VERDICTS[scale].finditer(_plain(answer or ""))}
+    text = _plain(reply)
+    verdicts = [match for match in _VERDICTS[scale].finditer(text) if match.group(0).lower() not in quoted]
+    if not verdicts:
+        return None
+    scores = [_value(match, scale) for match in verdicts]
+    ends_the_reply = not re.search(r"\w", text[verdicts[-1].end() :])
+    return scores[-1] if len(set(scores)) == 1 or ends_the_reply else None
+
+
+def _plain(text: str) -> str:
+    """Full-width digits, Unicode minus signs and Markdown emphasis to plain ASCII."""
+    text = unicodedata.normalize("NFKC", text).translate(str.maketrans("−–﹣", "---"))
+    return re.sub(r"[*_`\"]", "", text)
+
+
+def _value(match: re.Match, scale: ScoreScale) -> float | None:
+    groups = {name.rstrip("2"): value for name, value in match.groupdict().items() if value is not None}
+    score = float(groups["score"])
+    if "top" in groups and int(groups["top"]) != scale.maximum:
+        return None
+    whole = scale is not ScoreScale.BINARY or score.is_integer()
+    return score if scale.minimum <= score <= scale.maximum and whole else None
+
+
+class Judgement(NamedTuple):
+    """A score on the judge's scale, or None = unscored, and the raw reply it was read from."""
+
+    score: float | None
+    reply: str
+
+
+class LLMJudge:
+    """Asks a chat model for a verdict and reads it; asks once more, with twice the budget, where none was found."""
+
+    def __init__(self, chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256):
+        self.chat, self.prompts, self.max_new_tokens = chat, prompts, max_new_tokens
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement per (prompt, answer), in order."""
+        judgements = self._ask(prompts, answers, self.max_new_tokens)
+        unclear = [i for i, judgement in enumerate(judgements) if judgement.score is None]
+        again = self._ask([prompts[i] for i in unclear], [answers[i] for i in unclear], 2 * self.max_new_tokens)
+        for i, judgement in zip(unclear, again):
+            judgements[i] = judgement
+        return judgements
+
+    def _ask(self, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int) -> list[Judgement]:
+        conversations = [self.prompts.judge_request(prompt, answer) for prompt, answer in zip(prompts, answers)]
+        replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens)) if conversations else []
+        return [Judgement(parse_score(reply.text, self.prompts.scale, answer), reply.text) for reply, answer in zip(replies, answers)]
+
+
+def score_pairs(
+    judge: LLMJudge,
+    pairs: Sequence[Pair],
+    path: str | Path,
+    batch_size: int = 64,
+    unscored_limit: float = 0.02,
+    progress: Callable[[int], object] = lambda finished: None,
+) -> list[ScoredPair]:
+    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for.
+
+    Raises ValueError when more than `unscored_limit` of the answers stay unscored: a judge that cannot be read must not
+    become a table.
+    """
+    scale = judge.prompts.scale
+    with JsonlStore(path) as store:
+        todo = [pair for pair in pairs if pair.id not in store]
+        progress(len(pairs) - len(todo))
+        for start in range(0, len(todo), batch_size):
+            batch = todo[start : start + batch_size]
+            asked = [(pair.prompt, answer) for pair in batch for answer in (pair.response, pair.response_revised)]
+            judged = judge.judge(*zip(*asked))
+            for pair, original, revised in zip(batch, judged[::2], judged[1::2]):
+                store.append(ScoredPair(
+                    **pair.model_dump(), score_response=original.score, score_revised=revised.score,
+                    judge_reply_response=original.reply, judge_reply_revised=revised.reply,
+                    judge=judge.chat.name, scale=(scale.minimum, scale.maximum),
+                ))  # fmt: skip
+            progress(len(batch))
+        wanted = {pair.id for pair in pairs}
+        scored = [ScoredPair(**fields) for fields in store.load() if fields["id"] in wanted]
+    unscored = sum((pair.score_response is None) + (pair.score_revised is None) for pair in scored)
+    if unscored > unscored_limit * 2 * len(scored):
+        raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")
+    return scored

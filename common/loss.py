@@ -1,0 +1,158 @@
+"""Refined DPO (rDPO) and its neighbours as pure functions of log-probabilities and scores.
+
+What is the paper's and what is ours. The abstract of arXiv 2402.08005 says that the DPO loss is generalised by scores of
+an external reward model; its equation was not available to us. The default `rdpo` is *our reading*: the signed score
+offset, L = -log sigmoid(beta * D - alpha * (s_r - s_o)), which follows when the objective is reward plus alpha * score
+under a KL penalty, and has the form of MODPO's margin (arXiv 2310.03708). It damps a pair whose revision scored worse
+and never reverses it. Whoever has the paper's equation passes it as a callable `method`.
+
+Not to be confused with robust DPO (arXiv 2403.00409, here `robust`) or length-regularised R-DPO.
+
+Notation: D = log-ratio of the chosen minus log-ratio of the rejected completion (policy to reference, summed over
+completion tokens, nats); u = beta * D; g = score_chosen - score_rejected with scores in [0, 1], so g in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dpo(u: Tensor) -> Tensor:
+    """-log sigmoid(u). DPO, arXiv 2305.18290 eq. 7."""
+    return -F.logsigmoid(u)
+
+
+def cdpo(u: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
+    """-(1 - eps) log sigmoid(u) - eps log sigmoid(-u). Conservative DPO (Mitchell's note, eq. 3); eps = 0 is DPO."""
+    _check_label_smoothing(label_smoothing)
+    return -(1 - label_smoothing) * F.logsigmoid(u) - label_smoothing * F.logsigmoid(-u)
+
+
+def robust(u: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
+    """[-(1 - eps) log sigmoid(u) + eps log sigmoid(-u)] / (1 - 2 eps). Robust DPO, arXiv 2403.00409; eps = 0 is DPO.
+
+    Unbiased under random flips of rate eps; not bounded from below."""
+    _check_label_smoothing(label_smoothing)
+    return (-(1 - label_smoothing) * F.logsigmoid(u) + label_smoothing * F.logsigmoid(-u)) / (1 - 2 * label_smoothing)
+
+
+def ipo(log_ratio_gap: Tensor, *, beta: float) -> Tensor:
+    """(D - 1 / (2 beta))^2. IPO, arXiv 2310.12036 eq. 17, on sequence sums as written there (TRL averages over tokens)."""
+    return (log_ratio_gap - 1 / (2 * beta)) ** 2
+
+
+def rdpo(u: Tensor, score_gap: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """-log sigmoid(u - alpha * g). Refined DPO, signed score offset: our reading. A tie, or alpha = 0, is DPO."""
+    return -F.logsigmoid(u - alpha * score_gap)
+
+
+def rdpo_soft(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
+    """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = sigmoid(eta * g): soft labels from scores, as in MMPO. A tie is
+    p = 1/2, which holds u at 0; a worse revision (g < 0) is reversed."""
+    p = torch.sigmoid(eta * score_gap)
+    return -p * F.logsigmoid(u) - (1 - p) * F.logsigmoid(-u)
+
+
+def rdpo_squared(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
+    """(u - eta * g)^2: regression of the implicit reward gap on the score gap (Nemotron's `rpo_sq`). A tie has target 0."""
+    return (u - eta * score_gap) ** 2
+
+
+def rdpo_filter(u: Tensor, score_gap: Tensor) -> Tensor:
+    """-log sigmoid(u) where g > 0, else 0: DPO on accepted pairs, with dSC's strict acceptance (arXiv 2312.01957). Pairs
+    that are not accepted stay in the batch mean with loss 0."""
+    return torch.where(score_gap > 0, -F.logsigmoid(u), torch.zeros_like(u))
+
+
+def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
+    """-log sigmoid(u), with chosen and rejected swapped where g < 0. A tie is DPO."""
+    return -F.logsigmoid(torch.where(score_gap < 0, -u, u))
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (dpo, cdpo, robust, ipo, rdpo, rdpo_soft, rdpo_squared, rdpo_filter, rdpo_flip)
+}
+
+
+def preference_loss(
+    method: str | Callable[..., Tensor],
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    score_chosen: Tensor | None = None,
+    score_rejected: Tensor | None = None,
+    beta: float = 0.1,
+    **knobs: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses and implicit rewards of a batch of preference pairs.
+
+    Args:
+        method: a name in `LOSSES`, or a callable that gets the same tensors, `beta` and the knobs by keyword and returns
+            the losses, shape (batch,): the hook for whoever has the paper's own equation.
+        policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps: (batch,)
+            log-probabilities summed over completion tokens, nats.
+        score_chosen, score_rejected: (batch,) external scores in [0, 1], higher is better.
+        beta: strength of the pull to the reference; higher stays closer.
+        **knobs: `alpha` (rdpo), `eta` (rdpo_soft, rdpo_squared), `label_smoothing` (cdpo, robust).
+
+    Returns:
+        losses (batch,), not reduced; chosen_rewards and rejected_rewards (batch,), beta * log-ratio, detached.
+
+    Raises:
+        ValueError: unknown method or knob, a score-aware loss without scores.
+    """
+    chosen_log_ratio = policy_chosen_logps - reference_chosen_logps  # (batch,)
+    rejected_log_ratio = policy_rejected_logps - reference_rejected_logps  # (batch,)
+    rewards = (beta * chosen_log_ratio).detach(), (beta * rejected_log_ratio).detach()
+    if callable(method):
+        losses = method(
+            policy_chosen_logps=policy_chosen_logps, policy_rejected_logps=policy_rejected_logps,
+            reference_chosen_logps=reference_chosen_logps, reference_rejected_logps=reference_rejected_logps,
+            score_chosen=score_chosen, score_rejected=score_rejected, beta=beta, **knobs,
+        )  # fmt: skip
+        return losses, *rewards
+
+    check_method(method, knobs)
+    inputs: dict[str, Tensor | float] = {
+        "log_ratio_gap": chosen_log_ratio - rejected_log_ratio,
+        "u": beta * (chosen_log_ratio - rejected_log_ratio),
+        "beta": beta,
+        **knobs,
+    }
+    if uses_scores(method):
+        if score_chosen is None or score_rejected is None:
+            raise ValueError(f"the loss {method!r} needs score_chosen and score_rejected; without scores use 'dpo', 'cdpo', 'robust' or 'ipo'")
+        inputs["score_gap"] = score_chosen - score_rejected
+    wanted = inspect.signature(LOSSES[method]).parameters
+    return LOSSES[method](**{name: value for name, value in inputs.items() if name in wanted}), *rewards
+
+
+def check_method(method: str, knobs: dict[str, float] | None = None) -> None:
+    """Raises ValueError for an unknown method, or for a knob that it does not have."""
+    if method not in LOSSES:
+        raise ValueError(f"unknown loss {method!r}; there are {', '.join(LOSSES)}")
+    for knob in knobs or {}:
+        if knob not in knobs_of(method):
+            raise ValueError(f"the loss {method!r} has no knob {knob!r}; it has {', '.join(knobs_of(method)) or 'none'}")
+
+
+def knobs_of(method: str) -> list[str]:
+    """Names of the loss's own knobs, besides beta."""
+    return [name for name in inspect.signature(LOSSES[method]).parameters if name in ("alpha", "eta", "label_smoothing")]
+
+
+def uses_scores(method: str) -> bool:
+    """Whether the loss looks at the external scores."""
+    return "score_gap" in inspect.signature(LOSSES[method]).parameters
+
+
+def _check_label_smoothing(value: float) -> None:
+    if not 0 <= value < 0.5:
+        raise ValueError(f"label_smoothing is the rate of flipped labels and lies in [0, 0.5), not {value}")

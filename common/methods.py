@@ -1,0 +1,176 @@
+"""One row of the table each: base, always-refuse, SR, SFT, dSC, DPO, refined DPO (rDPO) and its neighbours.
+
+Every trained method gets the same pairs (scored on both sides), the same LoRA, batch and number of epochs; what differs is
+what it does with pairs and scores. Readings of the paper's baselines are ours where methods.md of the field is silent:
+SR = self-refinement at inference (the untrained student criticises and rewrites its own answer), SFT = on all revisions,
+dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312.01957).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.chat import LocalChat
+from common.loss import LOSSES
+from common.preference import accepted, preference_dataset, prompt_messages
+from common.prompts import ExperimentPrompts
+from common.run import Progress
+from common.schema import Message, Reply, Sampling, ScoredPair
+from common.self_critique import run_chains
+from common.student import load_student, lora_settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+
+UNTRAINED = ("base", "always_refuse", "sr")
+SUPERVISED = ("sft", "dsc")
+METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES)
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings that all trained methods share; all defaults are ours.
+
+    learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
+    beta, alpha, eta, label_smoothing, nll_weight, nll_on: see `RDPOConfig`. max_length: tokens of prompt and completion.
+    """
+
+    learning_rate: float = 1e-4
+    sft_learning_rate: float = 2e-4
+    epochs: int = 2
+    batch_size: int = 16
+    beta: float = 0.1
+    alpha: float = 1.0
+    eta: float = 1.0
+    label_smoothing: float = 0.1
+    nll_weight: float = 0.0
+    nll_on: str = "all"
+    lora_rank: int = 16
+    max_length: int = 1024
+    seed: int = 0
+
+
+@dataclass
+class TrainedStudent:
+    """A student ready to be asked: the model (with its adapter, if it was trained) and what training looked like.
+
+    history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
+    """
+
+    method: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    history: list[dict[str, float]] = field(default_factory=list)
+    pairs_used: int = 0
+    unscored: int = 0
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """Raises ValueError for a name that is no row of the table."""
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise ValueError(f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+
+
+def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, output: str | Path, **load: Any) -> TrainedStudent:
+    """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
+
+    Args:
+        method: a name in METHODS; the untrained ones return the base model as it is.
+        student: folder or Hub name; `load` goes to `load_student`.
+        pairs: scored pairs; those without both scores are left out for every method alike.
+        output: folder for the trainer's checkpoints.
+    """
+    check_methods([method])
+    model, tokenizer = load_student(student, **load)
+    if method in UNTRAINED:
+        return TrainedStudent(method, model, tokenizer)
+    scored = [pair for pair in pairs if None not in pair.normalised()]
+    make_trainer = _supervised_trainer if method in SUPERVISED else _preference_trainer
+    trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
+    _report_progress(trainer, f"training {method}, seed {settings.seed}")
+    trainer.train()
+    trained = TrainedStudent(method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored))
+    del trainer
+    gc.collect()
+    return trained
+
+
+def _report_progress(trainer: Trainer, label: str) -> None:
+    """Our progress line in place of the trainer's printed dictionaries."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Report(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.progress = Progress(label, state.max_steps)
+            self.progress(state.global_step)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.progress(1)
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Report())
+
+
+def _common_arguments(settings: TrainSettings, output: Path) -> dict[str, Any]:
+    import torch
+
+    return {
+        "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": settings.batch_size,
+        "lr_scheduler_type": "linear", "warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "logging_steps": 1, "logging_first_step": True, "save_strategy": "no",
+        "report_to": "none", "bf16": False, "gradient_checkpointing": torch.cuda.is_available(), "max_length": settings.max_length,
+        "seed": settings.seed, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(),
+    }  # fmt: skip
+
+
+def _preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+    from common.trainer import RDPOConfig, RDPOTrainer
+
+    knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing", "nll_weight", "nll_on")}
+    arguments = RDPOConfig(method=method, precompute_ref_log_probs=True, **knobs, **_common_arguments(settings, output))
+    trainer = RDPOTrainer(
+        model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
+    )
+    return trainer, len(pairs)
+
+
+def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    kept = accepted(pairs) if method == "dsc" else list(pairs)
+    if not kept:
+        raise ValueError("dsc: no revision scored higher than its original, so there is nothing to train on")
+    rows = [{"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]} for pair in kept]
+    arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(settings, output))
+    trainer = SFTTrainer(
+        model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer, len(kept)
+
+
+class SelfRefining:
+    """SR (our reading): a chat model that answers, criticises and rewrites; its reply is the rewritten answer."""
+
+    def __init__(self, chat: LocalChat, prompts: ExperimentPrompts):
+        self.chat, self.prompts, self.name = chat, prompts, f"SR of {chat.name}"
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
+        return [chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)]
+
+
+class Constant:
+    """A chat model that gives the answer of a function of the last user turn: the always-refuse row."""
+
+    def __init__(self, answer: Callable[[str], str], name: str = "always_refuse"):
+        self.answer, self.name = answer, name
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
+        return [Reply(text=self.answer(conversation[-1]["content"])) for conversation in conversations]

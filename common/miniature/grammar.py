@@ -1,0 +1,66 @@
+"""Templates that write sentences and read them back: the shared tool of every miniature world.
+
+A template is a sentence with `{slots}`. `write` fills the slots, `Reader.read` finds which template produced a
+sentence and with which words, or nothing at all: text that no template produces is never understood by accident.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import NamedTuple
+
+
+class Sentence(NamedTuple):
+    """What a reader understood: the kind of sentence, and the word found in every slot."""
+
+    kind: str
+    slots: dict[str, str]
+
+
+def write(templates: tuple[str, ...], rng: random.Random, **slots: str) -> str:
+    """One template chosen at random, its slots filled."""
+    return rng.choice(templates).format(**slots)
+
+
+def pattern(template: str, slots: dict[str, tuple[str, ...]]) -> str:
+    """Regular expression of a template; a slot that stands twice must hold the same word twice."""
+    parts, seen = [], set()
+    for piece in re.split(r"(\{\w+\})", template):
+        name = piece[1:-1] if piece.startswith("{") else None
+        if name is None:
+            parts.append(re.escape(piece))
+        elif name in seen:
+            parts.append(f"(?P={name})")
+        else:
+            seen.add(name)
+            words = "|".join(sorted(map(re.escape, slots[name]), key=len, reverse=True))
+            parts.append(f"(?P<{name}>{words})")
+    return "".join(parts)
+
+
+class Reader:
+    """Reads single sentences of a grammar.
+
+    Args:
+        kinds: kind of sentence -> its templates.
+        slots: slot name -> every word that may stand there.
+    """
+
+    def __init__(self, kinds: dict[str, tuple[str, ...]], slots: dict[str, tuple[str, ...]]):
+        self._patterns = [
+            (kind, re.compile(pattern(template, slots))) for kind, templates in kinds.items() for template in templates
+        ]
+
+    def read(self, sentence: str) -> Sentence | None:
+        """The first kind whose template matches the whole sentence, else None."""
+        for kind, compiled in self._patterns:
+            match = compiled.fullmatch(sentence)
+            if match:
+                return Sentence(kind, match.groupdict())
+        return None
+
+    def read_all(self, text: str) -> list[Sentence] | None:
+        """Every sentence of a text in order; None when a single one is not understood, or the text is empty."""
+        sentences = [self.read(part) for part in re.split(r"(?<=[.!?]) ", text.strip())]
+        return None if None in sentences else sentences

@@ -1,0 +1,83 @@
+"""Scored pairs as TRL's conversational preference data, and an account of the pairs that carry no signal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from common.schema import ScoredPair
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
+    """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None), and
+    `length` in characters, for batches of similar length.
+
+    Chosen is always the revision: scores never reorder or drop a pair here, or DPO's labels would be cleaned by stealth.
+    Scores are normalised to [0, 1] by each pair's declared scale.
+    """
+    from datasets import Dataset, Features, List, Value
+
+    message = List({"role": Value("string"), "content": Value("string")})
+    features = Features({
+        "id": Value("string"), "prompt": message, "chosen": message, "rejected": message,
+        "score_chosen": Value("float64"), "score_rejected": Value("float64"), "length": Value("int64"),
+    })  # fmt: skip
+    return Dataset.from_list([_row(pair) for pair in pairs], features=features)
+
+
+def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
+    """System prompt, where there is one, and request."""
+    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [{"role": "user", "content": pair.prompt}]
+
+
+def _row(pair: ScoredPair) -> dict:
+    score_response, score_revised = pair.normalised()
+    return {
+        "id": pair.id,
+        "prompt": prompt_messages(pair),
+        "chosen": [{"role": "assistant", "content": pair.response_revised}],
+        "rejected": [{"role": "assistant", "content": pair.response}],
+        "score_chosen": score_revised,
+        "score_rejected": score_response,
+        "length": len(pair.prompt) + max(len(pair.response), len(pair.response_revised)),
+    }
+
+
+def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
+    """dSC's acceptance (arXiv 2312.01957): revisions that scored strictly higher than the original; unscored fail."""
+    return [pair for pair in pairs if None not in pair.normalised() and pair.normalised()[1] > pair.normalised()[0]]
+
+
+def pairs_without_signal(pairs: Sequence[ScoredPair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[str]]:
+    """Ids of the pairs that teach little or nothing, by reason; a pair may stand under several. None is dropped here.
+
+    identical: both answers are the same text. empty: an answer has no text. cut: the prompt and the part that both
+    answers share fill `max_length` tokens, so nothing different is left. tied: equal scores. unscored: a score is missing
+    (the trainer leaves these out, for every method alike).
+    """
+    found: dict[str, list[str]] = {"identical": [], "empty": [], "cut": [], "tied": [], "unscored": []}
+    for pair in pairs:
+        original, revised = pair.normalised()
+        if pair.response == pair.response_revised:
+            found["identical"].append(pair.id)
+        elif _cut_equal(pair, tokenizer, max_length):
+            found["cut"].append(pair.id)
+        if not pair.response.strip() or not pair.response_revised.strip():
+            found["empty"].append(pair.id)
+        if original is None or revised is None:
+            found["unscored"].append(pair.id)
+        elif original == revised:
+            found["tied"].append(pair.id)
+    return found
+
+
+def _cut_equal(pair: ScoredPair, tokenizer: PreTrainedTokenizerBase, max_length: int) -> bool:
+    rows = [
+        tokenizer.apply_chat_template([*prompt_messages(pair), {"role": "assistant", "content": text}], return_dict=True)["input_ids"]
+        for text in (pair.response, pair.response_revised)
+    ]
+    return rows[0][:max_length] == rows[1][:max_length]

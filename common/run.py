@@ -1,0 +1,126 @@
+"""The frame of a notebook run: strict parameters, paths from the project root, progress, a manifest."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from common.storage import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
+
+
+def resolve(path: str | Path) -> Path:
+    """A path of a parameter: relative ones start at the project root, wherever the kernel was started."""
+    return ROOT / Path(path).expanduser()
+
+
+def check_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook's parameters, checked against their annotations. Call it in the cell after `parameters`.
+
+    Every annotated name is a parameter; any other plain value in the namespace can only have come from outside and is a
+    misspelt one. A list is also taken from one string with commas, since `papermill -p` passes no lists.
+
+    Raises ValueError naming every unknown or mistyped parameter.
+    """
+    declared = {name: kind for name, kind in namespace.get("__annotations__", {}).items() if not name.startswith("_")}
+    problems = [_unknown(name, declared) for name, value in namespace.items() if _comes_from_outside(name, value, declared)]
+    values = {}
+    for name, kind in declared.items():
+        value, lax = namespace[name], False
+        if isinstance(value, str) and getattr(kind, "__origin__", kind) is list:
+            value, lax = [part.strip() for part in value.split(",") if part.strip()], True
+        try:
+            values[name] = TypeAdapter(kind).validate_python(value, strict=not lax)
+        except ValidationError as error:
+            problems.append(f"parameter {name} = {value!r} is not {getattr(kind, '__name__', kind)}: {error.errors()[0]['msg'].lower()}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return values
+
+
+def _comes_from_outside(name: str, value: Any, declared: Mapping[str, Any]) -> bool:
+    hidden = name.startswith("_") or name in declared or name in ("In", "Out")
+    return not hidden and isinstance(value, str | int | float | bool | list | dict | tuple | None)
+
+
+def _unknown(name: str, declared: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, declared, 1)
+    return f"unknown parameter {name}" + (f", did you mean {close[0]}?" if close else f"; there are {', '.join(declared)}")
+
+
+def is_interactive() -> bool:
+    """True in Jupyter and in a terminal; False under papermill and in pipes, which get plain lines instead of bars."""
+    return "JPY_SESSION_NAME" in os.environ or sys.stdout.isatty()
+
+
+class Progress:
+    """A bar in Jupyter and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
+
+    Call it with the number of items just finished.
+    """
+
+    def __init__(self, label: str, total: int, every: float = 10.0):
+        self.label, self.total, self.done, self.every = label, total, 0, every
+        self.start = self.said = time.perf_counter()
+        self.bar = None
+        if is_interactive():
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=total, desc=label)
+
+    def __call__(self, finished: int) -> None:
+        self.done += finished
+        if self.bar is not None:
+            self.bar.update(finished)
+            return
+        now = time.perf_counter()
+        if self.done >= self.total or now - self.said > self.every:
+            self.said, spent = now, now - self.start
+            left = spent / self.done * (self.total - self.done) if self.done else float("nan")
+            print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, about {left:.0f} s left", flush=True)
+
+
+def quiet_libraries() -> None:
+    """Silences progress bars and advice of transformers and datasets that say nothing about the run."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    os.environ["TQDM_DISABLE"] = "1"  # TRL's pass over the reference; our own bars are `Progress`
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def write_manifest(folder: str | Path, stage: str, parameters: Mapping[str, Any], **more: Any) -> Path:
+    """Records what made a result: parameters, package versions, and whatever the stage adds (prompt hash, tokens, ...)."""
+    made = {
+        "stage": stage,
+        "parameters": dict(parameters),
+        "python": sys.version.split()[0],
+        "versions": {package: version(package) for package in PACKAGES},
+        **more,
+    }
+    return write_json(Path(folder) / f"{stage}.manifest.json", made)
+
+
+def world_of(experiment: str) -> ModuleType:
+    """The miniature world of an experiment."""
+    from importlib import import_module
+
+    return import_module(f"common.miniature.{experiment.replace('-', '_')}")
+
+

@@ -1,0 +1,136 @@
+"""The records that travel between the notebooks, one JSON object a line: fields, units, ranges.
+
+pairs.jsonl holds `Pair`s, scored.jsonl holds `ScoredPair`s, a `metrics.json` holds `Metric`s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from enum import Enum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Message = dict[str, str]
+"""One turn of a conversation: `{"role": "system" | "user" | "assistant", "content": text}`."""
+
+
+class ScoreScale(Enum):
+    """A judge's scale: lowest score, highest score, and the words that open its verdict."""
+
+    BINARY = (0, 1, "Rating")
+    ZERO_TO_FIVE = (0, 5, "Overall Score")
+    MINUS_FIVE_TO_FIVE = (-5, 5, "Overall Sentiment")
+
+    def __init__(self, minimum: int, maximum: int, label: str):
+        self.minimum, self.maximum, self.label = minimum, maximum, label
+
+    @property
+    def verdict_format(self) -> str:
+        """The closing line that a judge is asked for."""
+        return "Rating: [[0]] or Rating: [[1]]" if self is ScoreScale.BINARY else f"{self.label}: <number from {self.minimum} to {self.maximum}>"
+
+    def write(self, score: float) -> str:
+        """A verdict line in the judge's format."""
+        return f"{self.label}: [[{score:g}]]" if self is ScoreScale.BINARY else f"{self.label}: {score:g}"
+
+    def normalise(self, score: float) -> float:
+        """(score - min) / (max - min), in [0, 1]; by the scale, never by the data, so that a score means the same in
+        every subset. Raises ValueError for a score outside the scale."""
+        if not self.minimum <= score <= self.maximum:
+            raise ValueError(f"score {score} lies outside the scale {self.name}, {self.minimum} to {self.maximum}")
+        return (score - self.minimum) / (self.maximum - self.minimum)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Sampling(Record):
+    """How a chat model is asked to generate. temperature 0 is greedy; `seed` reaches the model where it takes one."""
+
+    temperature: float = Field(default=0.0, ge=0)
+    max_new_tokens: int = Field(default=256, gt=0)
+    seed: int = 0
+
+
+class Reply(Record):
+    """One answer of a chat model. `finish_reason` as OpenAI names it: `stop`, `length`, `content_filter`."""
+
+    text: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class PromptRecord(Record):
+    """A prompt before anybody answered it. `kind` names a group of prompts for noise and report (a wrapper, say)."""
+
+    id: str
+    experiment: str
+    split: Literal["train", "validation", "test", "ood"]
+    system: str = ""
+    prompt: str = Field(min_length=1)
+    kind: str = "plain"
+
+
+class Pair(PromptRecord):
+    """A completed self-critique chain. `usage` counts tokens over the whole chain."""
+
+    response: str
+    critique: str = ""
+    response_revised: str
+    teacher: str = ""
+    sampling: Sampling = Sampling()
+    usage: dict[str, int] = {}
+
+
+class ScoredPair(Pair):
+    """A pair with the judge's scores on the judge's own scale; None = unscored, which is a state and not a number.
+
+    `scale` gives the ends of the scale; scores outside it are refused.
+    """
+
+    score_response: float | None
+    score_revised: float | None
+    judge_reply_response: str = ""
+    judge_reply_revised: str = ""
+    judge: str = ""
+    scale: tuple[float, float] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _scores_on_the_scale(self) -> ScoredPair:
+        low, high = self.scale
+        for name in ("score_response", "score_revised"):
+            score = getattr(self, name)
+            if score is not None and not low <= score <= high:
+                raise ValueError(f"{name} = {score} lies outside the scale {low:g} to {high:g}; give the right `scale`")
+        return self
+
+    def normalised(self) -> tuple[float | None, float | None]:
+        """(score_response, score_revised) in [0, 1]: (s - min) / (max - min) of the declared scale."""
+        low, high = self.scale
+        return tuple(None if s is None else (s - low) / (high - low) for s in (self.score_response, self.score_revised))
+
+
+class Metric(Record):
+    """One measured number, never bare: its n, and k successes where it is a rate, with a 95 % interval."""
+
+    experiment: str
+    method: str
+    seed: int
+    metric: str
+    value: float
+    n: int
+    k: int | None = None
+    low: float
+    high: float
+    noise: float | None = None
+    judge_error: float | None = None
+
+
+def fingerprint(*parts: object) -> str:
+    """Twelve hex digits of the SHA-256 of anything JSON can write: ids, cache keys, manifests."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,60 @@
+"""Intervals and exact tests: one rate, paired comparisons on the same prompts, and values over training seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from scipy import stats
+
+
+def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high) of a rate with k successes in n trials (Wilson score interval). n = 0 gives (0, 1)."""
+    if not 0 <= k <= n:
+        raise ValueError(f"need 0 <= k <= n, got k={k}, n={n}")
+    if n == 0:
+        return 0.0, 1.0
+    interval = stats.binomtest(k, n).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """(mean, low, high) over per-seed values or per-seed paired differences: Student's t interval.
+
+    A percentile bootstrap over 3 to 5 seeds covers 77-84 % where it says 95, hence t. One value gives (value, nan, nan).
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size == 0:
+        raise ValueError("no values")
+    mean = float(values.mean())
+    if values.size == 1:
+        return mean, float("nan"), float("nan")
+    half = float(stats.t.ppf((1 + confidence) / 2, values.size - 1) * values.std(ddof=1) / np.sqrt(values.size))
+    return mean, mean - half, mean + half
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided exact p-value for two systems on the same prompts: b only the first solved, c only the second."""
+    if b < 0 or c < 0:
+        raise ValueError(f"counts cannot be negative, got b={b}, c={c}")
+    return 1.0 if b + c == 0 else float(stats.binomtest(b, b + c, 0.5).pvalue)
+
+
+def paired_bootstrap(
+    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0, resamples: int = 10_000
+) -> tuple[float, float, float]:
+    """(mean of a - b, low, high): 95 % percentile interval over prompts, the same prompts for both systems.
+
+    clusters: one label per prompt; whole clusters are resampled, for prompts that share a source or a template.
+    """
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    if difference.size == 0:
+        raise ValueError("no values")
+    labels = np.arange(difference.size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if len(labels) != difference.size:
+        raise ValueError(f"{len(labels)} cluster labels for {difference.size} prompts")
+    sums, sizes = np.bincount(labels, weights=difference), np.bincount(labels)
+    drawn = np.random.default_rng(seed).integers(len(sums), size=(resamples, len(sums)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(difference.mean()), float(low), float(high)

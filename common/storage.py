@@ -1,0 +1,125 @@
+"""Append-only JSON lines that survive a crash: every finished record is on disk before the next one is begun."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+RecordType = TypeVar("RecordType", bound=BaseModel)
+
+
+class JsonlStore:
+    """One JSON object a line, appended and synced one at a time, found again by `id`.
+
+    Opening takes a lock for as long as the store lives (use it as a context manager, or call `close`) and repairs a torn
+    tail: a last line without its newline was never finished, is cut off and will be made again. Memory is O(ids), bytes
+    written per record O(record).
+
+    Raises:
+        BlockingIOError: another process has the file open.
+        ValueError: a complete line is not JSON or has no `id`; names file and line.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self.path, "a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
+        self._cut_torn_tail()
+        self._ids = {record["id"] for record in self._records()}
+
+    def append(self, record: BaseModel | dict[str, Any]) -> None:
+        """Writes one record and waits until it is on disk. Raises ValueError when its id is already there."""
+        fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
+        if fields["id"] in self._ids:
+            raise ValueError(f"{self.path} already holds a record with id {fields['id']!r}")
+        self._file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._ids.add(fields["id"])
+
+    def load(self) -> list[dict[str, Any]]:
+        """Every record, in the order of writing."""
+        return list(self._records())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __enter__(self) -> JsonlStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _cut_torn_tail(self) -> None:
+        end = self._file.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            step = min(65536, position)
+            self._file.seek(position - step)
+            newline = self._file.read(step).rfind(b"\n")
+            if newline >= 0:
+                position = position - step + newline + 1
+                break
+            position -= step
+        if position < end:
+            self._file.truncate(position)
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        for number, fields in read_lines(self.path):
+            if "id" not in fields:
+                raise ValueError(f"{self.path}, line {number}: the record has no id")
+            yield fields
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line of a JSONL file. Raises ValueError naming file and line."""
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                fields = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: not valid JSON ({error.msg}); mend or delete the line") from None
+            if not isinstance(fields, dict):
+                raise ValueError(f"{path}, line {number}: expected a JSON object, found {type(fields).__name__}")
+            yield number, fields
+
+
+def read_records(path: str | Path, record_type: type[RecordType]) -> list[RecordType]:
+    """Every line as a checked record. Raises ValueError naming file, line and field."""
+    records = []
+    for number, fields in read_lines(path):
+        try:
+            records.append(record_type(**fields))
+        except ValidationError as error:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+            raise ValueError(f"{path}, line {number}: {problems}") from None
+    if not records:
+        raise ValueError(f"{path} holds no records")
+    return records
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Writes a JSON file so that a reader finds the old one or the whole new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(path.name + ".part")
+    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    scratch.replace(path)
+    return path

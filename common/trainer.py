@@ -1,0 +1,197 @@
+"""Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
+
+Works with any preference dataset in TRL's format that has `score_chosen` and `score_rejected`; everything else (chat
+templates, PEFT, adapters-off reference, checkpoints) is TRL's. What differs from TRL: the loss is `preference_loss`, the
+head is computed on completion positions only, LoRA weights stay in float32 (TRL's bfloat16 rounds small updates away),
+and the metrics are those that the notebooks plot.
+
+Relies on names inside trl 1.16 (`_compute_loss`, `compute_ref_log_probs`, `_metrics`, `_set_signature_columns_if_needed`);
+tests/test_contract.py fails when they drift.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference, use_adapter
+
+from common.logprobs import completion_logprobs
+from common.loss import check_method, knobs_of, preference_loss, uses_scores
+
+SCORES = ("score_chosen", "score_rejected")
+IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "sync_ref_model")
+
+
+@dataclass
+class RDPOConfig(DPOConfig):
+    """TRL's `DPOConfig` with the settings of refined DPO.
+
+    Args:
+        method: a name in `common.loss.LOSSES`, or a callable (see `preference_loss`).
+        alpha: score offset of `rdpo`; ours.
+        eta: score temperature of `rdpo_soft` and `rdpo_squared`; ours.
+        nll_weight: weight of the negative log-likelihood of the chosen completion, averaged over its tokens. 0 is none.
+        nll_on: "all" pairs, or "accepted" ones (score_chosen > score_rejected, which is dSC's filter).
+        score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
+
+    `label_smoothing` (cdpo, robust) is inherited. Options of `DPOConfig` that only TRL's own loss would read raise.
+    """
+
+    method: Any = "rdpo"
+    alpha: float = 1.0
+    eta: float = 1.0
+    nll_weight: float = 0.0
+    nll_on: str = "all"
+    score_range: tuple[float, float] = (0.0, 1.0)
+    label_smoothing: float = field(default=0.1, metadata={"help": "Rate of flipped labels that `cdpo` and `robust` assume."})
+
+    def __post_init__(self):
+        if not callable(self.method):
+            check_method(self.method)
+        if self.nll_on not in ("all", "accepted"):
+            raise ValueError(f"nll_on is 'all' or 'accepted', not {self.nll_on!r}")
+        if self.nll_weight < 0:
+            raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
+        low, high = self.score_range
+        if not low < high:
+            raise ValueError(f"score_range is (lowest, highest), got {self.score_range}")
+        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(DPOConfig) if f.name in IGNORED_OPTIONS}
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if value not in (default, [default]):
+                raise ValueError(f"{name}={value!r} belongs to TRL's own loss and would have no effect here; choose the loss with method=")
+        super().__post_init__()
+
+    @property
+    def needs_scores(self) -> bool:
+        return not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on == "accepted"
+
+
+@dataclass
+class ScoreCollator(DataCollatorForPreference):
+    """TRL's collator, with the scores beside the tokens.
+
+    >>> collator = ScoreCollator(pad_token_id=0)
+    >>> collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "score_chosen": 1.0, "score_rejected": 0.2}])
+    {'input_ids': tensor([[1, 2, 3, 0],
+                          [1, 2, 4, 5]]),
+     ...,
+     'score_chosen': tensor([1.]), 'score_rejected': tensor([0.2000])}
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        for name in SCORES:
+            if name in examples[0]:
+                batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
+        return batch
+
+
+class RDPOTrainer(DPOTrainer):
+    """TRL's `DPOTrainer` with the losses of `common.loss`; takes the same arguments.
+
+    Give it a base model and `peft_config`, never a ready PeftModel: then the reference is the same weights with adapters
+    off. Pairs without a score are left out for every method alike and counted in `self.unscored`; so the rows of a table
+    differ by their method and not by their data.
+
+    Raises:
+        ValueError: a score outside `args.score_range`, or no scores for a method that needs them.
+    """
+
+    def __init__(self, model, args: RDPOConfig, train_dataset, eval_dataset=None, processing_class=None, **kwargs):
+        train_dataset, self.unscored = _with_normalised_scores(train_dataset, args)
+        if eval_dataset is not None:
+            eval_dataset, _ = _with_normalised_scores(eval_dataset, args)
+        if processing_class is None:
+            raise ValueError("give the tokenizer as processing_class")
+        collator = ScoreCollator(processing_class.pad_token_id, max_length=args.max_length, truncation_mode=args.truncation_mode)
+        super().__init__(
+            model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
+            processing_class=processing_class, **kwargs,
+        )  # fmt: skip
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, "length"]))
+
+    def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Reference log-probabilities (batch,), (batch,) of chosen and rejected: adapters off, or `ref_model`."""
+        context = contextlib.nullcontext()
+        if self.ref_model is None:
+            context = use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
+        with torch.no_grad(), context, self.accelerator.autocast():
+            logps = completion_logprobs(self.ref_model or model, *_model_inputs(inputs)).sum(dim=1)
+        return logps.chunk(2)
+
+    def _compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool):
+        args = self.args
+        token_logps = completion_logprobs(model, *_model_inputs(inputs))  # (2 * batch, kept), [chosen, rejected]
+        chosen_logps, rejected_logps = token_logps.sum(dim=1).chunk(2)
+        if "ref_chosen_logps" in inputs:
+            reference_chosen_logps, reference_rejected_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        else:
+            reference_chosen_logps, reference_rejected_logps = self.compute_ref_log_probs(model, inputs)
+        score_chosen, score_rejected = inputs.get("score_chosen"), inputs.get("score_rejected")
+        knobs = {} if callable(args.method) else {name: getattr(args, name) for name in knobs_of(args.method)}
+        losses, chosen_rewards, rejected_rewards = preference_loss(
+            args.method, chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps,
+            score_chosen, score_rejected, beta=args.beta, **knobs,
+        )  # fmt: skip
+        chosen_tokens = inputs["completion_mask"].chunk(2)[0].sum(dim=1)  # (batch,)
+        if args.nll_weight:
+            weight = torch.ones_like(losses) if args.nll_on == "all" else (score_chosen > score_rejected).float()
+            losses = losses - args.nll_weight * weight * chosen_logps / chosen_tokens
+        self._log_batch(losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
+        loss = losses.mean()
+        return (loss, {"logits": torch.stack([chosen_logps, rejected_logps], dim=1).detach()}) if return_outputs else loss
+
+    def _log_batch(self, losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        values = {
+            "rewards/chosen": chosen_rewards,
+            "rewards/rejected": rejected_rewards,
+            "rewards/margins": chosen_rewards - rejected_rewards,
+            "rewards/accuracies": (chosen_rewards > rejected_rewards).float(),
+            "logps/chosen": chosen_logps.detach(),
+            "logps/rejected": rejected_logps.detach(),
+        }
+        for name, value in values.items():
+            metrics[name].append(self.accelerator.gather(value).mean().item())
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs)
+        return loss, None, None
+
+
+def _model_inputs(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    return inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
+
+
+def _with_normalised_scores(dataset, args: RDPOConfig):
+    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range`; and how many pairs were left out."""
+    present = [name for name in SCORES if name in dataset.column_names]
+    if len(present) < 2:
+        if args.needs_scores:
+            missing = [name for name in SCORES if name not in present]
+            raise ValueError(f"method {args.method!r} needs the columns score_chosen and score_rejected; missing: {', '.join(missing)}")
+        return dataset.remove_columns(present), 0
+    low, high = args.score_range
+    for name in SCORES:
+        for row, score in enumerate(dataset[name]):
+            if score is not None and not low <= score <= high:
+                raise ValueError(f"{name} of row {row} is {score}, outside score_range {low:g} to {high:g}; give the judge's own scale")
+    scored = dataset.filter(lambda row: all(row[name] is not None for name in SCORES))
+    if len(scored) == 0:
+        raise ValueError("no pair has both scores; nothing to train on")
+    normalised = scored.map(lambda row: {name: (row[name] - low) / (high - low) for name in SCORES})
+    return normalised, len(dataset) - len(scored)
