@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from common.chat import ChatModel
 from common.prompts import ExperimentPrompts
@@ -64,11 +64,21 @@ class Judgement(NamedTuple):
     reply: str
 
 
+class Judge(Protocol):
+    """What every judge offers: its name, the ends of its scale, and one judgement per (prompt, answer)."""
+
+    name: str
+    scale: tuple[float, float]
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]: ...
+
+
 class LLMJudge:
     """Asks a chat model for a verdict and reads it; asks once more, with twice the budget, where none was found."""
 
     def __init__(self, chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256):
         self.chat, self.prompts, self.max_new_tokens = chat, prompts, max_new_tokens
+        self.name, self.scale = chat.name, (prompts.scale.minimum, prompts.scale.maximum)
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement per (prompt, answer), in order."""
@@ -86,7 +96,7 @@ class LLMJudge:
 
 
 def score_pairs(
-    judge: LLMJudge,
+    judge: Judge,
     pairs: Sequence[Pair],
     path: str | Path,
     batch_size: int = 64,
@@ -98,7 +108,6 @@ def score_pairs(
     Raises ValueError when more than `unscored_limit` of the answers stay unscored: a judge that cannot be read must not
     become a table.
     """
-    scale = judge.prompts.scale
     with JsonlStore(path) as store:
         todo = [pair for pair in pairs if pair.id not in store]
         progress(len(pairs) - len(todo))
@@ -110,7 +119,7 @@ def score_pairs(
                 store.append(ScoredPair(
                     **pair.model_dump(), score_response=original.score, score_revised=revised.score,
                     judge_reply_response=original.reply, judge_reply_revised=revised.reply,
-                    judge=judge.chat.name, scale=(scale.minimum, scale.maximum),
+                    judge=judge.name, scale=judge.scale,
                 ))  # fmt: skip
             progress(len(batch))
         wanted = {pair.id for pair in pairs}
@@ -119,3 +128,41 @@ def score_pairs(
     if unscored > unscored_limit * 2 * len(scored):
         raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")
     return scored
+
+
+class LearnedJudge:
+    """A reward model learned from labelled answers: logistic regression on words and word pairs. No network, no GPU.
+
+    It judges style more than truth and holds only for text like that it was fitted on: check it on labelled answers of
+    the model at hand before trusting it. Scores are probabilities in [0, 1] that the answer belongs to label 1.
+    """
+
+    scale = (0.0, 1.0)
+
+    def __init__(self, answers: Sequence[str], labels: Sequence[int], name: str = "learned judge"):
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        if len(set(labels)) < 2:
+            raise ValueError("a judge is learned from answers of both labels, 0 and 1")
+        self.name = name
+        words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+        self._model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000)).fit(answers, labels)
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
+        """One judgement per answer; the prompt is not read."""
+        return [Judgement(float(p), f"p = {p:.3f}") for p in self._model.predict_proba(answers)[:, 1]] if answers else []
+
+
+def cross_fitted_scores(answers: Sequence[str], labels: Sequence[int], groups: Sequence[str], folds: int = 5) -> list[float]:
+    """Scores of a `LearnedJudge` for the very answers it learns from: each answer is scored by a judge that saw no answer
+    of its group."""
+    from sklearn.model_selection import GroupKFold
+
+    scores = [0.0] * len(answers)
+    for fit, held_out in GroupKFold(folds).split(answers, labels, groups):
+        judge = LearnedJudge([answers[i] for i in fit], [labels[i] for i in fit])
+        for i, judgement in zip(held_out, judge.judge([""] * len(held_out), [answers[i] for i in held_out])):
+            scores[i] = judgement.score
+    return scores

@@ -29,7 +29,7 @@ def check_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The notebook's parameters, checked against their annotations. Call it in the cell after `parameters`.
 
     Every annotated name is a parameter; any other plain value in the namespace can only have come from outside and is a
-    misspelt one. A list is also taken from one string with commas, since `papermill -p` passes no lists.
+    misspelt one. A list is also taken from a single value or one string with commas, since `papermill -p` passes no lists.
 
     Raises ValueError naming every unknown or mistyped parameter.
     """
@@ -38,8 +38,8 @@ def check_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for name, kind in declared.items():
         value, lax = namespace[name], False
-        if isinstance(value, str) and getattr(kind, "__origin__", kind) is list:
-            value, lax = [part.strip() for part in value.split(",") if part.strip()], True
+        if getattr(kind, "__origin__", kind) is list and not isinstance(value, list):
+            value, lax = [part.strip() for part in str(value).split(",") if part.strip()], True
         try:
             values[name] = TypeAdapter(kind).validate_python(value, strict=not lax)
         except ValidationError as error:

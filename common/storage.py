@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from common.schema import fingerprint
+
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
 
@@ -123,3 +125,32 @@ def write_json(path: str | Path, content: Any) -> Path:
     scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     scratch.replace(path)
     return path
+
+
+def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
+    """Makes sure that a file holds only records made in one way, and returns its path.
+
+    `made_of` (teacher, prompts, sampling, ...) is kept beside the file. When it changes, the old file is set aside under
+    the hash of what made it, never deleted; a file once set aside comes back when its `made_of` does. What changed is
+    printed.
+    """
+    path = Path(path)
+    made_of = json.loads(json.dumps(made_of, default=str))
+    note = path.with_name(path.name + ".made_of.json")
+    if note.exists():
+        before = json.loads(note.read_text(encoding="utf-8"))
+        if before == made_of:
+            return path
+        changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
+        print(f"{path.name} was made with other settings ({', '.join(changed)}) and is set aside", flush=True)
+        _set_aside(path, before).parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.replace(_set_aside(path, before))
+        if _set_aside(path, made_of).exists():
+            _set_aside(path, made_of).replace(path)
+    write_json(note, made_of)
+    return path
+
+
+def _set_aside(path: Path, made_of: dict[str, Any]) -> Path:
+    return path.with_name("set-aside") / f"{path.stem}-{fingerprint(made_of)}{path.suffix}"

@@ -1,0 +1,86 @@
+"""From a notebook's parameters to the objects it works with, so that the notebooks do not know which ones they use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.chat import ChatModel
+from common.evaluate import JudgedEvaluator, WorldEvaluator
+from common.experiment import Experiment
+from common.judge import LearnedJudge, LLMJudge
+from common.methods import TrainSettings
+from common.miniature.actors import MiniatureJudge, MiniatureTeacher
+from common.miniature.language_model import MICRO, Recipe, pretrained_student
+from common.prompts import ExperimentPrompts
+from common.run import resolve, world_of
+from common.schema import PromptRecord, ScoredPair, ScoreScale
+from common.storage import read_lines, read_records
+
+RECIPES = {"miniature": Recipe(), "micro": MICRO}
+Parameters = Mapping[str, Any]
+
+
+def prompts_of(p: Parameters) -> ExperimentPrompts:
+    """The texts of the experiment: from `prompts_file`, else the miniature's own; with the judge's `scale` where one is given."""
+    prompts = ExperimentPrompts.from_yaml(resolve(p["prompts_file"])) if p["prompts_file"] else world_of(p["experiment"]).PROMPTS
+    if "scale" not in p:
+        return prompts
+    if p["scale"] not in ScoreScale.__members__:
+        raise ValueError(f"unknown scale {p['scale']!r}; there are {', '.join(ScoreScale.__members__)}")
+    return prompts.model_copy(update={"scale": ScoreScale[p["scale"]]})
+
+
+def open_teacher(p: Parameters) -> ChatModel:
+    """The teacher of `generate_data`."""
+    _only("teacher", p["teacher"], "miniature")
+    return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
+
+
+def open_judge(p: Parameters) -> LLMJudge:
+    """The judge of `reward_score`."""
+    _only("judge", p["judge"], "miniature")
+    prompts, world = prompts_of(p), world_of(p["experiment"])
+    return LLMJudge(MiniatureJudge(world, prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"]), prompts)
+
+
+def open_experiment(p: Parameters) -> Experiment:
+    """Student, pairs, evaluator and settings of `train_rdpo`.
+
+    Raises ValueError or FileNotFoundError for anything missing or contradictory, before any work starts.
+    """
+    path = resolve(p["pairs_file"] or Path(p["output"]) / "scored.jsonl")
+    if not path.exists():
+        raise FileNotFoundError(f"no scored pairs at {path}; run reward_score first, or give pairs_file")
+    pairs = read_records(path, ScoredPair)
+    train = [pair for pair in pairs if pair.split == "train"]
+    if not train:
+        raise ValueError(f"{path} has no pair of split 'train'")
+    settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
+    common = {"evaluate_on": p["evaluate_on"], "train_pairs": p["train_pairs"], "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
+    if p["student"] in RECIPES:
+        world = world_of(p["experiment"])
+        evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"])
+        student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
+        return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
+    if not p["judge_rows"]:
+        raise ValueError("a real student is evaluated by a judge learned from labelled answers: give judge_rows, a JSONL file of text and label")
+    rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
+    judge = LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows], name=f"learned from {Path(p['judge_rows']).name}")
+    prompts = [PromptRecord(**{name: getattr(pair, name) for name in PromptRecord.model_fields}) for pair in pairs if pair.split != "train"]
+    evaluator = JudgedEvaluator(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"])
+    return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
+
+
+def _final_judge(p: Parameters) -> LLMJudge:
+    """Another judge than the one whose scores trained the student: same kind, other seed, so other errors."""
+    world = world_of(p["experiment"])
+    return LLMJudge(MiniatureJudge(world, world.PROMPTS, error=p["final_judge_error"], seed=1_000), world.PROMPTS)
+
+
+def _only(parameter: str, value: str, known: str) -> None:
+    if value != known:
+        raise ValueError(f"unknown {parameter} {value!r}; there is {known}")

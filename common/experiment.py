@@ -1,0 +1,192 @@
+"""One execution of `train_rdpo`: every method and seed asked for, each finished training kept and never run twice."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.evaluate import LAMBDAS, Evaluation, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, frontier, mean, scaled
+from common.loss import LOSSES, knobs_of, preference_loss
+from common.methods import UNTRAINED, TrainedStudent, TrainSettings, _preference_trainer, check_methods, train
+from common.schema import Metric, ScoredPair, fingerprint
+from common.storage import write_json
+from common.student import load_student, save_adapter
+
+
+@dataclass
+class Result:
+    """What one training left behind, as `metrics.json` holds it.
+
+    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation.
+    """
+
+    method: str
+    seed: int
+    made_of: str
+    metrics: list[Metric]
+    matched: list[Metric] = field(default_factory=list)
+    matched_lambda: float | None = None
+    frontier: list[dict[str, float]] = field(default_factory=list)
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    pairs_used: int = 0
+    unscored: int = 0
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        for name in ("metrics", "matched"):
+            fields[name] = [Metric(**metric) for metric in fields[name]]
+        return cls(**fields)
+
+    def write(self, path: Path) -> None:
+        content = asdict(self)
+        for name in ("metrics", "matched"):
+            content[name] = [metric.model_dump() for metric in getattr(self, name)]
+        write_json(path, content)
+
+
+class Experiment:
+    """Trains and evaluates rows of the table on one pairs file.
+
+    Args:
+        student: folder or Hub name of the base student.
+        pairs: scored pairs of the train split.
+        evaluator: how answers are looked at.
+        output: results go to `<output>/seed-<s>/<method>/`.
+        settings: shared by all methods; the seed is replaced by each run's own.
+        evaluate_on: "validation", or "test" for the final table only.
+        train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
+        load: for `load_student`.
+    """
+
+    def __init__(
+        self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
+        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, **load: Any,
+    ):  # fmt: skip
+        if evaluate_on not in ("validation", "test"):
+            raise ValueError(f"evaluate_on is 'validation' or 'test', not {evaluate_on!r}")
+        if train_pairs > len(pairs):
+            raise ValueError(f"train_pairs = {train_pairs}, but there are only {len(pairs)} pairs")
+        self.student, self.pairs, self.evaluator, self.output = student, list(pairs), evaluator, Path(output)
+        self.settings, self.evaluate_on, self.train_pairs, self.load = settings, evaluate_on, train_pairs, load
+        self._untrained: dict[tuple[str, str], Evaluation] = {}
+
+    def run(self, methods: Sequence[str], seeds: Sequence[int]) -> list[Result]:
+        """One result per seed and method, in that order; finished ones are read back from disk, which is said."""
+        check_methods(methods)
+        return [self.result(method, seed) for seed in seeds for method in methods]
+
+    def result(self, method: str, seed: int) -> Result:
+        path = self.output / f"seed-{seed}" / method / "metrics.json"
+        made_of = self._made_of(method, seed)
+        if path.exists() and (kept := Result.read(path)).made_of == made_of:
+            print(f"{method}, seed {seed}: finished before, reused", flush=True)
+            return kept
+        if method in UNTRAINED:
+            result = self._untrained_result(method, seed, made_of)
+        else:
+            student = self.train(method, seed)
+            result = self._evaluate(student, seed, made_of)
+            save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(method, self.student, self.settings, result))
+        result.write(path)
+        return result
+
+    def train(self, method: str, seed: int) -> TrainedStudent:
+        settings = replace(self.settings, seed=seed)
+        return train(method, self.student, self.pairs_of(seed), settings, self.output / f"seed-{seed}" / method / "trainer", **self.load)
+
+    def pairs_of(self, seed: int) -> list[ScoredPair]:
+        """The pairs that a seed trains on."""
+        return random.Random(seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
+
+    def untrained(self, method: str, split: str) -> Evaluation:
+        """An untrained row on a split. It has no seed, so it is evaluated once."""
+        if (method, split) not in self._untrained:
+            student = train(method, self.student, [], self.settings, self.output, **self.load)
+            self._untrained[method, split] = self.evaluator(student, split, 0)
+        return self._untrained[method, split]
+
+    def loss_before_training(self, method: str, seed: int, pairs: int = 64) -> tuple[float, float]:
+        """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
+
+        Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
+        settings = replace(self.settings, seed=seed, nll_weight=0.0)
+        chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
+        model, tokenizer = load_student(self.student, **self.load)
+        trainer, _ = _preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
+        with torch.no_grad():
+            batches = [(trainer.compute_loss(trainer.model.eval(), batch).item(), len(batch["input_ids"])) for batch in trainer.get_train_dataloader()]
+        measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
+        zeros = torch.zeros(len(chosen))
+        rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
+        knobs = {name: getattr(settings, name) for name in knobs_of(method)}
+        analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, beta=settings.beta, **knobs)[0].mean()
+        return measured, float(analytic)
+
+    def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
+        evaluation = self.untrained(method, self.evaluate_on)
+        metrics = [metric.model_copy(update={"seed": seed}) for metric in evaluation.metrics]
+        at_lambda = {"matched": metrics, "matched_lambda": 0.0} if method == "base" else {}
+        return Result(method, seed, made_of, metrics, answers=_first(evaluation.answers), **at_lambda)
+
+    def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
+        evaluation = self.evaluator(student, self.evaluate_on, seed)
+        result = Result(
+            student.method, seed, made_of, [*evaluation.metrics, self._divergence(student, seed, evaluation)],
+            answers=_first(evaluation.answers), history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
+        )  # fmt: skip
+        if isinstance(self.evaluator, WorldEvaluator):
+            self._match_utility(student, seed, evaluation, result)
+        return result
+
+    def _divergence(self, student: TrainedStudent, seed: int, evaluation: Evaluation) -> Metric:
+        name, records = next(iter(self.evaluator.sets(self.evaluate_on).items()))
+        values = divergence(student, records, evaluation.answers[name], batch_size=16)
+        return mean(values, metric="kl", experiment=self.evaluator.experiment, method=student.method, seed=seed)
+
+    def _match_utility(self, student: TrainedStudent, seed: int, evaluation: Evaluation, result: Result) -> None:
+        on_validation = frontier(student, self.evaluator, "validation", seed)
+        result.matched_lambda = choose_lambda(on_validation, self.untrained("base", "validation").value("utility"), self.evaluator.safety)
+        result.frontier = [
+            {"lambda": factor, "utility": on_validation[factor].value("utility"), "safety": on_validation[factor].value(self.evaluator.safety)}
+            for factor in LAMBDAS
+        ]
+        if result.matched_lambda == 1.0:
+            result.matched = evaluation.metrics
+        else:
+            with scaled(student, result.matched_lambda):
+                result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
+
+    def _made_of(self, method: str, seed: int) -> str:
+        pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed)] if method not in UNTRAINED else []
+        evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
+        evaluation["judge"] = self.evaluator.judge.name
+        evaluation["sets"] = self.evaluator.sets(self.evaluate_on)
+        settings = asdict(replace(self.settings, seed=seed)) if method not in UNTRAINED else {}
+        return fingerprint(method, str(self.student), pairs, settings, evaluation, self.evaluate_on, {k: str(v) for k, v in self.load.items()})
+
+
+def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:
+    return {name: texts[:count] for name, texts in answers.items()}
+
+
+def preference_methods(methods: Sequence[str]) -> list[str]:
+    """Those trained with a preference loss, for the parts of the story that only they have."""
+    return [method for method in methods if method in LOSSES]
+
+
+def _card(method: str, student: str | Path, settings: TrainSettings, result: Result) -> str:
+    lines = [f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}" for metric in result.metrics]
+    return "\n".join([
+        "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
+        f"# {method}, seed {result.seed}", "",
+        f"LoRA adapter for `{Path(str(student)).name}`, trained with `{method}` on {result.pairs_used} scored self-critique pairs",
+        f"({result.unscored} unscored ones left out). Research artefact; settings: {asdict(settings)}.", "", "Measured:", *lines, "",
+    ])  # fmt: skip

@@ -1,0 +1,208 @@
+"""Tables and figures: one function each, from result files or lists of records, nothing computed twice.
+
+Trained rows carry t-intervals over seeds, untrained rows (which have no seed) Wilson intervals over prompts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.experiment import Result
+from common.methods import METHODS, UNTRAINED
+from common.schema import Metric, Pair, ScoredPair
+from common.statistics import seed_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+LABELS = {
+    "base": "base student", "always_refuse": "always refuse", "sr": "SR (our reading)", "sft": "SFT", "dsc": "dSC", "dpo": "DPO",
+    "cdpo": "cDPO", "robust": "robust DPO", "ipo": "IPO", "rdpo": "rDPO (offset)", "rdpo_soft": "rDPO (soft)",
+    "rdpo_squared": "rDPO (squared)", "rdpo_filter": "DPO on accepted pairs", "rdpo_flip": "rDPO (flip)",
+}  # fmt: skip
+COLUMNS = {
+    "harmlessness": "harmlessness", "harmlessness_ood": "under held-out wrappers", "judged": "judge's view", "utility": "utility",
+    "kl": "KL (nats)", "answer_words": "words",
+}  # fmt: skip
+MATCHED = "harmlessness at matched utility"
+COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
+                            "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f")))  # fmt: skip
+
+
+def read_results(folder: str | Path) -> list[Result]:
+    """Every `seed-*/*/metrics.json` below a run folder, in the order of METHODS. Raises ValueError when there is none."""
+    paths = sorted(Path(folder).glob("seed-*/*/metrics.json"))
+    if not paths:
+        raise ValueError(f"no results below {folder}; run train_rdpo first")
+    return sorted((Result.read(path) for path in paths), key=lambda result: (METHODS.index(result.method), result.seed))
+
+
+def results_table(results: Sequence[Result]) -> pd.DataFrame:
+    """One row per method, a cell `mean [low, high]` per metric, over seeds; the last columns at matched utility."""
+    import pandas as pd
+
+    rows = []
+    for method in dict.fromkeys(result.method for result in results):
+        of_method = [result for result in results if result.method == method]
+        row = {"method": LABELS[method], "seeds": len(of_method) if method not in UNTRAINED else "-"}
+        for name, label in COLUMNS.items():
+            row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
+        row[MATCHED] = _cell([m for result in of_method for m in result.matched if m.metric == "harmlessness"], method)
+        chosen = sorted({result.matched_lambda for result in of_method if result.matched_lambda is not None})
+        row["lambda"] = ", ".join(f"{factor:g}" for factor in chosen) or "-"
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    return table[[column for column in table if not (table[column] == "-").all()]]
+
+
+def _cell(metrics: Sequence[Metric], method: str) -> str:
+    if not metrics:
+        return "-"
+    if method in UNTRAINED or len(metrics) == 1:
+        value, low, high = metrics[0].value, metrics[0].low, metrics[0].high
+    else:
+        value, low, high = seed_interval([metric.value for metric in metrics])
+    digits = 2 if abs(value) < 10 else 1
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def table_rows(results: Sequence[Result]) -> list[dict]:
+    """Long form of everything measured, as `table.json` holds it; matched metrics carry the suffix `_matched`."""
+    rows = [metric.model_dump() for result in results for metric in result.metrics]
+    return rows + [{**metric.model_dump(), "metric": f"{metric.metric}_matched"} for result in results for metric in result.matched]
+
+
+def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> dict[str, Path]:
+    """The table as Markdown, LaTeX and HTML, and the long form as JSON; `note` stands below the table. Returns the paths."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = results_table(results)
+    contents = {
+        "table.md": f"{table.to_markdown(index=False)}\n\n{note}\n",
+        "table.tex": f"{table.to_latex(index=False, escape=True)}% {note}\n",
+        "table.html": f"{table.to_html(index=False)}\n<p>{note}</p>\n",
+        "table.json": json.dumps(table_rows(results), indent=1) + "\n",
+    }
+    for name, text in contents.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return {name: folder / name for name in contents}
+
+
+def safety_utility_figure(results: Sequence[Result]) -> Figure:
+    """Harmlessness against utility on the evaluated split: a mark per method and seed, and each training's frontier over
+    lambda (validation split) as a thin line."""
+    figure, axes = _figure(6.4, 4.6)
+    for method in dict.fromkeys(result.method for result in results):
+        of_method = [result for result in results if result.method == method]
+        points = [(_value(result, "utility"), _value(result, "harmlessness")) for result in of_method]
+        for result in of_method:
+            line = [(point["utility"], point["safety"]) for point in result.frontier]
+            axes.plot(*zip(*line), color=COLORS[method], linewidth=0.7, alpha=0.5) if line else None
+        marker = "s" if method in UNTRAINED else "o"
+        axes.scatter(*zip(*points), color=COLORS[method], label=LABELS[method], marker=marker, s=42, zorder=3, edgecolor="white", linewidth=0.6)
+    base = [_value(result, "utility") for result in results if result.method == "base"]
+    if base:
+        axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
+        axes.text(0.95 * base[0] - 0.01, 0.02, "95 % of the base\nstudent's utility", ha="right", fontsize=8, color="0.4")
+    axes.set(xlabel="utility (benign requests answered correctly)", ylabel="harmlessness (oracle)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure
+
+
+def training_figure(result: Result) -> Figure:
+    """Loss, implicit rewards and their margin, and the likelihood of chosen and rejected answers, step by step.
+
+    Both likelihoods falling together is likelihood displacement: the margin grows while the good answer gets rarer."""
+    steps = [row for row in result.history if "loss" in row]
+    figure, (left, middle, right) = _figure(11, 3.2, 3)
+    x = range(1, len(steps) + 1)
+    left.plot(x, [row["loss"] for row in steps], color="0.3")
+    left.set(title=f"loss of {LABELS[result.method]}, seed {result.seed}", xlabel="step")
+    if steps and "rewards/chosen" in steps[0]:
+        for name, color in (("chosen", "#2ca02c"), ("rejected", "#d62728"), ("margins", "#1f77b4")):
+            middle.plot(x, [row[f"rewards/{name}"] for row in steps], color=color, label=name.rstrip("s") if name == "margins" else name)
+        for name, color in (("chosen", "#2ca02c"), ("rejected", "#d62728")):
+            right.plot(x, [row[f"logps/{name}"] for row in steps], color=color, label=name)
+        middle.legend(fontsize=8, frameon=False)
+        right.legend(fontsize=8, frameon=False)
+    middle.set(title="implicit rewards", xlabel="step", ylabel="beta x log-ratio")
+    right.set(title="log-likelihood of the answers", xlabel="step", ylabel="nats per answer")
+    return figure
+
+
+def score_figure(pairs: Sequence[ScoredPair]) -> Figure:
+    """Histogram of the judge's scores of original and revised answers, and of the score gap of the pairs."""
+    figure, (left, right) = _figure(9, 3.2, 2)
+    scored = [pair.normalised() for pair in pairs if None not in pair.normalised()]
+    bins = [i / 12 - 1 / 24 for i in range(14)]
+    left.hist([[o for o, _ in scored], [r for _, r in scored]], bins=bins, label=["original", "revised"], color=["#d62728", "#2ca02c"])
+    left.set(xlabel="score (0 to 1)", ylabel="answers", title="scores")
+    left.legend(fontsize=8, frameon=False)
+    right.hist([r - o for o, r in scored], bins=[i / 10 - 1.05 for i in range(22)], color="#1f77b4")
+    right.axvline(0, color="0.4", linewidth=0.8)
+    right.set(xlabel="revised minus original", ylabel="pairs", title="score gap")
+    return figure
+
+
+def length_figure(pairs: Sequence[Pair]) -> Figure:
+    """Words in original and revised answers, and how much of the original's words the revision keeps."""
+    figure, (left, right) = _figure(9, 3.2, 2)
+    lengths = [[len(text.split()) for text in texts] for texts in zip(*((p.response, p.response_revised) for p in pairs))]
+    left.hist(lengths, bins=20, label=["original", "revised"], color=["#d62728", "#2ca02c"])
+    left.set(xlabel="words", ylabel="answers", title="length")
+    left.legend(fontsize=8, frameon=False)
+    right.hist([kept_share(pair) for pair in pairs], bins=20, color="#1f77b4")
+    right.set(xlabel="share of the original's words kept", ylabel="pairs", title="change")
+    return figure
+
+
+def kept_share(pair: Pair) -> float:
+    """Share of the original answer's different words that the revision says again; 0 for an empty original."""
+    original, revised = (set(text.lower().split()) for text in (pair.response, pair.response_revised))
+    return len(original & revised) / len(original) if original else 0.0
+
+
+def judged_figure(results: dict[str, Sequence[Result]]) -> Figure:
+    """Judged share of held-out answers with Wilson intervals: a group of bars per data condition."""
+    figure, axes = _figure(6.8, 3.4)
+    labels, position = [], 0
+    for condition, of_condition in results.items():
+        for result in of_condition:
+            metric = next(m for m in result.metrics if m.metric == "judged")
+            axes.bar(position, metric.value, color=COLORS[result.method], yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
+            labels.append((position, f"{LABELS[result.method]}\n{condition}"))
+            position += 1
+        position += 0.6
+    axes.set_xticks([p for p, _ in labels], [text for _, text in labels], fontsize=7)
+    axes.set(ylabel="share judged out of character", ylim=(0, 1))
+    return figure
+
+
+def judged_table(results: dict[str, Sequence[Result]]) -> pd.DataFrame:
+    """Rows of the real student: judged share with its Wilson interval, length, repetition, KL."""
+    import pandas as pd
+
+    names = {"judged": "out of character (judge)", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)"}
+    return pd.DataFrame([
+        {"data": condition, "method": LABELS[result.method],
+         **{label: _cell([m for m in result.metrics if m.metric == name], result.method) for name, label in names.items()}}
+        for condition, of_condition in results.items() for result in of_condition
+    ])  # fmt: skip
+
+
+def _value(result: Result, metric: str) -> float:
+    return next(m.value for m in result.metrics if m.metric == metric)
+
+
+def _figure(width: float, height: float, columns: int = 1):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, columns)
+    for one in [axes] if columns == 1 else axes:
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes

