@@ -66,17 +66,18 @@ def checked_parameters(notebook: str | Path, given: dict[str, Any]) -> dict[str,
         raise ValueError(f"{notebook}: {error}") from None
 
 
-def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any]) -> bool:
-    """Runs a notebook through papermill unless its last run had the same code, parameters and input files.
+def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], again: bool = False) -> bool:
+    """Runs a notebook through papermill unless its last run had the same code, parameters and input files (or `again`).
 
     Returns whether it ran. Raises papermill's error when a cell fails; the executed copy then shows it.
     """
     import papermill
+    from traitlets.config import Config
 
     executed = Path(executed)
     parameters = checked_parameters(notebook, given)
     made_of, mark = _made_of(notebook, parameters), executed.with_suffix(".done.json")
-    if mark.exists() and executed.exists() and json.loads(mark.read_text())["made_of"] == made_of:
+    if not again and mark.exists() and executed.exists() and json.loads(mark.read_text())["made_of"] == made_of:
         print(f"{executed.relative_to(ROOT) if executed.is_relative_to(ROOT) else executed}: finished before with the same code, data and parameters, reused", flush=True)
         return False
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,8 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any]) -
     print(f"{notebook}: running", flush=True)
     papermill.execute_notebook(
         str(resolve(notebook)), str(executed), parameters=given, cwd=str(ROOT), kernel_name="python3",
-        progress_bar=False, log_output=True, stdout_file=sys.stdout, stderr_file=None,
+        progress_bar=False, stdout_file=sys.stdout,
+        config=Config(KernelManager={"transport": "ipc"}),  # Unix sockets: kernels side by side never fight for ports
     )  # fmt: skip
     mark.write_text(json.dumps({"made_of": _made_of(notebook, parameters), "seconds": round(time.perf_counter() - start, 1)}) + "\n")
     print(f"{notebook}: done in {time.perf_counter() - start:.0f} s", flush=True)
@@ -136,6 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     with ProcessPoolExecutor(max_workers=asked.jobs) as pool:
         failures = [f for f in pool.map(run_experiment, names, *([x] * len(names) for x in (stages, asked.profile, overrides))) if f]
+    if not failures and "train_rdpo" in stages:
+        tables = f"runs/{asked.profile}/tables"
+        execute("paper_tables.ipynb", resolve(f"{tables}/paper_tables.ipynb"), {"profile": asked.profile, "runs": f"runs/{asked.profile}", "output": tables}, again=True)
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0

@@ -113,7 +113,7 @@ class Experiment:
             self._untrained[method, split] = self.evaluator(student, split, 0)
         return self._untrained[method, split]
 
-    def loss_before_training(self, method: str, seed: int, pairs: int = 64) -> tuple[float, float]:
+    def loss_before_training(self, method: str, seed: int, pairs: int = 16) -> tuple[float, float]:
         """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
 
         Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""

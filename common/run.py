@@ -93,12 +93,14 @@ class Progress:
 
 def quiet_libraries() -> None:
     """Silences progress bars and advice of transformers and datasets that say nothing about the run."""
+    import logging
     import warnings
 
     import datasets
     import transformers
 
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not installed
     os.environ["TQDM_DISABLE"] = "1"  # TRL's pass over the reference; our own bars are `Progress`
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

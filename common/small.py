@@ -135,7 +135,7 @@ def main() -> None:
     common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test",
               "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0, "eta": 6.0,
               "max_length": 640, "seeds": [0]}  # fmt: skip
-    for name, methods in (("swapped", ["base", "dpo", "rdpo", "rdpo_soft", "dsc", "sft"]), ("clean", ["dpo", "sft"])):
+    for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc", "rdpo_soft"]), ("clean", ["dpo"])):
         parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
         execute("safety/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
 

@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help reproduce test lab small results
+
+help:
+	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
+	@echo "make test       the test suite"
+	@echo "make lab        Jupyter on the notebooks"
+	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, about an hour)"
+	@echo "make results    copies the tables and figures that the README shows into results/"
+
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; set PYTHON=')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+reproduce: $(INSTALLED)
+	$(BIN)/python -m common.batch miniature -p evaluate_on test
+
+test: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --notebook-dir=.
+
+small: $(INSTALLED)
+	$(BIN)/python -m common.small $(ROWS)
+
+results:
+	@mkdir -p results/miniature/safety
+	cp runs/miniature/tables/safety/* results/miniature/safety/

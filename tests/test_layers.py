@@ -1,0 +1,54 @@
+"""The package's layers: a module imports only from lower ones, and importing `common` stays light (pytest tests/test_layers.py)."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import common
+
+ROOT = Path(common.__file__).parent
+LAYERS = [
+    {"schema", "loss"},
+    {"prompts", "storage", "chat", "statistics", "logprobs", "student"},
+    {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar"},
+    {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods"},
+    {"evaluate"},
+    {"experiment"},
+    {"report", "backends", "batch"},
+    {"small"},
+]
+
+
+def modules():
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "common":
+            if node.module in ("common", "common.miniature"):
+                prefix = node.module.removeprefix("common").lstrip(".")
+                yield from (f"{prefix}.{alias.name}".lstrip(".") for alias in node.names)
+            else:
+                yield node.module.removeprefix("common.")
+
+
+def test_every_module_has_a_layer():
+    assert set(modules()) == set().union(*LAYERS)
+
+
+def test_imports_point_downwards():
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    wrong = [(name, used) for name, path in modules().items() for used in imports_of(path) if level[used] >= level[name]]
+    assert wrong == []
+
+
+def test_only_trainer_and_methods_import_trl():
+    users = {name for name, path in modules().items() if "from trl" in path.read_text() or "import trl" in path.read_text()}
+    assert users == {"trainer", "methods"}
+
+
+def test_importing_common_loads_no_heavy_library():
+    code = "import sys, common, common.schema, common.prompts, common.storage; print(sorted({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,0 +1,223 @@
+"""RDPOTrainer against TRL's own trainer, by hand, and against itself after a stop (pytest tests/test_trainer.py)."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from common.loss import LOSSES, knobs_of, preference_loss
+from common.methods import TrainSettings, train
+from common.preference import preference_dataset
+from common.student import lora_settings
+from common.trainer import IGNORED_OPTIONS, RDPOConfig, RDPOTrainer, ScoreCollator
+
+COMMON = {
+    "bf16": False, "gradient_checkpointing": False, "max_length": 256, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
+    "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False, "logging_steps": 1,
+}  # fmt: skip
+
+
+def trainer_for(load, pairs, tmp_path, peft=True, **options):
+    model, tokenizer = load()
+    arguments = RDPOConfig(output_dir=str(tmp_path), **{**COMMON, **options})
+    dataset = pairs if isinstance(pairs, Dataset) else preference_dataset(pairs)
+    return RDPOTrainer(model, arguments, dataset, processing_class=tokenizer, peft_config=lora_settings(8) if peft else None)
+
+
+def adapter_of(model):
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def randomise_adapter(model, seed=0):
+    torch.manual_seed(seed)
+    for parameter in adapter_of(model).values():
+        parameter.data = torch.randn_like(parameter, dtype=torch.float32) * 0.05
+
+
+def loss_and_gradients(trainer):
+    batch = next(iter(trainer.get_train_dataloader()))
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten().float() for p in adapter_of(trainer.model).values()])
+
+
+def test_dpo_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
+    scored = [pair for pair in pairs if None not in pair.normalised()]
+    ours = trainer_for(load_micro, scored, tmp_path, method="dpo", beta=0.3)
+    model, tokenizer = load_micro()
+    plain = preference_dataset(scored).remove_columns(["score_chosen", "score_rejected", "length"])
+    theirs = DPOTrainer(model, args=DPOConfig(output_dir=str(tmp_path), beta=0.3, **COMMON), train_dataset=plain, processing_class=tokenizer, peft_config=lora_settings(8))
+    randomise_adapter(ours.model)
+    randomise_adapter(theirs.model)
+    our_loss, our_gradients = loss_and_gradients(ours)
+    their_loss, their_gradients = loss_and_gradients(theirs)
+    assert abs(our_loss - math.log(2)) > 1e-3  # the adapters are not zero, so there is something to compare
+    assert our_loss == pytest.approx(their_loss, rel=1e-4)
+    assert (our_gradients - their_gradients).norm() <= 1e-4 * their_gradients.norm()
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_loss_before_the_first_step_is_the_analytic_one(method, load_micro, pairs, tmp_path):
+    trainer = trainer_for(load_micro, pairs, tmp_path, method=method, beta=0.3)
+    batch = next(iter(trainer.get_train_dataloader()))
+    zeros = torch.zeros(len(batch["score_chosen"]))
+    knobs = {name: getattr(trainer.args, name) for name in knobs_of(method)}
+    expected = preference_loss(method, zeros, zeros, zeros, zeros, batch["score_chosen"], batch["score_rejected"], beta=0.3, **knobs)[0].mean()
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_cached_reference_gives_the_same_loss(load_micro, pairs, tmp_path):
+    losses = []
+    for cached in (False, True):
+        trainer = trainer_for(load_micro, pairs, tmp_path, precompute_ref_log_probs=cached)
+        randomise_adapter(trainer.model) if not cached else None
+        if cached:  # the reference was cached with adapters off, before the adapter changes
+            randomise_adapter(trainer.model)
+        losses.append(loss_and_gradients(trainer)[0])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_nll_term_is_the_mean_over_completion_tokens(load_micro, pairs, tmp_path):
+    values = {}
+    for name, options in {"none": {}, "all": {"nll_weight": 2.0}, "accepted": {"nll_weight": 2.0, "nll_on": "accepted"}}.items():
+        trainer = trainer_for(load_micro, pairs, tmp_path, method="dpo", **options)
+        batch = next(iter(trainer.get_train_dataloader()))
+        values[name] = trainer.compute_loss(trainer.model, batch).item()
+    logps = torch.tensor(trainer._metrics["train"]["logps/chosen"])  # mean over the batch; recompute per pair below
+    tokens = batch["completion_mask"][:4].sum(dim=1)
+    from common.logprobs import completion_logprobs
+
+    per_pair = completion_logprobs(trainer.model, batch["input_ids"], batch["attention_mask"], batch["completion_mask"]).sum(1)[:4]
+    assert per_pair.mean().item() == pytest.approx(logps.item(), rel=1e-5)
+    accepted = (batch["score_chosen"] > batch["score_rejected"]).float()
+    assert values["all"] - values["none"] == pytest.approx((-2.0 * per_pair / tokens).mean().item(), rel=1e-4)
+    assert values["accepted"] - values["none"] == pytest.approx((-2.0 * accepted * per_pair / tokens).mean().item(), rel=1e-4)
+
+
+def test_training_changes_the_adapter_and_not_the_base(load_micro, pairs, tmp_path):
+    trainer = trainer_for(load_micro, pairs, tmp_path, max_steps=3)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    changed = {name for name, parameter in trainer.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed and changed <= set(adapter_of(trainer.model))
+    assert all("lora_B" in name for name in set(adapter_of(trainer.model)) - changed) is True
+
+
+def test_resume_after_a_stop_is_bit_exact(load_micro, pairs, tmp_path):
+    straight = trainer_for(load_micro, pairs, tmp_path / "a", max_steps=6)
+    straight.train()
+    stopped = trainer_for(load_micro, pairs, tmp_path / "b", max_steps=6, save_strategy="steps", save_steps=3)
+    stopped.train()
+    resumed = trainer_for(load_micro, pairs, tmp_path / "b", max_steps=6, save_strategy="steps", save_steps=3)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-3"))
+    for name, parameter in adapter_of(straight.model).items():
+        assert torch.equal(parameter, adapter_of(resumed.model)[name]), name
+
+
+def test_methods_in_one_process_do_not_touch_each_other(micro, pairs, tmp_path):
+    def weights(method):
+        trained = train(method, micro, pairs, TrainSettings(batch_size=8, learning_rate=1e-3), tmp_path, compute_dtype=torch.float32)
+        return torch.cat([p.flatten() for n, p in trained.model.named_parameters() if "lora" in n])
+
+    dpo_first, rdpo_second = weights("dpo"), weights("rdpo")
+    rdpo_again, dpo_again = weights("rdpo"), weights("dpo")
+    assert torch.equal(dpo_first, dpo_again) and torch.equal(rdpo_second, rdpo_again)
+    assert not torch.equal(dpo_first, rdpo_second)
+
+
+def test_unscored_pairs_are_left_out_and_counted_for_every_method_alike(load_micro, pairs, tmp_path):
+    unscored = sum(None in pair.normalised() for pair in pairs)
+    assert unscored > 0
+    for method in ("dpo", "rdpo"):
+        trainer = trainer_for(load_micro, pairs, tmp_path, method=method)
+        assert (trainer.unscored, len(trainer.train_dataset)) == (unscored, len(pairs) - unscored)
+
+
+def test_the_wrapped_model_is_the_one_that_is_called(load_micro, pairs, tmp_path):
+    trainer = trainer_for(load_micro, pairs, tmp_path, precompute_ref_log_probs=True)
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner, self.calls = inner, 0
+
+        def forward(self, **inputs):
+            self.calls += 1
+            return self.inner(**inputs)
+
+    wrapper = Wrapper(trainer.model)
+    trainer.compute_loss(wrapper, next(iter(trainer.get_train_dataloader())))
+    assert wrapper.calls == 1
+
+
+def test_collator_carries_scores():
+    batch = ScoreCollator(pad_token_id=0)([
+        {"prompt_ids": [1, 2, 3], "chosen_ids": [4, 5], "rejected_ids": [6], "score_chosen": 1.0, "score_rejected": 0.2},
+        {"prompt_ids": [7, 8], "chosen_ids": [9], "rejected_ids": [10, 11], "score_chosen": 0.4, "score_rejected": 0.6},
+    ])  # fmt: skip
+    assert batch["input_ids"].tolist() == [
+        [1, 2, 3, 4, 5],  # prompt + chosen, example 1
+        [7, 8, 9, 0, 0],  # prompt + chosen, example 2, padded
+        [1, 2, 3, 6, 0],  # prompt + rejected, example 1, padded
+        [7, 8, 10, 11, 0],  # prompt + rejected, example 2, padded
+    ]
+    assert torch.allclose(batch["score_chosen"], torch.tensor([1.0, 0.4]))
+    assert torch.allclose(batch["score_rejected"], torch.tensor([0.2, 0.6]))
+
+
+def dataset_with(score):
+    turn = lambda role, text: [{"role": role, "content": text}]  # noqa: E731
+    row = {"prompt": turn("user", "Hello"), "chosen": turn("assistant", "Yes."), "rejected": turn("assistant", "No.")}
+    return Dataset.from_list([{**row, "score_chosen": 4.0, "score_rejected": 1.0}, {**row, "score_chosen": score, "score_rejected": 0.0}])
+
+
+def test_any_dataset_with_scores_in_a_declared_range_trains(load_micro, tmp_path):
+    trainer = trainer_for(load_micro, dataset_with(5.0), tmp_path, score_range=(0, 5))
+    assert list(trainer.train_dataset["score_chosen"]) == pytest.approx([0.8, 1.0])
+    assert list(trainer.train_dataset["score_rejected"]) == pytest.approx([0.2, 0.0])
+
+
+def test_a_score_outside_the_range_names_column_row_and_range(load_micro, tmp_path):
+    with pytest.raises(ValueError, match="score_chosen of row 1 is 7.0, outside score_range 0 to 5"):
+        trainer_for(load_micro, dataset_with(7.0), tmp_path, score_range=(0, 5))
+
+
+def test_missing_scores_raise_for_score_aware_methods_only(load_micro, tmp_path):
+    plain = dataset_with(1.0).remove_columns(["score_rejected"])
+    with pytest.raises(ValueError, match="missing: score_rejected"):
+        trainer_for(load_micro, plain, tmp_path, method="rdpo")
+    with pytest.raises(ValueError, match="needs the columns"):
+        trainer_for(load_micro, plain, tmp_path, method="dpo", nll_weight=1.0, nll_on="accepted")
+    assert len(trainer_for(load_micro, plain, tmp_path, method="dpo").train_dataset) == 2
+
+
+@pytest.mark.parametrize("option, value", [
+    ("loss_type", "ipo"), ("loss_weights", [2.0]), ("use_weighting", True), ("ld_alpha", 0.5), ("f_divergence_type", "forward_kl"), ("sync_ref_model", True),
+])  # fmt: skip
+def test_inherited_options_that_our_loss_would_ignore_raise(option, value, tmp_path):
+    assert option in IGNORED_OPTIONS
+    with pytest.raises(ValueError, match=f"{option}=.* would have no effect"):
+        RDPOConfig(output_dir=str(tmp_path), **{option: value})
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"method": "rdpoo"}, "unknown loss 'rdpoo'"), ({"nll_on": "some"}, "'all' or 'accepted'"), ({"nll_weight": -1.0}, "cannot be negative"),
+    ({"score_range": (1, 1)}, "lowest, highest"),
+])  # fmt: skip
+def test_bad_settings_raise_before_any_work(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        RDPOConfig(output_dir=str(tmp_path), **options)
+
+
+def test_a_callable_method_gets_scores_and_trains(load_micro, pairs, tmp_path):
+    def doubled(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, score_chosen, score_rejected, beta):
+        gap = policy_chosen_logps - reference_chosen_logps - policy_rejected_logps + reference_rejected_logps
+        return -2 * torch.nn.functional.logsigmoid(beta * gap - (score_chosen - score_rejected))
+
+    ours = loss_and_gradients(trainer_for(load_micro, pairs, tmp_path, method="rdpo"))
+    hooked = loss_and_gradients(trainer_for(load_micro, pairs, tmp_path, method=doubled))
+    assert hooked[0] == pytest.approx(2 * ours[0], rel=1e-5)
+    assert torch.allclose(hooked[1], 2 * ours[1], rtol=1e-3, atol=1e-7)
