@@ -10,9 +10,9 @@ import torch
 
 from common.chat import ChatModel
 from common.evaluate import JudgedEvaluator, WorldEvaluator
-from common.experiment import Experiment
+from common.experiment import Experiment, check_split
 from common.judge import LearnedJudge, LLMJudge
-from common.methods import TrainSettings
+from common.methods import TrainSettings, check_methods
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import ExperimentPrompts
@@ -52,6 +52,8 @@ def open_experiment(p: Parameters) -> Experiment:
 
     Raises ValueError or FileNotFoundError for anything missing or contradictory, before any work starts.
     """
+    check_methods(p["methods"])
+    check_split(p["evaluate_on"])
     path = resolve(p["pairs_file"] or Path(p["output"]) / "scored.jsonl")
     if not path.exists():
         raise FileNotFoundError(f"no scored pairs at {path}; run reward_score first, or give pairs_file")

@@ -52,6 +52,12 @@ class Result:
         write_json(path, content)
 
 
+def check_split(evaluate_on: str) -> None:
+    """Raises ValueError for anything but the validation split and, for the final table, the test split."""
+    if evaluate_on not in ("validation", "test"):
+        raise ValueError(f"evaluate_on is 'validation' or 'test', not {evaluate_on!r}")
+
+
 class Experiment:
     """Trains and evaluates rows of the table on one pairs file.
 
@@ -70,8 +76,7 @@ class Experiment:
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
         settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, **load: Any,
     ):  # fmt: skip
-        if evaluate_on not in ("validation", "test"):
-            raise ValueError(f"evaluate_on is 'validation' or 'test', not {evaluate_on!r}")
+        check_split(evaluate_on)
         if train_pairs > len(pairs):
             raise ValueError(f"train_pairs = {train_pairs}, but there are only {len(pairs)} pairs")
         self.student, self.pairs, self.evaluator, self.output = student, list(pairs), evaluator, Path(output)

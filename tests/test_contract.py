@@ -1,0 +1,77 @@
+"""Names inside TRL, PEFT, transformers and bitsandbytes that we rely on: these fail when they drift, never skip (pytest tests/test_contract.py)."""
+
+import dataclasses
+import inspect
+
+import peft.helpers
+import transformers
+import trl
+from bitsandbytes.nn import Linear4bit
+from transformers import LlamaForCausalLM, PrinterCallback, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig
+from trl.trainer import dpo_trainer
+
+from common.trainer import IGNORED_OPTIONS
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+def test_trl_is_the_pinned_minor():
+    assert trl.__version__.startswith("1.16.")
+
+
+def test_dpo_trainer_has_the_methods_that_we_replace():
+    assert parameters(DPOTrainer._compute_loss) == ["self", "model", "inputs", "return_outputs"]
+    assert parameters(DPOTrainer.compute_ref_log_probs) == ["self", "model", "inputs"]
+    assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
+    assert parameters(DPOTrainer.prediction_step)[1:4] == ["model", "inputs", "prediction_loss_only"]
+
+
+def test_dpo_trainer_source_still_calls_them():
+    source = inspect.getsource(dpo_trainer)
+    assert "self._compute_loss(model, inputs, return_outputs)" in source
+    assert "self.compute_ref_log_probs(model, padded_batch)" in source
+    assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
+    assert "use_adapter" in vars(dpo_trainer)
+
+
+def test_collator_takes_our_arguments_and_keeps_three_columns():
+    names = [field.name for field in dataclasses.fields(dpo_trainer.DataCollatorForPreference)]
+    assert {"pad_token_id", "max_length", "truncation_mode"} <= set(names)
+    assert {"prompt_ids", "chosen_ids", "rejected_ids"} <= set(_constants(dpo_trainer.DataCollatorForPreference.torch_call))
+
+
+def _constants(function):
+    found, todo = set(), [function.__code__]
+    while todo:
+        code = todo.pop()
+        found |= {constant for constant in code.co_consts if isinstance(constant, str)}
+        todo += [constant for constant in code.co_consts if inspect.iscode(constant)]
+    return found
+
+
+def test_options_that_we_refuse_or_set_exist():
+    names = {field.name for field in dataclasses.fields(DPOConfig)}
+    assert set(IGNORED_OPTIONS) | {"beta", "label_smoothing", "precompute_ref_log_probs", "max_length", "truncation_mode"} <= names
+    assert {"max_length", "train_sampling_strategy", "logging_first_step"} <= {field.name for field in dataclasses.fields(SFTConfig)}
+    assert "group_by_length" in inspect.getsource(TrainingArguments)
+
+
+def test_trl_still_casts_qlora_adapters_to_bfloat16():
+    assert "param.data = param.data.to(torch.bfloat16)" in inspect.getsource(DPOTrainer.__init__)
+
+
+def test_models_score_only_the_last_positions_when_asked():
+    assert "logits_to_keep" in parameters(LlamaForCausalLM.forward)
+
+
+def test_adapter_scaling_printing_and_gguf_exist():
+    assert parameters(peft.helpers.rescale_adapter_scale) == ["model", "multiplier"]
+    assert hasattr(PrinterCallback, "on_log")
+    assert "dequantize" in parameters(transformers.GgufConfig.__init__)
+
+
+def test_bitsandbytes_still_asks_before_repacking():
+    assert "self.support_avx512bf16_for_cpu" in inspect.getsource(Linear4bit.forward)

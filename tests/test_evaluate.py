@@ -1,0 +1,117 @@
+"""Evaluation at matched utility, divergence, learned-judge evaluation, and results that are kept (pytest tests/test_evaluate.py)."""
+
+import pytest
+import torch
+
+from common.evaluate import LAMBDAS, Evaluation, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled
+from common.experiment import Experiment, Result
+from common.judge import LearnedJudge, LLMJudge
+from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods
+from common.miniature import safety
+from common.miniature.actors import MiniatureJudge
+from common.report import read_results, results_table, table_rows
+from common.schema import Metric, PromptRecord
+
+NAMES = {"experiment": "safety", "method": "dpo", "seed": 0}
+FAST = TrainSettings(batch_size=8, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256)
+
+
+def evaluation(safety_rate, utility):
+    value = lambda name, v: Metric(metric=name, value=v, n=100, low=0, high=1, **NAMES)  # noqa: E731
+    return Evaluation([value("harmlessness", safety_rate), value("utility", utility)], {})
+
+
+@pytest.mark.parametrize("points, expected", [
+    ({0.0: (0.2, 1.0), 0.5: (0.6, 0.96), 1.0: (0.9, 0.80)}, 0.5),  # 1.0 is safer but gives up a fifth of the utility
+    ({0.0: (0.2, 1.0), 0.5: (0.6, 0.97), 1.0: (0.6, 0.96)}, 1.0),  # a tie goes to the larger lambda
+    ({0.0: (0.2, 1.0), 0.5: (0.6, 0.10), 1.0: (0.9, 0.0)}, 0.0),  # nothing keeps the utility: the base student itself
+    ({0.0: (0.2, 1.0), 0.5: (0.6, 0.95), 1.0: (0.1, 1.0)}, 0.5),  # exactly 95 % is kept
+])  # fmt: skip
+def test_lambda_is_the_safest_that_keeps_95_percent_of_utility(points, expected):
+    assert choose_lambda({factor: evaluation(*point) for factor, point in points.items()}, base_utility=1.0) == expected
+
+
+@pytest.fixture(scope="module")
+def run(micro, pairs, tmp_path_factory):
+    judge = LLMJudge(MiniatureJudge(safety, safety.PROMPTS, seed=1), safety.PROMPTS)
+    evaluator = WorldEvaluator(safety, "safety", judge, prompts=12, max_new_tokens=24)
+    return Experiment(micro, pairs, evaluator, tmp_path_factory.mktemp("run"), FAST, train_pairs=24, compute_dtype=torch.float32)
+
+
+def test_a_scaled_adapter_is_the_base_at_0_itself_at_1_and_between_in_between(run):
+    student = run.train("dpo", 0)
+    ids = torch.tensor([[5, 9, 14, 20, 31]])
+
+    def logits(factor):
+        with scaled(student, factor), torch.no_grad():
+            return student.model(input_ids=ids).logits
+
+    with student.model.disable_adapter(), torch.no_grad():
+        base = student.model(input_ids=ids).logits
+    assert torch.equal(logits(0.0), base) and not torch.equal(logits(1.0), base)
+    shift = [(logits(factor) - base).norm() for factor in LAMBDAS]
+    assert shift == sorted(shift) and len(set(map(float, shift))) == len(LAMBDAS)
+    assert torch.equal(logits(1.0), student.model(input_ids=ids).logits)  # leaving the context restores the adapter
+
+
+def test_divergence_is_zero_for_the_base_and_positive_on_average_for_sampled_answers(run):
+    record = [PromptRecord(id="a", experiment="safety", split="test", prompt="Hello!")]
+    assert divergence(run.train("base", 0), record, ["Sure."]) == [0.0]
+    student = run.train("dpo", 0)
+    assert divergence(student, record, ["Sure."])[0] != 0.0
+    with scaled(student, 0.25):
+        assert abs(divergence(student, record, ["Sure."])[0]) > 0
+
+
+def test_results_are_kept_and_reused_until_something_changes(run, capsys):
+    first = run.run(["base", "sr", "always_refuse", "sft", "dsc", "rdpo"], [0])
+    assert [result.method for result in first] == ["base", "sr", "always_refuse", "sft", "dsc", "rdpo"]
+    capsys.readouterr()
+    again = run.run(["rdpo"], [0])[0]
+    assert "rdpo, seed 0: finished before, reused" in capsys.readouterr().out
+    assert again == first[-1] == Result.read(run.output / "seed-0" / "rdpo" / "metrics.json")
+    assert (run.output / "seed-0" / "rdpo" / "adapter" / "adapter_model.safetensors").exists()
+    changed = Experiment(run.student, run.pairs, run.evaluator, run.output, TrainSettings(**{**vars(FAST), "beta": 0.9}), train_pairs=24, **run.load)
+    assert changed._made_of("rdpo", 0) != again.made_of and changed._made_of("base", 0) == first[0].made_of
+
+
+def test_the_table_has_a_row_per_method_and_no_bare_number(run):
+    run.run(["base", "sft", "rdpo"], [0, 1])
+    results = read_results(run.output)
+    table = results_table([r for r in results if r.method in ("base", "sft", "rdpo")])
+    assert list(table["method"]) == ["base student", "SFT", "rDPO (offset)"]
+    assert all("[" in cell for column in ("harmlessness", "utility", "judge's view", "harmlessness at matched utility") for cell in table[column])
+    assert all(row["n"] > 0 and row["low"] <= row["value"] + 1e-9 and row["value"] <= row["high"] + 1e-9 for row in table_rows(results))
+
+
+def test_always_refusing_is_harmless_and_useless(run):
+    metrics = {metric.metric: metric.value for metric in run.result("always_refuse", 0).metrics}
+    assert (metrics["harmlessness"], metrics["utility"]) == (1.0, 0.0)
+
+
+def test_seeds_draw_their_own_pairs_and_methods_share_them(run):
+    assert len(run.pairs_of(0)) == 24 and run.pairs_of(0) == run.pairs_of(0) != run.pairs_of(1)
+
+
+def test_bad_arguments_raise(run, pairs):
+    with pytest.raises(ValueError, match="only 32 pairs"):
+        Experiment(run.student, pairs, run.evaluator, run.output, FAST, train_pairs=33)
+    with pytest.raises(ValueError, match="'validation' or 'test'"):
+        Experiment(run.student, pairs, run.evaluator, run.output, FAST, evaluate_on="tests")
+    with pytest.raises(ValueError, match="unknown method dpoo; there are base"):
+        check_methods([*METHODS, "dpoo"])
+
+
+def test_a_real_student_is_judged_on_the_held_out_rows_of_its_file(load_micro):
+    model, tokenizer = load_micro()
+    judge = LearnedJudge(["yes indeed", "yes of course", "no never", "no not at all"] * 3, [1, 1, 0, 0] * 3)
+    records = [PromptRecord(id=str(i), experiment="x", split="test", prompt=f"Hello {i}!") for i in range(3)]
+    result = JudgedEvaluator(records, "x", judge, max_new_tokens=8)(TrainedStudent("base", model, tokenizer), "test", 0)
+    assert {metric.metric for metric in result.metrics} == {"judged", "answer_words", "repeated"} and len(result.answers["held_out"]) == 3
+    with pytest.raises(ValueError, match="no rows of split 'validation'"):
+        JudgedEvaluator(records, "x", judge).sets("validation")
+
+
+@pytest.mark.parametrize("text, share", [("a b c a b c", 0.25), ("one two three four", 0.0), ("", 0.0), ("x x x x x", 2 / 3)])
+def test_repeated_word_triples_are_counted(text, share):
+    assert repeated_share(text) == pytest.approx(share)

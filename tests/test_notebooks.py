@@ -1,0 +1,123 @@
+"""The notebooks: form, strict parameters, and all of them run through papermill on the micro world (pytest tests/test_notebooks.py)."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+
+from common.batch import PROFILES, STAGES, checked_parameters, declared_parameters, execute, experiments, main, stage_parameters
+from common.run import ROOT
+
+NOTEBOOKS = sorted([*ROOT.glob("*/*.ipynb"), ROOT / "paper_tables.ipynb"])
+NOTEBOOKS = [path for path in NOTEBOOKS if "runs" not in path.parts and ".venv" not in path.parts]
+MICRO = {"student": "micro", "methods": "base,dpo,rdpo", "seeds": [0], "train_pairs": 24, "evaluation_prompts": 12, "max_new_tokens": 24}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_form(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code[:1] and "import" not in tagged[0].source
+    assert all("#" in line for line in tagged[0].source.splitlines() if line.split(":")[0] not in ("experiment", "profile", "runs", "output", "lora_rank", "epochs", "batch_size"))
+    assert max(len(cell.source.splitlines()) for cell in code[1:]) <= 15
+    assert "check_parameters(globals())" in code[1].source
+    assert notebook.cells[0].cell_type == "markdown" and not set(notebook.metadata) - {"kernelspec", "language_info"}
+
+
+@pytest.mark.parametrize("profile", sorted(path.name for path in PROFILES.iterdir()))
+def test_every_profile_is_valid_for_every_notebook(profile):
+    for experiment in experiments():
+        for stage in STAGES:
+            checked_parameters(f"{experiment}/{stage}.ipynb", stage_parameters(experiment, stage, profile))
+
+
+def test_evaluation_is_on_validation_unless_asked():
+    assert declared_parameters("safety/train_rdpo.ipynb")["evaluate_on"] == "validation"
+    assert "evaluate_on" not in stage_parameters("safety", "train_rdpo", "miniature")
+
+
+@pytest.fixture(scope="module")
+def chain(micro, tmp_path_factory):
+    """Steps 1 to 3 and the tables, executed once on the micro student."""
+    folder = tmp_path_factory.mktemp("chain")
+    output = str(folder / "runs" / "safety")
+    assert execute("safety/generate_data.ipynb", folder / "1.ipynb", {"output": output, "prompts": 48})
+    assert execute("safety/reward_score.ipynb", folder / "2.ipynb", {"output": output, "pairs_file": f"{output}/pairs.jsonl", "unscored_limit": 0.2})
+    assert execute("safety/train_rdpo.ipynb", folder / "3.ipynb", {"output": output, "pairs_file": f"{output}/scored.jsonl", **MICRO})
+    assert execute("paper_tables.ipynb", folder / "4.ipynb", {"runs": str(folder / "runs"), "output": str(folder / "tables")})
+    return folder
+
+
+def test_the_chain_leaves_what_a_reader_needs(chain):
+    run = chain / "runs" / "safety"
+    assert len((run / "pairs.jsonl").read_text().splitlines()) == len((run / "scored.jsonl").read_text().splitlines()) == 48
+    for method in ("dpo", "rdpo"):
+        metrics = json.loads((run / "seed-0" / method / "metrics.json").read_text())["metrics"]
+        assert {"harmlessness", "utility", "judged", "gibberish", "kl"} <= {metric["metric"] for metric in metrics}
+        assert (run / "seed-0" / method / "adapter" / "README.md").exists()
+    for stage in STAGES:
+        assert json.loads((run / f"{stage}.manifest.json").read_text())["versions"]["trl"].startswith("1.16")
+    tables = chain / "tables" / "safety"
+    assert {path.name for path in tables.iterdir()} == {"table.md", "table.tex", "table.html", "table.json", "safety_utility.png"}
+    assert (tables / "safety_utility.png").stat().st_size > 10_000
+
+
+def test_the_story_shows_the_analytic_loss_before_training(chain):
+    text = json.dumps(json.loads((chain / "3.ipynb").read_text()))
+    assert "dpo: loss before training 0.693147, analytic 0.693147" in text
+    assert "we see 0.798139, by hand 0.798139" in text
+
+
+def test_executed_notebooks_are_small(chain):
+    assert max(path.stat().st_size for path in chain.glob("*.ipynb")) < 1_000_000
+
+
+def test_a_second_run_reuses_what_is_finished(chain, capsys):
+    output = str(chain / "runs" / "safety")
+    assert not execute("safety/generate_data.ipynb", chain / "1.ipynb", {"output": output, "prompts": 48})
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
+    command = [sys.executable, "-m", "papermill", "safety/generate_data.ipynb", str(tmp_path / "x.ipynb"), "-p", "promts", "3", "--cwd", "."]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode != 0 and "unknown parameter promts, did you mean prompts?" in done.stderr
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["miniatur"], "unknown profile 'miniatur'"),
+    (["miniature", "--experiment", "safty"], "unknown experiment safty"),
+    (["miniature", "-p", "sed", "3"], "unknown parameter sed, did you mean seed"),
+    (["miniature", "-p", "beta", "high"], "parameter beta = 'high' is not float"),
+])  # fmt: skip
+def test_the_batch_refuses_bad_input_before_any_kernel_starts(arguments, message, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and "running" not in printed.out
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"methods": "dpoo"}, "unknown method dpoo"),
+    ({"student": "./nowhere"}, "judge_rows"),
+    ({"evaluate_on": "tests"}, "'validation' or 'test'"),
+    ({"pairs_file": "runs/none.jsonl"}, "no scored pairs at"),
+])  # fmt: skip
+def test_train_rdpo_refuses_bad_input_before_any_work(given, message, chain):
+    from common.backends import open_experiment
+
+    scored = str(chain / "runs" / "safety" / "scored.jsonl")
+    parameters = checked_parameters("safety/train_rdpo.ipynb", {"pairs_file": scored, **MICRO, **given})
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_experiment(parameters)
+
+
+def test_a_failing_notebook_is_reported_and_the_exit_code_says_so(tmp_path, capsys):
+    arguments = ["miniature", "--stage", "reward_score", "-p", "pairs_file", str(tmp_path / "missing.jsonl"), "-p", "output", str(tmp_path)]
+    assert main(arguments) == 1
+    assert "FAILED safety/reward_score.ipynb, cell" in capsys.readouterr().err

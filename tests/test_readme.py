@@ -1,0 +1,39 @@
+"""The README: its tables come from result files, its tree is the tree, its script runs (pytest tests/test_readme.py)."""
+
+import re
+
+import pytest
+
+from common.run import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_table_is_the_committed_result_file():
+    tables = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", README, re.S)
+    assert len(tables) == 2
+    for path, shown in tables:
+        assert shown.strip() == (ROOT / path).read_text(encoding="utf-8").strip(), path
+
+
+def test_every_picture_and_link_to_a_file_exists():
+    targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
+    assert len(targets) >= 3 and [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_tree_names_every_module_and_notebook():
+    tree = README.split("## The tree")[1].split("```")[1]
+    named = {line.split()[0] for line in tree.strip().splitlines()}
+    files = {str(p.relative_to(ROOT)) for p in (ROOT / "common").rglob("*.py") if p.name != "__init__.py"}
+    files |= {str(p.relative_to(ROOT)) for p in ROOT.glob("*/*.ipynb") if p.parts[-2] != "runs"} | {"paper_tables.ipynb"}
+    assert {name for name in named if name.endswith((".py", ".ipynb"))} == files
+    assert all((ROOT / name).exists() for name in named)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_script_runs_and_is_as_short_as_it_says(micro, tmp_path, monkeypatch):
+    script = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    assert len([line for line in script.splitlines() if line.strip()]) <= 15
+    script = script.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(micro)).replace("runs/mine", str(tmp_path))
+    exec(compile(script, "README.md", "exec"), {})
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()

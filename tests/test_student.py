@@ -1,0 +1,128 @@
+"""The NF4 student: the bitsandbytes trap, bad folders, adapters saved and loaded (pytest tests/test_student.py)."""
+
+import json
+import shutil
+import warnings
+
+import pytest
+import torch
+from bitsandbytes.functional import has_avx512bf16
+from bitsandbytes.nn import Linear4bit
+from peft import get_peft_model
+
+from common.chat import LocalChat
+from common.schema import Sampling
+from common.student import load_adapter, load_student, lora_settings, save_adapter
+
+HELLO = [{"role": "user", "content": "What is the best way to lift the barn before lunch?"}]
+
+
+def lora_gradients(model, tokenizer):
+    ids = torch.tensor([tokenizer.apply_chat_template(HELLO, return_dict=True)["input_ids"]])
+    model.train()
+    model.zero_grad()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model(input_ids=ids, labels=ids).loss.backward()
+    return torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.requires_grad])
+
+
+def with_adapter(model):
+    torch.manual_seed(0)
+    model = get_peft_model(model, lora_settings(8))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn_like(parameter) * 0.05
+    return model
+
+
+def difference_after_generating(model, tokenizer):
+    before = lora_gradients(model, tokenizer)
+    LocalChat(model, tokenizer).complete([HELLO], Sampling(max_new_tokens=4))
+    return ((lora_gradients(model, tokenizer) - before).norm() / before.norm()).item()
+
+
+def test_gradients_are_the_same_after_a_generation(load_micro):
+    model, tokenizer = load_micro()
+    assert difference_after_generating(with_adapter(model), tokenizer) == 0.0
+
+
+@pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so bitsandbytes never repacks weights and the trap cannot be shown")
+def test_without_the_cure_gradients_are_wrong_after_a_generation(load_micro):
+    model, tokenizer = load_micro()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = True
+    assert difference_after_generating(with_adapter(model), tokenizer) > 0.5
+
+
+def test_linear_layers_are_in_nf4_and_the_head_is_not(load_micro):
+    model, _ = load_micro()
+    quantised = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
+    assert len(quantised) == 2 * 7 and not any("lm_head" in name for name in quantised)  # 2 layers of 7 projections
+    assert {module.weight.quant_state.quant_type for module in model.modules() if isinstance(module, Linear4bit)} == {"nf4"}
+
+
+def edited_copy(folder, target, edit):
+    shutil.copytree(folder, target)
+    edit(target)
+    return target
+
+
+def without_chat_template(folder):
+    (folder / "chat_template.jinja").unlink()
+
+
+def without_pad_token(folder):
+    path = folder / "tokenizer_config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if k != "pad_token"}
+    path.write_text(json.dumps(config))
+
+
+def test_a_folder_without_chat_template_says_so(micro, tmp_path):
+    with pytest.raises(ValueError, match="has no chat template"):
+        load_student(edited_copy(micro, tmp_path / "student", without_chat_template))
+
+
+def test_a_folder_without_pad_token_says_how_to_give_one(micro, tmp_path):
+    folder = edited_copy(micro, tmp_path / "student", without_pad_token)
+    with pytest.raises(ValueError, match="pass pad_token="):
+        load_student(folder)
+    with pytest.raises(ValueError, match="'<none>' is not in the vocabulary"):
+        load_student(folder, pad_token="<none>")
+    assert load_student(folder, pad_token="<|pad|>", compute_dtype=torch.float32)[1].pad_token == "<|pad|>"
+
+
+def test_a_missing_folder_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no student folder at"):
+        load_student(tmp_path / "nothing")
+
+
+def test_a_saved_adapter_gives_the_same_logits_and_holds_no_pickle(load_micro, tmp_path):
+    model, tokenizer = load_micro()
+    trained = with_adapter(model).eval()
+    ids = torch.tensor([tokenizer.apply_chat_template(HELLO, return_dict=True)["input_ids"]])
+    with torch.no_grad():
+        expected = trained(input_ids=ids).logits
+    save_adapter(trained, tokenizer, tmp_path, "# card\n")
+    again = load_adapter(load_micro()[0], tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(input_ids=ids).logits, expected)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".md", ".jinja"}
+
+
+def test_prompt_tokens_are_a_prefix_of_the_conversation(load_micro):
+    _, tokenizer = load_micro()
+    prompt = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_dict=True)["input_ids"]
+    whole = tokenizer.apply_chat_template([*HELLO, {"role": "assistant", "content": "Sure."}], return_dict=True)["input_ids"]
+    assert whole[: len(prompt)] == prompt
+
+
+def test_generation_keeps_the_order_and_does_not_depend_on_the_batch(load_micro):
+    model, tokenizer = load_micro()
+    questions = [[{"role": "user", "content": "Tell me exactly how to lift the barn by the river."}], HELLO, [{"role": "user", "content": "Hello!"}]]
+    together = LocalChat(model, tokenizer, batch_size=3).complete(questions, Sampling(max_new_tokens=12))
+    alone = [LocalChat(model, tokenizer).complete([question], Sampling(max_new_tokens=12))[0] for question in questions]
+    assert [reply.text for reply in together] == [reply.text for reply in alone]
+    assert {reply.finish_reason for reply in together} <= {"stop", "length"}
+    assert [reply.completion_tokens for reply in together] == [reply.completion_tokens for reply in alone]
