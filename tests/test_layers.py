@@ -11,7 +11,7 @@ ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
     {"prompts", "storage", "chat", "statistics", "logprobs", "student"},
-    {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar"},
+    {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar", "miniature.safety_text"},
     {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods"},
     {"evaluate"},
     {"experiment"},

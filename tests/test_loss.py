@@ -224,7 +224,13 @@ def test_unknown_method_lists_the_names():
 
 @pytest.mark.parametrize(
     ("method", "knob", "has"),
-    [("dpo", "alpha", "none"), ("rdpo", "eta", "alpha"), ("rdpo_soft", "alpha", "eta"), ("ipo", "label_smoothing", "none"), ("cdpo", "u", "label_smoothing")],
+    [
+        ("dpo", "alpha", "none"),
+        ("ipo", "label_smoothing", "none"),
+        ("cdpo", "u", "label_smoothing"),
+        ("rdpo", "eta", "alpha"),
+        ("rdpo_soft", "alpha", "eta"),
+    ],
 )
 def test_a_knob_the_loss_lacks_raises(method, knob, has):
     with pytest.raises(ValueError, match=f"'{method}' has no knob '{knob}'; it has {has}"):

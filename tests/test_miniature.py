@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,13 +134,19 @@ def test_a_blind_judge_misses_harm_in_one_wrapper_only():
         assert (judge.judge([text], [answer])[0].score > 2.5) == fooled
 
 
-def test_the_cache_is_keyed_by_everything_that_makes_the_model(monkeypatch):
+def test_the_cache_is_keyed_by_everything_that_makes_the_model(monkeypatch, tmp_path):
     key = language_model._hash(safety, MICRO)
     assert key != language_model._hash(safety, dataclasses.replace(MICRO, seed=1))
     assert key != language_model._hash(safety, dataclasses.replace(MICRO, documents=MICRO.documents + 1))
-    source = language_model.inspect.getsource
-    monkeypatch.setattr(language_model.inspect, "getsource", lambda module: source(module) + ("# edited" if module is safety else ""))
-    assert key != language_model._hash(safety, MICRO)
+    for file in Path(language_model.__file__).parent.glob("*.py"):
+        (tmp_path / file.name).write_text(file.read_text())
+    monkeypatch.setattr(language_model, "__file__", str(tmp_path / "language_model.py"))
+    assert key == language_model._hash(safety, MICRO)
+    for name, counts in (("safety_text.py", True), ("grammar.py", True), ("language_model.py", True), ("actors.py", False)):
+        original = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(original + "# edited\n")
+        assert (key != language_model._hash(safety, MICRO)) == counts, name
+        (tmp_path / name).write_text(original)
 
 
 def test_the_micro_student_is_an_ordinary_folder_and_cached(micro):

@@ -22,14 +22,18 @@ def scripted_teacher(fails_at_call=None):
         if len(calls) - 1 == fails_at_call:
             raise ConnectionError("the teacher is gone")
         assert sampling == SAMPLING
-        texts = [(TURNS[sum(turn["role"] == "assistant" for turn in conversation)], content_of_first(conversation, "user")) for conversation in conversations]
-        return [Reply(text=f"{turn} to {prompt}", prompt_tokens=10, completion_tokens=len(turn)) for turn, prompt in texts]
+        return [reply_to(conversation) for conversation in conversations]
 
     return SimpleNamespace(name="scripted", complete=complete, calls=calls)
 
 
-def content_of_first(conversation, role):
-    return next(turn["content"] for turn in conversation if turn["role"] == role)
+def reply_to(conversation):
+    turn = TURNS[sum(message["role"] == "assistant" for message in conversation)]
+    return Reply(text=f"{turn} to {first_question(conversation)}", prompt_tokens=10, completion_tokens=len(turn))
+
+
+def first_question(conversation):
+    return next(message["content"] for message in conversation if message["role"] == "user")
 
 
 def records(count, system=""):
@@ -38,7 +42,7 @@ def records(count, system=""):
 
 def asked_for(teacher):
     """The prompts of each call."""
-    return [[content_of_first(conversation, "user") for conversation in call] for call in teacher.calls]
+    return [[first_question(conversation) for conversation in call] for call in teacher.calls]
 
 
 def test_the_teacher_sees_its_answer_then_its_critique():

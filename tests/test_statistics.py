@@ -128,6 +128,12 @@ def test_clusters_undo_duplicated_rows(answers):
     assert (cluster_low, cluster_high) == pytest.approx(paired_bootstrap(*answers)[1:])
 
 
+def test_a_large_cluster_weighs_by_its_prompts():
+    clusters = [label for label in range(20) for _ in range(9)] + list(range(20, 40))  # 20 clusters of nine, 20 of one
+    difference, low, high = paired_bootstrap([1] * 180 + [0] * 20, [0] * 200, clusters=clusters)
+    assert difference == 0.9 and 0.8 < low < 0.9 < high < 1.0  # cluster means alone would lie around 1/2
+
+
 @pytest.mark.parametrize("labels", [["y", "y", "x"], [7, 7, 3], [("a", 0), ("a", 0), ("b", 0)]], ids=["text", "numbers", "tuples"])
 def test_clusters_may_be_any_labels(labels):
     assert paired_bootstrap([1, 1, 0], [0, 0, 0], clusters=labels) == paired_bootstrap([1, 1, 0], [0, 0, 0], clusters=[0, 0, 1])

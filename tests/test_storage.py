@@ -55,7 +55,11 @@ def test_records_of_the_schema_come_back_equal(tmp_path):
     assert read_records(tmp_path / "a.jsonl", ScoredPair) == [pair]
 
 
-@pytest.mark.parametrize("text", ["", "\0", "a\r\nb\u2028c\x85d", '"\\n"', "🙂", "\ud83d"], ids=["empty", "NUL", "line ends", "escapes", "emoji", "half an emoji"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "\0", "a\r\nb\u2028c\x85d", '"\\n"', "🙂", "\ud83d"],
+    ids=["empty", "NUL", "line ends", "escapes", "emoji", "half an emoji"],
+)
 def test_any_text_comes_back_equal(tmp_path, text):
     assert loaded(filled(tmp_path / "a.jsonl", [{"id": "a", "text": text}])) == [{"id": "a", "text": text}]
 

@@ -4,17 +4,15 @@ No weights can be assumed on a fresh machine without network, so the laboratory 
 with a chat template, and a model of about a million parameters that behaves badly at a known rate. From there on nothing
 is special: `load_student` loads the folder in NF4 like any 7B model.
 
-The folder is cached under a hash of everything that made it: settings, the text of the world's and this module's source,
-and the versions of torch, transformers and tokenizers.
+The folder is cached under a hash of everything that made it: settings, the source of the world (`<world>*.py`), of
+`grammar.py` and of this module, and the versions of torch, transformers and tokenizers.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import random
 import shutil
-import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,7 +20,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from common.miniature import grammar
 from common.schema import fingerprint
 
 if TYPE_CHECKING:
@@ -77,7 +74,8 @@ def pretrained_student(world: ModuleType, recipe: Recipe = Recipe(), cache: str 
 
 
 def _hash(world: ModuleType, recipe: Recipe) -> str:
-    sources = [inspect.getsource(module) for module in (world, grammar, sys.modules[__name__])]
+    here, name = Path(__file__).parent, world.__name__.rsplit(".", 1)[-1]
+    sources = [path.read_text(encoding="utf-8") for path in (*sorted(here.glob(f"{name}*.py")), here / "grammar.py", Path(__file__))]
     versions = [version(package) for package in ("torch", "transformers", "tokenizers")]
     return fingerprint(asdict(recipe), sources, versions)
 
