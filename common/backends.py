@@ -15,7 +15,7 @@ from common.judge import LearnedJudge, LLMJudge
 from common.methods import TrainSettings, check_methods
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
-from common.prompts import ExperimentPrompts
+from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.storage import read_lines, read_records
@@ -68,6 +68,9 @@ def open_experiment(p: Parameters) -> Experiment:
         evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"])
         student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
+    without_world = [m for m in p["methods"] if m == "always_refuse" or m == "sr" and p["experiment"] not in PROMPTS]
+    if without_world:
+        raise ValueError(f"{', '.join(without_world)}: no such row for a real student in {p['experiment']}; there is no text for it")
     if not p["judge_rows"]:
         raise ValueError("a real student is evaluated by a judge learned from labelled answers: give judge_rows, a JSONL file of text and label")
     rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]

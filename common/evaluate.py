@@ -18,6 +18,7 @@ from common.chat import ChatModel, LocalChat
 from common.judge import Judge
 from common.logprobs import pair_logprobs
 from common.methods import Constant, SelfRefining, TrainedStudent
+from common.prompts import PROMPTS
 from common.run import Progress
 from common.schema import Metric, PromptRecord, Sampling
 from common.self_critique import opening
@@ -124,8 +125,11 @@ class JudgedEvaluator:
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
         records = self.sets(split)["held_out"]
-        chat = LocalChat(student.model, student.tokenizer, student.method, batch_size=16, repetition_penalty=self.repetition_penalty,
-                         progress=Progress(f"answers of {student.method}", len(records)))  # fmt: skip
+        turns = len(records) * (3 if student.method == "sr" else 1)
+        chat: ChatModel = LocalChat(student.model, student.tokenizer, student.method, batch_size=16, repetition_penalty=self.repetition_penalty,
+                                    progress=Progress(f"answers of {student.method}", turns))  # fmt: skip
+        if student.method == "sr":
+            chat = SelfRefining(chat, PROMPTS[self.experiment])
         answers = answers_of(chat, records, self.max_new_tokens)
         metrics = [
             judged_rate(self.judge, records, answers, metric="judged", **names),

@@ -1,61 +1,19 @@
 """The external reward model: a judge that reads one answer at a time and gives a score, or none.
 
-A verdict is read only where it stands as a verdict (`Rating: [[1]]`, `Overall Score: 4`), the last one wins, and what is
-not understood is unscored: None, never a guess, with the raw reply kept.
+What `parse_score` does not understand is unscored: None, never a guess, with the raw reply kept.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from common.chat import ChatModel
 from common.prompts import ExperimentPrompts
-from common.schema import Pair, Sampling, ScoredPair, ScoreScale
+from common.schema import Pair, Reply, Sampling, ScoredPair
 from common.storage import JsonlStore
-
-_NUMBER = r"(?P<score>[+-]?\d+(?:\.\d+)?)(?:\s*(?:/|out of)\s*(?P<top>\d+))?(?![\d.]*\d|\s*(?:to|-|or)\s*[+-]?\d|\s*/)"
-_VERDICTS = {
-    ScoreScale.BINARY: re.compile(r"(?:\brating\s*(?:is|:|=)?\s*)?\[\[\s*" + _NUMBER + r"\s*\]\]|\brating\s*[:=]\s*" + _NUMBER.replace("score", "score2").replace("top", "top2"), re.I),
-    ScoreScale.ZERO_TO_FIVE: re.compile(r"\boverall\s+(?:score|evaluation|quality|rating)\s*(?:is|:|=)?\s*(?:score\s*:?\s*)?\[{0,2}\s*" + _NUMBER, re.I),
-    ScoreScale.MINUS_FIVE_TO_FIVE: re.compile(r"\boverall\s+(?:sentiment|evaluation)\s*(?:is|:|=)?\s*(?:score\s*:?\s*)?\[{0,2}\s*" + _NUMBER, re.I),
-}
-
-
-def parse_score(reply: str, scale: ScoreScale, answer: str | None = None) -> float | None:
-    """The judge's verdict on the given scale, or None = unscored.
-
-    The last verdict counts. Two verdicts that differ count only when the last one ends the reply. A verdict that also
-    stands in the evaluated `answer` is taken for a quotation and ignored. Off the scale, a range ("0 to 5") or a fraction
-    of another scale is None.
-    """
-    quoted = {match.group(0).lower() for match in _VERDICTS[scale].finditer(_plain(answer or ""))}
-    text = _plain(reply)
-    verdicts = [match for match in _VERDICTS[scale].finditer(text) if match.group(0).lower() not in quoted]
-    if not verdicts:
-        return None
-    scores = [_value(match, scale) for match in verdicts]
-    ends_the_reply = not re.search(r"\w", text[verdicts[-1].end() :])
-    return scores[-1] if len(set(scores)) == 1 or ends_the_reply else None
-
-
-def _plain(text: str) -> str:
-    """Full-width digits, Unicode minus signs and Markdown emphasis to plain ASCII."""
-    text = unicodedata.normalize("NFKC", text).translate(str.maketrans("−–﹣", "---"))
-    return re.sub(r"[*_`\"]", "", text)
-
-
-def _value(match: re.Match, scale: ScoreScale) -> float | None:
-    groups = {name.rstrip("2"): value for name, value in match.groupdict().items() if value is not None}
-    score = float(groups["score"])
-    if "top" in groups and int(groups["top"]) != scale.maximum:
-        return None
-    whole = scale is not ScoreScale.BINARY or score.is_integer()
-    return score if scale.minimum <= score <= scale.maximum and whole else None
-
+from common.verdict import parse_score
 
 class Judgement(NamedTuple):
     """A score on the judge's scale, or None = unscored, and the raw reply it was read from."""
@@ -92,7 +50,11 @@ class LLMJudge:
     def _ask(self, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int) -> list[Judgement]:
         conversations = [self.prompts.judge_request(prompt, answer) for prompt, answer in zip(prompts, answers)]
         replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens)) if conversations else []
-        return [Judgement(parse_score(reply.text, self.prompts.scale, answer), reply.text) for reply, answer in zip(replies, answers)]
+        return [Judgement(self._read(reply, answer), reply.text) for reply, answer in zip(replies, answers, strict=True)]
+
+    def _read(self, reply: Reply, answer: str) -> float | None:
+        """A reply that was cut off or filtered has no verdict yet."""
+        return parse_score(reply.text, self.prompts.scale, answer) if reply.finish_reason == "stop" else None
 
 
 def score_pairs(
@@ -115,15 +77,15 @@ def score_pairs(
             batch = todo[start : start + batch_size]
             asked = [(pair.prompt, answer) for pair in batch for answer in (pair.response, pair.response_revised)]
             judged = judge.judge(*zip(*asked))
-            for pair, original, revised in zip(batch, judged[::2], judged[1::2]):
+            for pair, original, revised in zip(batch, judged[::2], judged[1::2], strict=True):
                 store.append(ScoredPair(
                     **pair.model_dump(), score_response=original.score, score_revised=revised.score,
                     judge_reply_response=original.reply, judge_reply_revised=revised.reply,
                     judge=judge.name, scale=judge.scale,
                 ))  # fmt: skip
             progress(len(batch))
-        wanted = {pair.id for pair in pairs}
-        scored = [ScoredPair(**fields) for fields in store.load() if fields["id"] in wanted]
+        by_id = {fields["id"]: fields for fields in store.load()}
+        scored = [ScoredPair(**by_id[pair.id]) for pair in pairs]
     unscored = sum((pair.score_response is None) + (pair.score_revised is None) for pair in scored)
     if unscored > unscored_limit * 2 * len(scored):
         raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")

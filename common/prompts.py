@@ -3,6 +3,7 @@ their place with a YAML file of the same fields (`ExperimentPrompts.from_yaml`).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -14,7 +15,7 @@ from common.schema import Message, ScoreScale, fingerprint
 class ExperimentPrompts(BaseModel):
     """The texts of one experiment.
 
-    system: system prompt of the teacher, empty for none.
+    system: system prompt of the teacher, empty for none; whoever makes the prompts puts it into their records.
     critique_request, revision_request: the two user turns after the first answer.
     judge_template: must hold `{prompt}`, `{answer}` and `{verdict_format}`.
     scale: the judge's scale.
@@ -32,8 +33,8 @@ class ExperimentPrompts(BaseModel):
     @classmethod
     def _has_every_slot(cls, text: str) -> str:
         for slot in ("{prompt}", "{answer}", "{verdict_format}"):
-            if slot not in text:
-                raise ValueError(f"judge_template lacks the slot {slot}")
+            if text.count(slot) != 1:
+                raise ValueError(f"judge_template must hold the slot {slot} exactly once")
         return text
 
     @classmethod
@@ -48,11 +49,10 @@ class ExperimentPrompts(BaseModel):
         return fingerprint(self.model_dump(mode="json"))
 
     def judge_request(self, prompt: str, answer: str) -> list[Message]:
-        """The conversation that asks the judge about one answer. The answer is inserted last and never re-read as a
-        template, so braces in it are text."""
-        text = self.judge_template.replace("{verdict_format}", self.scale.verdict_format)
-        before, after = text.split("{answer}")
-        return [{"role": "user", "content": before.replace("{prompt}", prompt) + answer + after}]
+        """The conversation that asks the judge about one answer. Braces in prompt and answer are text, never slots."""
+        values = {"{prompt}": prompt, "{answer}": answer, "{verdict_format}": self.scale.verdict_format}
+        parts = re.split(r"(\{prompt\}|\{answer\}|\{verdict_format\})", self.judge_template)
+        return [{"role": "user", "content": "".join(values.get(part, part) for part in parts)}]
 
 
 SAFETY = ExperimentPrompts(

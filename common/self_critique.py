@@ -24,7 +24,7 @@ def run_chains(teacher: ChatModel, conversations: Sequence[list[Message]], promp
         for conversation, chain in zip(conversations, chains):
             if chain:
                 conversation += [{"role": "assistant", "content": chain[-1].text}, {"role": "user", "content": request}]
-        for chain, reply in zip(chains, teacher.complete(conversations, sampling)):
+        for chain, reply in zip(chains, teacher.complete(conversations, sampling), strict=True):
             chain.append(reply)
     return chains
 
@@ -48,11 +48,11 @@ def generate_pairs(
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             openings = [opening(record.system, record.prompt) for record in batch]
-            for record, chain in zip(batch, run_chains(teacher, openings, prompts, sampling)):
+            for record, chain in zip(batch, run_chains(teacher, openings, prompts, sampling), strict=True):
                 store.append(_pair(record, chain, teacher.name, sampling))
             progress(len(batch))
-        wanted = {record.id for record in records}
-        return [Pair(**fields) for fields in store.load() if fields["id"] in wanted]
+        by_id = {fields["id"]: fields for fields in store.load()}
+        return [Pair(**by_id[record.id]) for record in records]
 
 
 def _pair(record: PromptRecord, chain: list[Reply], teacher: str, sampling: Sampling) -> Pair:

@@ -47,10 +47,11 @@ def paired_bootstrap(
 
     clusters: one label per prompt; whole clusters are resampled, for prompts that share a source or a template.
     """
+    if len(a) != len(b) or len(a) == 0:
+        raise ValueError(f"need one value per prompt for both systems, got {len(a)} and {len(b)}")
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    if difference.size == 0:
-        raise ValueError("no values")
-    labels = np.arange(difference.size) if clusters is None else np.unique(np.asarray(clusters), return_inverse=True)[1]
+    numbers: dict[Hashable, int] = {}
+    labels = np.asarray([numbers.setdefault(label, len(numbers)) for label in (clusters if clusters is not None else range(len(a)))])
     if len(labels) != difference.size:
         raise ValueError(f"{len(labels)} cluster labels for {difference.size} prompts")
     sums, sizes = np.bincount(labels, weights=difference), np.bincount(labels)

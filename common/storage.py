@@ -31,23 +31,33 @@ class JsonlStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b")
+        self._file = open(self.path, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._file.close()
             raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
-        self._cut_torn_tail()
-        self._ids = {record["id"] for record in self._records()}
+        try:
+            self._cut_torn_tail()
+            self._ids = {record["id"] for record in self._records()}
+        except BaseException:
+            self._file.close()  # or the lock would outlive the failure
+            raise
 
     def append(self, record: BaseModel | dict[str, Any]) -> None:
         """Writes one record and waits until it is on disk. Raises ValueError when its id is already there."""
         fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
         if fields["id"] in self._ids:
             raise ValueError(f"{self.path} already holds a record with id {fields['id']!r}")
-        self._file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        line = json.dumps(fields, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)  # a full disk leaves no half line behind
+            raise
         self._ids.add(fields["id"])
 
     def load(self) -> list[dict[str, Any]]:
@@ -92,12 +102,12 @@ class JsonlStore:
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line of a JSONL file. Raises ValueError naming file and line."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error.msg}); mend or delete the line") from None
+                fields = json.loads(line.decode("utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}, line {number}: not valid JSON ({error}); mend or delete the line") from None
             if not isinstance(fields, dict):
                 raise ValueError(f"{path}, line {number}: expected a JSON object, found {type(fields).__name__}")
             yield number, fields
@@ -128,29 +138,30 @@ def write_json(path: str | Path, content: Any) -> Path:
 
 
 def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
-    """Makes sure that a file holds only records made in one way, and returns its path.
+    """Makes `path` the file that holds only records made in this one way, and returns it.
 
-    `made_of` (teacher, prompts, sampling, ...) is kept beside the file. When it changes, the old file is set aside under
-    the hash of what made it, never deleted; a file once set aside comes back when its `made_of` does. What changed is
-    printed.
+    Each `made_of` (teacher, prompts, sampling, ...) has a file of its own beside `path`, named by its hash; `path` is a
+    link to the one in use. So nothing that was paid for is ever moved or deleted, a kill at any moment loses nothing, and
+    earlier records are there again when their settings are. What changed is printed.
+
+    Raises FileExistsError when `path` is an ordinary file, whose making is unknown.
     """
     path = Path(path)
+    if path.exists() and not path.is_symlink():
+        raise FileExistsError(f"{path} was not made here, so nobody knows how its records were made; move it or give another folder")
     made_of = json.loads(json.dumps(made_of, default=str))
-    note = path.with_name(path.name + ".made_of.json")
-    if note.exists():
-        before = json.loads(note.read_text(encoding="utf-8"))
-        if before == made_of:
-            return path
+    own = path.with_name(f"{path.stem}-{fingerprint(made_of)}{path.suffix}")
+    before = json.loads(_note(path.readlink(), path).read_text(encoding="utf-8")) if path.is_symlink() else made_of
+    if before != made_of:
         changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
         print(f"{path.name} was made with other settings ({', '.join(changed)}) and is set aside", flush=True)
-        _set_aside(path, before).parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            path.replace(_set_aside(path, before))
-        if _set_aside(path, made_of).exists():
-            _set_aside(path, made_of).replace(path)
-    write_json(note, made_of)
+    write_json(_note(own, path), made_of)
+    link = path.with_name(path.name + ".part")
+    link.unlink(missing_ok=True)
+    link.symlink_to(own.name)
+    link.replace(path)
     return path
 
 
-def _set_aside(path: Path, made_of: dict[str, Any]) -> Path:
-    return path.with_name("set-aside") / f"{path.stem}-{fingerprint(made_of)}{path.suffix}"
+def _note(own: Path, path: Path) -> Path:
+    return path.with_name(own.name).with_suffix(".made_of.json")

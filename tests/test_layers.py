@@ -10,7 +10,7 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
-    {"prompts", "storage", "chat", "statistics", "logprobs", "student"},
+    {"prompts", "storage", "verdict", "chat", "statistics", "logprobs", "student"},
     {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar", "miniature.safety_text"},
     {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods"},
     {"evaluate"},

@@ -105,6 +105,7 @@ def test_the_batch_refuses_bad_input_before_any_kernel_starts(arguments, message
 @pytest.mark.parametrize("given, message", [
     ({"methods": "dpoo"}, "unknown method dpoo"),
     ({"student": "./nowhere"}, "judge_rows"),
+    ({"student": "./nowhere", "methods": "always_refuse,dpo"}, "always_refuse: no such row"),
     ({"evaluate_on": "tests"}, "'validation' or 'test'"),
     ({"pairs_file": "runs/none.jsonl"}, "no scored pairs at"),
 ])  # fmt: skip
