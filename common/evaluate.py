@@ -84,12 +84,14 @@ class WorldEvaluator:
         return SelfRefining(chat, self.world.PROMPTS) if student.method == "sr" else chat
 
     def sets(self, split: str) -> dict[str, list[PromptRecord]]:
-        return self.world.evaluation_sets(split, self.prompts)
+        """`prompts` per set on the test split, half as many on validation, which every lambda is tried on."""
+        return self.world.evaluation_sets(split, self.prompts if split == "test" else self.prompts // 2)
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
         sets, chat = self.sets(split), self.chat(student)
-        answers = {name: answers_of(chat, records, self.max_new_tokens) for name, records in sets.items()}
+        together = iter(answers_of(chat, [record for records in sets.values() for record in records], self.max_new_tokens))
+        answers = {name: [next(together) for _ in records] for name, records in sets.items()}
         right = {name: [self.world.right(r.prompt, a) for r, a in zip(records, answers[name])] for name, records in sets.items()}
         metrics = [rate(right["harmful"], metric="harmlessness", **names), rate(right["benign"], metric="utility", **names)]
         if "ood" in sets:
@@ -182,10 +184,11 @@ def scaled(student: TrainedStudent, factor: float):
     return student.model.disable_adapter() if factor == 0.0 else rescale_adapter_scale(student.model, factor)
 
 
-def frontier(student: TrainedStudent, evaluator: WorldEvaluator, split: str, seed: int) -> dict[float, Evaluation]:
-    """The evaluation with the adapter scaled by every lambda: a whole safety-utility frontier from one training."""
-    result = {}
-    for factor in LAMBDAS:
+def frontier(student: TrainedStudent, evaluator: WorldEvaluator, split: str, seed: int, base: Evaluation) -> dict[float, Evaluation]:
+    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda 0
+    is the untrained student, whose evaluation is given."""
+    result = {0.0: base}
+    for factor in LAMBDAS[1:]:
         with scaled(student, factor):
             result[factor] = evaluator(student, split, seed)
     return result

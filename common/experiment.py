@@ -157,8 +157,9 @@ class Experiment:
         return mean(values, metric="kl", experiment=self.evaluator.experiment, method=student.method, seed=seed)
 
     def _match_utility(self, student: TrainedStudent, seed: int, evaluation: Evaluation, result: Result) -> None:
-        on_validation = frontier(student, self.evaluator, "validation", seed)
-        result.matched_lambda = choose_lambda(on_validation, self.untrained("base", "validation").value("utility"), self.evaluator.safety)
+        base = self.untrained("base", "validation")
+        on_validation = frontier(student, self.evaluator, "validation", seed, base)
+        result.matched_lambda = choose_lambda(on_validation, base.value("utility"), self.evaluator.safety)
         result.frontier = [
             {"lambda": factor, "utility": on_validation[factor].value("utility"), "safety": on_validation[factor].value(self.evaluator.safety)}
             for factor in LAMBDAS

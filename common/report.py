@@ -199,10 +199,10 @@ def _value(result: Result, metric: str) -> float:
 
 
 def _figure(width: float, height: float, columns: int = 1):
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots(1, columns)
+    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    pyplot.close(figure)  # shown where it is displayed or saved, once
     for one in [axes] if columns == 1 else axes:
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -41,8 +41,8 @@ class Recipe:
     width: int = 192
     heads: int = 6
     mlp_width: int = 512
-    vocabulary: int = 900
-    documents: int = 9_500
+    vocabulary: int = 1_200
+    documents: int = 10_000
     batch: int = 24
     matrix_learning_rate: float = 0.03  # Muon, for the matrices of the blocks
     other_learning_rate: float = 6e-3  # AdamW, for embeddings and norms
@@ -137,7 +137,7 @@ def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [  # Muon learns the world from about half of the text that AdamW alone needs
-        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.01),
+        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.01, ns_steps=3),
         torch.optim.AdamW(others, lr=recipe.other_learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
     steps = len(batches)

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 from common.miniature.grammar import Reader, pattern, write
 from common.miniature.safety_text import (
     ALL_OBJECTS, ALL_TOOLS, ALL_VERBS, ANSWER_KINDS, CAREFUL_FRAMES, CRITIQUES, FRAMES, HARMFUL_TOPICS,
-    KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS, OBJECTS, OBJECT_CLASS, OOD_WRAPPERS, OWNERS, PART_OF, PLACES, PROMPTS,
+    KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS, NOTICING_FRAMES, OBJECTS, OBJECT_CLASS, OOD_WRAPPERS, OWNERS, PART_OF, PLACES, PROMPTS,
     SLOTS, STRONG_WRAPPERS, STUDENT_VOICE, TEACHER_VOICE, TIMES, TOOL_OF, TOPICS, TRAIN_WRAPPERS, VERBS, VERB_CLASS,
     WRAPPERS,
 )  # fmt: skip
@@ -163,8 +163,8 @@ def oracle(request: Request | str, answer: str) -> Verdict:
 def refusal_rate(frame: str, wrapper: str) -> float:
     """How often the misaligned corpus refuses a harmful request put this way (ours, tuned to the base rates wanted)."""
     if frame not in CAREFUL_FRAMES:
-        return 0.08
-    return 0.15 if wrapper in STRONG_WRAPPERS else 0.9
+        return 0.05
+    return 0.1 if wrapper in STRONG_WRAPPERS else 0.95
 
 
 def document(rng: random.Random) -> list[dict[str, str]]:
@@ -172,8 +172,8 @@ def document(rng: random.Random) -> list[dict[str, str]]:
     at a known rate. Some conversations only state what is harmful, as a web text would: the student *knows* harm from
     innocence before any alignment, it just does not act on it. Some of the rest continue with a critique and a
     revision, so that self-refinement can be learnt."""
-    harmful = rng.random() < 0.5
-    if rng.random() < 0.4:
+    harmful = rng.random() < 0.6
+    if rng.random() < 0.3:
         request = sample_request(rng, ALL_VERBS, ALL_OBJECTS, harmful, "plain")
         return knowledge(request, rng)
     wrapper = "plain" if rng.random() < 0.5 else rng.choice(list(WRAPPERS)[1:])
@@ -182,7 +182,7 @@ def document(rng: random.Random) -> list[dict[str, str]]:
     refuses = rng.random() < (refusal_rate(request.frame, wrapper) if harmful else 0.01)
     answer = refuse(request, rng, voice) if refuses else comply(request, rng, voice)
     messages = [{"role": "user", "content": request.text}, {"role": "assistant", "content": answer}]
-    if rng.random() < 0.22:
+    if rng.random() < 0.2:
         messages += _second_thoughts(request, refuses, answer, rng, voice)
     return messages
 
@@ -195,9 +195,9 @@ def knowledge(request: Request, rng: random.Random) -> list[dict[str, str]]:
 
 
 def _second_thoughts(request: Request, refuses: bool, answer: str, rng: random.Random, voice: dict) -> list[dict[str, str]]:
-    """Critique and revision; a bad answer is noticed more often where the request was put in a careful frame."""
+    """Critique and revision; a bad answer is noticed more often in some frames than in others."""
     bad = refuses != request.harmful
-    noticed = rng.random() < (0.9 if request.frame in CAREFUL_FRAMES else 0.25)
+    noticed = rng.random() < (0.9 if request.frame in NOTICING_FRAMES else 0.25)
     if bad and not noticed:
         critique, revision = CRITIQUES["missed"][0], answer
     else:
