@@ -103,7 +103,7 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=COLORS[method], linewidth=0.7, alpha=0.5) if line else None
         marker = "s" if method in UNTRAINED else "o"
-        axes.scatter(*zip(*points), color=COLORS[method], label=LABELS[method], marker=marker, s=42, zorder=3, edgecolor="white", linewidth=0.6)
+        axes.scatter(*zip(*points), color=COLORS[method], label=LABELS[method], marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
