@@ -13,7 +13,7 @@ import torch
 
 from common.evaluate import LAMBDAS, Evaluation, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, frontier, mean, scaled
 from common.loss import LOSSES, knobs_of, preference_loss
-from common.methods import UNTRAINED, TrainedStudent, TrainSettings, _preference_trainer, check_methods, train
+from common.methods import UNTRAINED, TrainedStudent, TrainSettings, preference_trainer, check_methods, train
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_student, save_adapter
@@ -125,7 +125,7 @@ class Experiment:
         settings = replace(self.settings, seed=seed, nll_weight=0.0)
         chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
         model, tokenizer = load_student(self.student, **self.load)
-        trainer, _ = _preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
+        trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
         with torch.no_grad():
             batches = [(trainer.compute_loss(trainer.model.eval(), batch).item(), len(batch["input_ids"])) for batch in trainer.get_train_dataloader()]
         measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)

@@ -90,7 +90,7 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
     if method in UNTRAINED:
         return TrainedStudent(method, model, tokenizer)
     scored = [pair for pair in pairs if None not in pair.normalised()]
-    make_trainer = _supervised_trainer if method in SUPERVISED else _preference_trainer
+    make_trainer = _supervised_trainer if method in SUPERVISED else preference_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
     _report_progress(trainer, f"training {method}, seed {settings.seed}")
     trainer.train()
@@ -127,7 +127,8 @@ def _common_arguments(settings: TrainSettings, output: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+    """(trainer ready to train, number of pairs it uses) for one of `LOSSES`."""
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing", "nll_weight", "nll_on")}
