@@ -21,7 +21,7 @@ from common.prompts import ExperimentPrompts
 from common.run import Progress
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
-from common.student import load_student, lora_settings
+from common.student import adapters_to_float32, load_student, lora_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -151,9 +151,7 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
     trainer = SFTTrainer(
         model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    adapters_to_float32(trainer.model)
     return trainer, len(kept)
 
 

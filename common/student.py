@@ -91,6 +91,13 @@ def forbid_cpu_repacking(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def adapters_to_float32(model: torch.nn.Module) -> None:
+    """Trainable weights in float32: TRL casts QLoRA adapters to bfloat16, in which small updates round away."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def lora_settings(rank: int = 16, alpha: int | None = None, dropout: float = 0.0, target_modules: str | list[str] = "all-linear") -> LoraConfig:
     """LoRA on every linear layer of the blocks.
 

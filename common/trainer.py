@@ -22,6 +22,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, use_adapter
 
 from common.logprobs import completion_logprobs
 from common.loss import check_method, knobs_of, preference_loss, uses_scores
+from common.student import adapters_to_float32
 
 SCORES = ("score_chosen", "score_rejected")
 IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "sync_ref_model")
@@ -114,9 +115,7 @@ class RDPOTrainer(DPOTrainer):
             model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, **kwargs,
         )  # fmt: skip
-        for parameter in self.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        adapters_to_float32(self.model)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
