@@ -65,7 +65,12 @@ class Reply(Record):
 
 
 class PromptRecord(Record):
-    """A prompt before anybody answered it. `kind` names a group of prompts for noise and report (a wrapper, say)."""
+    """A prompt before anybody answered it.
+
+    kind: a class of prompts for noise and report (a wrapper, an injection, a stance).
+    plain_prompt: the same request without wrapper, persona or stance; "" means the prompt itself.
+    group: the goal, persona or argument, which must never stand in two splits; "" means the prompt itself.
+    """
 
     id: str
     experiment: str
@@ -73,14 +78,18 @@ class PromptRecord(Record):
     system: str = ""
     prompt: str = Field(min_length=1)
     kind: str = "plain"
+    plain_prompt: str = ""
+    group: str = ""
 
 
 class Pair(PromptRecord):
-    """A completed self-critique chain. `usage` counts tokens over the whole chain."""
+    """A completed self-critique chain. `usage` counts tokens over the whole chain; `response_base` is the teacher's answer
+    to the plain prompt, "" where nobody asked."""
 
     response: str
     critique: str = ""
     response_revised: str
+    response_base: str = ""
     teacher: str = ""
     sampling: Sampling = Sampling()
     usage: dict[str, int] = {}

@@ -87,7 +87,7 @@ def test_a_pair_holds_the_record_the_three_turns_and_what_made_them(tmp_path):
     [pair] = generate_pairs(scripted_teacher(), records(1, "Be kind."), SAFETY, SAMPLING, tmp_path / "pairs.jsonl")
     assert pair.model_dump() == {
         **records(1, "Be kind.")[0].model_dump(),
-        "response": "answer to q0", "critique": "critique to q0", "response_revised": "revision to q0",
+        "response": "answer to q0", "critique": "critique to q0", "response_revised": "revision to q0", "response_base": "",
         "teacher": "scripted", "sampling": SAMPLING.model_dump(),
         "usage": {"prompt_tokens": 30, "completion_tokens": 22},  # 3 * 10; len("answer") + len("critique") + len("revision") = 6 + 8 + 8
     }  # fmt: skip
