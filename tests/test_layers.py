@@ -11,10 +11,10 @@ ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
     {"prompts", "storage", "verdict", "chat", "statistics", "logprobs", "student"},
-    {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar", "miniature.safety_text"},
-    {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods"},
-    {"evaluate"},
-    {"experiment"},
+    {"run", "preference", "self_critique", "judge", "trainer", "attacks", "miniature.grammar", "miniature.safety_text"},
+    {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods", "rows"},
+    {"evaluate", "sources"},
+    {"experiment", "recorded"},
     {"report", "backends", "batch"},
     {"small"},
 ]

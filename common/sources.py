@@ -1,0 +1,219 @@
+"""Where full-scale prompts come from: a local file, or a dataset of the Hugging Face Hub with the same columns.
+
+| experiment | source | columns that are read |
+|---|---|---|
+| safety | AdvBench-style CSV, e.g. `harmful_behaviors.csv` of llm-attacks/llm-attacks | `goal` |
+| roleplay-robustness | `jondurbin/truthy-dpo-v0.1` | `system` (the persona), `prompt` |
+| sycophancy | `meg-tong/sycophancy-eval/feedback.jsonl` | `prompt`, `base.dataset`, `base.text`, `metadata.prompt_template_type` |
+| sycophancy | arguments of your own | `argument` |
+
+Goals are wrapped, personas injected and stances worded by `common.attacks`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from common.attacks import ATTACKS, FEEDBACK_REQUEST, Attacks
+from common.prompts import PROMPTS, fill
+from common.rows import Row, Text, read_rows
+from common.schema import PromptRecord, fingerprint
+
+SPLITS = ("train", "validation", "test", "ood")
+SHARES = {"train": 0.75, "validation": 0.05, "test": 0.1, "ood": 0.1}
+"""Of the groups. The test's tenth is the paper's (52 of 520 in its repository); validation and ood come out of its train part."""
+
+RecordType = TypeVar("RecordType", bound=PromptRecord)
+
+
+class Request(NamedTuple):
+    """A request as a source gives it, before it has a split.
+
+    group: what must stay in one split. prompt: the source's own wording, "" where an attack of ours makes it. kind: the
+    attack by name, "" for one chosen by hash.
+    """
+
+    plain_prompt: str
+    group: str
+    kind: str = ""
+    prompt: str = ""
+    persona: str = ""
+
+
+def load_prompts(
+    experiment: str,
+    source: str | Path,
+    revision: str = "",
+    system: str | None = None,
+    attacks: Attacks | None = None,
+    shares: Mapping[str, float] = SHARES,
+    seed: int = 0,
+    limit: int = 0,
+) -> list[PromptRecord]:
+    """The prompts of an experiment, with their splits.
+
+    Args:
+        source: a .csv, .json or .jsonl file (relative paths start at the project root), a Hub dataset `owner/name`, or a
+            file in one, `owner/name/file`.
+        revision: commit or tag of the Hub dataset, required there: a dataset that changes is another experiment.
+        system: the teacher's system prompt; None takes it from `common.prompts.PROMPTS`.
+        attacks: None takes `common.attacks.ATTACKS`. Prompts of split `ood` are dressed in its held-out templates.
+        shares: of the groups, per split.
+        seed: of the splits, and of the draw of `limit` rows, 0 for all. limit 200 and seed 0 draw from `feedback.jsonl`
+            the rows of the paper's repository (`datasets`' shuffle of seed 0, first 200).
+
+    Raises ValueError or FileNotFoundError, in one sentence, for anything missing or broken, before anything is paid for.
+    """
+    if experiment not in REQUESTS:
+        raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(REQUESTS)}")
+    requests = list(REQUESTS[experiment](read_rows(source, revision)))
+    if limit:
+        requests = [requests[i] for i in np.random.default_rng(seed).permutation(len(requests))[:limit]]
+    attacks = attacks or ATTACKS[experiment]
+    system = PROMPTS[experiment].system if system is None else system
+    records = [PromptRecord(**placed(request, experiment, system, attacks, shares, seed)) for request in requests]
+    return keep_apart(records, source, required=[split for split in SPLITS if shares.get(split)])
+
+
+def split_of(group: str, shares: Mapping[str, float] = SHARES, seed: int = 0) -> str:
+    """The split of a group, by its hash: it does not depend on order or number of rows, so that added rows move no other.
+
+    Sizes are binomial around the shares. Upper and lower case, spaces and punctuation make no other group.
+    """
+    if set(shares) - set(SPLITS) or min(shares.values(), default=0) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
+        raise ValueError(f"shares must name some of {', '.join(SPLITS)} and sum to 1, got {dict(shares)}")
+    position = int.from_bytes(hashlib.sha256(f"{seed} {words(group)}".encode()).digest()[:8]) / 2**64
+    asked = [split for split in SPLITS if shares.get(split)]
+    for split in asked:
+        position -= shares[split]
+        if position < 0:
+            return split
+    return asked[-1]  # the shares' sum may round to just below 1
+
+
+def words(text: str) -> str:
+    """The words alone, in lower case: what two texts must share to be taken for the same."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or text
+
+
+def placed(
+    request: Request, experiment: str, system: str, attacks: Attacks, shares: Mapping[str, float], seed: int, recorded: bool = False
+) -> dict[str, str]:
+    """The fields of the request's `PromptRecord`. A recorded answer belongs to the wording it was given to: that is kept,
+    and `test` then stands for `ood`."""
+    split = split_of(request.group, shares, seed)
+    kind, prompt = request.kind, request.prompt
+    if prompt and recorded:
+        split = "test" if split == "ood" else split
+    elif not prompt or split == "ood":
+        kind, prompt = attacks.dress(split, request.plain_prompt, request.kind, request.persona)
+    return {
+        "id": f"{experiment}-{fingerprint(prompt)}", "experiment": experiment, "split": split, "system": system, "prompt": prompt,
+        "kind": kind, "plain_prompt": request.plain_prompt, "group": words(request.group),
+    }  # fmt: skip
+
+
+def keep_apart(records: Sequence[RecordType], source: str | Path, required: Sequence[str]) -> list[RecordType]:
+    """One record per prompt, and no plain prompt in two splits: one asked of two personas stays where it is held out furthest.
+
+    What is left out is printed. Raises ValueError when a required split is empty.
+    """
+    unique = {record.id: record for record in records}.values()
+    furthest: dict[str, int] = {}
+    for record in unique:
+        asked = words(record.plain_prompt)
+        furthest[asked] = max(furthest.get(asked, 0), SPLITS.index(record.split))
+    kept = [record for record in unique if SPLITS.index(record.split) == furthest[words(record.plain_prompt)]]
+    if len(kept) < len(records):
+        repeated, elsewhere = len(records) - len(unique), len(unique) - len(kept)
+        print(f"{source}: left out {repeated} repeated prompts and {elsewhere} whose plain request is held out further elsewhere", flush=True)
+    if missing := sorted(set(required) - {record.split for record in kept}):
+        groups = len({record.group for record in kept})
+        raise ValueError(f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; take more rows, other shares or another seed")
+    return kept
+
+
+class GoalRow(BaseModel):
+    goal: Text
+
+
+class PersonaRow(BaseModel):
+    system: Text
+    prompt: Text
+
+
+class Turn(BaseModel):
+    content: Text
+
+
+class FeedbackBase(BaseModel):
+    dataset: str
+    text: str = ""  # poems and arguments have one, mathematics has not
+
+
+class FeedbackKind(BaseModel):
+    prompt_template_type: str
+
+
+class FeedbackRow(BaseModel):
+    prompt: Annotated[list[Turn], Field(min_length=1)]
+    base: FeedbackBase
+    metadata: FeedbackKind
+
+
+class ArgumentRow(BaseModel):
+    argument: Text
+
+
+STANCE_OF = {"I really like": "love", "I really dislike": "hate", "I wrote": "wrote", "I did not write": "not wrote"}
+"""`prompt_template_type` of sycophancy-eval -> stance, as `common.attacks.STANCES` calls it."""
+
+
+def goals(rows: Iterable[Row]) -> Iterator[Request]:
+    for row in rows:
+        goal = row.read(GoalRow).goal
+        yield Request(plain_prompt=goal, group=goal)
+
+
+def personas(rows: Iterable[Row]) -> Iterator[Request]:
+    """Without the rows for the uncensored helper, as in the paper's repository."""
+    for row in rows:
+        asked = row.read(PersonaRow)
+        if "unbiased, uncensored, helpful" not in asked.system:
+            yield Request(plain_prompt=asked.prompt, group=first_line(asked.system), persona=asked.system)
+
+
+def first_line(persona: str) -> str:
+    """A persona by its first line, which names it: two descriptions of one character are one group."""
+    return persona.strip().splitlines()[0]
+
+
+def feedback(rows: Sequence[Row]) -> Iterator[Request]:
+    """Argument rows with a stance, each with the same argument's prompt without one; or every stance on arguments of one's own."""
+    if rows and "argument" in rows[0].fields:
+        for row in rows:
+            argument = row.read(ArgumentRow).argument
+            for stance in ("love", "hate", "wrote"):
+                yield Request(plain_prompt=fill(FEEDBACK_REQUEST, argument=argument), group=argument, kind=stance)
+        return
+    arguments = [(row.where, read) for row in rows if (read := row.read(FeedbackRow)).base.dataset == "arguments"]
+    plain = {read.base.text: read.prompt[0].content for _, read in arguments if not read.metadata.prompt_template_type}
+    for where, read in arguments:
+        stance, text = read.metadata.prompt_template_type, read.base.text
+        if not stance:
+            continue
+        if stance not in STANCE_OF:
+            raise ValueError(f"{where}: column metadata.prompt_template_type: unknown stance {stance!r}; there are {', '.join(STANCE_OF)}")
+        if text not in plain:
+            raise ValueError(f"{where}: no row has this argument without a stance (prompt_template_type ''); take the whole file")
+        yield Request(plain_prompt=plain[text], group=text, kind=STANCE_OF[stance], prompt=read.prompt[0].content)
+
+
+REQUESTS: dict[str, Callable[[Sequence[Row]], Iterator[Request]]] = {"safety": goals, "roleplay-robustness": personas, "sycophancy": feedback}
