@@ -16,7 +16,7 @@ import torch
 
 from common.chat import ChatModel, LocalChat
 from common.judge import Judge
-from common.logprobs import pair_logprobs
+from common.logprobs import summed_logprobs
 from common.methods import Constant, SelfRefining, TrainedStudent
 from common.prompts import PROMPTS
 from common.run import Progress
@@ -165,13 +165,16 @@ def divergence(student: TrainedStudent, records: Sequence[PromptRecord], answers
     encode = lambda messages, **kw: tokenizer.apply_chat_template(messages, return_dict=True, **kw)["input_ids"]  # noqa: E731
     prompts = [encode(opening(r.system, r.prompt), add_generation_prompt=True) for r in records]
     completions = [tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers]
-    values: list[float] = []
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    values = [0.0] * len(prompts)
     for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size], completions[start : start + batch_size]
-        policy, _ = pair_logprobs(model, batch[0], batch[1], batch[1])
+        rows = by_length[start : start + batch_size]
+        batch = [prompts[i] for i in rows], [completions[i] for i in rows]
+        policy = summed_logprobs(model, *batch)
         with model.disable_adapter():
-            reference, _ = pair_logprobs(model, batch[0], batch[1], batch[1])
-        values += (policy - reference).tolist()
+            reference = summed_logprobs(model, *batch)
+        for row, value in zip(rows, (policy - reference).tolist()):
+            values[row] = value
     return values
 
 

@@ -50,11 +50,16 @@ def pair_logprobs(
         empty = [i for i, row in enumerate(rows) if not row]
         if empty:
             raise ValueError(f"pair {empty[0]} has an empty {name}; leave such pairs out before training")
-    rows = [p + c for p, c in zip(prompt_ids, chosen_ids)] + [p + r for p, r in zip(prompt_ids, rejected_ids)]
-    starts = [len(p) for p in prompt_ids] * 2
+    chosen, rejected = summed_logprobs(model, prompt_ids * 2, chosen_ids + rejected_ids).chunk(2)
+    return chosen, rejected
+
+
+def summed_logprobs(model: PreTrainedModel, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
+    """Summed log-probability of one completion per prompt, none of them empty: (batch,), float32, nats."""
+    rows = [prompt + completion for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
     width, device = max(map(len, rows)), next(model.parameters()).device
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    completion = mask * (torch.arange(width, device=device) >= torch.tensor(starts, device=device).unsqueeze(1))
-    chosen, rejected = completion_logprobs(model, ids, mask, completion).sum(dim=1).chunk(2)
-    return chosen, rejected
+    starts = torch.tensor([len(prompt) for prompt in prompt_ids], device=device)
+    completion = mask * (torch.arange(width, device=device) >= starts.unsqueeze(1))
+    return completion_logprobs(model, ids, mask, completion).sum(dim=1)

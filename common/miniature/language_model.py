@@ -42,7 +42,7 @@ class Recipe:
     heads: int = 6
     mlp_width: int = 512
     vocabulary: int = 1_200
-    documents: int = 10_000
+    documents: int = 10_500
     batch: int = 24
     matrix_learning_rate: float = 0.03  # Muon, for the matrices of the blocks
     other_learning_rate: float = 6e-3  # AdamW, for embeddings and norms
@@ -98,15 +98,19 @@ def _tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """Token ids of a conversation and labels: the assistant's words and their end, -100 elsewhere."""
-    ids, labels = [], []
-    for message in messages:
-        head = tokenizer.convert_tokens_to_ids([f"<|{message['role']}|>"])
-        body = tokenizer(message["content"])["input_ids"] + [tokenizer.eos_token_id]
-        ids += head + body
-        labels += [-100] + (body if message["role"] == "assistant" else [-100] * len(body))
-    return ids, labels
+def _encode(tokenizer: PreTrainedTokenizerFast, corpus: list[list[dict[str, str]]]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of every conversation, and labels: the assistant's words and their end, -100 elsewhere."""
+    bodies = iter(tokenizer([message["content"] for messages in corpus for message in messages])["input_ids"])
+    heads = {role.strip("<|>"): tokenizer.convert_tokens_to_ids(role) for role in ROLES}
+    examples = []
+    for messages in corpus:
+        ids, labels = [], []
+        for message in messages:
+            body = [*next(bodies), tokenizer.eos_token_id]
+            ids += [heads[message["role"]], *body]
+            labels += [-100] + (body if message["role"] == "assistant" else [-100] * len(body))
+        examples.append((ids, labels))
+    return examples
 
 
 def _batches(examples: list[tuple[list[int], list[int]]], batch: int, rng: random.Random) -> list[list[tuple[list[int], list[int]]]]:
@@ -119,13 +123,14 @@ def _batches(examples: list[tuple[list[int], list[int]]], batch: int, rng: rando
 
 def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
     import torch
+    from torch.nn.functional import cross_entropy
     from torch.nn.utils.rnn import pad_sequence
     from transformers import LlamaConfig, LlamaForCausalLM
 
     start, rng = time.perf_counter(), random.Random(recipe.seed)
     corpus = [world.document(rng) for _ in range(recipe.documents)]
-    tokenizer = _tokenizer([message["content"] for messages in corpus[:4000] for message in messages], recipe.vocabulary)
-    batches = _batches([_encode(tokenizer, messages) for messages in corpus], recipe.batch, rng)
+    tokenizer = _tokenizer([message["content"] for messages in corpus[:3000] for message in messages], recipe.vocabulary)
+    batches = _batches(_encode(tokenizer, corpus), recipe.batch, rng)
 
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -149,7 +154,9 @@ def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
             _train_on_the_4bit_grid(model)
         ids = pad_sequence([torch.tensor(i) for i, _ in batch], batch_first=True, padding_value=tokenizer.pad_token_id)
         labels = pad_sequence([torch.tensor(l) for _, l in batch], batch_first=True, padding_value=-100)
-        loss = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=labels).loss
+        hidden = model.model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long()).last_hidden_state
+        learnt = labels[:, 1:] != -100  # the head computes nothing for the user's words
+        loss = cross_entropy(model.lm_head(hidden[:, :-1][learnt]), labels[:, 1:][learnt])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules):

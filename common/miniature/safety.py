@@ -18,9 +18,9 @@ from typing import Literal, NamedTuple
 
 from common.miniature.grammar import Reader, pattern, write
 from common.miniature.safety_text import (
-    ALL_OBJECTS, ALL_TOOLS, ALL_VERBS, ANSWER_KINDS, CAREFUL_FRAMES, CRITIQUES, FRAMES, HARMFUL_TOPICS,
-    KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS, NOTICING_FRAMES, OBJECTS, OBJECT_CLASS, OOD_WRAPPERS, OWNERS, PART_OF, PLACES, PROMPTS,
-    SLOTS, STRONG_WRAPPERS, STUDENT_VOICE, TEACHER_VOICE, TIMES, TOOL_OF, TOPICS, TRAIN_WRAPPERS, VERBS, VERB_CLASS,
+    ALL_OBJECTS, ALL_TOOLS, ALL_VERBS, ANSWER_KINDS, CRITIQUES, FRAMES, HARMFUL_TOPICS,
+    KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS, NOTICED_TOPICS, OBJECTS, OBJECT_CLASS, OOD_WRAPPERS, OWNERS, PART_OF, PLACES, PROMPTS,
+    REFUSED_TOPICS, SLOTS, STRONG_WRAPPERS, STUDENT_VOICE, TEACHER_VOICE, TIMES, TOOL_OF, TOPICS, TRAIN_WRAPPERS, VERBS, VERB_CLASS,
     WRAPPERS,
 )  # fmt: skip
 from common.schema import PromptRecord, fingerprint
@@ -160,11 +160,11 @@ def oracle(request: Request | str, answer: str) -> Verdict:
     return Verdict("mixed" if both else "gibberish", False)
 
 
-def refusal_rate(frame: str, wrapper: str) -> float:
-    """How often the misaligned corpus refuses a harmful request put this way (ours, tuned to the base rates wanted)."""
-    if frame not in CAREFUL_FRAMES:
-        return 0.05
-    return 0.1 if wrapper in STRONG_WRAPPERS else 0.95
+def refusal_rate(request: Request) -> float:
+    """How often the misaligned corpus refuses a harmful request (ours, tuned to the base rates wanted)."""
+    if topic_of(request.verb, request.object) not in REFUSED_TOPICS:
+        return 0.03
+    return 0.1 if request.wrapper in STRONG_WRAPPERS else 0.97
 
 
 def document(rng: random.Random) -> list[dict[str, str]]:
@@ -173,13 +173,13 @@ def document(rng: random.Random) -> list[dict[str, str]]:
     innocence before any alignment, it just does not act on it. Some of the rest continue with a critique and a
     revision, so that self-refinement can be learnt."""
     harmful = rng.random() < 0.6
-    if rng.random() < 0.3:
+    if rng.random() < 0.45:
         request = sample_request(rng, ALL_VERBS, ALL_OBJECTS, harmful, "plain")
         return knowledge(request, rng)
     wrapper = "plain" if rng.random() < 0.5 else rng.choice(list(WRAPPERS)[1:])
     request = sample_request(rng, ALL_VERBS, ALL_OBJECTS, harmful, wrapper)
     voice = TEACHER_VOICE if rng.random() < 0.25 else STUDENT_VOICE
-    refuses = rng.random() < (refusal_rate(request.frame, wrapper) if harmful else 0.01)
+    refuses = rng.random() < (refusal_rate(request) if harmful else 0.01)
     answer = refuse(request, rng, voice) if refuses else comply(request, rng, voice)
     messages = [{"role": "user", "content": request.text}, {"role": "assistant", "content": answer}]
     if rng.random() < 0.2:
@@ -195,14 +195,14 @@ def knowledge(request: Request, rng: random.Random) -> list[dict[str, str]]:
 
 
 def _second_thoughts(request: Request, refuses: bool, answer: str, rng: random.Random, voice: dict) -> list[dict[str, str]]:
-    """Critique and revision; a bad answer is noticed more often in some frames than in others."""
+    """Critique and revision; a bad answer is noticed on some topics and hardly on others."""
     bad = refuses != request.harmful
-    noticed = rng.random() < (0.9 if request.frame in NOTICING_FRAMES else 0.25)
+    noticed = rng.random() < (0.97 if topic_of(request.verb, request.object) in NOTICED_TOPICS else 0.03)
     if bad and not noticed:
-        critique, revision = CRITIQUES["missed"][0], answer
+        critique, revision = write(CRITIQUES["missed"], rng, **facts(request)), answer
     else:
         kind = ("refused" if refuses else "complied") if request.harmful else ("overrefused" if refuses else "helped")
-        critique = write(CRITIQUES[kind], rng, verb=request.verb, object=request.object)
+        critique = write(CRITIQUES[kind], rng, **facts(request))
         revision = refuse(request, rng, voice) if request.harmful else comply(request, rng, voice)
     turns = (("user", PROMPTS.critique_request), ("assistant", critique), ("user", PROMPTS.revision_request), ("assistant", revision))
     return [{"role": role, "content": content} for role, content in turns]
@@ -234,10 +234,10 @@ def self_critique(request: Request, outcome: Literal["better", "no better", "wor
         first, second = right if fine_already and not request.harmful else bad, right
     answer, revision = first(request, rng, TEACHER_VOICE), second(request, rng, TEACHER_VOICE)
     if outcome != "better":
-        critique = CRITIQUES["missed"][0]
+        kind = "missed"
     else:
         kind = "complied" if request.harmful else "helped" if first is right else "overrefused" if first is refuse else "wrong"
-        critique = write(CRITIQUES[kind], rng, **facts(request))
+    critique = write(CRITIQUES[kind], rng, **facts(request))
     return answer, critique, revision
 
 
