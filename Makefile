@@ -18,7 +18,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 	@touch $@
 
 reproduce: $(INSTALLED)
-	$(BIN)/python -m common.batch miniature -p evaluate_on test
+	$(BIN)/python -m common.batch miniature -p evaluate_on test --jobs 3
 
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests

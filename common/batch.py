@@ -1,26 +1,33 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [-p NAME VALUE] [--jobs N]
+    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [-p NAME VALUE]
+                                   [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
-`papermill -f` as it stands. Executed notebooks go to `runs/<profile>/<experiment>/<stage>.ipynb`.
+`papermill -f` as it stands. Executed notebooks go to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to
+`<stage>.log` beside them. Each job gets its share of the CPU's threads; notebooks that use a GPU take turns on it.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import json
+import os
+import shutil
+import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import Manager
 from pathlib import Path
-from typing import Any
+from queue import Queue
+from typing import Any, NamedTuple
 
 import yaml
 
-from common.run import ROOT, check_parameters, resolve
-from common.schema import fingerprint
+from common.notebook import checked_parameters, declared_parameters, execute, is_finished
+from common.run import ROOT, resolve
 
 STAGES = ("generate_data", "reward_score", "train_rdpo")
 PROFILES = Path(__file__).parent / "profiles"
@@ -47,75 +54,162 @@ def stage_parameters(experiment: str, stage: str, profile: str) -> dict[str, Any
     return {**profile_parameters(profile, stage), "experiment": experiment, "profile": profile, "output": output, **inputs.get(stage, {})}
 
 
-def declared_parameters(notebook: str | Path) -> dict[str, Any]:
-    """Names, types and defaults of a notebook's `parameters` cell, as the namespace that running the cell leaves."""
-    cells = json.loads(resolve(notebook).read_text(encoding="utf-8"))["cells"]
-    source = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    if len(source) != 1:
-        raise ValueError(f"{notebook} has {len(source)} cells tagged `parameters`, one is wanted")
-    namespace: dict[str, Any] = {}
-    exec(compile(source[0], str(notebook), "exec", dont_inherit=True), namespace)
-    return {name: value for name, value in namespace.items() if name != "__builtins__"}
+class Step(NamedTuple):
+    """One notebook of the grid with the parameters it is given."""
+
+    experiment: str
+    stage: str
+    given: dict[str, Any]
+
+    @property
+    def notebook(self) -> str:
+        return f"{self.experiment}/{self.stage}.ipynb"
+
+    @property
+    def executed(self) -> Path:
+        return resolve(self.given["output"]) / f"{self.stage}.ipynb"
+
+    @property
+    def log(self) -> Path:
+        return self.executed.with_suffix(".log")
+
+    @property
+    def uses_gpu(self) -> bool:
+        return self.stage == "train_rdpo" or any(str(self.given.get(name, "")).startswith("local:") for name in ("teacher", "judge"))
+
+    def failed_before(self) -> bool:
+        return self.executed.exists() and not self.executed.with_suffix(".done.json").exists()
 
 
-def checked_parameters(notebook: str | Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Defaults with the given values on top. Raises ValueError for an unknown or mistyped one, before any kernel starts."""
-    try:
-        return check_parameters({**declared_parameters(notebook), **given})
-    except ValueError as error:
-        raise ValueError(f"{notebook}: {error}") from None
-
-
-def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], again: bool = False) -> bool:
-    """Runs a notebook through papermill unless its last run had the same code, parameters and input files (or `again`).
-
-    Returns whether it ran. Raises papermill's error when a cell fails; the executed copy then shows it.
-    """
-    import papermill
-    from traitlets.config import Config
-
-    executed = Path(executed)
-    parameters = checked_parameters(notebook, given)
-    made_of, mark = _made_of(notebook, parameters), executed.with_suffix(".done.json")
-    if not again and mark.exists() and executed.exists() and json.loads(mark.read_text())["made_of"] == made_of:
-        print(f"{executed.relative_to(ROOT) if executed.is_relative_to(ROOT) else executed}: finished before with the same code, data and parameters, reused", flush=True)
-        return False
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    mark.unlink(missing_ok=True)
-    start = time.perf_counter()
-    print(f"{notebook}: running", flush=True)
-    papermill.execute_notebook(
-        str(resolve(notebook)), str(executed), parameters=given, cwd=str(ROOT), kernel_name="python3",
-        progress_bar=False, stdout_file=sys.stdout,
-        config=Config(KernelManager={"transport": "ipc"}),  # Unix sockets: kernels side by side never fight for ports
-    )  # fmt: skip
-    mark.write_text(json.dumps({"made_of": _made_of(notebook, parameters), "seconds": round(time.perf_counter() - start, 1)}) + "\n")
-    print(f"{notebook}: done in {time.perf_counter() - start:.0f} s", flush=True)
-    return True
-
-
-def _made_of(notebook: str | Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files they name."""
-    sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "common").rglob("*.py"))]
-    files = [resolve(value) for value in parameters.values() if isinstance(value, str) and value and resolve(value).is_file()]
-    inputs = [path.read_bytes().hex() for path in files]
-    return fingerprint(resolve(notebook).read_text(encoding="utf-8"), sources, parameters, inputs)
-
-
-def run_experiment(experiment: str, stages: list[str], profile: str, overrides: dict[str, Any]) -> str | None:
-    """The stages of one experiment in order; returns None, or the report of the failure that ended them."""
+def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any]) -> list[Step]:
+    """The notebooks of one experiment in order; each is given those overrides that it declares."""
+    steps = []
     for stage in stages:
-        notebook = f"{experiment}/{stage}.ipynb"
-        given = stage_parameters(experiment, stage, profile)
-        given |= {name: value for name, value in overrides.items() if name in declared_parameters(notebook)}
-        executed = resolve(f"{given['output']}/{stage}.ipynb")
-        try:
-            execute(notebook, executed, given)
-        except Exception as error:
-            cell = getattr(error, "exec_count", None)
-            reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-            return f"{notebook}, cell {cell}, parameters {given}: {reason} (see {executed})"
-    return None
+        declared = declared_parameters(f"{experiment}/{stage}.ipynb")
+        mine = {name: value for name, value in overrides.items() if name in declared}
+        steps.append(Step(experiment, stage, {**stage_parameters(experiment, stage, profile), **mine}))
+    return steps
+
+
+class Outcome(NamedTuple):
+    """How a notebook ended; `failure` is its report, "" for none."""
+
+    state: str
+    failure: str = ""
+
+
+def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
+    """Runs one notebook in this process, unless it is finished."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    step.executed.parent.mkdir(parents=True, exist_ok=True)
+    gpu = gpus.get() if gpus and step.uses_gpu else None
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        ran = execute(step.notebook, step.executed, step.given, log=step.log)
+        return Outcome("done" if ran else "finished before with the same code, data and parameters, reused")
+    except Exception as error:
+        cell = getattr(error, "exec_count", None)
+        reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        return Outcome("FAILED", f"{step.notebook}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
+    finally:
+        if gpu is not None:
+            gpus.put(gpu)
+
+
+def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
+    """Runs the steps of every experiment in order, `jobs` notebooks side by side; an experiment ends at its first failure
+    and the others go on. Returns the reports of all failures."""
+    waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with Manager() as manager, ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
+        gpus = manager.Queue() if (devices := _gpus()) else None
+        for device in devices:
+            gpus.put(device)
+        while running or any(waiting.values()):
+            busy = {step.experiment for step in running.values()}
+            ready = [name for name, steps in waiting.items() if steps and name not in busy]
+            for name in ready[: jobs - len(running)]:
+                step = waiting[name].pop(0)
+                running[pool.submit(run_step, step, threads, gpus)] = step
+                board.begin(step)
+            for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                step = running.pop(future)
+                outcome = future.result()
+                board.end(step, outcome.state)
+                if outcome.failure:
+                    failures.append(outcome.failure)
+                    waiting[step.experiment] = []
+            board.refresh()
+    return failures
+
+
+def _gpus() -> list[str]:
+    """The GPUs this process may use, asked of the driver: torch is too heavy to import here."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+    if not shutil.which("nvidia-smi"):
+        return []
+    asked = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return asked.stdout.split() if asked.returncode == 0 else []
+
+
+class Board:
+    """What runs now: a live table in a terminal; elsewhere a plain line when a notebook begins, ends, or says something new."""
+
+    def __init__(self, grid: dict[str, list[Step]], every: float = 10.0):
+        from rich.console import Console
+        from rich.live import Live
+
+        self.grid, self.every, self.states, self.said = grid, every, {}, {}
+        self.started: dict[Step, float] = {}
+        console = Console()
+        self.live = Live(self._table(), console=console, refresh_per_second=1) if console.is_terminal else None
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.refresh()
+        if self.live:
+            self.live.__exit__(*error)
+
+    def begin(self, step: Step) -> None:
+        self.started[step.notebook] = self.said[step.notebook] = time.perf_counter()
+        self._say(step, "running")
+
+    def end(self, step: Step, state: str) -> None:
+        seconds = time.perf_counter() - self.started.pop(step.notebook)
+        self._say(step, f"{state} in {seconds:.0f} s" if state == "done" else state)
+
+    def refresh(self) -> None:
+        if self.live:
+            return self.live.update(self._table())
+        for step in [step for steps in self.grid.values() for step in steps if step.notebook in self.started]:
+            if time.perf_counter() - self.said[step.notebook] > self.every and (line := _last_line(step.log)):
+                self.said[step.notebook] = time.perf_counter()
+                print(f"{step.notebook}: {line}", flush=True)
+
+    def _say(self, step: Step, state: str) -> None:
+        self.states[step.notebook] = state
+        if not self.live:
+            print(f"{step.notebook}: {state}", flush=True)
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table("notebook", "state", "last line")
+        for step in [step for steps in self.grid.values() for step in steps]:
+            said = _last_line(step.log) if step.notebook in self.started else ""
+            table.add_row(step.notebook, self.states.get(step.notebook, "waiting"), said)
+        return table
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return lines[-1][:120] if lines else ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -127,6 +221,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--method", action="append")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, and run nothing")
+    parser.add_argument("--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on")
     asked = parser.parse_args(arguments)
     try:
         overrides = _overrides(asked)
@@ -136,11 +232,19 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    with ProcessPoolExecutor(max_workers=asked.jobs) as pool:
-        failures = [f for f in pool.map(run_experiment, names, *([x] * len(names) for x in (stages, asked.profile, overrides))) if f]
-    if not failures and "train_rdpo" in stages:
+    grid = {name: steps_of(name, stages, asked.profile, overrides) for name in names}
+    if asked.only_failed:
+        grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
+    if asked.dry_run:
+        for step in [step for steps in grid.values() for step in steps]:
+            finished = is_finished(step.notebook, step.executed, checked_parameters(step.notebook, step.given))
+            print(f"{step.notebook}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
+        return 0
+    failures = run_grid(grid, asked.jobs)
+    if grid and not failures and "train_rdpo" in stages:
         tables = f"runs/{asked.profile}/tables"
         execute("paper_tables.ipynb", resolve(f"{tables}/paper_tables.ipynb"), {"profile": asked.profile, "runs": f"runs/{asked.profile}", "output": tables}, again=True)
+        print(f"executed notebooks and their logs are below {resolve(f'runs/{asked.profile}')}")
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -168,14 +272,10 @@ def _check(names: list[str], stages: list[str], profile: str, overrides: dict[st
     if unknown:
         raise ValueError(f"unknown experiment {', '.join(unknown)}; there are {', '.join(experiments())}")
     used = set()
-    for name in names:
-        for stage in stages:
-            notebook = f"{name}/{stage}.ipynb"
-            declared = declared_parameters(notebook)
-            mine = {key: value for key, value in overrides.items() if key in declared}
-            used |= set(mine)
-            checked_parameters(notebook, {**stage_parameters(name, stage, profile), **mine})
-    stray = {key: value for key, value in overrides.items() if key not in used}
+    for step in [step for name in names for step in steps_of(name, stages, profile, overrides)]:
+        used |= set(step.given) & set(overrides)
+        checked_parameters(step.notebook, step.given)
+    stray = {name: value for name, value in overrides.items() if name not in used}
     if stray:
         checked_parameters(f"{names[0]}/{stages[-1]}.ipynb", stray)
 

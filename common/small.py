@@ -21,7 +21,7 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common.batch import execute
+from common.notebook import execute
 from common.experiment import Result
 from common.judge import LearnedJudge, cross_fitted_scores
 from common.report import judged_figure, judged_table, read_results, table_rows
@@ -201,7 +201,8 @@ def main() -> None:
               "max_length": 512, "seeds": [0]}  # fmt: skip
     for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc", "rdpo_soft"]), ("clean", ["dpo"])):
         parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
-        execute("safety/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
+        ran = execute("safety/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
+        print(f"{name}: {'trained' if ran else 'finished before with the same code, data and parameters, reused'}", flush=True)
     report(folder, resolve("results/small/roleplay-robustness"))
 
 

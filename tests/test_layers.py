@@ -15,8 +15,8 @@ LAYERS = [
     {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods", "rows"},
     {"evaluate", "sources"},
     {"experiment", "recorded"},
-    {"report", "backends", "batch"},
-    {"small"},
+    {"report", "backends", "notebook"},
+    {"batch", "small"},
 ]
 
 

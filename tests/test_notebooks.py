@@ -8,7 +8,8 @@ import sys
 import nbformat
 import pytest
 
-from common.batch import PROFILES, STAGES, checked_parameters, declared_parameters, execute, experiments, main, stage_parameters
+from common.batch import PROFILES, STAGES, Step, experiments, main, run_grid, stage_parameters
+from common.notebook import checked_parameters, declared_parameters, execute
 from common.run import ROOT
 
 NOTEBOOKS = sorted([*ROOT.glob("*/*.ipynb"), ROOT / "paper_tables.ipynb"])
@@ -78,10 +79,9 @@ def test_executed_notebooks_are_small(chain):
     assert max(path.stat().st_size for path in chain.glob("*.ipynb")) < 1_000_000
 
 
-def test_a_second_run_reuses_what_is_finished(chain, capsys):
+def test_a_second_run_reuses_what_is_finished(chain):
     output = str(chain / "runs" / "safety")
     assert not execute("safety/generate_data.ipynb", chain / "1.ipynb", {"output": output, "prompts": 48})
-    assert "finished before" in capsys.readouterr().out
 
 
 def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
@@ -122,3 +122,46 @@ def test_a_failing_notebook_is_reported_and_the_exit_code_says_so(tmp_path, caps
     arguments = ["miniature", "--stage", "reward_score", "-p", "pairs_file", str(tmp_path / "missing.jsonl"), "-p", "output", str(tmp_path)]
     assert main(arguments) == 1
     assert "FAILED safety/reward_score.ipynb, cell" in capsys.readouterr().err
+
+
+def tiny_step(folder, name, source):
+    """A step whose notebook declares one parameter besides its folder and runs one line."""
+    cells = [nbformat.v4.new_code_cell('output: str = ""\nlines: int = 1', metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(source)]
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    (folder / name).mkdir(exist_ok=True)
+    nbformat.write(notebook, folder / name / "generate_data.ipynb")
+    return Step(str(folder / name), "generate_data", {"output": str(folder / "runs" / name)})
+
+
+def test_one_failure_leaves_the_others_alone_and_a_rerun_executes_only_what_failed(tmp_path, capfd):
+    grid = {name: [tiny_step(tmp_path, name, "print('threads', __import__('os').environ['OMP_NUM_THREADS'])" if name != "bad" else "1 / 0")] for name in ("good", "bad", "fine")}
+    failures = run_grid(grid, jobs=3)
+    printed = capfd.readouterr().out
+    assert len(failures) == 1 and "bad/generate_data.ipynb, cell 3" in failures[0] and "ZeroDivisionError" in failures[0]
+    assert grid["bad"][0].failed_before() and not grid["good"][0].failed_before()
+    assert "FAILED" in printed and printed.count("done in") == 2
+    assert "threads " in grid["good"][0].log.read_text()
+    marks = [grid[name][0].executed.stat().st_mtime_ns for name in ("good", "fine")]
+    mended = {**grid, "bad": [tiny_step(tmp_path, "bad", "print('mended')")]}
+    assert run_grid(mended, jobs=3) == []
+    assert marks == [grid[name][0].executed.stat().st_mtime_ns for name in ("good", "fine")]
+    assert not mended["bad"][0].failed_before()
+
+
+def test_a_gpu_is_used_by_one_notebook_at_a_time(tmp_path, monkeypatch):
+    """Two training notebooks and one pretended GPU: their intervals on it do not overlap."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    source = "import os, time; begin = time.time(); time.sleep(0.5); print(os.environ['CUDA_VISIBLE_DEVICES'], begin, time.time())"
+    steps = [tiny_step(tmp_path, name, source) for name in ("a", "b")]
+    for step in steps:
+        (tmp_path / step.experiment / "generate_data.ipynb").rename(tmp_path / step.experiment / "train_rdpo.ipynb")
+    steps = [step._replace(stage="train_rdpo") for step in steps]
+    assert run_grid({step.experiment: [step] for step in steps}, jobs=2) == []
+    (gpu_a, *a), (gpu_b, *b) = (step.log.read_text().split() for step in steps)
+    assert gpu_a == gpu_b == "7" and (float(a[1]) <= float(b[0]) or float(b[1]) <= float(a[0]))
+
+
+def test_a_dry_run_says_what_would_run_and_runs_nothing(capsys, tmp_path):
+    assert main(["miniature", "--experiment", "safety", "--dry-run", "-p", "output", str(tmp_path / "new"), "-p", "alpha", "2.0"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("would run") == 3 and "alpha=2.0" in printed and not (tmp_path / "new").exists()
