@@ -114,23 +114,26 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
 
 
 def training_figure(result: Result) -> Figure:
-    """Loss, implicit rewards and their margin, and the likelihood of chosen and rejected answers, step by step.
+    """Loss and, for preference losses, implicit rewards with their margin and the likelihood of both answers, step by step;
+    bold lines are means over the last ten steps.
 
     Both likelihoods falling together is likelihood displacement: the margin grows while the good answer gets rarer."""
     steps = [row for row in result.history if "loss" in row]
-    figure, (left, middle, right) = _figure(11, 3.2, 3)
-    x = range(1, len(steps) + 1)
-    left.plot(x, [row["loss"] for row in steps], color="0.3")
-    left.set(title=f"loss of {LABELS[result.method]}, seed {result.seed}", xlabel="step")
+    panels = {"loss": {"loss": "loss"}}
     if steps and "rewards/chosen" in steps[0]:
-        for name, color in (("chosen", "#2ca02c"), ("rejected", "#d62728"), ("margins", "#1f77b4")):
-            middle.plot(x, [row[f"rewards/{name}"] for row in steps], color=color, label=name.rstrip("s") if name == "margins" else name)
-        for name, color in (("chosen", "#2ca02c"), ("rejected", "#d62728")):
-            right.plot(x, [row[f"logps/{name}"] for row in steps], color=color, label=name)
-        middle.legend(fontsize=8, frameon=False)
-        right.legend(fontsize=8, frameon=False)
-    middle.set(title="implicit rewards", xlabel="step", ylabel="beta x log-ratio")
-    right.set(title="log-likelihood of the answers", xlabel="step", ylabel="nats per answer")
+        panels["implicit rewards, beta x log-ratio"] = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "margin": "rewards/margins"}
+        panels["log-likelihood, nats per answer"] = {"chosen": "logps/chosen", "rejected": "logps/rejected"}
+    figure, axes = _figure(3.7 * len(panels), 3.2, len(panels))
+    colors = {"loss": "#444444", "chosen": "#2ca02c", "rejected": "#d62728", "margin": "#1f77b4"}
+    for one, (title, lines) in zip([axes] if len(panels) == 1 else axes, panels.items()):
+        for label, column in lines.items():
+            values = [row[column] for row in steps]
+            means = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
+            one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
+            one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
+        one.set(title=f"{LABELS[result.method]}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
+        if len(lines) > 1:
+            one.legend(fontsize=8, frameon=False)
     return figure
 
 
