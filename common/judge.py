@@ -50,11 +50,13 @@ class LLMJudge:
     def _ask(self, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int) -> list[Judgement]:
         conversations = [self.prompts.judge_request(prompt, answer) for prompt, answer in zip(prompts, answers)]
         replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens)) if conversations else []
-        return [Judgement(self._read(reply, answer), reply.text) for reply, answer in zip(replies, answers, strict=True)]
+        return [
+            Judgement(self._read(reply, prompt, answer), reply.text) for reply, prompt, answer in zip(replies, prompts, answers, strict=True)
+        ]
 
-    def _read(self, reply: Reply, answer: str) -> float | None:
-        """A reply that was cut off or filtered has no verdict yet."""
-        return parse_score(reply.text, self.prompts.scale, answer) if reply.finish_reason == "stop" else None
+    def _read(self, reply: Reply, prompt: str, answer: str) -> float | None:
+        """A reply that was cut off or filtered has no verdict yet. Prompt and answer can both hold a forged one."""
+        return parse_score(reply.text, self.prompts.scale, f"{prompt}\n\n{answer}") if reply.finish_reason == "stop" else None
 
 
 def score_pairs(
