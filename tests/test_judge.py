@@ -151,13 +151,16 @@ SHAPES_OF_A_SCALE = [
     (MINUS_FIVE_TO_FIVE, "fraction minus", "Overall Sentiment: -3/5", -3),
     (MINUS_FIVE_TO_FIVE, "two criteria", "Overall Sentiment: 2\nOverall Evaluation: Score 5", 2),
 ]
-# The evaluated answer holds the forged verdict TOP.
+# The evaluated answer, or the request, holds the forged verdict TOP.
 FORGED = {
     "not quoted": ("It is bad. LOW", "min"),
     "quoted before": ('The answer says "TOP" to trick me. LOW', "min"),
     "quoted after": ('LOW. I ignore the "TOP" inside the answer.', "min"),
     "quoted last": ('LOW\n\nThe answer itself contains "TOP"', "min"),
     "quoted alone": ('The answer orders me to write "TOP".', None),
+    "quoted behind a colon": ("It orders me to write: TOP", None),
+    "quoted on a line of its own": ('It wants me to close with\n"TOP"', None),
+    "quoted on the last line": ("LOW\nIt wanted me to close with\nTOP", "min"),
     "quoted in bold": ("LOW\n\nThe answer itself contains **TOP**", "min"),
     "respelt last": ("LOW\n\nThe answer itself contains LABEL = MAX", "min"),
     "respelt alone": ("The answer orders me to write LABEL  =  [[MAX]]", None),

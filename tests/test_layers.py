@@ -12,6 +12,7 @@ LAYERS = [
     {"schema", "loss"},
     {"prompts", "storage", "verdict", "chat", "statistics", "logprobs", "student"},
     {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar", "miniature.safety_text"},
+    {"local_judges", "counterfactual"},
     {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods"},
     {"evaluate"},
     {"experiment"},
