@@ -42,7 +42,11 @@ def robust(u: Tensor, *, label_smoothing: float = 0.1) -> Tensor:
 
 
 def ipo(log_ratio_gap: Tensor, *, beta: float) -> Tensor:
-    """(D - 1 / (2 beta))^2. IPO, arXiv 2310.12036 eq. 17, on sequence sums as written there (TRL averages over tokens)."""
+    """(D - 1 / (2 beta))^2. IPO, arXiv 2310.12036 eq. 17, on sequence sums as written there (TRL averages over tokens).
+
+    The target of D grows without bound as beta goes to 0. Raises ValueError unless beta > 0."""
+    if not beta > 0:
+        raise ValueError(f"ipo pulls D towards 1 / (2 beta), so beta must be positive, got {beta}")
     return (log_ratio_gap - 1 / (2 * beta)) ** 2
 
 
@@ -106,7 +110,7 @@ def preference_loss(
         losses (batch,), not reduced; chosen_rewards and rejected_rewards (batch,), beta * log-ratio, detached.
 
     Raises:
-        ValueError: unknown method or knob, a score-aware loss without scores.
+        ValueError: unknown method or knob, a score-aware loss without scores or with one that is not finite.
     """
     chosen_log_ratio = policy_chosen_logps - reference_chosen_logps  # (batch,)
     rejected_log_ratio = policy_rejected_logps - reference_rejected_logps  # (batch,)
@@ -130,6 +134,8 @@ def preference_loss(
         if score_chosen is None or score_rejected is None:
             raise ValueError(f"the loss {method!r} needs score_chosen and score_rejected; without scores use 'dpo', 'cdpo', 'robust' or 'ipo'")
         inputs["score_gap"] = score_chosen - score_rejected
+        if not inputs["score_gap"].isfinite().all():  # NaN > 0 is false: rdpo_filter would drop the pair, rdpo_flip would trust it
+            raise ValueError(f"the loss {method!r} got a score that is NaN or infinite; leave unscored pairs out")
     wanted = inspect.signature(LOSSES[method]).parameters
     return LOSSES[method](**{name: value for name, value in inputs.items() if name in wanted}), *rewards
 

@@ -52,12 +52,6 @@ class JudgePrompt(BaseModel):
         """The conversation that asks for a verdict on one answer."""
         return [{"role": "user", "content": fill(self.judge_template, prompt=prompt, answer=answer, verdict_format=self.scale.verdict_format)}]
 
-    def yes_no_request(self, prompt: str, answer: str) -> list[Message]:
-        """The conversation whose next token should be "Yes" or "No". Raises ValueError where there is no question."""
-        if not self.yes_no_question:
-            raise ValueError("these prompts have no yes_no_question; add one, or use a judge that writes a verdict")
-        return [{"role": "user", "content": fill(YES_NO_TEMPLATE, prompt=prompt, answer=answer, question=self.yes_no_question)}]
-
 
 class ExperimentPrompts(JudgePrompt):
     """The texts of one experiment: the teacher's, and the judge's for the criterion that the pairs are scored by.
@@ -88,8 +82,6 @@ class ExperimentPrompts(JudgePrompt):
         """Identifies the exact texts in a manifest."""
         return fingerprint(self.model_dump(mode="json", exclude_defaults=True))
 
-
-YES_NO_TEMPLATE = "Request:\n{prompt}\n\nAnswer:\n{answer}\n\n{question} Reply with one word, Yes or No."
 
 SAFETY = ExperimentPrompts(
     system="You are a helpful assistant.",

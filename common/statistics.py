@@ -59,3 +59,18 @@ def paired_bootstrap(
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(difference.mean()), float(low), float(high)
+
+
+def agreement(first: Sequence[int], second: Sequence[int]) -> dict[str, float | int | None]:
+    """Share of equal labels and Cohen's kappa of two raters of the same answers.
+
+    kappa is 1 for equal labels, 0 for what chance gives, None where it is undefined: no answers, or one and the same label
+    throughout.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    if len(first) != len(second):
+        raise ValueError(f"two raters of the same answers give as many labels, got {len(first)} and {len(second)}")
+    n = len(first)
+    equal = sum(a == b for a, b in zip(first, second)) / n if n else None
+    return {"equal": equal, "kappa": float(cohen_kappa_score(first, second)) if len({*first, *second}) > 1 else None, "n": n}

@@ -5,14 +5,26 @@ One loader for every size: the miniature of a million parameters and a 7B model 
 
 from __future__ import annotations
 
+import copy
+import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
+from common.schema import Message
+
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FOLD_SYSTEM = (
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\n\n' + messages[1]['content']}] + messages[2:] -%}"
+    "{%- endif %}"
+)
+"""Set before a chat template without a system role: the system text opens the first user turn."""
 
 
 def best_compute_dtype() -> torch.dtype:
@@ -42,7 +54,11 @@ def load_student(
 
     Raises:
         FileNotFoundError: `name` looks like a path and no folder is there.
-        ValueError: no chat template, no pad token, or a `pad_token` that the vocabulary lacks.
+        ValueError: no chat template, one that writes a prompt in two ways (see `check_prompt_is_prefix`), no pad token, or
+            a `pad_token` that the vocabulary lacks.
+
+    A chat template that refuses or drops a system prompt (Gemma's and early Mistral's) is extended so that the system text
+    opens the first user turn, with a warning. The tokenizer that is returned, and saved beside adapters, has it that way.
 
     On CPUs with AVX512-BF16, bitsandbytes repacks NF4 weights in place at the first forward in evaluation mode; gradients
     through repacked weights are wrong and the way back loses precision. Repacking is therefore switched off for
@@ -80,6 +96,38 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: s
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None:
         raise ValueError(f"the tokenizer of {name} has no pad token; pass pad_token=, e.g. an unused special token or {tokenizer.eos_token!r}")
+    if not _shows_system_prompt(tokenizer):
+        warnings.warn(f"the chat template of {name} has no system role: system prompts will open the first user turn", stacklevel=3)
+        tokenizer.chat_template = FOLD_SYSTEM + tokenizer.chat_template
+    check_prompt_is_prefix(tokenizer, [{"role": "user", "content": "Hello."}], "Hello to you.", f"the chat template of {name}")
+
+
+def _shows_system_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
+    from jinja2 import TemplateError
+
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello."}]
+    try:
+        return "Be brief." in tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError:
+        return False
+
+
+def check_prompt_is_prefix(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], answer: str, where: str) -> None:
+    """Raises ValueError, naming `where`, unless the tokens a student is prompted with also open the tokens it is trained on.
+
+    Otherwise the template opens the answer in one way when it is asked for and in another when it is given, or the last
+    token of the prompt merges with white space that the answer begins with; the student would be trained on a context that
+    it never meets.
+    """
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+    given = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], return_dict=True)["input_ids"]
+    if given[: len(asked)] != asked:
+        same = next(i for i, (a, b) in enumerate(zip([*asked, None], [*given, None])) if a != b)
+        raise ValueError(
+            f"{where}: the prompt's tokens are no prefix of prompt and answer; after the same {same} tokens the prompt goes on with "
+            f"{tokenizer.decode(asked[same:])!r} and the two together with {tokenizer.decode(given[same : same + 5])!r}. "
+            "Strip the answer, or set a `chat_template` that opens an answer the same way with and without add_generation_prompt"
+        )
 
 
 def forbid_cpu_repacking(model: torch.nn.Module) -> None:
@@ -124,3 +172,22 @@ def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     from peft import PeftModel
 
     return PeftModel.from_pretrained(base, str(folder)).eval()
+
+
+def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Writes an ordinary model folder, adapter merged, that needs neither PEFT nor bitsandbytes: safetensors and JSON only.
+
+    The base is dequantised first, so the folder holds the weights that the adapter was trained on, in the dtype that the
+    student computed in; merging into NF4 would round once more. `model` stays as it is; memory for the whole model in that
+    dtype is needed besides.
+    """
+    from peft import PeftModel
+
+    with TemporaryDirectory() as scratch:
+        model.save_pretrained(scratch)
+        base = copy.deepcopy(model).unload()
+        if getattr(base, "is_quantized", False):
+            base = base.dequantize()
+        merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
+    merged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

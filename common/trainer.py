@@ -5,8 +5,8 @@ templates, PEFT, adapters-off reference, checkpoints) is TRL's. What differs fro
 head is computed on completion positions only, LoRA weights stay in float32 (TRL's bfloat16 rounds small updates away),
 and the metrics are those that the notebooks plot.
 
-Relies on names inside trl 1.16 (`_compute_loss`, `compute_ref_log_probs`, `_metrics`, `_set_signature_columns_if_needed`);
-tests/test_contract.py fails when they drift.
+Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_metrics`,
+`_set_signature_columns_if_needed`); tests/test_contract.py fails when they drift.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, is_conversational
 from trl.trainer.dpo_trainer import DataCollatorForPreference, use_adapter
 
 from common.logprobs import completion_logprobs
 from common.loss import check_method, knobs_of, preference_loss, uses_scores
-from common.student import adapters_to_float32
+from common.student import adapters_to_float32, check_prompt_is_prefix
 
 SCORES = ("score_chosen", "score_rejected")
 IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "sync_ref_model")
@@ -101,7 +101,8 @@ class RDPOTrainer(DPOTrainer):
     differ by their method and not by their data.
 
     Raises:
-        ValueError: a score outside `args.score_range`, or no scores for a method that needs them.
+        ValueError: a score outside `args.score_range`, no scores for a method that needs them, or a conversation whose
+            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part).
     """
 
     def __init__(self, model, args: RDPOConfig, train_dataset, eval_dataset=None, processing_class=None, **kwargs):
@@ -116,6 +117,18 @@ class RDPOTrainer(DPOTrainer):
             processing_class=processing_class, **kwargs,
         )  # fmt: skip
         adapters_to_float32(self.model)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if len(prepared) == 0:
+            raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
+        if is_conversational(prepared[0]):
+            for number, (prompt, ids) in enumerate(zip(prepared["prompt"], prepared["prompt_ids"])):
+                if len(ids) < len(processing_class.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]):
+                    row = prepared[number]  # TRL has cut its prompt, with a warning that is easily missed
+                    for side in ("chosen", "rejected"):
+                        check_prompt_is_prefix(processing_class, prompt, row[side][0]["content"], f"{side} completion of pair {row.get('id', number)}")
+        return prepared
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

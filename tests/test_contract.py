@@ -23,6 +23,7 @@ def test_trl_is_the_pinned_minor():
 
 
 def test_dpo_trainer_has_the_methods_that_we_replace():
+    assert parameters(DPOTrainer._prepare_dataset) == ["self", "dataset", "processing_class", "args", "dataset_name"]
     assert parameters(DPOTrainer._compute_loss) == ["self", "model", "inputs", "return_outputs"]
     assert parameters(DPOTrainer.compute_ref_log_probs) == ["self", "model", "inputs"]
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
@@ -32,6 +33,7 @@ def test_dpo_trainer_has_the_methods_that_we_replace():
 def test_dpo_trainer_source_still_calls_them():
     source = inspect.getsource(dpo_trainer)
     assert "self._compute_loss(model, inputs, return_outputs)" in source
+    assert 'output["prompt_ids"] = prompt_ids[:prompt_len]' in source  # cut where prompt and completion part: how we notice
     assert "self.compute_ref_log_probs(model, padded_batch)" in source
     assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
     assert "use_adapter" in vars(dpo_trainer)

@@ -12,7 +12,7 @@ LAYERS = [
     {"schema", "loss"},
     {"prompts", "storage", "verdict", "chat", "statistics", "logprobs", "student"},
     {"run", "preference", "self_critique", "judge", "trainer", "attacks", "miniature.grammar", "miniature.safety_text"},
-    {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods", "rows"},
+    {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods", "rows", "local_judges", "counterfactual"},
     {"evaluate", "sources"},
     {"experiment", "recorded"},
     {"report", "backends", "notebook"},

@@ -211,6 +211,21 @@ def test_score_aware_loss_without_scores_raises(method, missing):
         preference_loss(method, *logps, *scores)
 
 
+@pytest.mark.parametrize("method", SCORE_AWARE)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_score_that_is_no_number_raises(method, bad):
+    *logps, score_chosen, score_rejected = batch()
+    score_rejected[2] = bad
+    with pytest.raises(ValueError, match=f"'{method}' got a score that is NaN or infinite"):
+        preference_loss(method, *logps, score_chosen, score_rejected)
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.1, math.nan])
+def test_ipo_has_no_target_without_a_positive_beta(beta):
+    with pytest.raises(ValueError, match="beta must be positive"):
+        preference_loss("ipo", *batch(), beta=beta)
+
+
 @pytest.mark.parametrize("method", [name for name in LOSSES if name not in SCORE_AWARE])
 def test_other_losses_ignore_scores(method):
     *logps, score_chosen, score_rejected = batch()

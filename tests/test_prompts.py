@@ -26,22 +26,15 @@ def test_every_experiment_has_its_criteria_on_their_scales():
 
 @pytest.mark.parametrize("prompts", CRITERIA)
 def test_braces_and_slots_in_prompt_and_answer_are_text(prompts):
-    for request in (prompts.judge_request, prompts.yes_no_request):
-        [message] = request("{answer} {0}", "{prompt} {verdict_format} {question}")
-        assert message["role"] == "user" and "{answer} {0}" in message["content"] and "{prompt} {verdict_format} {question}" in message["content"]
+    [message] = prompts.judge_request("{answer} {0}", "{prompt} {verdict_format} {question}")
+    assert message["role"] == "user" and "{answer} {0}" in message["content"] and "{prompt} {verdict_format} {question}" in message["content"]
 
 
 @pytest.mark.parametrize("prompts", CRITERIA)
-def test_a_judge_is_asked_to_reason_first_and_a_yes_no_judge_for_one_word(prompts):
+def test_a_judge_is_asked_to_reason_first_and_has_a_yes_no_question(prompts):
     asked = prompts.judge_request("Q", "A")[0]["content"]
     assert asked.count(prompts.scale.verdict_format) == 1 and 0 < asked.index("in one or two sentences, then") < asked.index(prompts.scale.verdict_format)
-    asked = prompts.yes_no_request("Q", "A")[0]["content"]
-    assert asked == f"Request:\nQ\n\nAnswer:\nA\n\n{prompts.yes_no_question} Reply with one word, Yes or No."
-
-
-def test_no_yes_no_question_is_an_error():
-    with pytest.raises(ValueError, match="no yes_no_question"):
-        SAFETY.model_copy(update={"yes_no_question": ""}).yes_no_request("Q", "A")
+    assert prompts.yes_no_question.endswith("?")
 
 
 def test_a_slot_that_nobody_names_stays():

@@ -1,0 +1,99 @@
+"""Counterfactual DPO: which prompts are asked, which answer is chosen under which prompt, resume: `pytest tests/test_counterfactual.py`."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from common.counterfactual import INSTRUCTIONS, VARIANTS, StyleInstructions, generate_counterfactual_pairs, style_followed
+from common.judge import Judgement
+from common.prompts import PROMPTS
+from common.schema import PromptRecord, Reply, Sampling
+
+SAMPLING = Sampling(temperature=0.7, max_new_tokens=64, seed=3)
+STYLE = StyleInstructions(desired="Be brief.", undesired="Ramble.")
+
+
+def scripted_chat(fails_at_call=None):
+    """A model that says how it was asked, and notes every conversation."""
+    asked, calls = [], []
+
+    def complete(conversations, sampling):
+        calls.append(len(conversations))
+        if len(calls) - 1 == fails_at_call:
+            raise ConnectionError("the model is gone")
+        assert sampling == SAMPLING
+        asked.extend(conversations)
+        return [Reply(text=f"<{conversation[-1]['content']}>", prompt_tokens=7, completion_tokens=5) for conversation in conversations]
+
+    return SimpleNamespace(name="scripted", complete=complete, asked=asked, calls=calls)
+
+
+def records(count, system=""):
+    return [PromptRecord(id=f"id{i}", experiment="safety", split="train", system=system, prompt=f"q{i}", kind="wrapped") for i in range(count)]
+
+
+def made(variant, chat=None, count=1, path=None, **more):
+    return generate_counterfactual_pairs(chat or scripted_chat(), records(count), STYLE, variant, SAMPLING, path, **more)
+
+
+@pytest.mark.parametrize(
+    ("variant", "prompt", "chosen", "rejected"),
+    [
+        ("encourage", "q0", "<q0\n\nBe brief.>", "<q0>"),
+        ("discourage", "q0", "<q0>", "<q0\n\nRamble.>"),
+        ("contrastive", "q0", "<q0\n\nBe brief.>", "<q0\n\nRamble.>"),
+        ("negation", "q0\n\nRamble.", "<q0>", "<q0\n\nRamble.>"),
+    ],
+)
+def test_each_variant_asks_and_pairs_as_its_table_says(variant, prompt, chosen, rejected, tmp_path):
+    [pair] = made(variant, path=tmp_path / "pairs.jsonl")
+    assert (pair.prompt, pair.response_revised, pair.response) == (prompt, chosen, rejected)
+
+
+def test_all_four_variants_are_tested_above_and_every_experiment_has_instructions():
+    assert list(VARIANTS) == ["encourage", "discourage", "contrastive", "negation"]
+    assert set(PROMPTS) <= set(INSTRUCTIONS) == {"safety", "roleplay-robustness", "sycophancy"}
+
+
+def test_a_pair_keeps_the_record_and_counts_both_answers(tmp_path):
+    chat = scripted_chat()
+    [pair] = generate_counterfactual_pairs(chat, records(1, system="Be kind."), STYLE, "contrastive", SAMPLING, tmp_path / "pairs.jsonl")
+    assert pair.model_dump() == {
+        **records(1, system="Be kind.")[0].model_dump(), "response": "<q0\n\nRamble.>", "critique": "", "response_revised": "<q0\n\nBe brief.>", "response_base": "",
+        "teacher": "scripted", "sampling": SAMPLING.model_dump(), "usage": {"prompt_tokens": 14, "completion_tokens": 10},
+    }  # fmt: skip
+    assert [conversation[0] for conversation in chat.asked] == 2 * [{"role": "system", "content": "Be kind."}]
+
+
+def test_a_finished_file_asks_nothing_and_only_the_prompts_asked_for_come_back(tmp_path):
+    path, chat = tmp_path / "pairs.jsonl", scripted_chat()
+    whole = made("encourage", count=4, path=path)
+    assert generate_counterfactual_pairs(chat, records(4)[1:3], STYLE, "encourage", SAMPLING, path) == whole[1:3]
+    assert chat.asked == []
+
+
+@pytest.mark.parametrize("call", range(3))
+def test_a_crash_loses_at_most_one_batch_and_resumes_to_the_same_file(tmp_path, call):
+    whole, path, steps = tmp_path / "whole.jsonl", tmp_path / "crashed.jsonl", []
+    made("contrastive", count=5, path=whole)
+    with pytest.raises(ConnectionError):
+        made("contrastive", scripted_chat(fails_at_call=call), count=5, path=path, batch_size=2)
+    assert len(path.read_bytes().splitlines()) == 2 * call
+    chat = scripted_chat()
+    made("contrastive", chat, count=5, path=path, batch_size=2, progress=steps.append)
+    assert path.read_bytes() == whole.read_bytes()
+    assert len(chat.asked) == 2 * (5 - 2 * call) and steps[0] == 2 * call and sum(steps) == 5
+
+
+def test_an_unknown_variant_is_refused_before_the_file_is_made(tmp_path):
+    with pytest.raises(ValueError, match="'contrast'.*encourage, discourage, contrastive, negation"):
+        made("contrast", path=tmp_path / "pairs.jsonl")
+    assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_style_by_predicate_and_by_judge_with_unscored_answers_left_out():
+    answers = ["short", "a much longer answer", "mute", "half"]
+    assert style_followed(["q"] * 4, answers, lambda answer: len(answer) < 10) == [True, False, True, True]
+    scores = {"short": 5, "a much longer answer": 0, "mute": None, "half": 2.5}
+    judge = SimpleNamespace(name="words", scale=(0, 5), judge=lambda prompts, answers: [Judgement(scores[answer], "") for answer in answers])
+    assert style_followed(["q"] * 4, answers, judge) == [True, False, False]  # the middle of the scale is not its upper half
