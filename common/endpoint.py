@@ -141,7 +141,9 @@ class _Run:
     async def reply(self, client: openai.AsyncOpenAI, conversation: list[Message], sampling: Sampling) -> Reply:
         """The reply, or an `error: ...` one after so many attempts."""
         budget = "max_completion_tokens" if "api.openai.com" in self.chat.base_url else "max_tokens"
-        request = {"model": self.chat.model, "messages": conversation, "temperature": sampling.temperature, "seed": sampling.seed, budget: sampling.max_new_tokens}
+        request = {"model": self.chat.model, "messages": conversation, "temperature": sampling.temperature, budget: sampling.max_new_tokens}
+        if sampling.temperature:
+            request["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
         worst = self.chat.price(sum(16 + len(message["content"].encode()) for message in conversation), sampling.max_new_tokens)
         for attempt in range(self.chat.attempts):
             outcome: Reply | str | None = None

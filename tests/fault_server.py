@@ -19,7 +19,7 @@ TIMEOUT = 0.4  # seconds after which the tests' clients give up; the fault "time
 def answer_to(messages):
     """What the model "says": any change of any turn changes it. A judge's question is answered with a verdict."""
     digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
-    verdict = f" Rating: [[{int(digest, 16) % 2}]]" if "Rating: [[0]]" in messages[-1]["content"] else ""
+    verdict = f"\nRating: [[{int(digest, 16) % 2}]]" if "Rating: [[0]]" in messages[-1]["content"] else ""
     return f"answer {digest[:8]} – naïve 日本{verdict}"
 
 
