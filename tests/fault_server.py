@@ -9,10 +9,12 @@ import hashlib
 import json
 import random
 import threading
+from contextlib import suppress
 
 FAULTS = ("429", "429 with Retry-After", "500", "502", "503", "dropped", "timeout", "reset", "bad JSON", "empty choices", "null content", "length", "content_filter")
 STATUS = {"quota": 429, "429 with Retry-After": 429}
 CODES = {"quota": "insufficient_quota", "too long": "context_length_exceeded"}
+LISTENING = range(20_000, 30_000)  # below the ports of outgoing connections, one of which could take ours while we are away
 TIMEOUT = 0.4  # seconds after which the tests' clients give up; the fault "timeout" takes longer
 
 
@@ -43,9 +45,10 @@ class FaultServer:
         self.loop, ready = asyncio.new_event_loop(), threading.Event()
 
         async def start():
-            self.server = await asyncio.start_server(self.serve, "127.0.0.1", self.port)
-            self.port = self.server.sockets[0].getsockname()[1]
-            ready.set()
+            for port in [self.port] if self.port else random.sample(LISTENING, 50):
+                with suppress(OSError):  # taken
+                    self.server, self.port = await asyncio.start_server(self.serve, "127.0.0.1", port), port
+                    return ready.set()
 
         def run():
             self.loop.run_until_complete(start())
