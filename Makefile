@@ -2,11 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help reproduce test lab small results
+.PHONY: help reproduce test reliability lab small results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
 	@echo "make test       the test suite"
+	@echo "make reliability  kills, faults, throughput and size of steps 1 and 2 at length, into results/reliability.json"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, about an hour)"
 	@echo "make results    copies the tables and figures that the README shows into results/"
@@ -22,6 +23,9 @@ reproduce: $(INSTALLED)
 
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests
+
+reliability: $(INSTALLED)
+	$(BIN)/python tests/reliability.py
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.

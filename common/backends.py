@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from common.chat import ChatModel
+from common.chat import ChatModel, KeptChat, LocalChat
+from common.endpoint import EndpointChat
 from common.evaluate import JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
 from common.judge import LearnedJudge, LLMJudge
@@ -19,6 +20,7 @@ from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.storage import read_lines, read_records
+from common.student import load_student
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 Parameters = Mapping[str, Any]
@@ -36,15 +38,33 @@ def prompts_of(p: Parameters) -> ExperimentPrompts:
 
 def open_teacher(p: Parameters) -> ChatModel:
     """The teacher of `generate_data`."""
-    _only("teacher", p["teacher"], "miniature")
-    return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
+    if p["teacher"] == "miniature":
+        return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
+    return _kept_chat("teacher", p)
 
 
 def open_judge(p: Parameters) -> LLMJudge:
     """The judge of `reward_score`."""
-    _only("judge", p["judge"], "miniature")
-    prompts, world = prompts_of(p), world_of(p["experiment"])
-    return LLMJudge(MiniatureJudge(world, prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"]), prompts)
+    prompts = prompts_of(p)
+    if p["judge"] == "miniature":
+        chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"])
+    else:
+        chat = _kept_chat("judge", p)
+    return LLMJudge(chat, prompts, p["max_new_tokens"])
+
+
+def _kept_chat(role: str, p: Parameters) -> KeptChat:
+    """A real model as `teacher` or `judge`; its replies are kept beside what is made of them."""
+    kind, _, model = p[role].partition(":")
+    if kind == "endpoint" and model:
+        chat = EndpointChat(model, p["base_url"], p["api_key_env"], p["concurrency"], prices=p["prices"], max_cost=p["max_cost"] or None)
+    elif kind == "local" and model:
+        chat = LocalChat(*load_student(model), name=f"{model} in NF4", batch_size=p["concurrency"])
+    elif p[role] == "recorded":
+        chat = None
+    else:
+        raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded")
+    return KeptChat(chat, resolve(p["output"]) / f"{role}_replies.jsonl")
 
 
 def open_experiment(p: Parameters) -> Experiment:
@@ -84,8 +104,3 @@ def _final_judge(p: Parameters) -> LLMJudge:
     """Another judge than the one whose scores trained the student: same kind, other seed, so other errors."""
     world = world_of(p["experiment"])
     return LLMJudge(MiniatureJudge(world, world.PROMPTS, error=p["final_judge_error"], seed=1_000), world.PROMPTS)
-
-
-def _only(parameter: str, value: str, known: str) -> None:
-    if value != known:
-        raise ValueError(f"unknown {parameter} {value!r}; there is {known}")

@@ -2,25 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from common.schema import Message, Reply, Sampling
+from common.schema import Message, Reply, Sampling, fingerprint
+from common.storage import JsonlStore, read_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+OnReply = Callable[[int, Reply], None]
+"""Called with the number of a conversation and its reply the moment this has come, in any order."""
+
+
 class ChatModel(Protocol):
-    """Anything with a name and this method; the notebooks do not know which one they use."""
+    """Anything with a name and this method; the notebooks do not know which one they use.
+
+    The name tells models apart whose replies may differ: replies are kept under it.
+    """
 
     name: str
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
-        """One reply per conversation, in order."""
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        """One reply per conversation, in order; `on_reply` has seen each one before."""
         ...
+
+
+def hand_over(replies: Iterable[Reply], on_reply: OnReply | None) -> list[Reply]:
+    """The replies as a list, each shown to `on_reply` as soon as it is made."""
+    finished = []
+    for reply in replies:
+        if on_reply:
+            on_reply(len(finished), reply)
+        finished.append(reply)
+    return finished
+
+
+class KeptChat:
+    """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice, whoever asks again.
+
+    A reply is found by model, conversation and sampling, its seed included: the same request, in one batch or in a run of
+    next week, is asked once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.
+
+    Args:
+        chat: the model; None answers from what `path` holds alone (recorded replies).
+        path: JSONL file; it is locked while replies are asked for, and only then.
+
+    Raises:
+        BlockingIOError: another process has the file open.
+        LookupError: no `chat`, and the file lacks a reply or holds those of several models.
+    """
+
+    def __init__(self, chat: ChatModel | None, path: str | Path):
+        self.chat, self.path = chat, Path(path)
+        self.name = chat.name if chat else self._recorded_name()
+        self._store: JsonlStore | None = None
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        self._store = self._store or JsonlStore(self.path)
+        rows: dict[str, list[int]] = {}  # of the same request
+        for row, conversation in enumerate(conversations):
+            rows.setdefault(fingerprint(self.name, conversation, sampling.model_dump(), digits=32), []).append(row)
+        replies: list[Reply | None] = [None] * len(conversations)
+
+        def give(key: str, reply: Reply) -> None:
+            for row in rows[key]:
+                replies[row] = reply
+                if on_reply:
+                    on_reply(row, reply)
+
+        with self._store as store:
+            kept, missing = ([key for key in rows if (key in store) is there] for there in (True, False))
+            for key in kept:
+                fields = store[key]
+                give(key, Reply(**{name: fields[name] for name in Reply.model_fields}))
+
+            def keep(number: int, reply: Reply) -> None:
+                if not reply.failed and reply.finish_reason != "content_filter":
+                    store.append({"id": missing[number], "chat": self.name, **reply.model_dump()})
+                give(missing[number], reply)
+
+            if missing:
+                self._asked().complete([conversations[rows[key][0]] for key in missing], sampling, keep)
+        return replies
+
+    def _asked(self) -> ChatModel:
+        if self.chat is None:
+            raise LookupError(f"{self.path} holds no reply to some of what is asked: record it with the same model, texts and sampling, or name a model")
+        return self.chat
+
+    def _recorded_name(self) -> str:
+        names = sorted({fields["chat"] for _, fields in read_lines(self.path)}) if self.path.exists() else []
+        if len(names) != 1:
+            raise LookupError(f"{self.path} must hold the recorded replies of one model; it holds those of {', '.join(names) or 'none'}")
+        return names[0]
 
 
 class LocalChat:
@@ -43,9 +120,10 @@ class LocalChat:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.batch_size, self.repetition_penalty, self.progress = batch_size, repetition_penalty, progress
 
-    @torch.no_grad()
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
         """Replies in the order asked. Greedy at temperature 0; the caller's training mode is restored afterwards."""
+        import torch
+
         prompts = [
             self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]
             for conversation in conversations
@@ -59,12 +137,16 @@ class LocalChat:
             rows = order[start : start + self.batch_size]
             for row, reply in zip(rows, self._generate([prompts[row] for row in rows], sampling)):
                 replies[row] = reply
+                if on_reply:
+                    on_reply(row, reply)
             if self.progress:
                 self.progress(len(rows))
         self.model.train(was_training)
         return replies
 
     def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Reply]:
+        import torch
+
         width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)

@@ -13,14 +13,16 @@ from common.chat import ChatModel
 from common.prompts import ExperimentPrompts
 from common.schema import Pair, Reply, Sampling, ScoredPair
 from common.statistics import agreement
-from common.storage import JsonlStore
+from common.storage import FailedStore, JsonlStore, refuse_repeats
 from common.verdict import parse_score
 
 class Judgement(NamedTuple):
-    """A score on the judge's scale, or None = unscored, and the raw reply it was read from."""
+    """A score on the judge's scale, or None = unscored, and the raw reply it was read from; `failure` says why there is
+    no reply at all."""
 
     score: float | None
     reply: str
+    failure: str = ""
 
 
 class Judge(Protocol):
@@ -42,7 +44,7 @@ class LLMJudge:
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement per (prompt, answer), in order."""
         judgements = self._ask(prompts, answers, self.max_new_tokens)
-        unclear = [i for i, judgement in enumerate(judgements) if judgement.score is None]
+        unclear = [i for i, judgement in enumerate(judgements) if judgement.score is None and not judgement.failure]
         again = self._ask([prompts[i] for i in unclear], [answers[i] for i in unclear], 2 * self.max_new_tokens)
         for i, judgement in zip(unclear, again):
             judgements[i] = judgement
@@ -51,29 +53,38 @@ class LLMJudge:
     def _ask(self, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int) -> list[Judgement]:
         conversations = [self.prompts.judge_request(prompt, answer) for prompt, answer in zip(prompts, answers)]
         replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens)) if conversations else []
+        failures = [reply.finish_reason if reply.failed else "" for reply in replies]
         return [
-            Judgement(self._read(reply, prompt, answer), reply.text) for reply, prompt, answer in zip(replies, prompts, answers, strict=True)
+            Judgement(self._read(reply, prompt, answer), reply.text, failure)
+            for reply, prompt, answer, failure in zip(replies, prompts, answers, failures, strict=True)
         ]
 
     def _read(self, reply: Reply, prompt: str, answer: str) -> float | None:
         """A reply that was cut off or filtered has no verdict yet. Prompt and answer can both hold a forged one."""
-        return parse_score(reply.text, self.prompts.scale, f"{prompt}\n\n{answer}") if reply.finish_reason == "stop" else None
+        return parse_score(reply.text, self.prompts.scale, f"{prompt}\n\n{answer}") if reply.whole else None
 
 
 def score_pairs(
     judge: Judge,
     pairs: Sequence[Pair],
     path: str | Path,
-    batch_size: int = 64,
+    batch_size: int = 128,
     unscored_limit: float = 0.02,
+    failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda finished: None,
 ) -> list[ScoredPair]:
     """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for.
 
-    Raises ValueError when more than `unscored_limit` of the answers stay unscored: a judge that cannot be read must not
-    become a table.
+    A pair for which the judge gave no reply at all is not scored: its id and the reason stand in `failed_<name>` beside
+    `path`, and the next run tries it again.
+
+    Raises:
+        ValueError: an id stands twice in `pairs` (nothing was asked), or more than the share `unscored_limit` of the
+            answers stay unscored: a judge that cannot be read must not become a table.
+        RuntimeError: more than the share `failed_limit` of the pairs failed.
     """
-    with JsonlStore(path) as store:
+    refuse_repeats([pair.id for pair in pairs], "pairs")
+    with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [pair for pair in pairs if pair.id not in store]
         progress(len(pairs) - len(todo))
         for start in range(0, len(todo), batch_size):
@@ -81,14 +92,17 @@ def score_pairs(
             asked = [(pair.prompt, answer) for pair in batch for answer in (pair.response, pair.response_revised)]
             judged = judge.judge(*zip(*asked))
             for pair, original, revised in zip(batch, judged[::2], judged[1::2], strict=True):
+                if failure := original.failure or revised.failure:
+                    failed.append({"id": pair.id, "reason": failure})
+                    continue
                 store.append(ScoredPair(
                     **pair.model_dump(), score_response=original.score, score_revised=revised.score,
                     judge_reply_response=original.reply, judge_reply_revised=revised.reply,
                     judge=judge.name, scale=judge.scale,
                 ))  # fmt: skip
             progress(len(batch))
-        by_id = {fields["id"]: fields for fields in store.load()}
-        scored = [ScoredPair(**by_id[pair.id]) for pair in pairs]
+        failed.check(len(pairs), failed_limit)
+        scored = [ScoredPair(**store[pair.id]) for pair in pairs if pair.id in store]
     unscored = sum((pair.score_response is None) + (pair.score_revised is None) for pair in scored)
     if unscored > unscored_limit * 2 * len(scored):
         raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.chat import LocalChat
+from common.chat import LocalChat, OnReply, hand_over
 from common.loss import LOSSES
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
@@ -161,8 +161,8 @@ class SelfRefining:
     def __init__(self, chat: LocalChat, prompts: ExperimentPrompts):
         self.chat, self.prompts, self.name = chat, prompts, f"SR of {chat.name}"
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
-        return [chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)]
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over((chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)), on_reply)
 
 
 class Constant:
@@ -171,5 +171,5 @@ class Constant:
     def __init__(self, answer: Callable[[str], str], name: str = "always_refuse"):
         self.answer, self.name = answer, name
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
-        return [Reply(text=self.answer(conversation[-1]["content"])) for conversation in conversations]
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over((Reply(text=self.answer(conversation[-1]["content"])) for conversation in conversations), on_reply)

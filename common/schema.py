@@ -56,12 +56,22 @@ class Sampling(Record):
 
 
 class Reply(Record):
-    """One answer of a chat model. `finish_reason` as OpenAI names it: `stop`, `length`, `content_filter`."""
+    """One answer of a chat model. `finish_reason` as OpenAI names it (`stop`, `length`, `content_filter`), or `error: ...`
+    where none came however often it was asked for."""
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def whole(self) -> bool:
+        """Not cut off, not filtered, not failed."""
+        return self.finish_reason == "stop"
+
+    @property
+    def failed(self) -> bool:
+        return self.finish_reason.startswith("error")
 
 
 class PromptRecord(Record):
@@ -139,7 +149,8 @@ class Metric(Record):
     judge_error: float | None = None
 
 
-def fingerprint(*parts: object) -> str:
-    """Twelve hex digits of the SHA-256 of anything JSON can write: ids, cache keys, manifests."""
+def fingerprint(*parts: object, digits: int = 12) -> str:
+    """The first hex digits of the SHA-256 of anything JSON can write: ids, cache keys, manifests. Twelve tell some
+    hundred thousand things apart; give more where a mix-up would go unseen."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]

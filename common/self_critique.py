@@ -8,7 +8,9 @@ from pathlib import Path
 from common.chat import ChatModel
 from common.prompts import ExperimentPrompts
 from common.schema import Message, Pair, PromptRecord, Reply, Sampling
-from common.storage import JsonlStore
+from common.storage import FailedStore, JsonlStore, refuse_repeats
+
+TURNS = ("answer", "critique", "revision")
 
 
 def opening(system: str, prompt: str) -> list[Message]:
@@ -16,17 +18,47 @@ def opening(system: str, prompt: str) -> list[Message]:
     return ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
 
 
-def run_chains(teacher: ChatModel, conversations: Sequence[list[Message]], prompts: ExperimentPrompts, sampling: Sampling) -> list[list[Reply]]:
-    """[answer, critique, revision] per conversation. The three turns of many chains are asked for together."""
+def run_chains(
+    teacher: ChatModel,
+    conversations: Sequence[list[Message]],
+    prompts: ExperimentPrompts,
+    sampling: Sampling,
+    whole: bool = False,
+    progress: Callable[[int], object] = lambda turns: None,
+) -> list[list[Reply]]:
+    """[answer, critique, revision] per conversation. Each turn is asked for in all chains together.
+
+    Args:
+        whole: a turn that was cut off is asked for once more with twice the budget, and a chain ends early at a turn that
+            is still not whole; otherwise a cut turn is taken as it is.
+        progress: called with the number of turns just finished; a chain that ends early counts as three.
+    """
     conversations = [list(conversation) for conversation in conversations]
     chains: list[list[Reply]] = [[] for _ in conversations]
+    going = range(len(chains))
     for request in ("", prompts.critique_request, prompts.revision_request):
-        for conversation, chain in zip(conversations, chains):
-            if chain:
-                conversation += [{"role": "assistant", "content": chain[-1].text}, {"role": "user", "content": request}]
-        for chain, reply in zip(chains, teacher.complete(conversations, sampling), strict=True):
-            chain.append(reply)
+        for i in going:
+            if chains[i]:
+                conversations[i] += [{"role": "assistant", "content": chains[i][-1].text}, {"role": "user", "content": request}]
+        asked = [conversations[i] for i in going]
+        replies = teacher.complete(asked, sampling, lambda *_: progress(1))
+        for i, reply in zip(going, _ask_cut_again(teacher, asked, sampling, replies) if whole else replies, strict=True):
+            chains[i].append(reply)
+        ended = [i for i in going if whole and not chains[i][-1].whole]
+        progress(sum(len(TURNS) - len(chains[i]) for i in ended))
+        going = sorted(set(going) - set(ended))
     return chains
+
+
+def _ask_cut_again(teacher: ChatModel, conversations: Sequence[list[Message]], sampling: Sampling, replies: Sequence[Reply]) -> list[Reply]:
+    """The replies, those that were cut off replaced by what twice the budget gives. The tokens of both count."""
+    replies = list(replies)
+    cut = [i for i, reply in enumerate(replies) if reply.finish_reason == "length"]
+    longer = sampling.model_copy(update={"max_new_tokens": 2 * sampling.max_new_tokens})
+    for i, again in zip(cut, teacher.complete([conversations[i] for i in cut], longer) if cut else [], strict=True):
+        tokens = {name: getattr(replies[i], name) + getattr(again, name) for name in ("prompt_tokens", "completion_tokens")}
+        replies[i] = again.model_copy(update=tokens)
+    return replies
 
 
 def generate_pairs(
@@ -35,24 +67,39 @@ def generate_pairs(
     prompts: ExperimentPrompts,
     sampling: Sampling,
     path: str | Path,
-    batch_size: int = 32,
-    progress: Callable[[int], object] = lambda finished: None,
+    batch_size: int = 512,
+    failed_limit: float = 0.02,
+    progress: Callable[[int], object] = lambda turns: None,
 ) -> list[Pair]:
-    """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of all prompts asked for.
+    """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
 
-    A killed run loses at most one batch of unfinished chains; the next call goes on where it stopped.
+    A chain with a turn that was cut off, filtered or never answered is no pair: its id, turn and reason stand in
+    `failed_<name>` beside `path`, and the next run tries it again. A killed run loses the turns of one batch, or nothing
+    with a teacher that keeps its replies (`KeptChat`); the next call goes on where it stopped.
+
+    Args:
+        batch_size: chains that go through their turns together; many times the teacher's concurrency, or it idles at the
+            end of each turn.
+        progress: called with the number of turns just finished, of 3 a prompt.
+
+    Raises:
+        ValueError: an id stands twice in `records`; nothing was asked.
+        RuntimeError: more than the share `failed_limit` of the prompts failed.
     """
-    with JsonlStore(path) as store:
+    refuse_repeats([record.id for record in records], "prompts")
+    with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [record for record in records if record.id not in store]
-        progress(len(records) - len(todo))
+        progress(len(TURNS) * (len(records) - len(todo)))
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             openings = [opening(record.system, record.prompt) for record in batch]
-            for record, chain in zip(batch, run_chains(teacher, openings, prompts, sampling), strict=True):
-                store.append(_pair(record, chain, teacher.name, sampling))
-            progress(len(batch))
-        by_id = {fields["id"]: fields for fields in store.load()}
-        return [Pair(**by_id[record.id]) for record in records]
+            for record, chain in zip(batch, run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress), strict=True):
+                if chain[-1].whole:
+                    store.append(_pair(record, chain, teacher.name, sampling))
+                else:
+                    failed.append({"id": record.id, "turn": TURNS[len(chain) - 1], "reason": chain[-1].finish_reason})
+        failed.check(len(records), failed_limit)
+        return [Pair(**store[record.id]) for record in records if record.id in store]
 
 
 def _pair(record: PromptRecord, chain: list[Reply], teacher: str, sampling: Sampling) -> Pair:

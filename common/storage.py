@@ -1,11 +1,13 @@
-"""Append-only JSON lines that survive a crash: every finished record is on disk before the next one is begun."""
+"""Append-only JSON lines that survive a crash: every finished record is in the file before the next one is begun."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +15,18 @@ from pydantic import BaseModel, ValidationError
 
 from common.schema import fingerprint
 
+SYNC_EVERY = 1.0  # seconds; a sync takes up to 30 ms on a busy disk, and an endpoint answers faster than that
+
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
 
 class JsonlStore:
-    """One JSON object a line, appended and synced one at a time, found again by `id`.
+    """One JSON object a line, appended one at a time and found again by `id`.
 
-    Opening takes a lock for as long as the store lives (use it as a context manager, or call `close`) and repairs a torn
+    A record outlives a kill of the process from the moment `append` returns, and a power cut from the next sync on, at
+    most `SYNC_EVERY` seconds of appending later.
+
+    Opening takes a lock until `close` or the end of the `with` block (a later `with` opens it again) and repairs a torn
     tail: a last line without its newline was never finished, is cut off and will be made again. Memory is O(ids), bytes
     written per record O(record).
 
@@ -30,6 +37,12 @@ class JsonlStore:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        self._offsets: dict[str, int] = {}
+        self._end = 0  # of what the offsets cover
+        self._synced = time.monotonic()
+        self._open()
+
+    def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self.path, "a+b", buffering=0)
         try:
@@ -39,41 +52,59 @@ class JsonlStore:
             raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
         try:
             self._cut_torn_tail()
-            self._ids = {record["id"] for record in self._records()}
+            if self._file.seek(0, os.SEEK_END) != self._end:
+                self._offsets = {fields["id"]: offset for offset, fields in self._records()}
+                self._end = self._file.seek(0, os.SEEK_END)
         except BaseException:
             self._file.close()  # or the lock would outlive the failure
             raise
 
     def append(self, record: BaseModel | dict[str, Any]) -> None:
-        """Writes one record and waits until it is on disk. Raises ValueError when its id is already there."""
+        """Writes one record. Raises ValueError when its id is already there."""
         fields = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
-        if fields["id"] in self._ids:
+        if fields["id"] in self._offsets:
             raise ValueError(f"{self.path} already holds a record with id {fields['id']!r}")
         line = json.dumps(fields, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         end = self._file.seek(0, os.SEEK_END)
         try:
             while line:
                 line = line[self._file.write(line) :]
-            os.fsync(self._file.fileno())
+            if time.monotonic() - self._synced > SYNC_EVERY:
+                self._sync()
         except OSError:
             self._file.truncate(end)  # a full disk leaves no half line behind
             raise
-        self._ids.add(fields["id"])
+        self._offsets[fields["id"]] = end
+        self._end = self._file.seek(0, os.SEEK_END)
 
     def load(self) -> list[dict[str, Any]]:
         """Every record, in the order of writing."""
-        return list(self._records())
+        return [fields for _, fields in self._records()]
 
     def close(self) -> None:
-        self._file.close()
+        if not self._file.closed:
+            self._sync()
+            self._file.close()
+
+    def _sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def __getitem__(self, record_id: str) -> dict[str, Any]:
+        """The record of this id, read from the file. Raises KeyError."""
+        with open(self.path, "rb") as file:
+            file.seek(self._offsets[record_id])
+            return json.loads(file.readline())
 
     def __contains__(self, record_id: str) -> bool:
-        return record_id in self._ids
+        return record_id in self._offsets
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._offsets)
 
     def __enter__(self) -> JsonlStore:
+        if self._file.closed:
+            self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -93,15 +124,21 @@ class JsonlStore:
         if position < end:
             self._file.truncate(position)
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for number, fields in read_lines(self.path):
+    def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, offset, fields in _read(self.path):
             if "id" not in fields:
                 raise ValueError(f"{self.path}, line {number}: the record has no id")
-            yield fields
+            yield offset, fields
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of every line of a JSONL file. Raises ValueError naming file and line."""
+    return ((number, fields) for number, _, fields in _read(path))
+
+
+def _read(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(line number, offset in bytes, object) of every line."""
+    offset = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -110,7 +147,37 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise ValueError(f"{path}, line {number}: not valid JSON ({error}); mend or delete the line") from None
             if not isinstance(fields, dict):
                 raise ValueError(f"{path}, line {number}: expected a JSON object, found {type(fields).__name__}")
-            yield number, fields
+            yield number, offset, fields
+            offset += len(line)
+
+
+def refuse_repeats(ids: Iterable[str], what: str) -> None:
+    """Raises ValueError naming the ids that stand twice, before anything is asked for them."""
+    repeated = [record_id for record_id, count in Counter(ids).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{what}: {len(repeated)} ids stand more than once ({', '.join(map(repr, repeated[:3]))}); every id must be its own")
+
+
+class FailedStore(JsonlStore):
+    """What this run could not finish, in `failed_<name>` beside the store of what it did: `id` and why, a line each.
+
+    Every run begins a new one, since it tries again whatever is not finished; one that stays empty is removed.
+    """
+
+    def __init__(self, finished: str | Path):
+        path = Path(finished).with_name(f"failed_{Path(finished).name}")
+        path.unlink(missing_ok=True)
+        super().__init__(path)
+
+    def close(self) -> None:
+        super().close()
+        if not len(self):
+            self.path.unlink(missing_ok=True)
+
+    def check(self, asked: int, limit: float) -> None:
+        """Raises RuntimeError when more than the share `limit` of what was asked for has failed."""
+        if len(self) > limit * asked:
+            raise RuntimeError(f"{len(self)} of {asked} failed, more than {limit:.0%}; the reasons are in {self.path}, and the next run tries them again")
 
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> list[RecordType]:

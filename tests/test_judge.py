@@ -1,10 +1,12 @@
 """Verdicts read from judge replies (never a wrong score), the retry, scoring with resume: `pytest tests/test_judge.py`."""
 
+import json
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from common.chat import KeptChat, hand_over
 from common.judge import Judgement, LearnedJudge, LLMJudge, cross_fitted_scores, parse_score, score_pairs
 from common.prompts import SAFETY
 from common.schema import Pair, Reply, ScoreScale
@@ -233,7 +235,7 @@ def scripted_chat(*replies):
     """A chat model that gives these replies in turn and notes what it was asked: texts and budget per call."""
     left, asked = iter(replies), []
 
-    def complete(conversations, sampling):
+    def complete(conversations, sampling, on_reply=None):
         asked.append(([conversation[-1]["content"] for conversation in conversations], sampling.max_new_tokens))
         return [reply if isinstance(reply, Reply) else Reply(text=reply) for _, reply in zip(conversations, left)]
 
@@ -310,6 +312,38 @@ def test_too_many_unscored_answers_raise_but_what_was_paid_stays_on_disk(tmp_pat
     scored = score_pairs(judge, pairs(10), path, unscored_limit=0.15)  # 3 of 20 is not more than 15 %
     assert (scored[3].score_response, scored[3].judge_reply_response, scored[5].score_response) == (None, "read bad 3", 2)
     assert len(judge.asked) == 20
+
+
+def test_a_pair_without_a_reply_is_not_scored_and_tried_again(tmp_path):
+    gone = scripted_chat("Rating: [[0]]", Reply(text="", finish_reason="error: status 500, asked 8 times"), "Rating: [[0]]", "Rating: [[1]]")
+    scored = score_pairs(LLMJudge(gone, SAFETY), pairs(2), tmp_path / "scored.jsonl", failed_limit=0.5)
+    assert [pair.id for pair in scored] == ["1"] and len(gone.asked) == 1  # no second budget for what was never answered
+    assert json.loads((tmp_path / "failed_scored.jsonl").read_text()) == {"id": "0", "reason": "error: status 500, asked 8 times"}
+    back = scripted_chat("Rating: [[0]]", "Rating: [[1]]")
+    assert [pair.score_revised for pair in score_pairs(LLMJudge(back, SAFETY), pairs(2), tmp_path / "scored.jsonl")] == [1, 1]
+    assert len(back.asked) == 1 and not (tmp_path / "failed_scored.jsonl").exists()
+
+
+def test_too_many_pairs_without_a_reply_raise(tmp_path):
+    gone = scripted_chat(*4 * [Reply(text="", finish_reason="error: gone")])
+    with pytest.raises(RuntimeError, match="2 of 2 failed, more than 2%; the reasons are in .*failed_scored.jsonl"):
+        score_pairs(LLMJudge(gone, SAFETY), pairs(2), tmp_path / "scored.jsonl")
+
+
+def test_a_pair_that_stands_twice_raises_before_anything_is_asked(tmp_path):
+    judge = word_judge()
+    with pytest.raises(ValueError, match="pairs: 1 ids stand more than once"):
+        score_pairs(judge, pairs(2) + pairs(1), tmp_path / "scored.jsonl")
+    assert judge.asked == []
+
+
+def test_replies_are_read_again_without_asking(tmp_path):
+    chat = scripted_chat("Rating: [[0]]", "Rating: [[1]]")
+    chat.complete = lambda conversations, sampling, on_reply=None, ask=chat.complete: hand_over(ask(conversations, sampling), on_reply)
+    first = score_pairs(LLMJudge(KeptChat(chat, tmp_path / "replies.jsonl"), SAFETY), pairs(1), tmp_path / "scored.jsonl")
+    (tmp_path / "scored.jsonl").unlink()
+    assert score_pairs(LLMJudge(KeptChat(None, tmp_path / "replies.jsonl"), SAFETY), pairs(1), tmp_path / "scored.jsonl") == first
+    assert len(chat.asked) == 1
 
 
 def test_a_judge_that_is_never_understood_gives_no_scores(tmp_path):

@@ -10,8 +10,9 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
-    {"prompts", "storage", "verdict", "chat", "statistics", "logprobs", "student"},
-    {"run", "preference", "self_critique", "judge", "trainer", "attacks", "miniature.grammar", "miniature.safety_text"},
+    {"prompts", "storage", "verdict", "statistics", "logprobs", "student"},
+    {"chat"},
+    {"run", "preference", "endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar", "miniature.safety_text"},
     {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods", "rows", "local_judges", "counterfactual"},
     {"evaluate", "sources"},
     {"experiment", "recorded"},

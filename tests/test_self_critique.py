@@ -1,10 +1,12 @@
 """The self-critique chain: what the teacher is asked, in which order, and resume after a crash: `pytest tests/test_self_critique.py`."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import pytest
 
+from common.chat import hand_over
 from common.prompts import SAFETY
 from common.schema import PromptRecord, Reply, Sampling
 from common.self_critique import generate_pairs, opening, run_chains
@@ -17,12 +19,12 @@ def scripted_teacher(fails_at_call=None):
     """A teacher that answers "answer to q1", then "critique to q1", "revision to q1", and notes the conversations of each call."""
     calls = []
 
-    def complete(conversations, sampling):
+    def complete(conversations, sampling, on_reply=None):
         calls.append(copy.deepcopy(conversations))
         if len(calls) - 1 == fails_at_call:
             raise ConnectionError("the teacher is gone")
         assert sampling == SAMPLING
-        return [reply_to(conversation) for conversation in conversations]
+        return hand_over(map(reply_to, conversations), on_reply)
 
     return SimpleNamespace(name="scripted", complete=complete, calls=calls)
 
@@ -99,7 +101,7 @@ def test_resume_asks_only_for_missing_ids(tmp_path):
     pairs = generate_pairs(teacher, records(5), SAFETY, SAMPLING, path, batch_size=2, progress=steps.append)
     assert asked_for(teacher) == 3 * [["q0", "q2"]] + 3 * [["q4"]]
     assert sorted(pair.id for pair in pairs) == ["id0", "id1", "id2", "id3", "id4"]
-    assert steps == [2, 2, 1]  # 2 from disk, then batches of 2 and 1
+    assert sum(steps) == 15  # turns
 
 
 def test_a_finished_file_asks_nothing(tmp_path):
@@ -128,3 +130,73 @@ def test_a_crash_at_any_call_loses_at_most_one_batch_and_resumes_to_the_same_fil
     generate_pairs(teacher, records(6), SAFETY, SAMPLING, path, batch_size=2)
     assert sorted({prompt for call in asked_for(teacher) for prompt in call}) == [f"q{i}" for i in range(finished, 6)]
     assert path.read_bytes() == whole.read_bytes()
+
+
+def failing_teacher(reasons):
+    """The scripted teacher, but some turns end otherwise: {(question, turn): finish reason, or one per budget}."""
+    budgets = []
+
+    def reply(conversation, budget):
+        whole = reply_to(conversation)
+        reason = reasons.get((first_question(conversation), whole.text.split()[0]), "stop")
+        reason = reason.get(budget, "stop") if isinstance(reason, dict) else reason
+        return whole.model_copy(update={"finish_reason": reason, "text": whole.text if reason == "stop" else ""})
+
+    def complete(conversations, sampling, on_reply=None):
+        budgets.append(sampling.max_new_tokens)
+        return hand_over((reply(conversation, sampling.max_new_tokens) for conversation in conversations), on_reply)
+
+    return SimpleNamespace(name="failing", complete=complete, budgets=budgets)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_prompt_ends_as_a_pair_or_as_a_named_failure(tmp_path):
+    reasons = {("q0", "answer"): "error: status 503, asked 8 times", ("q2", "critique"): "content_filter", ("q3", "revision"): "length"}
+    steps = []
+    pairs = generate_pairs(failing_teacher(reasons), records(5), SAFETY, SAMPLING, tmp_path / "pairs.jsonl", failed_limit=0.6, progress=steps.append)
+    assert [pair.id for pair in pairs] == ["id1", "id4"] and len(lines(tmp_path / "pairs.jsonl")) == 2
+    assert lines(tmp_path / "failed_pairs.jsonl") == [
+        {"id": "id0", "turn": "answer", "reason": "error: status 503, asked 8 times"},
+        {"id": "id2", "turn": "critique", "reason": "content_filter"},
+        {"id": "id3", "turn": "revision", "reason": "length"},
+    ]
+    assert sum(steps) == 15  # turns, those that never came about included
+
+
+def test_what_failed_is_tried_again_and_the_list_of_failures_goes(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    generate_pairs(failing_teacher({("q1", "answer"): "content_filter"}), records(2), SAFETY, SAMPLING, path, failed_limit=0.5)
+    teacher = scripted_teacher()
+    assert len(generate_pairs(teacher, records(2), SAFETY, SAMPLING, path)) == 2
+    assert asked_for(teacher) == 3 * [["q1"]] and not (tmp_path / "failed_pairs.jsonl").exists()
+
+
+def test_a_cut_turn_gets_twice_the_budget_once_and_both_are_counted(tmp_path):
+    teacher = failing_teacher({("q0", "critique"): {64: "length"}})
+    [pair] = generate_pairs(teacher, records(1), SAFETY, SAMPLING, tmp_path / "pairs.jsonl")
+    assert teacher.budgets == [64, 64, 128, 64]
+    assert (pair.critique, pair.usage) == ("critique to q0", {"prompt_tokens": 40, "completion_tokens": 30})  # 8 more for the cut critique
+
+
+def test_too_many_failures_raise_and_name_the_file_but_pairs_stay(tmp_path):
+    reasons = {(f"q{i}", "answer"): "content_filter" for i in range(3)}
+    with pytest.raises(RuntimeError, match=f"3 of 100 failed, more than 2%; the reasons are in {tmp_path}/failed_pairs.jsonl"):
+        generate_pairs(failing_teacher(reasons), records(100), SAFETY, SAMPLING, tmp_path / "pairs.jsonl")
+    assert len(lines(tmp_path / "pairs.jsonl")) == 97
+    del reasons["q0", "answer"]
+    assert len(generate_pairs(failing_teacher(reasons), records(100), SAFETY, SAMPLING, tmp_path / "pairs.jsonl")) == 98  # 2 of 100 is not more than 2 %
+
+
+def test_an_id_that_stands_twice_raises_before_anything_is_asked(tmp_path):
+    teacher = scripted_teacher()
+    with pytest.raises(ValueError, match="prompts: 1 ids stand more than once .'id1'."):
+        generate_pairs(teacher, [*records(3), records(2)[1]], SAFETY, SAMPLING, tmp_path / "pairs.jsonl")
+    assert teacher.calls == [] and not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_self_refinement_takes_a_cut_turn_as_it_is():
+    [chain] = run_chains(failing_teacher({("q0", "answer"): "length"}), [opening("", "q0")], SAFETY, SAMPLING)
+    assert [reply.finish_reason for reply in chain] == ["length", "stop", "stop"]

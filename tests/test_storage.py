@@ -71,6 +71,25 @@ def test_a_record_is_on_disk_before_the_next_one_is_begun(tmp_path):
             assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == count
 
 
+def test_a_record_is_read_back_by_its_id(tmp_path):
+    with JsonlStore(filled(tmp_path / "a.jsonl")) as store:
+        store.append({"id": "d", "text": "last"})
+        assert [store[name] for name in "abcd"] == [*RECORDS, {"id": "d", "text": "last"}]
+        with pytest.raises(KeyError):
+            store["e"]
+
+
+def test_a_closed_store_opens_again_and_sees_what_others_wrote_meanwhile(tmp_path):
+    store = JsonlStore(filled(tmp_path / "a.jsonl", RECORDS[:1]))
+    store.close()
+    filled(tmp_path / "a.jsonl", RECORDS[1:2])
+    with store:
+        store.append(RECORDS[2])
+        assert store["b"] == RECORDS[1] and store.load() == RECORDS
+    with store, pytest.raises(ValueError, match="already holds"):
+        store.append(RECORDS[2])
+
+
 def test_duplicate_id_raises_and_writes_nothing(tmp_path):
     with JsonlStore(filled(tmp_path / "a.jsonl")) as store:
         with pytest.raises(ValueError, match="a.jsonl already holds a record with id 'b'"):

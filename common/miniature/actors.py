@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from types import ModuleType
 
+from common.chat import OnReply, hand_over
 from common.miniature.grammar import pattern
 from common.prompts import ExperimentPrompts
 from common.schema import Message, Reply, Sampling, ScoreScale
@@ -36,8 +37,8 @@ class MiniatureTeacher:
         self.world, self.no_better, self.worse, self.noise_on, self.seed = world, no_better, worse, noise_on, seed
         self.name = f"miniature teacher, no better {no_better:g}, worse {worse:g} on {noise_on}, seed {seed}"
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
-        return [Reply(text=self._turn([m for m in conversation if m["role"] != "system"])) for conversation in conversations]
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over((Reply(text=self._turn([m for m in conversation if m["role"] != "system"])) for conversation in conversations), on_reply)
 
     def _turn(self, messages: list[Message]) -> str:
         request = self.world.read_request(messages[0]["content"])
@@ -74,8 +75,8 @@ class MiniatureJudge:
         template = prompts.judge_template.replace("{verdict_format}", prompts.scale.verdict_format)
         self._asked = re.compile(pattern(template, {"prompt": (), "answer": ()}).replace("(?P<prompt>)", "(?P<prompt>.*)").replace("(?P<answer>)", "(?P<answer>.*)"), re.S)
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling) -> list[Reply]:
-        return [Reply(text=self._verdict(conversation[-1]["content"])) for conversation in conversations]
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over((Reply(text=self._verdict(conversation[-1]["content"])) for conversation in conversations), on_reply)
 
     def _verdict(self, question: str) -> str:
         asked = self._asked.fullmatch(question)

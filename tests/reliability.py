@@ -1,0 +1,207 @@
+"""The long suites behind the bars on generation and scoring: kills, faults, throughput, size. `make reliability`.
+
+Every suite is a function of its length: tests/test_reliability.py runs each in a short cut. Figures go to
+results/reliability.json. The server is local and on a real socket (`fault_server.py`).
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tracemalloc
+from collections import Counter
+from pathlib import Path
+
+from fault_server import FAULTS, TIMEOUT, FaultServer
+
+from common.chat import KeptChat, hand_over
+from common.endpoint import EndpointChat, EndpointError
+from common.judge import LLMJudge, score_pairs
+from common.prompts import SAFETY
+from common.schema import PromptRecord, Reply, Sampling, fingerprint
+from common.self_critique import generate_pairs
+from common.storage import write_json
+
+RATES = (0.01, 0.1, 0.3, 0.5)
+SAMPLING = Sampling(temperature=0.7, max_new_tokens=64, seed=5)
+CONCURRENCY = 8
+
+
+def records(count):
+    return [PromptRecord(id=f"p{i}", experiment="safety", split="train", prompt=f"question {i}") for i in range(count)]
+
+
+def chains(url, folder, count, concurrency=CONCURRENCY, judged=True, **settings):
+    """Generation and scoring as the notebooks do them. `settings` go to the endpoint."""
+    folder = Path(folder)
+    endpoint = EndpointChat("m", url, "", concurrency, **settings)
+    pairs = generate_pairs(KeptChat(endpoint, folder / "teacher_replies.jsonl"), records(count), SAFETY, SAMPLING, folder / "pairs.jsonl", failed_limit=1)
+    if judged:
+        score_pairs(LLMJudge(KeptChat(endpoint, folder / "judge_replies.jsonl"), SAFETY), pairs, folder / "scored.jsonl", failed_limit=1, unscored_limit=1)
+    return endpoint
+
+
+def lines_of(path):
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def ids_of(path):
+    return {json.loads(line)["id"] for line in lines_of(path)}
+
+
+def key_of(request):
+    """The key under which the reply to a request is kept."""
+    sampling = Sampling(temperature=request["temperature"], max_new_tokens=request["max_tokens"], seed=request.get("seed", 0))
+    return fingerprint(request["name"], request["messages"], sampling.model_dump(), digits=32)
+
+
+def kills(count, folder, per_life=6, seed=0):
+    """kill -9 at `count` random points of one run of generation and scoring, each `per_life` answers apart on average.
+
+    lost: finished pairs, scores or replies gone after a kill. unsaved: requests answered in full whose reply was not on
+    disk at the kill; paid_twice: requests answered again later.
+    """
+    chance, total = random.Random(seed), count * per_life // 4 + 4
+    folder, figures = Path(folder), Counter(lost=0, unsaved=0)
+    reached = threading.Event()
+    with FaultServer(delay=0.01) as server:
+        name = EndpointChat("m", server.url, "").name
+        chains(server.url, folder / "whole", total)
+        requests = len(server.answered)
+        server.forget()
+        worst, killed, before = 0, 0, set()
+        while killed < count:
+            target = len(server.answered) + chance.randint(1, 2 * per_life - 1)
+            reached.clear()
+            server.on_answer = lambda answers: reached.set() if answers >= target else None
+            child = subprocess.Popen([sys.executable, __file__, "child", server.url, folder / "killed", str(total)])
+            while not reached.wait(0.05) and child.poll() is None:
+                pass
+            time.sleep(chance.uniform(0, 0.02))
+            if child.poll() is not None:
+                raise RuntimeError(f"the run ended by itself, with code {child.returncode}, after {killed} kills")
+            child.kill()
+            child.wait()
+            killed += 1
+            files = {file: ids_of(folder / "killed" / file) for file in ("pairs.jsonl", "scored.jsonl", "teacher_replies.jsonl", "judge_replies.jsonl")}
+            now = {(file, name) for file, names in files.items() for name in names}
+            figures["lost"] += len(before - now)
+            before = now
+            answered = {key_of({**request, "name": name}) for request in list(server.answered)}
+            unsaved = len(answered - files["teacher_replies.jsonl"] - files["judge_replies.jsonl"])
+            figures["unsaved"], worst = figures["unsaved"] + unsaved, max(worst, unsaved)
+        server.on_answer = lambda answers: None
+        chains(server.url, folder / "killed", total)
+        answered = len(server.answered)
+        chains(server.url, folder / "killed", total)
+        equal = all(sorted(lines_of(folder / "whole" / file)) == sorted(lines_of(folder / "killed" / file)) for file in ("pairs.jsonl", "scored.jsonl"))
+        return {
+            "kills": killed, "pairs": total, "requests": requests, "in flight at most": CONCURRENCY, **figures, "unsaved at one kill at most": worst,
+            "paid_twice": answered - requests, "equal_to_uninterrupted": equal, "requests_of_a_second_run": len(server.answered) - answered,
+        }  # fmt: skip
+
+
+def faults(rates, count, folder, kinds=(*FAULTS, "refused")):
+    """Chains under each kind of fault at each rate: how many end as a pair, as a named failure, or as neither."""
+    rows = []
+    for kind in kinds:
+        for rate in rates:
+            at = Path(folder) / f"{kind}-{rate}"
+            with FaultServer("" if kind == "refused" else kind, rate, delay=0.005, seed=int(100 * rate)) as server:
+                away = threading.Event()
+                flapping = threading.Thread(target=flap, args=(server, rate, away))
+                if kind == "refused":
+                    flapping.start()
+                stopped = ""
+                try:
+                    chains(server.url, at, count, judged=False, timeout=TIMEOUT if kind == "timeout" else 30, backoff=0.05)
+                except EndpointError as error:
+                    stopped = str(error)
+                away.set()
+                if kind == "refused":
+                    flapping.join()
+                asked, answered = len(server.asked), len(server.answered)
+            done, failed = len(lines_of(at / "pairs.jsonl")), lines_of(at / "failed_pairs.jsonl")
+            reasons = Counter(json.loads(line)["reason"] for line in failed)
+            errors = sum(n for reason, n in reasons.items() if reason.startswith("error"))
+            row = {"fault": kind, "rate": rate, "prompts": count, "pairs": done, "failed": dict(reasons), "errors": errors, "neither": count - done - len(failed),
+                   "asked": asked, "answered": answered, "stopped": stopped}  # fmt: skip
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+def flap(server, rate, away, cycle=0.4):
+    """The server goes away for this share of the time: connections are refused, those in use break."""
+    while not away.wait(cycle * (1 - rate)):
+        server.__exit__()
+        time.sleep(cycle * rate)
+        server.__enter__()
+
+
+def throughput(count, concurrency=32, delay=0.5, serial=8):
+    """Requests a second of whole chains, against one request after the other, as a plain loop over the prompts asks."""
+    with FaultServer(delay=delay) as server, tempfile.TemporaryDirectory() as folder:
+        one, start = EndpointChat("m", server.url, "", concurrency=1), time.perf_counter()
+        one.complete([[{"role": "user", "content": f"serial {i}"}] for i in range(serial)], SAMPLING)
+        alone = serial / (time.perf_counter() - start)
+        start = time.perf_counter()
+        chains(server.url, folder, count, concurrency, judged=False)
+        together = 3 * count / (time.perf_counter() - start)
+    return {"concurrency": concurrency, "delay_s": delay, "chains": count, "serial_per_s": alone, "per_s": together, "ratio": together / alone}
+
+
+class Instant:
+    """A chat model that costs no time."""
+
+    name = "instant"
+
+    def complete(self, conversations, sampling, on_reply=None):
+        return hand_over((Reply(text="word " * 60, completion_tokens=60) for _ in conversations), on_reply)
+
+
+def growth(count):
+    """Bytes on disk and in memory for each further example, from `count` to 2 x `count` chains. Syncing is left out."""
+    sync, os.fsync = os.fsync, lambda number: None
+    try:
+        sizes, peaks = [], []
+        for n in (count, 2 * count):
+            asked = records(n)
+            with tempfile.TemporaryDirectory() as folder:
+                tracemalloc.start()
+                generate_pairs(KeptChat(Instant(), Path(folder) / "replies.jsonl"), asked, SAFETY, SAMPLING, Path(folder) / "pairs.jsonl")
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+                sizes.append(sum(path.stat().st_size for path in Path(folder).iterdir()))
+    finally:
+        os.fsync = sync
+    return {"chains": [count, 2 * count], "bytes_per_example": [size / n for size, n in zip(sizes, (count, 2 * count))],
+            "memory_per_further_example": (peaks[1] - peaks[0]) / count}  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--prompts", type=int, default=40, help="of each fault and rate")
+    wanted = parser.parse_args()
+    os.environ["NO_PROXY"] = "127.0.0.1"
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {"kills": kills(wanted.kills, Path(folder) / "kills")}
+        print(figures["kills"], flush=True)
+        figures["faults"] = faults(RATES, wanted.prompts, Path(folder) / "faults")
+    figures["throughput"] = throughput(320)
+    figures["growth"] = growth(5000)
+    print(figures["throughput"], figures["growth"], sep="\n")
+    write_json(Path(__file__).parent.parent / "results" / "reliability.json", figures)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        chains(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        main()

@@ -1,0 +1,269 @@
+"""Real requests over a real socket to a server that fails on purpose: `pytest tests/test_endpoint.py`."""
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import threading
+import time
+import traceback
+
+import pytest
+from fault_server import FAULTS, TIMEOUT, FaultServer, answer_to
+from papermill.exceptions import PapermillExecutionError
+
+from common.batch import execute
+from common.chat import KeptChat
+from common.endpoint import EndpointChat, EndpointError, preflight, retry_after
+from common.schema import Sampling
+
+QUESTIONS = [[{"role": "user", "content": f"question {i}"}] for i in range(24)]
+CANARY = 'sk-canary"A1b2C3d4E5f6\\'
+
+
+def chat_with(server, concurrency=8, **settings):
+    timeout = TIMEOUT if server.fault == "timeout" else 30
+    return EndpointChat("m", server.url, "", concurrency, timeout, backoff=0.02, **settings)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("length", "content_filter")])
+def test_transient_faults_are_asked_again_until_answered(fault):
+    with FaultServer(fault, rate=0.4) as server:
+        replies = chat_with(server).complete(QUESTIONS, Sampling())
+    assert [reply.text for reply in replies] == [answer_to(question) for question in QUESTIONS]
+    assert len(server.asked) > len(server.answered) == len(QUESTIONS)
+
+
+def test_an_answer_comes_with_its_tokens_and_its_order():
+    with FaultServer() as server:
+        seen, chat = {}, chat_with(server)
+        replies = chat.complete(QUESTIONS, Sampling(temperature=0.5, max_new_tokens=7, seed=3), lambda row, reply: seen.update({row: reply}))
+    assert seen == dict(enumerate(replies))
+    assert replies[0].model_dump() == {"text": answer_to(QUESTIONS[0]), "finish_reason": "stop", "prompt_tokens": 2, "completion_tokens": 5}
+    assert chat.usage == {"requests": 24, "prompt_tokens": 48, "completion_tokens": 120}
+    assert server.asked[0] == {"model": "m", "messages": QUESTIONS[0], "temperature": 0.5, "seed": 3, "max_tokens": 7}
+
+
+@pytest.mark.parametrize("status", ["400", "401", "403", "404", "quota"])
+def test_what_cannot_get_better_is_asked_once_and_stops_the_run(status):
+    with FaultServer(status) as server, pytest.raises(EndpointError, match="quota is exhausted" if status == "quota" else f"answered {status}: .*no, for POST"):
+        chat_with(server).complete(QUESTIONS, Sampling())
+    assert len(server.asked) == 1
+
+
+def test_a_stop_half_way_hands_over_what_is_in_flight():
+    with FaultServer(delay=0.1) as server:
+        def revoke(count):
+            server.fault = "401" if count >= 5 else ""
+
+        server.on_answer, got = revoke, []
+        with pytest.raises(EndpointError):
+            chat_with(server).complete(QUESTIONS, Sampling(), lambda row, reply: got.append(row))
+    assert len(got) == len(server.answered) < len(server.asked) <= len(got) + 8
+
+
+def test_a_conversation_that_is_too_long_fails_alone():
+    with FaultServer("too long", rate=0.3) as server:
+        replies = chat_with(server).complete(QUESTIONS, Sampling())
+    assert {reply.finish_reason for reply in replies} == {"stop", "error: context_length_exceeded"}
+    assert len(server.asked) == len(QUESTIONS)
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_the_finish_reason_is_kept(reason):
+    with FaultServer(reason) as server:
+        [reply] = chat_with(server).complete(QUESTIONS[:1], Sampling())
+    assert (reply.finish_reason, reply.text) == (reason, "answer" if reason == "length" else "")
+
+
+def test_one_conversation_without_an_answer_does_not_stop_the_others():
+    with FaultServer() as server:
+        chat = chat_with(server, attempts=3)
+        chat.complete(QUESTIONS[:1], Sampling())
+        server.reply_of = server.reply
+        server.reply = lambda fault, request, head: "{" if request["messages"] == QUESTIONS[7] else server.reply_of(fault, request, head)
+        replies = chat.complete(QUESTIONS, Sampling())
+    assert replies[7].finish_reason == "error: unreadable reply (JSONDecodeError), asked 3 times" and not replies[7].whole and replies[7].failed
+    assert [i for i, reply in enumerate(replies) if not reply.whole] == [7]
+
+
+def test_an_endpoint_that_never_answers_stops_the_run_after_one_conversation():
+    with FaultServer("503") as server, pytest.raises(EndpointError, match="does not answer: status 503, asked 3 times for each of 1"):
+        chat_with(server, attempts=3).complete(QUESTIONS, Sampling())
+    assert len(server.asked) == 3
+
+
+def test_an_endpoint_that_goes_away_for_good_stops_the_run():
+    with FaultServer() as server:
+        chat = chat_with(server, concurrency=4, attempts=3)
+        chat.complete(QUESTIONS[:1], Sampling())
+    with pytest.raises(EndpointError, match="does not answer: connection refused, asked 3 times for each of 4"):
+        chat.complete(QUESTIONS, Sampling())
+
+
+def test_an_endpoint_that_comes_back_in_time_is_waited_for():
+    with FaultServer() as server:
+        pass
+    back = FaultServer(port=server.port)
+    timer = threading.Timer(0.3, back.__enter__)
+    timer.start()
+    replies = EndpointChat("m", server.url, "", backoff=0.1).complete(QUESTIONS[:3], Sampling())
+    timer.join()
+    back.__exit__()
+    assert all(reply.whole for reply in replies)
+
+
+def test_one_refusal_pauses_every_worker_for_as_long_as_the_endpoint_says():
+    with FaultServer("429 with Retry-After", rate=0.3, retry_after=0.5) as server:  # 3 of the first 24
+        assert all(reply.whole for reply in chat_with(server).complete(QUESTIONS, Sampling()))
+    assert server.refused_at
+    for refused in server.refused_at:
+        assert [t for t in server.asked_at if refused + 0.2 < t < refused + 0.5] == []
+
+
+def test_refusals_without_end_stop_the_run():
+    with FaultServer("429") as server, pytest.raises(EndpointError, match="refused through 4 pauses"):
+        chat_with(server, attempts=4).complete(QUESTIONS, Sampling())
+    assert len(server.asked) == 5
+
+
+def test_a_refusal_for_a_day_stops_the_run_at_once():
+    with FaultServer("429 with Retry-After", retry_after=86400) as server, pytest.raises(EndpointError, match="asks to wait 86400 s"):
+        chat_with(server).complete(QUESTIONS, Sampling())
+
+
+@pytest.mark.parametrize("value, seconds", [("3", 3), ("0.5", 0.5), ("-1", 0), ("", None), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)])
+def test_retry_after_is_a_number_or_a_date(value, seconds):
+    assert retry_after({"retry-after": value}) == seconds
+    assert retry_after({}) is None
+
+
+def test_it_works_inside_a_running_event_loop():
+    async def cell():
+        return chat_with(server).complete(QUESTIONS[:2], Sampling())
+
+    with FaultServer() as server:
+        assert [reply.whole for reply in asyncio.run(cell())] == [True, True]
+
+
+def test_many_requests_are_in_flight_at_once():
+    with FaultServer(delay=0.3) as server:
+        chat = EndpointChat("m", server.url, "", concurrency=32)
+        chat.complete(QUESTIONS[:1], Sampling())
+        questions = [[{"role": "user", "content": str(i)}] for i in range(128)]
+        start = time.perf_counter()
+        chat.complete(questions, Sampling())
+        seconds = time.perf_counter() - start
+    assert server.most_at_once == 32
+    assert 128 * 0.3 / seconds > 10  # of 32 at best, on a machine at rest; the bar of 25 is measured in tests/reliability.py
+
+
+def test_an_interrupt_waits_for_what_is_in_flight_and_asks_no_more():
+    with FaultServer() as server:
+        chat, got = chat_with(server), []
+        chat.complete(QUESTIONS[:1], Sampling())
+        server.delay = 1
+        threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            chat.complete(QUESTIONS, Sampling(), lambda row, reply: got.append(row))
+    assert len(got) == len(server.asked) - 1 == 8
+
+
+def test_the_cost_cap_is_never_passed_and_nearly_reached():
+    # 2 + 5 tokens an answer at 1000 dollars a million; 26 + 6 at worst, so it stops within 0.032 dollars of the cap
+    with FaultServer(delay=0.01) as server:
+        chat = chat_with(server, prices=(1000, 1000), max_cost=0.15)
+        with pytest.raises(EndpointError, match="could pass max_cost = 0.15"):
+            chat.complete(QUESTIONS, Sampling(max_new_tokens=6))
+    assert chat.cost == pytest.approx(0.007 * len(server.answered)) and 0.15 - 0.034 < chat.cost <= 0.15
+
+
+def test_an_answer_with_an_unknown_bill_counts_with_its_worst():
+    with FaultServer("reset") as server, pytest.raises(EndpointError, match="could pass max_cost"):
+        chat = chat_with(server, prices=(0, 1000), max_cost=0.035)
+        chat.complete(QUESTIONS, Sampling(max_new_tokens=10))
+    assert len(server.asked) == 3 and chat.cost == pytest.approx(0.03)
+
+
+def test_a_reply_that_cannot_be_kept_stops_the_run():
+    def full_disk(row, reply):
+        raise OSError(28, "No space left on device")
+
+    with FaultServer() as server, pytest.raises(OSError, match="No space left"):
+        chat_with(server).complete(QUESTIONS, Sampling(), full_disk)
+    assert len(server.asked) <= 9
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"api_key_env": "sk-123-abc"}, "never the key itself"),
+    ({"base_url": "https://me:secret@host/v1"}, "without user, password"),
+    ({"base_url": "host/v1"}, "must look like https://host/v1"),
+    ({"max_cost": 3.0}, "needs prices"),
+    ({"prices": [1.0]}, "per million prompt tokens and"),
+])  # fmt: skip
+def test_bad_settings_are_refused_and_secrets_not_repeated(settings, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        EndpointChat(**{"model": "m", "base_url": "http://host/v1", "api_key_env": "", **settings})
+    assert "123" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+def test_a_missing_key_is_named_before_anything_is_asked(monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with FaultServer() as server, pytest.raises(EndpointError, match="NO_SUCH_KEY is not set"):
+        EndpointChat("m", server.url, "NO_SUCH_KEY").complete(QUESTIONS, Sampling())
+    assert server.asked == []
+
+
+def test_preflight_asks_for_one_token_and_says_what_a_run_would_cost():
+    with FaultServer() as server:
+        said = preflight(chat_with(server, prices=(0.5, 1.5), max_cost=3), 2400, 400, 200)
+    assert said == f"m at {server.url}: 2400 requests, 960,000 + 480,000 tokens, about 1.20 dollars; cost cap 3 dollars"
+    assert [request["max_tokens"] for request in server.asked] == [1]
+
+
+def forms_of(key):
+    return [key, key[:8], json.dumps(key)[1:-1], base64.b64encode(key.encode()).decode().rstrip("=")[:-1]]
+
+
+def test_the_key_is_in_no_traceback_and_no_repr(monkeypatch):
+    monkeypatch.setenv("CANARY_KEY", CANARY)
+    with FaultServer("401") as server:  # which repeats the request's headers
+        chat = EndpointChat("m", server.url, "CANARY_KEY")
+        with pytest.raises(EndpointError) as caught:
+            chat.complete(QUESTIONS, Sampling())
+    assert "Bearer [key]" in str(caught.value)
+    below = caught.value.__traceback__.tb_next  # this test's own frame holds the key
+    shown = "".join(traceback.TracebackException(EndpointError, caught.value, below, capture_locals=True).format()) + repr(vars(chat)) + chat.name
+    assert [form for form in forms_of(CANARY) if form in shown] == []
+
+
+def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_path, monkeypatch):
+    monkeypatch.setenv("CANARY_KEY", CANARY)
+    with FaultServer() as server:
+        def revoke(count):
+            server.fault = "401" if count >= 5 else ""
+
+        server.on_answer = revoke
+        parameters = {"output": str(tmp_path / "run"), "prompts": 8, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "CANARY_KEY"}
+        with pytest.raises(PapermillExecutionError, match="answered 401"):
+            execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
+    replies = (tmp_path / "run" / "teacher_replies.jsonl").read_text().splitlines()
+    assert 5 <= len(replies) == len(server.answered)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert "answered 401" in (tmp_path / "generate_data.ipynb").read_text() and len(files) >= 3
+    assert [(path.name, form) for path in files for form in forms_of(CANARY) if form in path.read_text(errors="replace")] == []
+
+
+def test_kept_replies_of_an_endpoint_cost_nothing_the_second_time(tmp_path):
+    with FaultServer() as server:
+        first = KeptChat(chat_with(server), tmp_path / "replies.jsonl").complete(QUESTIONS, Sampling())
+        assert len(server.asked) == 24
+        assert KeptChat(chat_with(server), tmp_path / "replies.jsonl").complete(QUESTIONS, Sampling()) == first
+        assert len(server.asked) == 24
+    assert KeptChat(None, tmp_path / "replies.jsonl").complete(QUESTIONS, Sampling()) == first  # no server any more
