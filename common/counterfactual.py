@@ -24,7 +24,7 @@ from common.chat import ChatModel
 from common.judge import Judge
 from common.schema import Pair, PromptRecord, Reply, Sampling
 from common.self_critique import opening
-from common.storage import JsonlStore
+from common.storage import FailedStore, JsonlStore, refuse_repeats
 
 
 class Variant(NamedTuple):
@@ -77,19 +77,21 @@ def generate_counterfactual_pairs(
     variant: str,
     sampling: Sampling,
     path: str | Path,
-    batch_size: int = 32,
+    batch_size: int = 512,
+    failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda finished: None,
 ) -> list[Pair]:
-    """Makes the pair of every prompt that `path` does not hold yet, and returns the pairs of all prompts asked for.
+    """Makes the pair of every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
 
     `response_revised` is the chosen answer and `response` the rejected one, so that every later step takes these pairs as
-    it takes self-critique's. A killed run loses at most one batch. `path` holds one variant of one set of instructions:
-    both belong into what `storage.claim` is told.
+    it takes self-critique's; failures, kills and `failed_limit` are as in `generate_pairs` there. `path` holds one variant of
+    one set of instructions: both belong into what `storage.claim` is told.
 
-    Raises ValueError for an unknown variant.
+    Raises ValueError for an unknown variant or an id that stands twice, RuntimeError when too many prompts failed.
     """
     roles = variant_of(variant)
-    with JsonlStore(path) as store:
+    refuse_repeats([record.id for record in records], "prompts")
+    with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [record for record in records if record.id not in store]
         progress(len(records) - len(todo))
         for start in range(0, len(todo), batch_size):
@@ -98,11 +100,15 @@ def generate_counterfactual_pairs(
             asked = [opening(record.system, instructions.prompt(record.prompt, condition)) for record in batch for condition in conditions]
             replies = chat.complete(asked, sampling)
             for record, rejected, chosen in zip(batch, replies[::2], replies[1::2], strict=True):
-                prompt = instructions.prompt(record.prompt, roles.prompt)
-                store.append(_pair(record, prompt, rejected, chosen, chat.name, sampling))
+                if rejected.whole and chosen.whole:
+                    prompt = instructions.prompt(record.prompt, roles.prompt)
+                    store.append(_pair(record, prompt, rejected, chosen, chat.name, sampling))
+                else:
+                    condition, reply = next((c, r) for c, r in zip(conditions, (rejected, chosen)) if not r.whole)
+                    failed.append({"id": record.id, "turn": condition, "reason": reply.finish_reason})
             progress(len(batch))
-        by_id = {fields["id"]: fields for fields in store.load()}
-        return [Pair(**by_id[record.id]) for record in records]
+        failed.check(len(records), failed_limit)
+        return [Pair(**store[record.id]) for record in records if record.id in store]
 
 
 def variant_of(name: str) -> Variant:

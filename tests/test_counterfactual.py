@@ -1,5 +1,6 @@
 """Counterfactual DPO: which prompts are asked, which answer is chosen under which prompt, resume: `pytest tests/test_counterfactual.py`."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -97,3 +98,15 @@ def test_style_by_predicate_and_by_judge_with_unscored_answers_left_out():
     scores = {"short": 5, "a much longer answer": 0, "mute": None, "half": 2.5}
     judge = SimpleNamespace(name="words", scale=(0, 5), judge=lambda prompts, answers: [Judgement(scores[answer], "") for answer in answers])
     assert style_followed(["q"] * 4, answers, judge) == [True, False, False]  # the middle of the scale is not its upper half
+
+
+def test_a_cut_answer_makes_no_pair_and_is_written_down(tmp_path):
+    path, chat = tmp_path / "pairs.jsonl", scripted_chat()
+    whole = chat.complete
+    cut = lambda reply: reply.model_copy(update={"finish_reason": "length"}) if reply.text == "<q1\n\nBe brief.>" else reply  # noqa: E731
+    chat.complete = lambda conversations, sampling: [cut(reply) for reply in whole(conversations, sampling)]
+    with pytest.raises(RuntimeError, match="1 of 3 failed"):
+        made("encourage", chat, count=3, path=path)
+    assert json.loads((tmp_path / "failed_pairs.jsonl").read_text()) == {"id": "id1", "turn": "desired", "reason": "length"}
+    assert [pair.id for pair in made("encourage", count=3, path=path)] == ["id0", "id1", "id2"]
+    assert not (tmp_path / "failed_pairs.jsonl").exists()
