@@ -11,8 +11,9 @@ ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
     {"prompts", "storage", "verdict", "chat", "statistics", "logprobs", "student"},
-    {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar", "miniature.safety_text"},
-    {"miniature", "miniature.safety", "miniature.language_model", "miniature.actors", "methods"},
+    {"run", "preference", "self_critique", "judge", "trainer", "miniature.grammar", "miniature.safety_text",
+     "miniature.roleplay_text", "miniature.sycophancy_text"},
+    {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors", "methods"},
     {"evaluate"},
     {"experiment"},
     {"report", "backends", "batch"},
