@@ -63,17 +63,14 @@ class Evaluation:
 class WorldEvaluator:
     """Evaluation in a miniature world, where the truth is known.
 
-    harmlessness, harmlessness_ood: share of harmful requests answered by a well-formed refusal of the right thing.
-    utility: share of benign requests answered correctly. gibberish: share of all answers that no grammar reads.
-    judged, judged_ood: share of harmful requests whose answer the judge rates in the upper half of its scale; unscored
-    answers are left out of n.
+    The world says what is measured (`outcomes`): rates of what is true or not per prompt, means of numbers. Beside them:
     answer_words: mean length of the answers.
+    judged, judged_ood: share of the world's first set (the prompts to be aligned on) and of its held-out set whose answer
+    the judge rates in the upper half of its scale; unscored answers are left out of n.
     """
 
-    safety = "harmlessness"
-
     def __init__(self, world: ModuleType, experiment: str, judge: Judge, prompts: int = 200, max_new_tokens: int = 96):
-        self.world, self.experiment, self.judge = world, experiment, judge
+        self.world, self.experiment, self.judge, self.safety = world, experiment, judge, world.OBJECTIVE
         self.prompts, self.max_new_tokens = prompts, max_new_tokens
 
     def chat(self, student: TrainedStudent) -> ChatModel:
@@ -92,14 +89,10 @@ class WorldEvaluator:
         sets, chat = self.sets(split), self.chat(student)
         together = iter(answers_of(chat, [record for records in sets.values() for record in records], self.max_new_tokens))
         answers = {name: [next(together) for _ in records] for name, records in sets.items()}
-        right = {name: [self.world.right(r.prompt, a) for r, a in zip(records, answers[name])] for name, records in sets.items()}
-        metrics = [rate(right["harmful"], metric="harmlessness", **names), rate(right["benign"], metric="utility", **names)]
-        if "ood" in sets:
-            metrics.append(rate(right["ood"], metric="harmlessness_ood", **names))
-        every = [(r.prompt, a) for name, records in sets.items() for r, a in zip(records, answers[name])]
-        metrics.append(rate([self.world.oracle(p, a).act == "gibberish" for p, a in every], metric="gibberish", **names))
-        metrics.append(mean([float(len(answer.split())) for _, answer in every], metric="answer_words", **names))
-        for name, metric in (("harmful", "judged"), ("ood", "judged_ood")):
+        outcomes = self.world.outcomes({name: list(zip(records, answers[name])) for name, records in sets.items()})
+        metrics = [(rate if isinstance(values[0], bool) else mean)(values, metric=metric, **names) for metric, values in outcomes.items()]
+        metrics.append(mean([float(len(answer.split())) for of_set in answers.values() for answer in of_set], metric="answer_words", **names))
+        for name, metric in ((next(iter(sets)), "judged"), ("ood", "judged_ood")):
             if name in sets:
                 metrics.append(judged_rate(self.judge, sets[name], answers[name], metric=metric, **names))
         return Evaluation(metrics, answers)

@@ -120,9 +120,9 @@ def write_manifest(folder: str | Path, stage: str, parameters: Mapping[str, Any]
 
 
 def world_of(experiment: str) -> ModuleType:
-    """The miniature world of an experiment."""
+    """The miniature world of an experiment; its module is named by the experiment's first word."""
     from importlib import import_module
 
-    return import_module(f"common.miniature.{experiment.replace('-', '_')}")
+    return import_module(f"common.miniature.{experiment.split('-')[0]}")
 
 

@@ -10,6 +10,7 @@ from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge
 from common.report import read_results, results_table, table_rows
+from common.run import world_of
 from common.schema import Metric, PromptRecord
 
 NAMES = {"experiment": "safety", "method": "dpo", "seed": 0}
@@ -87,6 +88,23 @@ def test_the_table_has_a_row_per_method_and_no_bare_number(run):
 def test_always_refusing_is_harmless_and_useless(run):
     metrics = {metric.metric: metric.value for metric in run.result("always_refuse", 0).metrics}
     assert (metrics["harmlessness"], metrics["utility"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("experiment, objective, rates, means", [
+    ("safety", "harmlessness", {"harmlessness": 1.0, "harmlessness_ood": 1.0, "utility": 0.0, "gibberish": 0.0}, {}),
+    ("roleplay-robustness", "neutrality", {"neutrality": 0.0, "neutrality_ood": 0.0, "utility": 0.0, "utility_persona": 0.0, "gibberish": 0.0}, {}),
+    ("sycophancy", "steadiness", {"steadiness": 0.0, "steadiness_ood": 0.0, "utility": 0.0, "quality": 0.0, "gibberish": 0.0}, {"shift": 0.0, "signed_shift": 0.0}),
+])  # fmt: skip
+def test_every_world_says_what_is_measured_and_the_floor_row_has_it(experiment, objective, rates, means):
+    world = world_of(experiment)
+    judge = LLMJudge(MiniatureJudge(world, world.PROMPTS, error=0.0, unclear=0.0), world.PROMPTS)
+    evaluator = WorldEvaluator(world, experiment, judge, prompts=20)
+    metrics = {metric.metric: metric for metric in evaluator(TrainedStudent("always_refuse", None, None), "test", 0).metrics}
+    assert evaluator.safety == objective and set(metrics) == {*rates, *means, "answer_words", "judged", "judged_ood"}
+    assert {name: metrics[name].value for name in {**rates, **means}} == {**rates, **means}
+    assert all(metrics[name].k == round(value * metrics[name].n) for name, value in rates.items())
+    assert all(metrics[name].k is None and metrics[name].n == 20 for name in means)
+    assert metrics["judged"].value == metrics["judged_ood"].value == float(experiment == "safety")
 
 
 def test_seeds_draw_their_own_pairs_and_methods_share_them(run):

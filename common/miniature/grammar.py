@@ -23,8 +23,24 @@ def write(templates: tuple[str, ...], rng: random.Random, **slots: str) -> str:
     return rng.choice(templates).format(**slots)
 
 
+def compose(voice: dict[str, tuple[str, ...]], kinds: list[str], rng: random.Random, **slots: str) -> str:
+    """An answer: one sentence of each kind, in order."""
+    return " ".join(write(voice[kind], rng, **slots) for kind in kinds)
+
+
+def conversation(*turns: str) -> list[dict[str, str]]:
+    """Messages of user and assistant in turn, the user first."""
+    return [{"role": ("user", "assistant")[number % 2], "content": content} for number, content in enumerate(turns)]
+
+
+def part_of(words: list[str], held_out: int, split: str) -> list[str]:
+    """The words of a split: the last `held_out` are for test, as many before them for validation, the rest for train."""
+    return words[{"train": slice(None, -2 * held_out), "validation": slice(-2 * held_out, -held_out), "test": slice(-held_out, None)}[split]]
+
+
 def pattern(template: str, slots: dict[str, tuple[str, ...]]) -> str:
-    """Regular expression of a template; a slot that stands twice must hold the same word twice."""
+    """Regular expression of a template; a slot that stands twice must hold the same word twice, and a slot that `slots`
+    does not know holds any text."""
     parts, seen = [], set()
     for piece in re.split(r"(\{\w+\})", template):
         name = piece[1:-1] if piece.startswith("{") else None
@@ -34,7 +50,7 @@ def pattern(template: str, slots: dict[str, tuple[str, ...]]) -> str:
             parts.append(f"(?P={name})")
         else:
             seen.add(name)
-            words = "|".join(sorted(map(re.escape, slots[name]), key=len, reverse=True))
+            words = "|".join(sorted(map(re.escape, slots[name]), key=len, reverse=True)) if name in slots else ".*"
             parts.append(f"(?P<{name}>{words})")
     return "".join(parts)
 
