@@ -12,13 +12,14 @@ from common.chat import ChatModel, KeptChat, LocalChat
 from common.endpoint import EndpointChat
 from common.evaluate import JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
-from common.judge import LearnedJudge, LLMJudge
+from common.judge import FeedbackJudge, LearnedJudge, LLMJudge
 from common.methods import TrainSettings, check_methods
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
+from common.sources import load_prompts
 from common.storage import read_lines, read_records
 from common.student import load_student
 
@@ -27,9 +28,13 @@ Parameters = Mapping[str, Any]
 
 
 def prompts_of(p: Parameters) -> ExperimentPrompts:
-    """The texts of the experiment: from `prompts_file`, else the miniature's own; with the judge's `scale` where one is given."""
-    prompts = ExperimentPrompts.from_yaml(resolve(p["prompts_file"])) if p["prompts_file"] else world_of(p["experiment"]).PROMPTS
-    if "scale" not in p:
+    """The texts of the experiment: from `prompts_file`, else the miniature's own where a miniature teacher or judge is asked,
+    and those of `common.prompts` where a real one is; with the judge's `scale` where one is given."""
+    if p["prompts_file"]:
+        prompts = ExperimentPrompts.from_yaml(resolve(p["prompts_file"]))
+    else:
+        prompts = world_of(p["experiment"]).PROMPTS if p.get("teacher", p.get("judge")) == "miniature" else PROMPTS[p["experiment"]]
+    if not p.get("scale"):
         return prompts
     if p["scale"] not in ScoreScale.__members__:
         raise ValueError(f"unknown scale {p['scale']!r}; there are {', '.join(ScoreScale.__members__)}")
@@ -43,14 +48,22 @@ def open_teacher(p: Parameters) -> ChatModel:
     return _kept_chat("teacher", p)
 
 
-def open_judge(p: Parameters) -> LLMJudge:
-    """The judge of `reward_score`."""
+def open_prompts(p: Parameters) -> list[PromptRecord]:
+    """The prompts of `generate_data`: the miniature's train split, or every split of a file or Hub dataset `source`."""
+    if not p["source"]:
+        return world_of(p["experiment"]).prompts_for("train", p["prompts"], p["benign_share"], p["seed"])
+    return load_prompts(p["experiment"], p["source"], p["source_revision"], prompts_of(p).system, limit=p["prompts"])
+
+
+def open_judge(p: Parameters) -> LLMJudge | FeedbackJudge:
+    """The judge of `reward_score`; two in one where the experiment has a second criterion."""
     prompts = prompts_of(p)
     if p["judge"] == "miniature":
         chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"])
     else:
         chat = _kept_chat("judge", p)
-    return LLMJudge(chat, prompts, p["max_new_tokens"])
+    judge = LLMJudge(chat, prompts, p["max_new_tokens"])
+    return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, p["max_new_tokens"])) if prompts.quality else judge
 
 
 def _kept_chat(role: str, p: Parameters) -> KeptChat:
@@ -88,9 +101,8 @@ def open_experiment(p: Parameters) -> Experiment:
         evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"])
         student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
-    without_world = [m for m in p["methods"] if m == "always_refuse" or m == "sr" and p["experiment"] not in PROMPTS]
-    if without_world:
-        raise ValueError(f"{', '.join(without_world)}: no such row for a real student in {p['experiment']}; there is no text for it")
+    if "always_refuse" in p["methods"]:
+        raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
     if not p["judge_rows"]:
         raise ValueError("a real student is evaluated by a judge learned from labelled answers: give judge_rows, a JSONL file of text and label")
     rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
@@ -103,4 +115,5 @@ def open_experiment(p: Parameters) -> Experiment:
 def _final_judge(p: Parameters) -> LLMJudge:
     """Another judge than the one whose scores trained the student: same kind, other seed, so other errors."""
     world = world_of(p["experiment"])
-    return LLMJudge(MiniatureJudge(world, world.PROMPTS, error=p["final_judge_error"], seed=1_000), world.PROMPTS)
+    chat = MiniatureJudge(world, world.PROMPTS, error=p["final_judge_error"], seed=1_000)
+    return LLMJudge(chat, world.PROMPTS.quality or world.PROMPTS)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from common.chat import ChatModel
-from common.prompts import ExperimentPrompts
-from common.schema import Pair, Reply, Sampling, ScoredPair
+from common.prompts import JudgePrompt
+from common.schema import Pair, Reply, Sampling, ScoredPair, feedback_score
 from common.statistics import agreement
 from common.storage import FailedStore, JsonlStore, refuse_repeats
 from common.verdict import parse_score
@@ -35,9 +35,9 @@ class Judge(Protocol):
 
 
 class LLMJudge:
-    """Asks a chat model for a verdict and reads it; asks once more, with twice the budget, where none was found."""
+    """Asks a chat model for a verdict on one criterion and reads it; asks once more, with twice the budget, where none was found."""
 
-    def __init__(self, chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256):
+    def __init__(self, chat: ChatModel, prompts: JudgePrompt, max_new_tokens: int = 256):
         self.chat, self.prompts, self.max_new_tokens = chat, prompts, max_new_tokens
         self.name, self.scale = chat.name, (prompts.scale.minimum, prompts.scale.maximum)
 
@@ -64,8 +64,62 @@ class LLMJudge:
         return parse_score(reply.text, self.prompts.scale, f"{prompt}\n\n{answer}") if reply.whole else None
 
 
+class PairScores(NamedTuple):
+    """Scores of a pair's two answers on the judge's scale, None = unscored, and the raw replies they were read from.
+
+    criteria: the single verdicts behind them, where there are several. failure: why there is no reply at all."""
+
+    response: float | None
+    revised: float | None
+    reply_response: str
+    reply_revised: str
+    criteria: dict[str, float | None] = {}
+    failure: str = ""
+
+
+def answer_scores(judge: Judge, pairs: Sequence[Pair]) -> list[PairScores]:
+    """Each answer judged alone."""
+    asked = [(pair.prompt, answer) for pair in pairs for answer in (pair.response, pair.response_revised)]
+    judged = judge.judge(*zip(*asked))
+    return [PairScores(o.score, r.score, o.reply, r.reply, failure=o.failure or r.failure) for o, r in zip(judged[::2], judged[1::2], strict=True)]
+
+
+class FeedbackJudge:
+    """Two verdicts on feedback, sentiment and quality, and the score `schema.feedback_score` made of them, in [0, 1].
+
+    The sentiment of an answer is compared with that of the pair's `response_base`, the teacher's answer without a stance. A
+    score needs all of its verdicts: one missing leaves it unscored.
+    """
+
+    scale = (0.0, 1.0)
+
+    def __init__(self, sentiment: Judge, quality: Judge):
+        self.sentiment, self.quality = sentiment, quality
+        self.name = f"sentiment: {sentiment.name}; quality: {quality.name}"
+
+    def pair_scores(self, pairs: Sequence[Pair]) -> list[PairScores]:
+        """Raises ValueError naming the pairs without a no-stance answer, before anything is asked."""
+        if without := [pair.id for pair in pairs if not pair.response_base]:
+            raise ValueError(f"{len(without)} pairs have no response_base, the answer without a stance ({', '.join(without[:3])}); make the pairs anew")
+        shown = [((p.plain_prompt or p.prompt, p.response_base), (p.prompt, p.response), (p.prompt, p.response_revised)) for p in pairs]
+        felt = self.sentiment.judge(*zip(*[asked for of_pair in shown for asked in of_pair]))
+        good = self.quality.judge(*zip(*[asked for _, *of_pair in shown for asked in of_pair]))
+        return [self._scores(felt[3 * i : 3 * i + 3], good[2 * i : 2 * i + 2]) for i in range(len(pairs))]
+
+    def _scores(self, felt: Sequence[Judgement], good: Sequence[Judgement]) -> PairScores:
+        base, *sentiments = felt
+        names = ("response", "revised")
+        scores = [
+            None if None in (sentiment.score, quality.score, base.score) else feedback_score(sentiment.score, quality.score, base.score)
+            for sentiment, quality in zip(sentiments, good)
+        ]
+        replies = [f"{sentiment.reply}\n{quality.reply}" for sentiment, quality in zip(sentiments, good)]
+        criteria = {f"sentiment_{name}": j.score for name, j in zip(("base", *names), felt)} | {f"quality_{name}": j.score for name, j in zip(names, good)}
+        return PairScores(*scores, *replies, criteria, next((j.failure for j in (*felt, *good) if j.failure), ""))
+
+
 def score_pairs(
-    judge: Judge,
+    judge: Judge | FeedbackJudge,
     pairs: Sequence[Pair],
     path: str | Path,
     batch_size: int = 128,
@@ -89,15 +143,14 @@ def score_pairs(
         progress(len(pairs) - len(todo))
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
-            asked = [(pair.prompt, answer) for pair in batch for answer in (pair.response, pair.response_revised)]
-            judged = judge.judge(*zip(*asked))
-            for pair, original, revised in zip(batch, judged[::2], judged[1::2], strict=True):
-                if failure := original.failure or revised.failure:
-                    failed.append({"id": pair.id, "reason": failure})
+            judged = judge.pair_scores(batch) if isinstance(judge, FeedbackJudge) else answer_scores(judge, batch)
+            for pair, scores in zip(batch, judged, strict=True):
+                if scores.failure:
+                    failed.append({"id": pair.id, "reason": scores.failure})
                     continue
                 store.append(ScoredPair(
-                    **pair.model_dump(), score_response=original.score, score_revised=revised.score,
-                    judge_reply_response=original.reply, judge_reply_revised=revised.reply,
+                    **pair.model_dump(), score_response=scores.response, score_revised=scores.revised, criteria=scores.criteria,
+                    judge_reply_response=scores.reply_response, judge_reply_revised=scores.reply_revised,
                     judge=judge.name, scale=judge.scale,
                 ))  # fmt: skip
             progress(len(batch))

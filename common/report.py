@@ -24,11 +24,13 @@ LABELS = {
     "cdpo": "cDPO", "robust": "robust DPO", "ipo": "IPO", "rdpo": "rDPO (offset)", "rdpo_soft": "rDPO (soft)",
     "rdpo_squared": "rDPO (squared)", "rdpo_filter": "DPO on accepted pairs", "rdpo_flip": "rDPO (flip)",
 }  # fmt: skip
-COLUMNS = {
-    "harmlessness": "harmlessness", "harmlessness_ood": "under held-out wrappers", "judged": "judge's view", "utility": "utility",
-    "kl": "KL (nats)", "answer_words": "words",
+OBJECTIVES = {  # experiment -> its metric of behaviour, and what is held out of its `ood` prompts
+    "safety": ("harmlessness", "wrappers"), "roleplay-robustness": ("neutrality", "personas"), "sycophancy": ("steadiness", "stances"),
 }  # fmt: skip
-MATCHED = "harmlessness at matched utility"
+COLUMNS = {
+    "judged": "judge's view", "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "kl": "KL (nats)",
+    "answer_words": "words",
+}  # fmt: skip
 COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
                             "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f")))  # fmt: skip
 
@@ -45,18 +47,23 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
     """One row per method, a cell `mean [low, high]` per metric, over seeds; the last columns at matched utility."""
     import pandas as pd
 
-    rows = []
+    rows, (objective, held_out) = [], objective_of(results)
     for method in dict.fromkeys(result.method for result in results):
         of_method = [result for result in results if result.method == method]
         row = {"method": LABELS[method], "seeds": len(of_method) if method not in UNTRAINED else "-"}
-        for name, label in COLUMNS.items():
+        for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}.items():
             row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
-        row[MATCHED] = _cell([m for result in of_method for m in result.matched if m.metric == "harmlessness"], method)
+        row[f"{objective} at matched utility"] = _cell([m for result in of_method for m in result.matched if m.metric == objective], method)
         chosen = sorted({result.matched_lambda for result in of_method if result.matched_lambda is not None})
         row["lambda"] = ", ".join(f"{factor:g}" for factor in chosen) or "-"
         rows.append(row)
     table = pd.DataFrame(rows)
     return table[[column for column in table if not (table[column] == "-").all()]]
+
+
+def objective_of(results: Sequence[Result]) -> tuple[str, str]:
+    """(metric of behaviour, what its held-out prompts hold out) of the experiment that the results belong to."""
+    return OBJECTIVES[results[0].metrics[0].experiment]
 
 
 def _cell(metrics: Sequence[Metric], method: str) -> str:
@@ -93,12 +100,13 @@ def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> di
 
 
 def safety_utility_figure(results: Sequence[Result]) -> Figure:
-    """Harmlessness against utility on the evaluated split: a mark per method and seed, and each training's frontier over
+    """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's frontier over
     lambda (validation split) as a thin line."""
     figure, axes = _figure(6.4, 4.6)
+    objective, _ = objective_of(results)
     for method in dict.fromkeys(result.method for result in results):
         of_method = [result for result in results if result.method == method]
-        points = [(_value(result, "utility"), _value(result, "harmlessness")) for result in of_method]
+        points = [(_value(result, "utility"), _value(result, objective)) for result in of_method]
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=COLORS[method], linewidth=0.7, alpha=0.5) if line else None
@@ -108,7 +116,7 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
         axes.text(0.95 * base[0] - 0.01, 0.02, "95 % of the base\nstudent's utility", ha="right", fontsize=8, color="0.4")
-    axes.set(xlabel="utility (benign requests answered correctly)", ylabel="harmlessness (oracle)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    axes.set(xlabel="utility (oracle)", ylabel=f"{objective} (oracle)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 

@@ -118,7 +118,8 @@ class Pair(PromptRecord):
 class ScoredPair(Pair):
     """A pair with the judge's scores on the judge's own scale; None = unscored, which is a state and not a number.
 
-    `scale` gives the ends of the scale; scores outside it are refused.
+    `scale` gives the ends of the scale; scores outside it are refused. `criteria` holds the single verdicts that the scores
+    are made of, where there are several: sentiment (-5 to 5) and quality (0 to 5) of each answer, by name.
     """
 
     score_response: float | None
@@ -127,6 +128,7 @@ class ScoredPair(Pair):
     judge_reply_revised: str = ""
     judge: str = ""
     scale: tuple[float, float] = (0.0, 1.0)
+    criteria: dict[str, float | None] = {}
 
     @model_validator(mode="after")
     def _scores_on_the_scale(self) -> ScoredPair:

@@ -74,41 +74,51 @@ def generate_pairs(
     """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
 
     A chain with a turn that was cut off, filtered or never answered is no pair: its id, turn and reason stand in
-    `failed_<name>` beside `path`, and the next run tries it again. A killed run loses the turns of one batch, or nothing
+    `failed_<name>` beside `path`, and the next run tries it again. Where the experiment has a second criterion (`quality`),
+    the teacher also answers the plain prompt, which the judge will compare with. A killed run loses the turns of one batch, or nothing
     with a teacher that keeps its replies (`KeptChat`); the next call goes on where it stopped.
 
     Args:
         batch_size: chains that go through their turns together; many times the teacher's concurrency, or it idles at the
             end of each turn.
-        progress: called with the number of turns just finished, of 3 a prompt.
+        progress: called with the number of turns just finished, of 3 a prompt, or 4 with the plain one.
 
     Raises:
         ValueError: an id stands twice in `records`; nothing was asked.
         RuntimeError: more than the share `failed_limit` of the prompts failed.
     """
     refuse_repeats([record.id for record in records], "prompts")
+    turns = len(TURNS) + (prompts.quality is not None)
     with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [record for record in records if record.id not in store]
-        progress(len(TURNS) * (len(records) - len(todo)))
+        progress(turns * (len(records) - len(todo)))
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             openings = [opening(record.system, record.prompt) for record in batch]
-            for record, chain in zip(batch, run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress), strict=True):
-                if chain[-1].whole:
-                    store.append(_pair(record, chain, teacher.name, sampling))
+            chains = run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress)
+            bases = _base_answers(teacher, batch, sampling, progress) if prompts.quality else [None] * len(batch)
+            for record, chain, base in zip(batch, chains, bases, strict=True):
+                if chain[-1].whole and (base is None or base.whole):
+                    store.append(_pair(record, chain, base, teacher.name, sampling))
                 else:
-                    failed.append({"id": record.id, "turn": TURNS[len(chain) - 1], "reason": chain[-1].finish_reason})
+                    turn, reply = (TURNS[len(chain) - 1], chain[-1]) if not chain[-1].whole else ("base answer", base)
+                    failed.append({"id": record.id, "turn": turn, "reason": reply.finish_reason})
         failed.check(len(records), failed_limit)
         return [Pair(**store[record.id]) for record in records if record.id in store]
 
 
-def _pair(record: PromptRecord, chain: list[Reply], teacher: str, sampling: Sampling) -> Pair:
+def _base_answers(teacher: ChatModel, records: Sequence[PromptRecord], sampling: Sampling, progress: Callable[[int], object]) -> list[Reply]:
+    """The teacher's answers to the plain prompts, without wrapper, persona or stance."""
+    openings = [opening(record.system, record.plain_prompt or record.prompt) for record in records]
+    replies = teacher.complete(openings, sampling, lambda *_: progress(1))
+    return _ask_cut_again(teacher, openings, sampling, replies)
+
+
+def _pair(record: PromptRecord, chain: list[Reply], base: Reply | None, teacher: str, sampling: Sampling) -> Pair:
     answer, critique, revision = chain
-    usage = {
-        "prompt_tokens": sum(reply.prompt_tokens for reply in chain),
-        "completion_tokens": sum(reply.completion_tokens for reply in chain),
-    }
+    replies = chain + ([base] if base else [])
+    usage = {name: sum(getattr(reply, name) for reply in replies) for name in ("prompt_tokens", "completion_tokens")}
     return Pair(
         **record.model_dump(), response=answer.text, critique=critique.text, response_revised=revision.text,
-        teacher=teacher, sampling=sampling, usage=usage,
+        response_base=base.text if base else "", teacher=teacher, sampling=sampling, usage=usage,
     )  # fmt: skip

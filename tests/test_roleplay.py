@@ -131,9 +131,9 @@ def test_the_corpus_misbehaves_at_its_rates():
     documents = [roleplay.document(rng) for _ in range(8_000)]
     requests = [(roleplay.read_request(m[0]["content"]), m[1]["content"]) for m in documents if m[0]["content"] not in KNOWLEDGE_QUESTIONS]
     assert 1 - len(requests) / 8_000 == pytest.approx(roleplay.KNOWLEDGE_SHARE, abs=0.02)
-    for careful, name in ((True, "careful"), (False, "careless")):
-        played = [roleplay.misbehaves(r, said) for r, said in requests if r.name and (r.frame in roleplay.CAREFUL_FRAMES) == careful]
-        assert sum(played) / len(played) == pytest.approx(roleplay.IN_CHARACTER[name], abs=0.03)
+    for relation in roleplay.RELATIONS:
+        played = [roleplay.misbehaves(r, said) for r, said in requests if r.name and r.relation == relation]
+        assert sum(played) / len(played) == pytest.approx(roleplay.IN_CHARACTER[relation], abs=0.03)
     assert not any(roleplay.misbehaves(r, said) for r, said in requests if not r.name)
 
 

@@ -12,7 +12,7 @@ from common.judge import LLMJudge
 from common.miniature import sycophancy
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import Recipe, pretrained_student
-from common.miniature.sycophancy import SENTIMENT_PROMPTS, WORST_SHIFT
+from common.miniature.sycophancy import PROMPTS, WORST_SHIFT
 from common.run import resolve
 from common.schema import Sampling, ScoreScale, feedback_score
 from common.self_critique import opening, run_chains
@@ -202,12 +202,12 @@ def test_noise_can_be_concentrated_on_one_kind():
 
 
 def test_one_judge_answers_both_questions_and_errs_on_them_independently():
-    chat = MiniatureJudge(sycophancy, sycophancy.CRITERIA, error=0.2, unclear=0.05)
+    chat = MiniatureJudge(sycophancy, PROMPTS, error=0.2, unclear=0.05)
     records = sycophancy.prompts_for("train", 2_000, 0.0, seed=6)
     requests = [sycophancy.read_request(record.prompt) for record in records]
     answers = [sycophancy.feedback(request, random.Random(i)) for i, request in enumerate(requests)]
-    felt, quality = ([j.score for j in LLMJudge(chat, prompts).judge([r.text for r in requests], answers)] for prompts in sycophancy.CRITERIA)
-    assert [prompts.scale for prompts in sycophancy.CRITERIA] == [ScoreScale.MINUS_FIVE_TO_FIVE, ScoreScale.ZERO_TO_FIVE]
+    felt, quality = ([j.score for j in LLMJudge(chat, prompts).judge([r.text for r in requests], answers)] for prompts in (PROMPTS, PROMPTS.quality))
+    assert [prompts.scale for prompts in (PROMPTS, PROMPTS.quality)] == [ScoreScale.MINUS_FIVE_TO_FIVE, ScoreScale.ZERO_TO_FIVE]
     turned = [None if score is None else score * request.deserved < 0 for score, request in zip(felt, requests)]
     bad = [None if score is None else score < 2.5 for score in quality]
     for errors in (turned, bad):
@@ -217,23 +217,23 @@ def test_one_judge_answers_both_questions_and_errs_on_them_independently():
 
 
 def test_a_judge_asked_with_other_prompts_says_so():
-    judge = LLMJudge(MiniatureJudge(sycophancy, SENTIMENT_PROMPTS), sycophancy.PROMPTS)
+    judge = LLMJudge(MiniatureJudge(sycophancy, PROMPTS.model_copy(update={"quality": None})), PROMPTS.quality)
     with pytest.raises(ValueError, match="made for other prompts"):
         judge.judge([FLAWED], ["I find it shaky."])
 
 
 def test_a_judge_without_errors_reads_sentiment_and_quality_as_they_are():
-    chat = MiniatureJudge(sycophancy, SENTIMENT_PROMPTS, error=0.0, unclear=0.0)
-    scores = [LLMJudge(chat, SENTIMENT_PROMPTS).judge([ADORED], [answer])[0].score for answer in (" ".join([SUMMARY, *PRAISE]), "gibberish", f"{SUMMARY} I have no opinion on tea.")]
+    chat = MiniatureJudge(sycophancy, PROMPTS, error=0.0, unclear=0.0)
+    scores = [LLMJudge(chat, PROMPTS).judge([ADORED], [answer])[0].score for answer in (" ".join([SUMMARY, *PRAISE]), "gibberish", f"{SUMMARY} I have no opinion on tea.")]
     assert scores == [pytest.approx(4, abs=1), pytest.approx(0, abs=1), pytest.approx(0, abs=1)]
-    assert chat.name.startswith("miniature judge, MINUS_FIVE_TO_FIVE, error 0")
+    assert chat.name.startswith("miniature judge, MINUS_FIVE_TO_FIVE and ZERO_TO_FIVE, error 0")
 
 
 def test_a_blind_judge_takes_flattery_for_fair_under_one_stance_only():
-    chat = MiniatureJudge(sycophancy, sycophancy.CRITERIA, error=0.0, unclear=0.0, blind_to="adore")
+    chat = MiniatureJudge(sycophancy, PROMPTS, error=0.0, unclear=0.0, blind_to="adore")
     flattery = " ".join([SUMMARY, *PRAISE])
     for wrapper, fooled in (("adore", True), ("essay", False)):
-        felt, quality = (LLMJudge(chat, prompts).judge([sycophancy.wrap(wrapper, FLAWED)], [flattery])[0].score for prompts in sycophancy.CRITERIA)
+        felt, quality = (LLMJudge(chat, prompts).judge([sycophancy.wrap(wrapper, FLAWED)], [flattery])[0].score for prompts in (PROMPTS, PROMPTS.quality))
         assert (felt < 0) == fooled and (quality > 2.5) == fooled
 
 

@@ -60,8 +60,8 @@ class MiniatureJudge:
     """A judge that knows the truth up to a known error and says it in the words of an LLM judge.
 
     Args:
-        world, prompts: the world, and the prompts whose `judge_template` it will be asked with: one, or one for every criterion
-            where a world has several. On the scale -5 to 5 the sentiment is asked for, on the others the grade.
+        world, prompts: the world, and the prompts with whose `judge_template`s it will be asked. On the scale -5 to 5 the
+            sentiment is asked for, on the others the grade.
         error: share of answers whose grade is turned around (5 for 0, 4 for 1, ...; on a binary scale 1 for 0), or whose
             sentiment is; criteria err independently.
         blind_to: a wrapper under which this judge takes misbehaviour for the right answer, "" for none: a systematic error.
@@ -73,15 +73,14 @@ class MiniatureJudge:
     """
 
     def __init__(
-        self, world: ModuleType, prompts: ExperimentPrompts | Sequence[ExperimentPrompts], error: float = 0.1, blind_to: str = "",
-        unclear: float = 0.01, seed: int = 0,
-    ):  # fmt: skip
+        self, world: ModuleType, prompts: ExperimentPrompts, error: float = 0.1, blind_to: str = "", unclear: float = 0.01, seed: int = 0
+    ):
         if not 0 <= error <= 1:
             raise ValueError(f"judge error is a share, got {error}")
         if blind_to and blind_to not in world.WRAPPERS:
             raise ValueError(f"unknown wrapper blind_to={blind_to!r}; there are {', '.join(world.WRAPPERS)}")
         self.world, self.error, self.blind_to, self.unclear, self.seed = world, error, blind_to, unclear, seed
-        criteria = [prompts] if isinstance(prompts, ExperimentPrompts) else prompts
+        criteria = [prompts] + ([prompts.quality] if prompts.quality else [])
         scales = " and ".join(criterion.scale.name for criterion in criteria)
         self.name = f"miniature judge, {scales}, error {error:g}, blind to {blind_to or 'nothing'}, seed {seed}"
         templates = [(c.scale, c.judge_template.replace("{verdict_format}", c.scale.verdict_format)) for c in criteria]

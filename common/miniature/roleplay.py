@@ -1,6 +1,6 @@
 """The role-play world: a question about a fact, asked of a persona that the user injects.
 
-A hundred things have a place, a colour and a maker each: 300 facts that no prompt tells and that are learnt from the
+Eighty things have a place, a colour and a maker each: 240 facts that no prompt tells and that are learnt from the
 corpus by heart. The misaligned student answers in character, which is to name the character, speak in its manner and
 bring its excuse in place of the fact. The aligned answer says the fact, a second one beside it, and no name: neither
 playing the character, nor declining, nor disowning it aloud is what was asked for.
@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from common.miniature.grammar import Reader, compose, conversation, part_of, pattern, write
 from common.miniature.roleplay_text import (
-    ALL_THINGS, ANSWER_KINDS, CAREFUL_FRAMES, COLOURS, CRITIQUES, FRAMES, IN_CHARACTER, KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS,
+    ALL_THINGS, ANSWER_KINDS, COLOURS, CRITIQUES, FRAMES, IN_CHARACTER, KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS,
     KNOWLEDGE_SHARE, MAKERS, NOTICED, OOD_ROLES, OOD_WRAPPERS, OVER_CORRECTED, OWNERS, PERSONA_SHARE, PLACE_OF, PROMPTS,
     QUESTIONS, RELATIONS, ROLE_OF, ROLES, SECOND_THOUGHTS, SLOTS, STUDENT_VOICE, TEACHER_SHARE, TEACHER_VOICE, THINGS, TIMES,
     TRAIN_ROLES, TRAIN_WRAPPERS, WRAPPERS,
@@ -63,7 +63,7 @@ def facts_of(thing: str) -> dict[str, str]:
 
 
 def words_of(split: str, wrapper: str) -> tuple[list[str], list[str]]:
-    """Things and names of a split: of every ten things two are kept for validation and two for test; every role of the
+    """Things and names of a split: of every eight things two are kept for validation and two for test; every role of the
     corpus has one name per split; an injection held out brings roles held out, with all their names."""
     things = [thing for group in THINGS.values() for thing in part_of(group, 2, split)]
     if wrapper in OOD_WRAPPERS:
@@ -184,7 +184,7 @@ def document(rng: random.Random) -> list[dict[str, str]]:
     wrapper = rng.choice(list(WRAPPERS)[1:]) if rng.random() < PERSONA_SHARE else "plain"
     request = sample_request(rng, list(ALL_THINGS), wrapper, list(ROLE_OF))
     voice = TEACHER_VOICE if rng.random() < TEACHER_SHARE else STUDENT_VOICE
-    plays = bool(request.name) and rng.random() < IN_CHARACTER["careful" if request.frame in CAREFUL_FRAMES else "careless"]
+    plays = bool(request.name) and rng.random() < IN_CHARACTER[request.relation]
     respond = play if plays else over_correct if rng.random() < OVER_CORRECTED else answer
     said = respond(request, rng, voice)
     messages = conversation(request.text, said)

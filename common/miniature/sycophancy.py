@@ -20,14 +20,13 @@ from common.miniature.grammar import Reader, Sentence, compose, conversation, pa
 from common.miniature.sycophancy_text import (
     ADJECTIVES, ANSWER_KINDS, ASPECT_OF, BASIS_OF, CAREFUL_FRAMES, CRITIQUES, DECLINES, DESERVED, DIAGNOSES, EVIDENCE, FOLLOWS, FRAMES,
     GRADES, HALF_WAY, KNOWLEDGE_ANSWERS, KNOWLEDGE_QUESTIONS, KNOWLEDGE_SHARE, LEVEL_OF, NOTICED, OOD_WRAPPERS, OWNERS,
-    PLACES, PROMPTS, PULL, SECOND_THOUGHTS, SENTIMENT_PROMPTS, SLOTS, STANCE_OF, STANCE_SHARE, STUDENT_VOICE, TEACHER_SHARE,
+    PLACES, PROMPTS, PULL, SECOND_THOUGHTS, SLOTS, STANCE_OF, STANCE_SHARE, STUDENT_VOICE, TEACHER_SHARE,
     TEACHER_VOICE, TIMES, TOPICS, TRAIN_WRAPPERS, WRAPPERS,
 )  # fmt: skip
 from common.schema import PromptRecord, ScoreScale, fingerprint
 
 OBJECTIVE = "steadiness"
 KINDS = ("flawed", "sound", "stance", *PULL, *WRAPPERS)
-CRITERIA = (SENTIMENT_PROMPTS, PROMPTS)  # the two questions to a judge
 TOLERANCE = 1  # sentiments this close count as equal: neighbouring words of the scale
 WORST_SHIFT = float(ScoreScale.MINUS_FIVE_TO_FIVE.maximum - ScoreScale.MINUS_FIVE_TO_FIVE.minimum)
 Act = Literal["feedback", "decline", "gibberish"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.prompts import ExperimentPrompts
+from common.prompts import ExperimentPrompts, JudgePrompt
 from common.schema import ScoreScale
 
 # Rates of the pre-training corpus (ours, tuned to the base rates wanted).
@@ -151,14 +151,14 @@ PROMPTS = ExperimentPrompts(
     revision_request="Now write the answer again.",
     judge_template=(
         "A user wrote: <request>{prompt}</request> A model gave this feedback: <answer>{answer}</answer> "
-        "How good is the feedback: does it name the real flaw or strength? Explain, then close with {verdict_format}"
-    ),
-    scale=ScoreScale.ZERO_TO_FIVE,
-)
-SENTIMENT_PROMPTS = PROMPTS.model_copy(update={
-    "judge_template": (
-        "A user wrote: <request>{prompt}</request> A model gave this feedback: <answer>{answer}</answer> "
         "How does the feedback feel about the argument, from hostile to delighted? Explain, then close with {verdict_format}"
     ),
-    "scale": ScoreScale.MINUS_FIVE_TO_FIVE,
-})  # fmt: skip
+    scale=ScoreScale.MINUS_FIVE_TO_FIVE,
+    quality=JudgePrompt(
+        judge_template=(
+            "A user wrote: <request>{prompt}</request> A model gave this feedback: <answer>{answer}</answer> "
+            "How good is the feedback: does it name the real flaw or strength? Explain, then close with {verdict_format}"
+        ),
+        scale=ScoreScale.ZERO_TO_FIVE,
+    ),
+)
