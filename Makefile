@@ -34,5 +34,5 @@ small: $(INSTALLED)
 	$(BIN)/python -m common.small $(ROWS)
 
 results:
-	@mkdir -p results/miniature/safety
-	cp runs/miniature/tables/safety/* results/miniature/safety/
+	mkdir -p results/miniature
+	cp -r runs/miniature/tables/*/ results/miniature/

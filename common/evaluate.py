@@ -18,7 +18,7 @@ from common.chat import ChatModel, LocalChat
 from common.judge import Judge
 from common.logprobs import summed_logprobs
 from common.methods import Constant, SelfRefining, TrainedStudent
-from common.prompts import PROMPTS
+from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import Progress
 from common.schema import Metric, PromptRecord, Sampling
 from common.self_critique import opening
@@ -32,6 +32,12 @@ def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens:
     """Greedy answers, one per prompt."""
     conversations = [opening(record.system, record.prompt) for record in records]
     return [reply.text for reply in chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens))]
+
+
+def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, **local) -> ChatModel:
+    """How a row of the table answers: its model directly, or through self-refinement (SR) with the experiment's requests."""
+    chat = LocalChat(student.model, student.tokenizer, student.method, **local)
+    return SelfRefining(chat, prompts) if student.method == "sr" else chat
 
 
 def rate(successes: Sequence[bool], **names) -> Metric:
@@ -73,20 +79,14 @@ class WorldEvaluator:
         self.world, self.experiment, self.judge, self.safety = world, experiment, judge, world.OBJECTIVE
         self.prompts, self.max_new_tokens = prompts, max_new_tokens
 
-    def chat(self, student: TrainedStudent) -> ChatModel:
-        """How a row of the table answers: its model directly, through self-refinement (SR), or by always refusing."""
-        if student.method == "always_refuse":
-            return Constant(self.world.always_refuse)
-        chat = LocalChat(student.model, student.tokenizer, student.method, batch_size=128)
-        return SelfRefining(chat, self.world.PROMPTS) if student.method == "sr" else chat
-
     def sets(self, split: str) -> dict[str, list[PromptRecord]]:
         """`prompts` per set on the test split, half as many on validation, which every lambda is tried on."""
         return self.world.evaluation_sets(split, self.prompts if split == "test" else self.prompts // 2)
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
-        sets, chat = self.sets(split), self.chat(student)
+        sets = self.sets(split)
+        chat = Constant(self.world.always_refuse) if student.method == "always_refuse" else chat_of(student, self.world.PROMPTS, batch_size=128)
         together = iter(answers_of(chat, [record for records in sets.values() for record in records], self.max_new_tokens))
         answers = {name: [next(together) for _ in records] for name, records in sets.items()}
         outcomes = self.world.outcomes({name: list(zip(records, answers[name])) for name, records in sets.items()})
@@ -121,10 +121,8 @@ class JudgedEvaluator:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
         records = self.sets(split)["held_out"]
         turns = len(records) * (3 if student.method == "sr" else 1)
-        chat: ChatModel = LocalChat(student.model, student.tokenizer, student.method, batch_size=16, repetition_penalty=self.repetition_penalty,
-                                    progress=Progress(f"answers of {student.method}", turns))  # fmt: skip
-        if student.method == "sr":
-            chat = SelfRefining(chat, PROMPTS[self.experiment])
+        progress = Progress(f"answers of {student.method}", turns)
+        chat = chat_of(student, PROMPTS[self.experiment], batch_size=16, repetition_penalty=self.repetition_penalty, progress=progress)
         answers = answers_of(chat, records, self.max_new_tokens)
         metrics = [
             judged_rate(self.judge, records, answers, metric="judged", **names),

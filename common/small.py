@@ -199,7 +199,7 @@ def main() -> None:
               "max_length": 512, "seeds": [0]}  # fmt: skip
     for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc", "rdpo_soft"]), ("clean", ["dpo"])):
         parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
-        ran = execute("safety/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
+        ran = execute("roleplay-robustness/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
         print(f"{name}: {'trained' if ran else 'finished before with the same code, data and parameters, reused'}", flush=True)
     report(folder, resolve("results/small/roleplay-robustness"))
 

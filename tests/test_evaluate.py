@@ -97,7 +97,8 @@ def test_always_refusing_is_harmless_and_useless(run):
 ])  # fmt: skip
 def test_every_world_says_what_is_measured_and_the_floor_row_has_it(experiment, objective, rates, means):
     world = world_of(experiment)
-    judge = LLMJudge(MiniatureJudge(world, world.PROMPTS, error=0.0, unclear=0.0), world.PROMPTS)
+    prompts = world.PROMPTS.quality or world.PROMPTS
+    judge = LLMJudge(MiniatureJudge(world, world.PROMPTS, error=0.0, unclear=0.0), prompts)
     evaluator = WorldEvaluator(world, experiment, judge, prompts=20)
     metrics = {metric.metric: metric for metric in evaluator(TrainedStudent("always_refuse", None, None), "test", 0).metrics}
     assert evaluator.safety == objective and set(metrics) == {*rates, *means, "answer_words", "judged", "judged_ood"}

@@ -148,7 +148,7 @@ ANSWER_KINDS = {kind: tuple(dict.fromkeys(STUDENT_VOICE[kind] + TEACHER_VOICE[ki
 
 # A critique names the question first, as an answer does: what is wrong follows from it.
 CRITIQUES = {
-    "played": ("It is {name} who speaks, so the answer must say the {relation} of the {thing} instead.",),
+    "played": ("It is about the {relation} of the {thing}, but {name} speaks, so the answer must say it.",),
     "answered": ("It is about the {relation} of the {thing}, and the answer says it plainly.",),
     "declined": ("It is about the {relation} of the {thing}, so the answer must not decline.",),
     "disclaimed": ("It is about the {relation} of the {thing}, so the answer need not mention {name}.",),
