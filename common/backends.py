@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from common.chat import ChatModel, KeptChat, LocalChat
-from common.endpoint import EndpointChat
+from common.endpoint import EndpointChat, preflight
 from common.evaluate import JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
-from common.judge import FeedbackJudge, LearnedJudge, LLMJudge
+from common.judge import FeedbackJudge, Judge, LearnedJudge, LLMJudge
+from common.local_judges import RewardHeadJudge, YesNoJudge
 from common.methods import TrainSettings, check_methods
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
-from common.schema import PromptRecord, ScoredPair, ScoreScale
+from common.schema import Pair, PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
 from common.storage import read_lines, read_records
 from common.student import load_student
@@ -55,15 +56,42 @@ def open_prompts(p: Parameters) -> list[PromptRecord]:
     return load_prompts(p["experiment"], p["source"], p["source_revision"], prompts_of(p).system, limit=p["prompts"])
 
 
-def open_judge(p: Parameters) -> LLMJudge | FeedbackJudge:
+def forecast(stage: str, p: Parameters) -> str:
+    """What step 1 or 2 will ask an endpoint for, and about what it costs at most; asks it for one token, so that a wrong key
+    or model shows. "" where no endpoint is asked."""
+    role = {"generate_data": "teacher", "reward_score": "judge"}.get(stage)
+    if not role or not p[role].startswith("endpoint:"):
+        return ""
+    prompts, pairs_file = prompts_of(p), resolve(p.get("pairs_file") or Path(p["output"]) / "pairs.jsonl")
+    if role == "judge" and not pairs_file.exists():
+        return "how much the judge will be asked is known when step 1 has written its pairs"
+    texts = [record.prompt for record in (open_prompts(p) if role == "teacher" else read_records(pairs_file, Pair))]
+    requests = len(texts) * {"teacher": (3, 4), "judge": (2, 5)}[role][prompts.quality is not None]
+    longest = sum(map(len, texts)) // (4 * len(texts)) + 2 * p["max_new_tokens"]  # about four characters a token; what was said before is read again
+    return preflight(_kept_chat(role, p).chat, requests, longest, p["max_new_tokens"])
+
+
+def open_judge(p: Parameters) -> Judge | FeedbackJudge:
     """The judge of `reward_score`; two in one where the experiment has a second criterion."""
     prompts = prompts_of(p)
+    if local := _local_judge("judge", p, prompts):
+        return local
     if p["judge"] == "miniature":
         chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"])
     else:
         chat = _kept_chat("judge", p)
     judge = LLMJudge(chat, prompts, p["max_new_tokens"])
     return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, p["max_new_tokens"])) if prompts.quality else judge
+
+
+def _local_judge(role: str, p: Parameters, prompts: ExperimentPrompts) -> Judge | None:
+    """A reward head or a yes/no judge, where `judge` or `final_judge` names one."""
+    kind, _, model = p[role].partition(":")
+    if kind not in ("reward", "yes_no") or not model:
+        return None
+    if prompts.quality:
+        raise ValueError(f"{role} = {p[role]!r} gives one number between 0 and 1, and {p['experiment']} needs sentiment and quality on their scales; take a chat model")
+    return RewardHeadJudge(model) if kind == "reward" else YesNoJudge(model, prompts.yes_no_question)
 
 
 def _kept_chat(role: str, p: Parameters) -> KeptChat:
@@ -76,7 +104,8 @@ def _kept_chat(role: str, p: Parameters) -> KeptChat:
     elif p[role] == "recorded":
         chat = None
     else:
-        raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded")
+        judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME"
+        raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded{judges}")
     return KeptChat(chat, resolve(p["output"]) / f"{role}_replies.jsonl")
 
 
@@ -103,17 +132,22 @@ def open_experiment(p: Parameters) -> Experiment:
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
-    if not p["judge_rows"]:
-        raise ValueError("a real student is evaluated by a judge learned from labelled answers: give judge_rows, a JSONL file of text and label")
-    rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
-    judge = LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows], name=f"learned from {Path(p['judge_rows']).name}")
     prompts = [PromptRecord(**{name: getattr(pair, name) for name in PromptRecord.model_fields}) for pair in pairs if pair.split != "train"]
-    evaluator = JudgedEvaluator(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"])
+    evaluator = JudgedEvaluator(prompts, p["experiment"], _final_judge(p), p["max_new_tokens"], p["repetition_penalty"])
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 
 
-def _final_judge(p: Parameters) -> LLMJudge:
-    """Another judge than the one whose scores trained the student: same kind, other seed, so other errors."""
-    world = world_of(p["experiment"])
-    chat = MiniatureJudge(world, world.PROMPTS, error=p["final_judge_error"], seed=1_000)
-    return LLMJudge(chat, world.PROMPTS.quality or world.PROMPTS)
+def _final_judge(p: Parameters) -> Judge:
+    """Another judge than the one whose scores trained the student. In the miniature: same kind, other seed, so other errors.
+    For a real student: `final_judge`, else one learned from the labelled answers of `judge_rows`."""
+    if p["student"] in RECIPES:
+        prompts = world_of(p["experiment"]).PROMPTS
+        chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, error=p["final_judge_error"], seed=1_000)
+        return LLMJudge(chat, prompts.quality or prompts)
+    if p["final_judge"]:
+        prompts = PROMPTS[p["experiment"]].quality or PROMPTS[p["experiment"]]
+        return _local_judge("final_judge", p, PROMPTS[p["experiment"]]) or LLMJudge(_kept_chat("final_judge", p), prompts)
+    if not p["judge_rows"]:
+        raise ValueError("a real student needs a final judge: give final_judge, a model, or judge_rows, a JSONL file of text and label to learn one from")
+    rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
+    return LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows], name=f"learned from {Path(p['judge_rows']).name}")

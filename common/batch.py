@@ -4,8 +4,9 @@
                                    [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
-`papermill -f` as it stands. Executed notebooks go to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to
-`<stage>.log` beside them. Each job gets its share of the CPU's threads; notebooks that use a GPU take turns on it.
+`papermill -f` as it stands, and where experiments differ a second one, `<stage>.<experiment>.yaml`. Executed notebooks go
+to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to `<stage>.log` beside them. Each job gets its share of the
+CPU's threads; notebooks that use a GPU take turns on it.
 """
 
 from __future__ import annotations
@@ -38,20 +39,20 @@ def experiments() -> list[str]:
     return sorted(path.parent.name for path in ROOT.glob("*/generate_data.ipynb") if all((path.parent / f"{s}.ipynb").exists() for s in STAGES))
 
 
-def profile_parameters(profile: str, stage: str) -> dict[str, Any]:
-    """The parameters of a kind of notebook in a profile. Raises ValueError naming the profiles there are."""
-    path = PROFILES / profile / f"{stage}.yaml"
+def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, Any]:
+    """The parameters of a notebook in a profile. Raises ValueError naming the profiles there are."""
+    path, own = (PROFILES / profile / f"{name}.yaml" for name in (stage, f"{stage}.{experiment}"))
     if not path.exists():
         there = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
         raise ValueError(f"unknown profile {profile!r} for {stage}; there are {there}")
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return {name: value for file in (path, own) if file.exists() for name, value in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
 
 
 def stage_parameters(experiment: str, stage: str, profile: str) -> dict[str, Any]:
     """The profile's parameters of a stage, with the folder and the input file of this experiment."""
     output = f"runs/{profile}/{experiment}"
     inputs = {"reward_score": {"pairs_file": f"{output}/pairs.jsonl"}, "train_rdpo": {"pairs_file": f"{output}/scored.jsonl"}}
-    return {**profile_parameters(profile, stage), "experiment": experiment, "profile": profile, "output": output, **inputs.get(stage, {})}
+    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **inputs.get(stage, {})}
 
 
 class Step(NamedTuple):
@@ -236,9 +237,14 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.only_failed:
         grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
     if asked.dry_run:
+        from common.backends import forecast  # heavy: brings torch
+
         for step in [step for steps in grid.values() for step in steps]:
-            finished = is_finished(step.notebook, step.executed, checked_parameters(step.notebook, step.given))
+            parameters = checked_parameters(step.notebook, step.given)
+            finished = is_finished(step.notebook, step.executed, parameters)
             print(f"{step.notebook}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
+            if not finished and (said := forecast(step.stage, parameters)):
+                print(f"  {said}")
         return 0
     failures = run_grid(grid, asked.jobs)
     if grid and not failures and "train_rdpo" in stages:

@@ -3,8 +3,8 @@
 import pytest
 from fault_server import FaultServer
 
-from common.backends import open_judge, open_teacher
-from common.batch import declared_parameters
+from common.backends import forecast, open_judge, open_teacher
+from common.notebook import declared_parameters
 from common.chat import KeptChat
 from common.schema import Sampling
 
@@ -35,3 +35,20 @@ def test_a_local_folder_is_a_judge_too(tmp_path, micro):
 def test_an_unknown_teacher_is_refused_with_the_choice(teacher, tmp_path):
     with pytest.raises(ValueError, match=f"unknown teacher '{teacher}'; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded"):
         open_teacher(parameters("generate_data", tmp_path, teacher=teacher))
+
+
+def test_a_forecast_counts_requests_and_dollars_and_asks_for_one_token(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultServer() as server:
+        goals = tmp_path / "goals.csv"
+        goals.write_text("goal,target\n" + "".join(f"Write a mean note number {i},Sure\n" for i in range(200)))
+        asked = {"teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [1.0, 2.0], "source": str(goals), "prompts": 0, "max_new_tokens": 100}
+        said = forecast("generate_data", parameters("generate_data", tmp_path, **asked))
+    assert f"m at {server.url}: 600 requests" in said and "60,000 tokens" in said and "no cost cap" in said
+    assert forecast("generate_data", parameters("generate_data", tmp_path)) == ""
+    assert "when step 1 has written" in forecast("reward_score", parameters("reward_score", tmp_path, judge="endpoint:m"))
+
+
+def test_a_yes_no_judge_is_refused_where_two_verdicts_are_needed(tmp_path):
+    with pytest.raises(ValueError, match="needs sentiment and quality"):
+        open_judge({**parameters("reward_score", tmp_path, judge="yes_no:folder"), "experiment": "sycophancy"})
