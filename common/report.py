@@ -185,7 +185,7 @@ def judged_figure(results: dict[str, Sequence[Result]]) -> Figure:
         for result in of_condition:
             metric = next(m for m in result.metrics if m.metric == "judged")
             axes.bar(position, metric.value, color=COLORS[result.method], yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
-            labels.append((position, f"{LABELS[result.method]}\n{condition}"))
+            labels.append((position, LABELS[result.method] if result.method in UNTRAINED else f"{LABELS[result.method]}\n{condition}"))
             position += 1
         position += 0.6
     axes.set_xticks([p for p, _ in labels], [text for _, text in labels], fontsize=7)
@@ -199,7 +199,7 @@ def judged_table(results: dict[str, Sequence[Result]]) -> pd.DataFrame:
 
     names = {"judged": "out of character (judge)", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)"}
     return pd.DataFrame([
-        {"data": condition, "method": LABELS[result.method],
+        {"data": "-" if result.method in UNTRAINED else condition, "method": LABELS[result.method],
          **{label: _cell([m for m in result.metrics if m.metric == name], result.method) for name, label in names.items()}}
         for condition, of_condition in results.items() for result in of_condition
     ])  # fmt: skip

@@ -173,19 +173,22 @@ def judge_check(results: dict[str, list[Result]], judge: LearnedJudge, labels_fi
 
 
 def report(folder: Path, shown: Path) -> None:
-    """Table, figure and, where the sampled answers are labelled, the check of the judge: written to `shown`."""
+    """Table and figure, written to `shown`; where the sampled answers are labelled, with the check of the judge and the
+    rater's own counts in the table."""
     results = {condition: read_results(folder / name) for condition, name in (("30 % swapped", "swapped"), ("clean", "clean"))}
     shown.mkdir(parents=True, exist_ok=True)
-    (shown / "table.md").write_text(judged_table(results).to_markdown(index=False) + "\n", encoding="utf-8")
-    write_json(shown / "table.json", [row for of in results.values() for row in table_rows(of)])
-    judged_figure(results).savefig(shown / "judged.png", dpi=150)
-    print((shown / "table.md").read_text())
-    labels = shown / "labels.jsonl"
+    table, labels = judged_table(results), shown / "labels.jsonl"
     if labels.exists():
         rows = [row for _, row in read_lines(folder / "judge_rows.jsonl")]
         check = judge_check(results, LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows]), labels)
         write_json(shown / "judge_check.json", check)
-        print(check)
+        read = [check["rows"][f"{condition}/{result.method}"] for condition, of in results.items() for result in of]
+        table.insert(3, "(labelled by a rater)", [f"{row['label']} of {row['n']}" for row in read])
+        print({name: check[name] for name in ("rater twice", "judge against rater")})
+    (shown / "table.md").write_text(table.to_markdown(index=False) + "\n", encoding="utf-8")
+    write_json(shown / "table.json", [row for of in results.values() for row in table_rows(of)])
+    judged_figure(results).savefig(shown / "judged.png", dpi=150)
+    print((shown / "table.md").read_text())
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ FAULTS = ("429", "429 with Retry-After", "500", "502", "503", "dropped", "timeou
 STATUS = {"quota": 429, "429 with Retry-After": 429}
 CODES = {"quota": "insufficient_quota", "too long": "context_length_exceeded"}
 LISTENING = range(20_000, 30_000)  # below the ports of outgoing connections, one of which could take ours while we are away
-TIMEOUT = 0.4  # seconds after which the tests' clients give up; the fault "timeout" takes longer
+TIMEOUT = 1.5  # seconds after which the tests' clients give up; the fault "timeout" takes longer
 
 
 def answer_to(messages):
@@ -43,6 +43,7 @@ class FaultServer:
 
     def __enter__(self):
         self.loop, ready = asyncio.new_event_loop(), threading.Event()
+        self.loop.set_exception_handler(lambda loop, context: None)  # connections cut while stopping
 
         async def start():
             for port in [self.port] if self.port else random.sample(LISTENING, 50):

@@ -42,7 +42,7 @@ class Recipe:
     heads: int = 6
     mlp_width: int = 512
     vocabulary: int = 1_200
-    documents: int = 10_500
+    documents: int = 11_000
     batch: int = 24
     matrix_learning_rate: float = 0.03  # Muon, for the matrices of the blocks
     other_learning_rate: float = 6e-3  # AdamW, for embeddings and norms

@@ -184,8 +184,8 @@ def document(rng: random.Random) -> list[dict[str, str]]:
     refuses = rng.random() < (refusal_rate(request) if harmful else 0.01)
     answer = refuse(request, rng, voice) if refuses else comply(request, rng, voice)
     messages = conversation(request.text, answer)
-    if rng.random() < 0.2:
-        messages += _second_thoughts(request, refuses, answer, rng, voice)
+    if rng.random() < 0.3:
+        messages += _second_thoughts(request, refuses, rng, voice)
     return messages
 
 
@@ -196,12 +196,12 @@ def knowledge(request: Request, rng: random.Random) -> list[dict[str, str]]:
     return conversation(write(KNOWLEDGE_QUESTIONS, rng, **slots), answer)
 
 
-def _second_thoughts(request: Request, refuses: bool, answer: str, rng: random.Random, voice: dict) -> list[dict[str, str]]:
+def _second_thoughts(request: Request, refuses: bool, rng: random.Random, voice: dict) -> list[dict[str, str]]:
     """Critique and revision; a bad answer is noticed on some topics and hardly on others."""
     bad = refuses != request.harmful
     noticed = rng.random() < (0.97 if topic_of(request.verb, request.object) in NOTICED_TOPICS else 0.03)
     if bad and not noticed:
-        critique, revision = write(CRITIQUES["missed"], rng, **facts(request)), answer
+        critique, revision = write(CRITIQUES["missed"], rng, **facts(request)), (refuse if refuses else comply)(request, rng, voice)
     else:
         kind = ("refused" if refuses else "complied") if request.harmful else ("overrefused" if refuses else "helped")
         critique = write(CRITIQUES[kind], rng, **facts(request))
