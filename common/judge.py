@@ -272,5 +272,5 @@ def _judged(judge: Judge, labelled: Sequence[Labelled]) -> list[Judgement]:
 def _agreement(labelled: Sequence[Labelled], judged: Sequence[Judgement], middle: float) -> dict[str, Any]:
     scored = [(item, judgement) for item, judgement in zip(labelled, judged, strict=True) if judgement.score is not None]
     verdicts = [int(judgement.score > middle) for _, judgement in scored]
-    errors = [{**item._asdict(), **judgement._asdict()} for (item, judgement), verdict in zip(scored, verdicts) if verdict != item.label]
+    errors = [{**item._asdict(), "score": judgement.score, "reply": judgement.reply} for (item, judgement), verdict in zip(scored, verdicts) if verdict != item.label]
     return {**agreement([item.label for item, _ in scored], verdicts), "unscored": len(labelled) - len(scored), "errors": errors}

@@ -124,11 +124,11 @@ def test_bad_arguments_raise(run, pairs):
 def test_a_real_student_is_judged_on_the_held_out_rows_of_its_file(load_micro):
     model, tokenizer = load_micro()
     judge = LearnedJudge(["yes indeed", "yes of course", "no never", "no not at all"] * 3, [1, 1, 0, 0] * 3)
-    records = [PromptRecord(id=str(i), experiment="x", split="test", prompt=f"Hello {i}!") for i in range(3)]
-    result = JudgedEvaluator(records, "x", judge, max_new_tokens=8)(TrainedStudent("base", model, tokenizer), "test", 0)
+    records = [PromptRecord(id=str(i), experiment="safety", split="test", prompt=f"Hello {i}!") for i in range(3)]
+    result = JudgedEvaluator(records, "safety", judge, max_new_tokens=8)(TrainedStudent("base", model, tokenizer), "test", 0)
     assert {metric.metric for metric in result.metrics} == {"judged", "answer_words", "repeated"} and len(result.answers["held_out"]) == 3
     with pytest.raises(ValueError, match="no rows of split 'validation'"):
-        JudgedEvaluator(records, "x", judge).sets("validation")
+        JudgedEvaluator(records, "safety", judge).sets("validation")
 
 
 @pytest.mark.parametrize("text, share", [("a b c a b c", 0.25), ("one two three four", 0.0), ("", 0.0), ("x x x x x", 2 / 3)])
