@@ -169,9 +169,13 @@ def test_an_interrupt_waits_for_what_is_in_flight_and_asks_no_more():
         chat, got = chat_with(server), []
         chat.complete(QUESTIONS[:1], Sampling())
         server.delay = 1
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
-        with pytest.raises(KeyboardInterrupt):
-            chat.complete(QUESTIONS, Sampling(), lambda row, reply: got.append(row))
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                chat.complete(QUESTIONS, Sampling(), lambda row, reply: got.append(row))
+        finally:
+            signal.signal(signal.SIGINT, handler)
     assert len(got) == len(server.asked) - 1 == 8
 
 
