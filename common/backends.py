@@ -10,11 +10,12 @@ import torch
 
 from common.chat import ChatModel, KeptChat, LocalChat
 from common.endpoint import EndpointChat, preflight
-from common.evaluate import JudgedEvaluator, WorldEvaluator
+from common.evaluate import FeedbackEvaluator, JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
 from common.judge import FeedbackJudge, Judge, LearnedJudge, LLMJudge
+from common.labels import trusted
 from common.local_judges import RewardHeadJudge, YesNoJudge
-from common.methods import TrainSettings, check_methods
+from common.methods import TrainSettings, check_methods, existing, is_trained
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
@@ -26,6 +27,10 @@ from common.student import load_student
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 Parameters = Mapping[str, Any]
+
+
+class PromptOfLine(PromptRecord, extra="ignore"):
+    """The prompt of a line that may be a whole pair."""
 
 
 def prompts_of(p: Parameters) -> ExperimentPrompts:
@@ -74,24 +79,37 @@ def forecast(stage: str, p: Parameters) -> str:
 def open_judge(p: Parameters) -> Judge | FeedbackJudge:
     """The judge of `reward_score`; two in one where the experiment has a second criterion."""
     prompts = prompts_of(p)
-    if local := _local_judge("judge", p, prompts):
-        return local
     if p["judge"] == "miniature":
-        chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"])
-    else:
-        chat = _kept_chat("judge", p)
-    judge = LLMJudge(chat, prompts, p["max_new_tokens"])
-    return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, p["max_new_tokens"])) if prompts.quality else judge
+        chat = MiniatureJudge(world_of(p["experiment"]), prompts, p["judge_error"], p["judge_blind_to"], p["judge_unclear"], p["seed"])
+        return _llm_judge(chat, prompts, p["max_new_tokens"])
+    return _real_judge("judge", p, prompts, p["max_new_tokens"])
 
 
-def _local_judge(role: str, p: Parameters, prompts: ExperimentPrompts) -> Judge | None:
-    """A reward head or a yes/no judge, where `judge` or `final_judge` names one."""
+def check_judge(judge: Judge | FeedbackJudge, p: Parameters) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
+    """The judge to use, and what the labels of `labels_file` say of it (see `labels.trusted`); without labels, and in the
+    miniature, which has an oracle, the judge as it is and nothing."""
+    if not p["labels_file"] or p.get("judge", p.get("student")) in ("miniature", *RECIPES):
+        return judge, {}
+    texts = resolve(p["labels_texts"]) if p["labels_texts"] else ""
+    return trusted(judge, resolve(p["labels_file"]), texts, p["least_kappa"])
+
+
+def _llm_judge(chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> LLMJudge | FeedbackJudge:
+    judge = LLMJudge(chat, prompts, max_new_tokens)
+    return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, max_new_tokens)) if prompts.quality else judge
+
+
+def _real_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> Judge | FeedbackJudge:
+    """What `judge` or `final_judge` names."""
     kind, _, model = p[role].partition(":")
-    if kind not in ("reward", "yes_no") or not model:
-        return None
-    if prompts.quality:
-        raise ValueError(f"{role} = {p[role]!r} gives one number between 0 and 1, and {p['experiment']} needs sentiment and quality on their scales; take a chat model")
-    return RewardHeadJudge(model) if kind == "reward" else YesNoJudge(model, prompts.yes_no_question)
+    if kind == "yes_no" and model:
+        judge = YesNoJudge(model, prompts.yes_no_question)
+        return FeedbackJudge(judge, judge.asking(prompts.quality.yes_no_question)) if prompts.quality else judge
+    if kind == "reward" and model:
+        if prompts.quality:
+            raise ValueError(f"{role} = {p[role]!r} gives one number, and {p['experiment']} needs sentiment and quality; take yes_no:... or a chat model")
+        return RewardHeadJudge(model)
+    return _llm_judge(_kept_chat(role, p), prompts, max_new_tokens)
 
 
 def _kept_chat(role: str, p: Parameters) -> KeptChat:
@@ -110,21 +128,23 @@ def _kept_chat(role: str, p: Parameters) -> KeptChat:
 
 
 def open_experiment(p: Parameters) -> Experiment:
-    """Student, pairs, evaluator and settings of `train_rdpo`.
+    """Student, pairs, evaluator and settings of `train_rdpo`. Rows that train nothing need no scored pairs: a real student's
+    prompts then come from any file with the fields of `PromptRecord`, and a miniature student's from its world.
 
     Raises ValueError or FileNotFoundError for anything missing or contradictory, before any work starts.
     """
     check_methods(p["methods"])
     check_split(p["evaluate_on"])
+    trains = any(map(is_trained, p["methods"]))
     path = resolve(p["pairs_file"] or Path(p["output"]) / "scored.jsonl")
-    if not path.exists():
+    if not path.exists() and (trains or p["student"] not in RECIPES):
         raise FileNotFoundError(f"no scored pairs at {path}; run reward_score first, or give pairs_file")
-    pairs = read_records(path, ScoredPair)
-    train = [pair for pair in pairs if pair.split == "train"]
-    if not train:
+    train = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"] if trains else []
+    if trains and not train:
         raise ValueError(f"{path} has no pair of split 'train'")
     settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
-    common = {"evaluate_on": p["evaluate_on"], "train_pairs": p["train_pairs"], "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
+    chats = {row: _kept_chat("student", {**p, "student": row}) for row in p["methods"] if existing(row) == "endpoint"}
+    common = {"evaluate_on": p["evaluate_on"], "train_pairs": trains * p["train_pairs"], "chats": chats, "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
     if p["student"] in RECIPES:
         world = world_of(p["experiment"])
         evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"])
@@ -132,12 +152,16 @@ def open_experiment(p: Parameters) -> Experiment:
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
-    prompts = [PromptRecord(**{name: getattr(pair, name) for name in PromptRecord.model_fields}) for pair in pairs if pair.split != "train"]
-    evaluator = JudgedEvaluator(prompts, p["experiment"], _final_judge(p), p["max_new_tokens"], p["repetition_penalty"])
+    prompts = [record for record in read_records(path, PromptOfLine) if record.split != "train"]
+    judge, found = check_judge(_final_judge(p), p)
+    for criterion, checks in found.items():
+        print(f"final judge, {criterion}:", {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()})
+    kind = FeedbackEvaluator if isinstance(judge, FeedbackJudge) else JudgedEvaluator
+    evaluator = kind(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"])
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 
 
-def _final_judge(p: Parameters) -> Judge:
+def _final_judge(p: Parameters) -> Judge | FeedbackJudge:
     """Another judge than the one whose scores trained the student. In the miniature: same kind, other seed, so other errors.
     For a real student: `final_judge`, else one learned from the labelled answers of `judge_rows`."""
     if p["student"] in RECIPES:
@@ -145,8 +169,7 @@ def _final_judge(p: Parameters) -> Judge:
         chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, error=p["final_judge_error"], seed=1_000)
         return LLMJudge(chat, prompts.quality or prompts)
     if p["final_judge"]:
-        prompts = PROMPTS[p["experiment"]].quality or PROMPTS[p["experiment"]]
-        return _local_judge("final_judge", p, PROMPTS[p["experiment"]]) or LLMJudge(_kept_chat("final_judge", p), prompts)
+        return _real_judge("final_judge", p, PROMPTS[p["experiment"]])
     if not p["judge_rows"]:
         raise ValueError("a real student needs a final judge: give final_judge, a model, or judge_rows, a JSONL file of text and label to learn one from")
     rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]

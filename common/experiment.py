@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 
 from common.evaluate import LAMBDAS, Evaluation, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, frontier, mean, scaled
+from common.chat import ChatModel
 from common.loss import LOSSES, knobs_of, preference_loss
-from common.methods import UNTRAINED, TrainedStudent, TrainSettings, preference_trainer, check_methods, train
+from common.methods import TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_student, save_adapter
@@ -69,36 +71,43 @@ class Experiment:
         settings: shared by all methods; the seed is replaced by each run's own.
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
+        chats: who answers for the `endpoint:` rows, by row.
         load: for `load_student`.
     """
 
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
-        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, **load: Any,
+        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {}, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):
             raise ValueError(f"train_pairs = {train_pairs}, but there are only {len(pairs)} pairs")
         self.student, self.pairs, self.evaluator, self.output = student, list(pairs), evaluator, Path(output)
-        self.settings, self.evaluate_on, self.train_pairs, self.load = settings, evaluate_on, train_pairs, load
+        self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
         self._untrained: dict[tuple[str, str], Evaluation] = {}
 
     def run(self, methods: Sequence[str], seeds: Sequence[int]) -> list[Result]:
-        """One result per seed and method, in that order; finished ones are read back from disk, which is said."""
+        """One result per seed and method, in that order; finished ones are read back from disk, which is said. What exists
+        has no seed and is evaluated once."""
         check_methods(methods)
-        return [self.result(method, seed) for seed in seeds for method in methods]
+        return [self.result(method, seed) for seed in seeds for method in methods if seed == seeds[0] or not existing(method)]
+
+    def path_of(self, method: str, seed: int) -> Path:
+        """Where the result of a row is kept."""
+        return self.output / f"seed-{seed}" / re.sub(r"[^\w.-]+", "_", method) / "metrics.json"
 
     def result(self, method: str, seed: int) -> Result:
-        path = self.output / f"seed-{seed}" / method / "metrics.json"
+        path = self.path_of(method, seed)
         made_of = self._made_of(method, seed)
         if path.exists() and (kept := Result.read(path)).made_of == made_of:
             print(f"{method}, seed {seed}: finished before, reused", flush=True)
             return kept
-        if method in UNTRAINED:
+        if not is_trained(method) and existing(method) != "adapter":
             result = self._untrained_result(method, seed, made_of)
         else:
             student = self.train(method, seed)
             result = self._evaluate(student, seed, made_of)
+        if is_trained(method):
             save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(method, self.student, self.settings, result))
         result.write(path)
         return result
@@ -114,7 +123,7 @@ class Experiment:
     def untrained(self, method: str, split: str) -> Evaluation:
         """An untrained row on a split. It has no seed, so it is evaluated once."""
         if (method, split) not in self._untrained:
-            student = train(method, self.student, [], self.settings, self.output, **self.load)
+            student = TrainedStudent(method, chat=self.chats[method]) if method in self.chats else train(method, self.student, [], self.settings, self.output, **self.load)
             self._untrained[method, split] = self.evaluator(student, split, 0)
         return self._untrained[method, split]
 
@@ -171,11 +180,13 @@ class Experiment:
                 result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
 
     def _made_of(self, method: str, seed: int) -> str:
-        pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed)] if method not in UNTRAINED else []
+        pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed)] if is_trained(method) else []
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name
         evaluation["sets"] = self.evaluator.sets(self.evaluate_on)
-        settings = asdict(replace(self.settings, seed=seed)) if method not in UNTRAINED else {}
+        settings = asdict(replace(self.settings, seed=seed)) if is_trained(method) else {}
+        if existing(method) in ("adapter", "model"):
+            settings = {file.name: file.stat().st_mtime_ns for file in existing_folder(method).glob("*.safetensors")}
         return fingerprint(method, str(self.student), pairs, settings, evaluation, self.evaluate_on, {k: str(v) for k, v in self.load.items()})
 
 
@@ -186,6 +197,11 @@ def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[st
 def preference_methods(methods: Sequence[str]) -> list[str]:
     """Those trained with a preference loss, for the parts of the story that only they have."""
     return [method for method in methods if method in LOSSES]
+
+
+def row_before(methods: Sequence[str]) -> str:
+    """The row that the notebook shows before training: the base student, unless no row has anything to do with it."""
+    return "base" if any(existing(method) not in ("model", "endpoint") for method in methods) else methods[0]
 
 
 def _card(method: str, student: str | Path, settings: TrainSettings, result: Result) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from common.chat import ChatModel
 from common.prompts import JudgePrompt
-from common.schema import Pair, Reply, Sampling, ScoredPair, feedback_score
+from common.schema import Pair, Reply, Sampling, ScoredPair, ScoreScale, feedback_score
 from common.statistics import agreement
 from common.storage import FailedStore, JsonlStore, refuse_repeats
 from common.verdict import parse_score
@@ -88,7 +88,8 @@ class FeedbackJudge:
     """Two verdicts on feedback, sentiment and quality, and the score `schema.feedback_score` made of them, in [0, 1].
 
     The sentiment of an answer is compared with that of the pair's `response_base`, the teacher's answer without a stance. A
-    score needs all of its verdicts: one missing leaves it unscored.
+    score needs all of its verdicts: one missing leaves it unscored. Judges on other scales, such as probabilities, are mapped
+    to -5 to 5 and 0 to 5, end to end.
     """
 
     scale = (0.0, 1.0)
@@ -106,7 +107,15 @@ class FeedbackJudge:
         good = self.quality.judge(*zip(*[asked for _, *of_pair in shown for asked in of_pair]))
         return [self._scores(felt[3 * i : 3 * i + 3], good[2 * i : 2 * i + 2]) for i in range(len(pairs))]
 
+    def feedback(self, prompts: Sequence[str], answers: Sequence[str]) -> list[tuple[float | None, float | None]]:
+        """(sentiment, quality) of each answer, -5 to 5 and 0 to 5, None = unscored."""
+        felt = [_onto(ScoreScale.MINUS_FIVE_TO_FIVE, self.sentiment, judgement).score for judgement in self.sentiment.judge(prompts, answers)]
+        good = [_onto(ScoreScale.ZERO_TO_FIVE, self.quality, judgement).score for judgement in self.quality.judge(prompts, answers)]
+        return list(zip(felt, good))
+
     def _scores(self, felt: Sequence[Judgement], good: Sequence[Judgement]) -> PairScores:
+        felt = [_onto(ScoreScale.MINUS_FIVE_TO_FIVE, self.sentiment, judgement) for judgement in felt]
+        good = [_onto(ScoreScale.ZERO_TO_FIVE, self.quality, judgement) for judgement in good]
         base, *sentiments = felt
         names = ("response", "revised")
         scores = [
@@ -116,6 +125,14 @@ class FeedbackJudge:
         replies = [f"{sentiment.reply}\n{quality.reply}" for sentiment, quality in zip(sentiments, good)]
         criteria = {f"sentiment_{name}": j.score for name, j in zip(("base", *names), felt)} | {f"quality_{name}": j.score for name, j in zip(names, good)}
         return PairScores(*scores, *replies, criteria, next((j.failure for j in (*felt, *good) if j.failure), ""))
+
+
+def _onto(scale: ScoreScale, judge: Judge, judgement: Judgement) -> Judgement:
+    """The judgement on another scale, lowest to lowest and highest to highest."""
+    low, high = judge.scale
+    if judgement.score is None or (low, high) == (scale.minimum, scale.maximum):
+        return judgement
+    return judgement._replace(score=scale.minimum + (judgement.score - low) / (high - low) * (scale.maximum - scale.minimum))
 
 
 def score_pairs(

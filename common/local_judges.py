@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,6 +139,12 @@ class YesNoJudge(LocalJudge):
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.yes, self.no = single_tokens(self.tokenizer, "yes"), single_tokens(self.tokenizer, "no")
         self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or best_compute_dtype(), device_map=_device()).eval()
+
+    def asking(self, question: str) -> YesNoJudge:
+        """The same model with another question."""
+        other = copy(self)
+        other.question, other.name = question, self.name.replace(self.question, question)
+        return other
 
     def _encode(self, prompt: str, answer: str) -> Encoding:
         text = f"Request:\n{prompt}\n\nAnswer:\n{answer}\n\n{self.question} Reply with one word, yes or no."

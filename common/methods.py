@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.chat import LocalChat, OnReply, hand_over
+from common.chat import ChatModel, LocalChat, OnReply, hand_over
 from common.loss import LOSSES
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
-from common.run import Progress
+from common.run import Progress, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
-from common.student import adapters_to_float32, load_student, lora_settings
+from common.student import adapters_to_float32, load_adapter, load_student, lora_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 UNTRAINED = ("base", "always_refuse", "sr")
 SUPERVISED = ("sft", "dsc")
 METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES)
+EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}
+"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`."""
 
 
 @dataclass(frozen=True)
@@ -58,36 +60,61 @@ class TrainSettings:
 class TrainedStudent:
     """A student ready to be asked: the model (with its adapter, if it was trained) and what training looked like.
 
+    chat answers in the model's place, for a row that is no model in this process.
     history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
     """
 
     method: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     pairs_used: int = 0
     unscored: int = 0
+    chat: ChatModel | None = None
 
 
 def check_methods(methods: Sequence[str]) -> None:
-    """Raises ValueError for a name that is no row of the table."""
-    unknown = [method for method in methods if method not in METHODS]
+    """Raises ValueError for a name that is no row of the table, FileNotFoundError for an adapter that is not there."""
+    unknown = [method for method in methods if method not in METHODS and not existing(method)]
     if unknown:
-        raise ValueError(f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+        raise ValueError(f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}, and what exists as {', '.join(f'{kind}:...' for kind in EXISTING)}")
+    for method in methods:
+        if existing(method) == "adapter" and not (existing_folder(method) / "adapter_config.json").exists():
+            raise FileNotFoundError(f"{method}: no adapter_config.json in {existing_folder(method)}; give the folder that PEFT's save_pretrained wrote")
+
+
+def existing(method: str) -> str:
+    """Which kind of `EXISTING` a row is, "" for a row that is trained or made here."""
+    kind, _, name = method.partition(":")
+    return kind if kind in EXISTING and name else ""
+
+
+def is_trained(method: str) -> bool:
+    """Whether a row is trained here, so that every seed gives another student."""
+    return method not in UNTRAINED and not existing(method)
+
+
+def existing_folder(method: str) -> Path:
+    """The folder of an `adapter:`, and of a `model:` that is no Hub name."""
+    return resolve(method.partition(":")[2])
 
 
 def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, output: str | Path, **load: Any) -> TrainedStudent:
     """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
 
     Args:
-        method: a name in METHODS; the untrained ones return the base model as it is.
+        method: a name in METHODS; the untrained ones return the base model as it is. An `adapter:` or `model:` is loaded.
         student: folder or Hub name; `load` goes to `load_student`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
     """
     check_methods([method])
+    if existing(method) == "model":
+        student = existing_folder(method) if existing_folder(method).exists() else method.partition(":")[2]
     model, tokenizer = load_student(student, **load)
-    if method in UNTRAINED:
+    if existing(method) == "adapter":
+        model = load_adapter(model, existing_folder(method))
+    if not is_trained(method):
         return TrainedStudent(method, model, tokenizer)
     scored = [pair for pair in pairs if None not in pair.normalised()]
     make_trainer = _supervised_trainer if method in SUPERVISED else preference_trainer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.experiment import Result
-from common.methods import METHODS, UNTRAINED
+from common.methods import METHODS, is_trained
 from common.schema import Metric, Pair, ScoredPair
 from common.statistics import seed_interval
 
@@ -35,12 +35,22 @@ COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf
                             "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f")))  # fmt: skip
 
 
+def _label(method: str) -> str:
+    """What exists before carries its own name."""
+    return LABELS.get(method, method)
+
+
+def _color(method: str) -> str:
+    return COLORS.get(method, "#000000")
+
+
 def read_results(folder: str | Path) -> list[Result]:
-    """Every `seed-*/*/metrics.json` below a run folder, in the order of METHODS. Raises ValueError when there is none."""
+    """Every `seed-*/*/metrics.json` below a run folder, in the order of METHODS, what existed before last. Raises ValueError
+    when there is none."""
     paths = sorted(Path(folder).glob("seed-*/*/metrics.json"))
     if not paths:
         raise ValueError(f"no results below {folder}; run train_rdpo first")
-    return sorted((Result.read(path) for path in paths), key=lambda result: (METHODS.index(result.method), result.seed))
+    return sorted((Result.read(path) for path in paths), key=lambda result: ((*METHODS, result.method).index(result.method), result.method, result.seed))
 
 
 def results_table(results: Sequence[Result]) -> pd.DataFrame:
@@ -50,7 +60,7 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
     rows, (objective, held_out) = [], objective_of(results)
     for method in dict.fromkeys(result.method for result in results):
         of_method = [result for result in results if result.method == method]
-        row = {"method": LABELS[method], "seeds": len(of_method) if method not in UNTRAINED else "-"}
+        row = {"method": _label(method), "seeds": len(of_method) if is_trained(method) else "-"}
         for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}.items():
             row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
         row[f"{objective} at matched utility"] = _cell([m for result in of_method for m in result.matched if m.metric == objective], method)
@@ -69,7 +79,7 @@ def objective_of(results: Sequence[Result]) -> tuple[str, str]:
 def _cell(metrics: Sequence[Metric], method: str) -> str:
     if not metrics:
         return "-"
-    if method in UNTRAINED or len(metrics) == 1:
+    if not is_trained(method) or len(metrics) == 1:
         value, low, high = metrics[0].value, metrics[0].low, metrics[0].high
     else:
         value, low, high = seed_interval([metric.value for metric in metrics])
@@ -109,9 +119,9 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         points = [(_value(result, "utility"), _value(result, objective)) for result in of_method]
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
-            axes.plot(*zip(*line), color=COLORS[method], linewidth=0.7, alpha=0.5) if line else None
-        marker = "s" if method in UNTRAINED else "o"
-        axes.scatter(*zip(*points), color=COLORS[method], label=LABELS[method], marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
+            axes.plot(*zip(*line), color=_color(method), linewidth=0.7, alpha=0.5) if line else None
+        marker = "o" if is_trained(method) else "s"
+        axes.scatter(*zip(*points), color=_color(method), label=_label(method), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
@@ -139,7 +149,7 @@ def training_figure(result: Result) -> Figure:
             means = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
             one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
             one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
-        one.set(title=f"{LABELS[result.method]}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
+        one.set(title=f"{_label(result.method)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
         if len(lines) > 1:
             one.legend(fontsize=8, frameon=False)
     return figure
@@ -184,8 +194,8 @@ def judged_figure(results: dict[str, Sequence[Result]]) -> Figure:
     for condition, of_condition in results.items():
         for result in of_condition:
             metric = next(m for m in result.metrics if m.metric == "judged")
-            axes.bar(position, metric.value, color=COLORS[result.method], yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
-            labels.append((position, LABELS[result.method] if result.method in UNTRAINED else f"{LABELS[result.method]}\n{condition}"))
+            axes.bar(position, metric.value, color=_color(result.method), yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
+            labels.append((position, f"{_label(result.method)}\n{condition}" if is_trained(result.method) else _label(result.method)))
             position += 1
         position += 0.6
     axes.set_xticks([p for p, _ in labels], [text for _, text in labels], fontsize=7)
@@ -199,7 +209,7 @@ def judged_table(results: dict[str, Sequence[Result]]) -> pd.DataFrame:
 
     names = {"judged": "out of character (judge)", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)"}
     return pd.DataFrame([
-        {"data": "-" if result.method in UNTRAINED else condition, "method": LABELS[result.method],
+        {"data": condition if is_trained(result.method) else "-", "method": _label(result.method),
          **{label: _cell([m for m in result.metrics if m.metric == name], result.method) for name, label in names.items()}}
         for condition, of_condition in results.items() for result in of_condition
     ])  # fmt: skip

@@ -197,7 +197,7 @@ def main() -> None:
     rows = Path(parser.parse_args().rows)
     folder = resolve("runs/small/roleplay-robustness")
     print("data:", prepare(rows, folder))
-    common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test",
+    common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test", "labels_file": "",
               "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0, "eta": 6.0,
               "max_length": 512, "seeds": [0]}  # fmt: skip
     for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc", "rdpo_soft"]), ("clean", ["dpo"])):

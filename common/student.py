@@ -168,9 +168,12 @@ def save_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
 
 
 def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """The base model with a trained adapter on it, frozen, ready to generate."""
-    from peft import PeftModel
+    """The base model with a trained adapter on it, frozen, ready to generate. Warns where its card names another base model."""
+    from peft import PeftConfig, PeftModel
 
+    trained_on, name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, base.name_or_path
+    if trained_on and Path(trained_on).name != Path(name).name:
+        warnings.warn(f"the adapter in {folder} was trained on {trained_on}, and the student is {name}", stacklevel=2)
     return PeftModel.from_pretrained(base, str(folder)).eval()
 
 

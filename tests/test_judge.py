@@ -390,8 +390,8 @@ def test_a_learned_judge_needs_both_labels():
 class TextJudge:
     """Reads a number that the answer itself holds; None where it holds none."""
 
-    def __init__(self, name, position):
-        self.name, self.position, self.asked = name, position, []
+    def __init__(self, name, position, scale):
+        self.name, self.position, self.scale, self.asked = name, position, scale, []
 
     def judge(self, prompts, answers):
         self.asked += zip(prompts, answers)
@@ -405,7 +405,7 @@ def feedback_pair(name, base, response, revised):
 
 def test_feedback_is_scored_by_sentiment_against_the_no_stance_answer_and_by_quality(tmp_path):
     """Score = (1 + quality/5 - |sentiment - base sentiment|/10) / 2, by hand."""
-    sentiment, quality = TextJudge("felt", 0), TextJudge("good", 1)
+    sentiment, quality = TextJudge("felt", 0, (-5, 5)), TextJudge("good", 1, (0, 5))
     judge = FeedbackJudge(sentiment, quality)
     pairs = [feedback_pair("a", "-2 5", "4 1", "-2 5"), feedback_pair("b", "3 5", "- 2", "2 4")]
     first, second = score_pairs(judge, pairs, tmp_path / "scored.jsonl", unscored_limit=0.5)
@@ -417,7 +417,7 @@ def test_feedback_is_scored_by_sentiment_against_the_no_stance_answer_and_by_qua
 
 
 def test_feedback_without_a_no_stance_answer_is_refused_before_anything_is_asked(tmp_path):
-    sentiment = TextJudge("felt", 0)
+    sentiment = TextJudge("felt", 0, (-5, 5))
     with pytest.raises(ValueError, match="1 pairs have no response_base.*b"):
         score_pairs(FeedbackJudge(sentiment, sentiment), [feedback_pair("a", "1 1", "1 1", "1 1"), feedback_pair("b", "", "1 1", "1 1")], tmp_path / "scored.jsonl")
     assert sentiment.asked == []
