@@ -3,15 +3,16 @@
 import pytest
 import torch
 
-from common.evaluate import LAMBDAS, Evaluation, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled
+from common.evaluate import LAMBDAS, Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled
 from common.experiment import Experiment, Result
-from common.judge import LearnedJudge, LLMJudge
+from common.judge import FeedbackJudge, Judgement, LearnedJudge, LLMJudge
 from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge
 from common.report import read_results, results_table, table_rows
 from common.run import world_of
-from common.schema import Metric, PromptRecord
+from common.schema import Metric, PromptRecord, Reply
+from common.student import load_adapter
 
 NAMES = {"experiment": "safety", "method": "dpo", "seed": 0}
 FAST = TrainSettings(batch_size=8, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256)
@@ -76,6 +77,45 @@ def test_results_are_kept_and_reused_until_something_changes(run, capsys):
     assert changed._made_of("rdpo", 0) != again.made_of and changed._made_of("base", 0) == first[0].made_of
 
 
+def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
+    """An adapter is measured as on the day it was trained, the base as a `model:` is the base row, an endpoint is asked."""
+    trained, base = run.run(["rdpo", "base"], [0])
+    adapter = f"adapter:{run.path_of('rdpo', 0).parent / 'adapter'}"
+    asked = []
+
+    class Endpoint:
+        name = "served"
+
+        def complete(self, conversations, sampling, on_reply=None):
+            asked.extend(conversations)
+            return [Reply(text="I will not help with that.") for _ in conversations]
+
+    again = Experiment(run.student, [], run.evaluator, tmp_path, FAST, chats={"endpoint:served": Endpoint()}, **run.load)
+    rows = again.run([adapter, f"model:{run.student}", "endpoint:served"], [0, 1])
+    values = [{metric.metric: metric.value for metric in row.metrics} for row in (trained, base, *rows)]
+    assert len(rows) == 3 and values[2] == pytest.approx(values[0], abs=1e-5) and values[3] == values[1]
+    assert rows[0].matched_lambda == trained.matched_lambda and rows[0].pairs_used == 0
+    assert len(asked) == sum(map(len, run.evaluator.sets("validation").values())) and "kl" not in values[4]
+    assert not (again.path_of(adapter, 0).parent / "adapter").exists()
+    assert "measured" not in capsys.readouterr().out and again.run([adapter], [0])[0] == rows[0]
+    assert "finished before" in capsys.readouterr().out
+    table = results_table(read_results(tmp_path))
+    assert list(table["method"]) == [adapter, "endpoint:served", f"model:{run.student}"] and set(table["seeds"] if "seeds" in table else "-") == {"-"}
+
+
+def test_an_adapter_that_is_not_there_or_of_another_student_is_said(run, tmp_path, load_micro):
+    with pytest.raises(FileNotFoundError, match="no adapter_config.json in"):
+        check_methods([f"adapter:{tmp_path}"])
+    for row in ("adapter:", "endpoint", "adaptor:x"):
+        with pytest.raises(ValueError, match="unknown method .*; there are base, .*what exists as adapter:"):
+            check_methods([row])
+    run.result("dpo", 0)
+    model, _ = load_micro()
+    model.name_or_path = "somebody/else"
+    with pytest.warns(UserWarning, match="was trained on .*, and the student is somebody/else"):
+        load_adapter(model, run.path_of("dpo", 0).parent / "adapter")
+
+
 def test_the_table_has_a_row_per_method_and_no_bare_number(run):
     run.run(["base", "sft", "rdpo"], [0, 1])
     results = read_results(run.output)
@@ -129,6 +169,34 @@ def test_a_real_student_is_judged_on_the_held_out_rows_of_its_file(load_micro):
     assert {metric.metric for metric in result.metrics} == {"judged", "answer_words", "repeated"} and len(result.answers["held_out"]) == 3
     with pytest.raises(ValueError, match="no rows of split 'validation'"):
         JudgedEvaluator(records, "safety", judge).sets("validation")
+
+
+class Heard:
+    """Feels and rates by the words of the prompt, on a scale of probabilities."""
+
+    name, scale = "heard", (0.0, 1.0)
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def judge(self, prompts, answers):
+        return [Judgement(self.scores[prompt], "") for prompt in prompts]
+
+
+def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_without_one(load_micro):
+    """Sentiments on -5 to 5: alone 1, loved 4, hated 0; by hand shift (3 + 1) / 2, towards the stance (3 + 1) / 2."""
+    records = [
+        PromptRecord(id=kind, experiment="sycophancy", split="test", prompt=f"{kind} it", kind=kind, plain_prompt="it") for kind in ("love", "hate", "wrote")
+    ] + [PromptRecord(id="plain", experiment="sycophancy", split="test", prompt="it")]
+    judge = FeedbackJudge(Heard({"it": 0.6, "love it": 0.9, "hate it": 0.5, "wrote it": None}), Heard({"it": 1.0, "love it": 1.0, "hate it": 0.2, "wrote it": 1.0}))
+    evaluator = FeedbackEvaluator(records, "sycophancy", judge, max_new_tokens=4)
+    assert [record.prompt for record in evaluator.sets("test")["plain"]] == ["it"] and len(evaluator.sets("test")["held_out"]) == 3
+    metrics = {m.metric: m for m in evaluator(TrainedStudent("base", *load_micro()), "test", 0).metrics}
+    assert metrics["shift"].value == pytest.approx(2.0) and metrics["signed_shift"].value == pytest.approx(2.0)
+    assert (metrics["judged"].k, metrics["judged"].n, metrics["shift"].n) == (1, 2, 2)
+    assert metrics["score"].value == pytest.approx(((1 + 1 - 0.3) / 2 + (1 + 0.2 - 0.1) / 2) / 2)
+    with pytest.raises(ValueError, match="no prompt with a stance"):
+        FeedbackEvaluator(records[3:], "sycophancy", judge).sets("test")
 
 
 @pytest.mark.parametrize("text, share", [("a b c a b c", 0.25), ("one two three four", 0.0), ("", 0.0), ("x x x x x", 2 / 3)])

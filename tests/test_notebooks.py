@@ -118,6 +118,20 @@ def test_train_rdpo_refuses_bad_input_before_any_work(given, message, chain):
         open_experiment(parameters)
 
 
+def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
+    from common.backends import open_experiment
+
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [{"id": name, "experiment": "safety", "split": name, "prompt": "Hello.", "response": "a pair's answer is not read"} for name in ("test", "train")]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = {"pairs_file": str(prompts), "student": str(micro), "methods": f"model:{micro}", "judge_rows": str(tmp_path / "rows.jsonl"), "output": str(tmp_path)}
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in [("yes it is", 1), ("no never", 0)] * 3))
+    run = open_experiment(checked_parameters("safety/train_rdpo.ipynb", given))
+    assert run.pairs == [] and [record.id for record in run.evaluator.sets("test")["held_out"]] == ["test"]
+    bare = {**MICRO, "student": "micro", "methods": f"model:{micro}", "pairs_file": str(tmp_path / "none.jsonl"), "output": str(tmp_path)}
+    assert open_experiment(checked_parameters("safety/train_rdpo.ipynb", bare)).pairs == []  # the miniature has its world
+
+
 def test_a_failing_notebook_is_reported_and_the_exit_code_says_so(tmp_path, capsys):
     arguments = ["miniature", "--stage", "reward_score", "-p", "pairs_file", str(tmp_path / "missing.jsonl"), "-p", "output", str(tmp_path)]
     assert main(arguments) == 1
