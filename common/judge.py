@@ -13,7 +13,7 @@ from common.chat import ChatModel
 from common.prompts import JudgePrompt
 from common.schema import Pair, Reply, Sampling, ScoredPair, feedback_score
 from common.statistics import agreement
-from common.storage import FailedStore, JsonlStore, refuse_repeats
+from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 from common.verdict import parse_score
 
 class Judgement(NamedTuple):
@@ -126,8 +126,9 @@ def score_pairs(
     unscored_limit: float = 0.02,
     failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda finished: None,
-) -> list[ScoredPair]:
-    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for.
+) -> Records[ScoredPair]:
+    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for, which are read from
+    `path` as they are looked at.
 
     A pair for which the judge gave no reply at all is not scored: its id and the reason stand in `failed_<name>` beside
     `path`, and the next run tries it again.
@@ -137,12 +138,13 @@ def score_pairs(
             answers stay unscored: a judge that cannot be read must not become a table.
         RuntimeError: more than the share `failed_limit` of the pairs failed.
     """
-    refuse_repeats([pair.id for pair in pairs], "pairs")
+    ids = [pair.id for pair in pairs]
+    refuse_repeats(ids, "pairs")
     with JsonlStore(path) as store, FailedStore(path) as failed:
-        todo = [pair for pair in pairs if pair.id not in store]
+        todo = [i for i, pair_id in enumerate(ids) if pair_id not in store]
         progress(len(pairs) - len(todo))
         for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
+            batch = [pairs[i] for i in todo[start : start + batch_size]]
             judged = judge.pair_scores(batch) if isinstance(judge, FeedbackJudge) else answer_scores(judge, batch)
             for pair, scores in zip(batch, judged, strict=True):
                 if scores.failure:
@@ -155,7 +157,7 @@ def score_pairs(
                 ))  # fmt: skip
             progress(len(batch))
         failed.check(len(pairs), failed_limit)
-        scored = [ScoredPair(**store[pair.id]) for pair in pairs if pair.id in store]
+        scored = store.records(ids, ScoredPair)
     unscored = sum((pair.score_response is None) + (pair.score_revised is None) for pair in scored)
     if unscored > unscored_limit * 2 * len(scored):
         raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")
