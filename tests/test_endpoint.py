@@ -15,7 +15,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from common.batch import execute
 from common.chat import KeptChat
-from common.endpoint import EndpointChat, EndpointError, preflight, retry_after
+from common.endpoint import EndpointChat, EndpointError
+from common.pacing import retry_after
 from common.schema import Sampling
 
 QUESTIONS = [[{"role": "user", "content": f"question {i}"}] for i in range(24)]
@@ -222,13 +223,6 @@ def test_a_missing_key_is_named_before_anything_is_asked(monkeypatch):
     with FaultServer() as server, pytest.raises(EndpointError, match="NO_SUCH_KEY is not set"):
         EndpointChat("m", server.url, "NO_SUCH_KEY").complete(QUESTIONS, Sampling())
     assert server.asked == []
-
-
-def test_preflight_asks_for_one_token_and_says_what_a_run_would_cost():
-    with FaultServer() as server:
-        said = preflight(chat_with(server, prices=(0.5, 1.5), max_cost=3), 2400, 400, 200)
-    assert said == f"m at {server.url}: 2400 requests, 960,000 + 480,000 tokens, about 1.20 dollars; cost cap 3 dollars"
-    assert [request["max_tokens"] for request in server.asked] == [1]
 
 
 def forms_of(key):

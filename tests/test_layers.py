@@ -10,16 +10,17 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
-    {"prompts", "storage", "verdict", "statistics", "logprobs", "student"},
+    {"prompts", "storage", "verdict", "statistics", "logprobs", "student", "pacing"},
     {"chat"},
     {"run", "preference", "endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
-     "methods", "rows", "local_judges", "counterfactual"},
+     "methods", "rows", "labels", "local_judges", "counterfactual"},
     {"evaluate", "sources"},
     {"experiment", "recorded"},
     {"report", "backends", "notebook"},
-    {"batch", "small"},
+    {"preflight", "grid", "small"},
+    {"batch"},
 ]
 
 
