@@ -110,7 +110,7 @@ def kills(count, folder, per_life=6, seed=0):
         chains(server.url, folder / "killed", total)
         equal = all(sorted(lines_of(folder / "whole" / file)) == sorted(lines_of(folder / "killed" / file)) for file in ("pairs.jsonl", "scored.jsonl"))
         return {
-            "kills": killed, "pairs": total, "requests": requests, "in flight at most": CONCURRENCY, **figures, "unsaved at one kill at most": worst,
+            "kills": killed, "pairs": total, "requests": requests, "in_flight_at_most": CONCURRENCY, **figures, "unsaved_at_one_kill_at_most": worst,
             "paid_twice": answered - requests, "equal_to_uninterrupted": equal, "requests_of_a_second_run": len(server.answered) - answered,
         }  # fmt: skip
 
@@ -160,7 +160,7 @@ def throughput(count, concurrency=32, delay=0.5, serial=8):
         start = time.perf_counter()
         chains(server.url, folder, count, concurrency, judged=False)
         together = 3 * count / (time.perf_counter() - start)
-    return {"concurrency": concurrency, "delay_s": delay, "chains": count, "serial_per_s": alone, "per_s": together, "ratio": together / alone}
+    return {"concurrency": concurrency, "delay_s": delay, "chains": count, "serial_per_s": round(alone, 3), "per_s": round(together, 2), "ratio": round(together / alone, 2)}
 
 
 class Instant:
@@ -250,7 +250,8 @@ def main():
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             figures = parts[part](folder)
-        figures = {"figures": figures, "seconds": round(time.perf_counter() - start)}
+        print(part, figures, flush=True)
+        figures = {"measured": time.strftime("%Y-%m-%d"), "seconds": round(time.perf_counter() - start), "figures": figures}
         kept = json.loads(wanted.results.read_text()) if wanted.results.exists() else {}
         write_json(wanted.results, {name: {**kept, part: figures}[name] for name in parts if name in {**kept, part: figures}})
         print(f"{part}: {figures['seconds']} s, in {wanted.results}", flush=True)

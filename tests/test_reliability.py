@@ -14,7 +14,7 @@ def no_proxy(monkeypatch):
 def test_kill_minus_nine_loses_nothing_and_pays_twice_only_what_was_in_flight(tmp_path):
     figures = reliability.kills(6, tmp_path)
     assert figures["kills"] == 6 and figures["lost"] == 0
-    assert figures["unsaved at one kill at most"] <= reliability.CONCURRENCY
+    assert figures["unsaved_at_one_kill_at_most"] <= reliability.CONCURRENCY
     assert figures["paid_twice"] <= 6 * reliability.CONCURRENCY
     assert figures["equal_to_uninterrupted"] and figures["requests_of_a_second_run"] == 0
 
