@@ -120,6 +120,7 @@ def faults(rates, count, folder, kinds=(*FAULTS, "refused"), concurrency=32):
     how many of these are errors, and how many end as neither."""
     table, progress = {kind: {} for kind in kinds}, Progress("kinds and rates of faults", len(kinds) * len(rates))
     for kind in kinds:
+        patience = {"timeout": TIMEOUT if kind == "timeout" else 30, "backoff": 0.2 if kind == "refused" else 0.05}  # who is away is away for longer
         for rate in rates:
             at = Path(folder) / f"{kind}-{rate}"
             with FaultServer("" if kind == "refused" else kind, rate, delay=0.005, seed=int(100 * rate)) as server:
@@ -129,7 +130,7 @@ def faults(rates, count, folder, kinds=(*FAULTS, "refused"), concurrency=32):
                     flapping.start()
                 stopped = ""
                 try:
-                    chains(server.url, at, count, concurrency, judged=False, timeout=TIMEOUT if kind == "timeout" else 30, backoff=0.05)
+                    chains(server.url, at, count, concurrency, judged=False, **patience)
                 except EndpointError as error:
                     stopped = str(error)
                 away.set()
@@ -143,7 +144,7 @@ def faults(rates, count, folder, kinds=(*FAULTS, "refused"), concurrency=32):
     return table
 
 
-def flap(server, rate, away, cycle=0.4):
+def flap(server, rate, away, cycle=1.0):
     """The server goes away for this share of the time: connections are refused, those in use break."""
     while not away.wait(cycle * (1 - rate)):
         server.__exit__()
