@@ -258,6 +258,15 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
     assert [(path.name, form) for path in files for form in forms_of(CANARY) if form in path.read_text(errors="replace")] == []
 
 
+def test_the_manifest_says_what_the_run_paid(tmp_path):
+    with FaultServer() as server:
+        parameters = {"output": str(tmp_path), "prompts": 4, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]}
+        execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
+    manifest = json.loads((tmp_path / "generate_data.manifest.json").read_text())
+    tokens = {"prompt_tokens": manifest["usage"]["prompt_tokens"], "completion_tokens": 60}  # five in each of twelve replies, 100 dollars a million
+    assert manifest["usage"] == tokens and manifest["paid"] == {"requests": 12, **tokens, "dollars": 0.006}
+
+
 def test_kept_replies_of_an_endpoint_cost_nothing_the_second_time(tmp_path):
     with FaultServer() as server:
         first = KeptChat(chat_with(server), tmp_path / "replies.jsonl").complete(QUESTIONS, Sampling())
