@@ -35,8 +35,9 @@ class Work(NamedTuple):
 
 
 def forecast(stage: str, p: Mapping[str, Any], prompts: Sequence[PromptRecord] = (), ask: bool = False) -> list[str]:
-    """A line on each model that the notebook `stage` uses: its work at most (replies that are kept cost nothing again) and what
-    that costs, or takes without a GPU. None for the miniature and for recorded replies.
+    """A line on each model that the notebook `stage` uses: its work, and what that costs or takes without a GPU. Every reply is
+    reckoned as long as may be; those kept from before cost nothing, those cut off or not understood are asked for twice.
+    None for the miniature and for recorded replies.
 
     Args:
         prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as may be.
@@ -113,12 +114,12 @@ def _endpoint(chat: EndpointChat, work: Work, ask: bool) -> str:
     requests, prompt_tokens, completion_tokens = work.requests, work.requests * work.prompt_tokens, work.requests * work.completion_tokens
     cap = "no cost cap" if chat.budget.limit is None else f"cost cap {chat.budget.limit:g} dollars"
     cost = chat.price(prompt_tokens, completion_tokens)
-    return f"{chat.name}: at most {requests} requests, {prompt_tokens:,} + {completion_tokens:,} tokens, about {cost:.2f} dollars; {cap}"
+    return f"{chat.name}: about {requests} requests, {prompt_tokens:,} + {completion_tokens:,} tokens, {cost:.2f} dollars; {cap}"
 
 
 def _local(role: str, name: str, model: torch.nn.Module, tokens: int) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    said = f"{role} {name}: {parameters / 1e9:.2f} billion parameters ({2 * parameters / 1e9:.1f} GB to download where it is not here yet), at most {tokens:,} tokens"
+    said = f"{role} {name}: {parameters / 1e9:.2f} billion parameters ({2 * parameters / 1e9:.1f} GB to download where it is not here yet), about {tokens:,} tokens"
     if torch.cuda.is_available():
         return said
     return f"{said}; NO GPU WAS FOUND: about {parameters * tokens / CPU_SPEED / 3600:.1f} hours on two cores"

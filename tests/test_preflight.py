@@ -34,7 +34,7 @@ def test_a_teacher_is_asked_three_times_a_prompt_and_reads_what_was_said_before(
     with FaultServer() as server:
         [line] = forecast("generate_data", parameters("generate_data", tmp_path, **endpoint(server, "teacher", max_cost=3.0)), PROMPTS, ask=True)
     # 200 * 3 requests of 400 / 4 + 2 * 100 tokens read and 100 written: 0.18 * 1 + 0.06 * 2 dollars
-    assert line == f"m at {server.url}: at most 600 requests, 180,000 + 60,000 tokens, about 0.30 dollars; cost cap 3 dollars"
+    assert line == f"m at {server.url}: about 600 requests, 180,000 + 60,000 tokens, 0.30 dollars; cost cap 3 dollars"
     assert [request["max_tokens"] for request in server.asked] == [1]
 
 
@@ -49,10 +49,10 @@ def test_later_steps_reckon_with_the_prompts_until_they_have_pairs(experiment, r
     with FaultServer() as server:
         given = parameters("reward_score", tmp_path, experiment, **endpoint(server, "judge"))
         assert forecast("reward_score", given) == ["how much will be asked is known when the step before has written its pairs"]
-        assert f": at most {requests} requests" in forecast("reward_score", given, PROMPTS)[0]
+        assert f": about {requests} requests" in forecast("reward_score", given, PROMPTS)[0]
         with JsonlStore(tmp_path / "pairs.jsonl") as store:
             store.append(Pair(**PROMPTS[0].model_dump(), response="a", response_revised="b"))
-        assert f": at most {requests // 200} requests" in forecast("reward_score", given, PROMPTS)[0]
+        assert f": about {requests // 200} requests" in forecast("reward_score", given, PROMPTS)[0]
 
 
 def test_the_miniature_needs_nothing(tmp_path):
@@ -82,7 +82,7 @@ def test_a_student_without_a_gpu_is_a_warning_with_hours(gpu, tmp_path, micro, m
     given = {"student": str(micro), "methods": ["base", "dpo", "rdpo"], "seeds": [0, 1], "train_pairs": 0, "epochs": 2, "max_new_tokens": 50}
     [line] = forecast("train_rdpo", parameters("train_rdpo", tmp_path, **given))
     # 2 methods * 2 seeds * 2 epochs * 150 pairs * 300 tokens learnt; 3 rows * 2 seeds * 50 held-out prompts * 50 tokens answered
-    assert "at most 375,000 tokens" in line and "0.00 billion parameters" in line
+    assert "about 375,000 tokens" in line and "0.00 billion parameters" in line
     assert ("NO GPU WAS FOUND: about 0.0 hours on two cores" in line) is not gpu
 
 
@@ -103,5 +103,5 @@ def test_a_dry_run_goes_through_all_three_steps_and_says_what_could_not_run(tmp_
         options = [word for name, value in (*asked.items(), ("api_key_env", "''"), ("prompts", 0)) for word in ("-p", name, str(value))]
         assert main(["miniature", "--experiment", "safety", "--dry-run", *options]) == 1
     printed = capsys.readouterr().out
-    assert "at most 600 requests" in printed and "at most 400 requests" in printed and len(server.asked) == 2
+    assert "about 600 requests" in printed and "about 400 requests" in printed and len(server.asked) == 2
     assert "CANNOT RUN: student = 'nobody/nothing' is no model" in printed and not (tmp_path / "run").exists()
