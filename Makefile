@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
 	@echo "make test       the test suite"
-	@echo "make reliability  kills, faults, throughput and size of steps 1 and 2 at length, into results/reliability.json"
+	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, about an hour)"
 	@echo "make results    copies the tables and figures that the README shows into results/"

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 
 from common.chat import ChatModel, KeptChat, LocalChat
-from common.endpoint import EndpointChat, preflight
+from common.endpoint import EndpointChat
 from common.evaluate import FeedbackEvaluator, JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
-from common.judge import FeedbackJudge, Judge, LearnedJudge, LLMJudge
-from common.labels import trusted
+from common.judge import FeedbackJudge, Judge, LLMJudge
+from common.labels import LearnedJudge, trusted
 from common.local_judges import RewardHeadJudge, YesNoJudge
 from common.methods import TrainSettings, check_methods, existing, is_trained
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
-from common.schema import Pair, PromptRecord, ScoredPair, ScoreScale
+from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
 from common.storage import read_lines, read_records
 from common.student import load_student
@@ -59,21 +59,6 @@ def open_prompts(p: Parameters) -> list[PromptRecord]:
     if not p["source"]:
         return world_of(p["experiment"]).prompts_for("train", p["prompts"], p["benign_share"], p["seed"])
     return load_prompts(p["experiment"], p["source"], p["source_revision"], prompts_of(p).system, limit=p["prompts"])
-
-
-def forecast(stage: str, p: Parameters) -> str:
-    """What step 1 or 2 will ask an endpoint for, and about what it costs at most; asks it for one token, so that a wrong key
-    or model shows. "" where no endpoint is asked."""
-    role = {"generate_data": "teacher", "reward_score": "judge"}.get(stage)
-    if not role or not p[role].startswith("endpoint:"):
-        return ""
-    prompts, pairs_file = prompts_of(p), resolve(p.get("pairs_file") or Path(p["output"]) / "pairs.jsonl")
-    if role == "judge" and not pairs_file.exists():
-        return "how much the judge will be asked is known when step 1 has written its pairs"
-    texts = [record.prompt for record in (open_prompts(p) if role == "teacher" else read_records(pairs_file, Pair))]
-    requests = len(texts) * {"teacher": (3, 4), "judge": (2, 5)}[role][prompts.quality is not None]
-    longest = sum(map(len, texts)) // (4 * len(texts)) + 2 * p["max_new_tokens"]  # about four characters a token; what was said before is read again
-    return preflight(_kept_chat(role, p).chat, requests, longest, p["max_new_tokens"])
 
 
 def open_judge(p: Parameters) -> Judge | FeedbackJudge:
@@ -116,7 +101,7 @@ def _kept_chat(role: str, p: Parameters) -> KeptChat:
     """A real model as `teacher` or `judge`; its replies are kept beside what is made of them."""
     kind, _, model = p[role].partition(":")
     if kind == "endpoint" and model:
-        chat = EndpointChat(model, p["base_url"], p["api_key_env"], p["concurrency"], prices=p["prices"], max_cost=p["max_cost"] or None)
+        chat = endpoint_chat(model, p)
     elif kind == "local" and model:
         chat = LocalChat(*load_student(model), name=f"{model} in NF4", batch_size=p["concurrency"])
     elif p[role] == "recorded":
@@ -125,6 +110,19 @@ def _kept_chat(role: str, p: Parameters) -> KeptChat:
         judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME"
         raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded{judges}")
     return KeptChat(chat, resolve(p["output"]) / f"{role}_replies.jsonl")
+
+
+def endpoint_chat(model: str, p: Parameters) -> EndpointChat:
+    return EndpointChat(model, p["base_url"], p["api_key_env"], p["concurrency"], prices=p["prices"], max_cost=p["max_cost"] or None)
+
+
+def paid(asked: ChatModel | Judge | FeedbackJudge) -> dict[str, float]:
+    """What this run paid an endpoint for: requests, tokens and dollars, at the prices given. Kept replies cost nothing again;
+    {} where no endpoint was asked."""
+    chat: Any = asked
+    while chat is not None and not isinstance(chat, EndpointChat):
+        chat = getattr(chat, "sentiment", None) or getattr(chat, "chat", None)  # both verdicts of feedback are asked of one model
+    return {**chat.usage, "dollars": round(chat.cost, 6)} if chat else {}
 
 
 def open_experiment(p: Parameters) -> Experiment:

@@ -24,7 +24,7 @@ from common.chat import ChatModel
 from common.judge import Judge
 from common.schema import Pair, PromptRecord, Reply, Sampling
 from common.self_critique import opening
-from common.storage import FailedStore, JsonlStore, refuse_repeats
+from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 
 
 class Variant(NamedTuple):
@@ -80,7 +80,7 @@ def generate_counterfactual_pairs(
     batch_size: int = 512,
     failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda finished: None,
-) -> list[Pair]:
+) -> Records[Pair]:
     """Makes the pair of every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
 
     `response_revised` is the chosen answer and `response` the rejected one, so that every later step takes these pairs as
@@ -108,7 +108,7 @@ def generate_counterfactual_pairs(
                     failed.append({"id": record.id, "turn": condition, "reason": reply.finish_reason})
             progress(len(batch))
         failed.check(len(records), failed_limit)
-        return [Pair(**store[record.id]) for record in records if record.id in store]
+        return store.records((record.id for record in records), Pair)
 
 
 def variant_of(name: str) -> Variant:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,14 +21,10 @@ import openai
 from httpx2 import ConnectError
 
 from common.chat import OnReply
+from common.pacing import Budget, EndpointError, Pacing, Stopped, retry_after
 from common.schema import Message, Reply, Sampling
 
-LONGEST_BACKOFF, LONGEST_PAUSE = 60.0, 900.0  # seconds
 OF_THE_CONVERSATION = ("context_length_exceeded", "content_filter")  # codes of a 400 that say nothing about other requests
-
-
-class EndpointError(RuntimeError):
-    """The run cannot go on: bad key, unknown model, exhausted quota, cost cap. What was answered before is kept."""
 
 
 class EndpointChat:
@@ -54,7 +48,7 @@ class EndpointChat:
             budget used) is not sent. A request whose bill is unknown counts with its worst. None is no limit.
         backoff: seconds before the second attempt.
 
-    `usage` counts requests answered and their tokens, `cost` is in dollars.
+    `usage` counts requests answered and their tokens, `cost` is in dollars; both begin at 0 with the object.
     """
 
     def __init__(
@@ -80,20 +74,23 @@ class EndpointChat:
             raise ValueError(f"max_cost = {max_cost:g} needs prices, or nothing is ever counted")
         self.model, self.base_url, self.api_key_env = model, base_url.rstrip("/"), api_key_env
         self.concurrency, self.timeout, self.attempts, self.backoff = concurrency, timeout, attempts, backoff
-        self.prices, self.max_cost = prices, max_cost
+        self.prices, self.budget = prices, Budget(max_cost)
         self.name = f"{model} at {self.base_url}"
         self.usage: Counter[str] = Counter()
-        self.cost = 0.0
+
+    @property
+    def cost(self) -> float:
+        return self.budget.spent
 
     def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
         """Replies in the order asked; `on_reply` is called in another thread, one reply at a time."""
-        _key(self.api_key_env)
+        key_of(self.api_key_env)
         run = _Run(self)
         thread = ThreadPoolExecutor(max_workers=1)  # with an event loop of its own, whatever runs in the caller's
         try:
             return thread.submit(asyncio.run, run.complete(conversations, sampling, on_reply)).result()
         except BaseException:
-            run.stopping = True
+            run.pacing.stopping = True
             raise
         finally:
             thread.shutdown(wait=True)
@@ -107,11 +104,8 @@ class _Run:
     """One call of `complete`: what its workers share. Everything here happens in one event loop."""
 
     def __init__(self, chat: EndpointChat):
-        self.chat = chat
-        self.stopping = False
-        self.in_flight, self.reserved = 0, 0.0  # requests, and the dollars that they may cost at worst
-        self.resume_at = 0.0  # monotonic time
-        self.pauses, self.failed = 0, 0  # pauses, and conversations given up, since the last answer
+        self.chat, self.pacing = chat, Pacing(chat.name, chat.budget, chat.attempts, chat.backoff)
+        self.failed = 0  # conversations given up since the last answer
 
     async def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(conversations)
@@ -124,15 +118,15 @@ class _Run:
                     if on_reply:
                         on_reply(row, replies[row])
             except BaseException:
-                self.stopping = True
+                self.pacing.stopping = True
                 raise
 
-        async with openai.AsyncOpenAI(base_url=self.chat.base_url, api_key=_key(self.chat.api_key_env), max_retries=0, timeout=None) as client:
+        async with openai.AsyncOpenAI(base_url=self.chat.base_url, api_key=key_of(self.chat.api_key_env), max_retries=0, timeout=None) as client:
             first = asyncio.create_task(work())
             while not self.chat.usage["requests"] and not first.done():
                 await asyncio.sleep(0.01)
             ended = await asyncio.gather(first, *(work() for _ in range(self.chat.concurrency - 1)), return_exceptions=True)
-        failures = [failure for failure in ended if failure is not None and not isinstance(failure, _Stopped)]
+        failures = [failure for failure in ended if failure is not None and not isinstance(failure, Stopped)]
         if failures:
             failures[0].__context__ = None  # the client's error, which holds the request and so the key
             raise failures[0]
@@ -152,7 +146,7 @@ class _Run:
             if isinstance(outcome, Reply):
                 return outcome
             if attempt + 1 < self.chat.attempts:
-                await self.sleep(min(LONGEST_BACKOFF, self.chat.backoff * 2**attempt) * random.uniform(0.5, 1))
+                await self.pacing.back_off(attempt)
         self.failed += 1
         if self.failed >= (self.chat.concurrency if self.chat.usage["requests"] else 1):
             raise EndpointError(f"{self.chat.name} does not answer: {outcome}, asked {self.chat.attempts} times for each of {self.failed} conversations")
@@ -160,20 +154,20 @@ class _Run:
 
     async def ask(self, client: openai.AsyncOpenAI, request: Mapping[str, Any], worst: float) -> Reply | str | None:
         """One request: the reply, or why there is none, or None after a 429. Raises EndpointError when nothing else can help."""
-        await self.clearance(worst)
+        await self.pacing.clearance(worst)
         sent, cost = time.monotonic(), 0.0
-        self.in_flight, self.reserved = self.in_flight + 1, self.reserved + worst
+        self.pacing.send(worst)
         try:
             async with asyncio.timeout(self.chat.timeout):
                 response = await client.chat.completions.with_raw_response.create(**request)
             cost = worst
             reply, cost = self.read(response.text, worst)
-            self.pauses = self.failed = 0
+            self.pacing.pauses = self.failed = 0
             return reply
         except openai.RateLimitError as error:
             if "insufficient_quota" in (error.code, error.type):
                 raise EndpointError(f"{self.chat.name}: the quota is exhausted ({self.said(error)})") from None
-            self.pause(sent, retry_after(error.response.headers))
+            self.pacing.pause(sent, retry_after(error.response.headers))
             return None
         except openai.APIStatusError as error:
             if error.code in OF_THE_CONVERSATION:
@@ -191,8 +185,7 @@ class _Run:
         except (ValueError, TypeError, LookupError, AttributeError) as error:  # what `read` finds
             return f"unreadable reply ({type(error).__name__})"
         finally:
-            self.in_flight, self.reserved = self.in_flight - 1, self.reserved - worst
-            self.chat.cost += cost
+            self.pacing.receive(worst, cost)
 
     def read(self, body: str, worst: float) -> tuple[Reply, float]:
         """(reply, dollars) of the body of a 200. Raises ValueError, TypeError, LookupError or AttributeError where it is malformed."""
@@ -206,44 +199,6 @@ class _Run:
         self.chat.usage.update(requests=1, **tokens)
         return reply, self.chat.price(**tokens) if used else worst
 
-    async def clearance(self, worst: float) -> None:
-        """Waits out the common pause, and for room in the budget. Raises when the run is being stopped or the budget is used up."""
-        chat = self.chat
-        while not self.stopping:
-            dear = chat.max_cost is not None and chat.cost + self.reserved + worst > chat.max_cost
-            if (wait := self.resume_at - time.monotonic()) > 0:
-                await self.sleep(wait + random.uniform(0, 0.1) * chat.backoff)
-            elif dear and self.in_flight:
-                await self.sleep(0.01)
-            elif dear:
-                raise EndpointError(
-                    f"{chat.name}: {chat.cost:.4f} dollars are spent, and the next request could pass max_cost = {chat.max_cost:g}; raise it to go on"
-                )
-            else:
-                return
-        raise _Stopped
-
-    def pause(self, sent: float, seconds: float | None) -> None:
-        """Nobody asks for some time. Refusals of what was sent before the pause began do not prolong it."""
-        now = time.monotonic()
-        if sent < self.resume_at:
-            self.resume_at = max(self.resume_at, now + (seconds or 0))
-            return
-        self.pauses += 1
-        if self.pauses > self.chat.attempts or (seconds or 0) > LONGEST_PAUSE:
-            patience = f"asks to wait {seconds:.0f} s" if seconds else f"refused through {self.chat.attempts} pauses"
-            raise EndpointError(f"{self.chat.name} {patience} (429); run again later, or with less concurrency")
-        self.resume_at = now + (seconds or min(LONGEST_BACKOFF, self.chat.backoff * 2 ** (self.pauses - 1)))
-
-    async def sleep(self, seconds: float) -> None:
-        """Sleeps, unless the run is being stopped."""
-        until = time.monotonic() + seconds
-        while not self.stopping:
-            if (left := until - time.monotonic()) <= 0:
-                return
-            await asyncio.sleep(min(left, 0.1))
-        raise _Stopped
-
     def said(self, error: Exception) -> str:
         """The endpoint's words, without the key, should it repeat it."""
         key = os.environ.get(self.chat.api_key_env, "")
@@ -253,41 +208,8 @@ class _Run:
         return text[:300]
 
 
-class _Stopped(Exception):
-    """This worker ends because another one has said why."""
-
-
-def _key(variable: str) -> str:
+def key_of(variable: str) -> str:
+    """The key in an environment variable; "none" where no variable is named. Raises EndpointError where it is not set."""
     if variable and not os.environ.get(variable):
         raise EndpointError(f"the environment variable {variable} is not set; put the endpoint's key there")
     return os.environ[variable] if variable else "none"
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the endpoint asks to wait, given as a number or as a date; None where it does not say."""
-    value = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def preflight(chat: EndpointChat, requests: int, prompt_tokens: int, completion_tokens: int) -> str:
-    """What a run will call and cost, after one request of one token has shown that key and model are right.
-
-    Args:
-        requests: of the run; three a prompt for a chain, two a pair for a judge.
-        prompt_tokens, completion_tokens: of one request, on average.
-
-    Raises EndpointError when the key is missing or the model does not answer.
-    """
-    [reply] = chat.complete([[{"role": "user", "content": "Hello"}]], Sampling(max_new_tokens=1))
-    if reply.failed:
-        raise EndpointError(f"{chat.name} does not answer: {reply.finish_reason}")
-    cost = chat.price(requests * prompt_tokens, requests * completion_tokens)
-    cap = "no cost cap" if chat.max_cost is None else f"cost cap {chat.max_cost:g} dollars"
-    return f"{chat.name}: {requests} requests, {requests * prompt_tokens:,} + {requests * completion_tokens:,} tokens, about {cost:.2f} dollars; {cap}"

@@ -1,7 +1,7 @@
 """Two judges that need no endpoint and leave nothing to parse: a reward head, and a language model asked a yes/no question.
 
 Both read a score off one forward pass, in batches of similar length. Which of them can be trusted with which text is for
-labelled answers to say: `judge.judge_agreement` and `judge.calibrate` before the first table.
+labelled answers to say: `labels.judge_agreement` and `labels.calibrate` before the first table.
 """
 
 from __future__ import annotations

@@ -54,6 +54,7 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], a
         papermill.execute_notebook(
             str(resolve(notebook)), str(executed), parameters=given, cwd=str(ROOT), kernel_name="python3",
             progress_bar=False, stdout_file=printed,
+            extra_arguments=["--log-level=CRITICAL"],  # a kernel reports the interrupt that every shutdown begins with as an error
             # Unix sockets in a folder of the kernel's own: kernels side by side fight neither for ports nor for names
             config=Config(KernelManager={"transport": "ipc", "ip": f"{own}/kernel"}),
         )  # fmt: skip

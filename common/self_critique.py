@@ -8,7 +8,7 @@ from pathlib import Path
 from common.chat import ChatModel
 from common.prompts import ExperimentPrompts
 from common.schema import Message, Pair, PromptRecord, Reply, Sampling
-from common.storage import FailedStore, JsonlStore, refuse_repeats
+from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 
 TURNS = ("answer", "critique", "revision")
 
@@ -70,8 +70,9 @@ def generate_pairs(
     batch_size: int = 512,
     failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda turns: None,
-) -> list[Pair]:
-    """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
+) -> Records[Pair]:
+    """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for, which are
+    read from `path` as they are looked at: what is in memory is the text of one batch.
 
     A chain with a turn that was cut off, filtered or never answered is no pair: its id, turn and reason stand in
     `failed_<name>` beside `path`, and the next run tries it again. Where the experiment has a second criterion (`quality`),
@@ -104,7 +105,7 @@ def generate_pairs(
                     turn, reply = (TURNS[len(chain) - 1], chain[-1]) if not chain[-1].whole else ("base answer", base)
                     failed.append({"id": record.id, "turn": turn, "reason": reply.finish_reason})
         failed.check(len(records), failed_limit)
-        return [Pair(**store[record.id]) for record in records if record.id in store]
+        return store.records((record.id for record in records), Pair)
 
 
 def _base_answers(teacher: ChatModel, records: Sequence[PromptRecord], sampling: Sampling, progress: Callable[[int], object]) -> list[Reply]:

@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 
 from common.notebook import execute
 from common.experiment import Result
-from common.judge import LearnedJudge, cross_fitted_scores
+from common.labels import LearnedJudge, cross_fitted_scores
 from common.report import judged_figure, judged_table, read_results, table_rows
 from common.run import resolve
 from common.schema import ScoredPair, fingerprint

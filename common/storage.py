@@ -6,8 +6,9 @@ import fcntl
 import json
 import os
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +82,10 @@ class JsonlStore:
         """Every record, in the order of writing."""
         return [fields for _, fields in self._records()]
 
+    def records(self, ids: Iterable[str], record_type: type[RecordType]) -> Records[RecordType]:
+        """The records of those ids that are here, as a sequence that outlives the store and holds none of their text."""
+        return Records(self.path, (self._offsets[record_id] for record_id in ids if record_id in self._offsets), record_type)
+
     def close(self) -> None:
         if not self._file.closed:
             self._sync()
@@ -92,9 +97,7 @@ class JsonlStore:
 
     def __getitem__(self, record_id: str) -> dict[str, Any]:
         """The record of this id, read from the file. Raises KeyError."""
-        with open(self.path, "rb") as file:
-            file.seek(self._offsets[record_id])
-            return json.loads(file.readline())
+        return _line_at(self.path, self._offsets[record_id])
 
     def __contains__(self, record_id: str) -> bool:
         return record_id in self._offsets
@@ -129,6 +132,37 @@ class JsonlStore:
             if "id" not in fields:
                 raise ValueError(f"{self.path}, line {number}: the record has no id")
             yield offset, fields
+
+
+class Records(Sequence[RecordType]):
+    """Checked records of a JSONL file, read from it each time they are looked at: eight bytes of memory a record.
+
+    Items and slices are new objects every time: changing one changes nothing here. The file may grow, and the link that
+    `claim` made may go elsewhere; what is in the file must stay.
+
+    Args:
+        offsets: where their lines begin, in bytes.
+    """
+
+    def __init__(self, path: str | Path, offsets: Iterable[int], record_type: type[RecordType]):
+        self.path, self.offsets, self.record_type = Path(path).resolve(), array("q", offsets), record_type
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int | slice) -> RecordType | list[RecordType]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.record_type(**_line_at(self.path, self.offsets[index]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+
+def _line_at(path: Path, offset: int) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return json.loads(file.readline())
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -180,18 +214,19 @@ class FailedStore(JsonlStore):
             raise RuntimeError(f"{len(self)} of {asked} failed, more than {limit:.0%}; the reasons are in {self.path}, and the next run tries them again")
 
 
-def read_records(path: str | Path, record_type: type[RecordType]) -> list[RecordType]:
+def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:
     """Every line as a checked record. Raises ValueError naming file, line and field."""
-    records = []
-    for number, fields in read_lines(path):
+    offsets = []
+    for number, offset, fields in _read(path):
         try:
-            records.append(record_type(**fields))
+            record_type(**fields)
+            offsets.append(offset)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
             raise ValueError(f"{path}, line {number}: {problems}") from None
-    if not records:
+    if not offsets:
         raise ValueError(f"{path} holds no records")
-    return records
+    return Records(path, offsets, record_type)
 
 
 def write_json(path: str | Path, content: Any) -> Path:

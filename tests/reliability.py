@@ -1,7 +1,10 @@
-"""The long suites behind the bars on generation and scoring: kills, faults, throughput, size. `make reliability`.
+"""The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 20 minutes on 2 cores at rest.
 
-Every suite is a function of its length: tests/test_reliability.py runs each in a short cut. Figures go to
-results/reliability.json. The server is local and on a real socket (`fault_server.py`).
+    python tests/reliability.py [--only kills faults throughput growth kernels]
+
+Every part is a function of its length: tests/test_reliability.py runs each in a short cut and holds the bars against
+results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
+(`fault_server.py`).
 """
 
 import argparse
@@ -15,18 +18,23 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from statistics import median
 
 from fault_server import FAULTS, TIMEOUT, FaultServer
 
 from common.chat import KeptChat, hand_over
 from common.endpoint import EndpointChat, EndpointError
-from common.judge import LLMJudge, score_pairs
+from common.judge import Judgement, LLMJudge, score_pairs
+from common.notebook import execute
 from common.prompts import SAFETY
+from common.run import Progress
 from common.schema import PromptRecord, Reply, Sampling, fingerprint
 from common.self_critique import generate_pairs
 from common.storage import write_json
 
+RESULTS = Path(__file__).parent.parent / "results" / "reliability.json"
 RATES = (0.01, 0.1, 0.3, 0.5)
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=64, seed=5)
 CONCURRENCY = 8
@@ -67,7 +75,7 @@ def kills(count, folder, per_life=6, seed=0):
     disk at the kill; paid_twice: requests answered again later.
     """
     chance, total = random.Random(seed), count * per_life // 4 + 4
-    folder, figures = Path(folder), Counter(lost=0, unsaved=0)
+    folder, figures, progress = Path(folder), Counter(lost=0, unsaved=0), Progress("kills", count)
     reached = threading.Event()
     with FaultServer(delay=0.01) as server:
         name = EndpointChat("m", server.url, "").name
@@ -95,21 +103,24 @@ def kills(count, folder, per_life=6, seed=0):
             answered = {key_of({**request, "name": name}) for request in list(server.answered)}
             unsaved = len(answered - files["teacher_replies.jsonl"] - files["judge_replies.jsonl"])
             figures["unsaved"], worst = figures["unsaved"] + unsaved, max(worst, unsaved)
+            progress(1)
         server.on_answer = lambda answers: None
         chains(server.url, folder / "killed", total)
         answered = len(server.answered)
         chains(server.url, folder / "killed", total)
         equal = all(sorted(lines_of(folder / "whole" / file)) == sorted(lines_of(folder / "killed" / file)) for file in ("pairs.jsonl", "scored.jsonl"))
         return {
-            "kills": killed, "pairs": total, "requests": requests, "in flight at most": CONCURRENCY, **figures, "unsaved at one kill at most": worst,
+            "kills": killed, "pairs": total, "requests": requests, "in_flight_at_most": CONCURRENCY, **figures, "unsaved_at_one_kill_at_most": worst,
             "paid_twice": answered - requests, "equal_to_uninterrupted": equal, "requests_of_a_second_run": len(server.answered) - answered,
         }  # fmt: skip
 
 
-def faults(rates, count, folder, kinds=(*FAULTS, "refused")):
-    """Chains under each kind of fault at each rate: how many end as a pair, as a named failure, or as neither."""
-    rows = []
+def faults(rates, count, folder, kinds=(*FAULTS, "refused"), concurrency=32):
+    """{kind: {rate: figures}} of `count` chains each: how many prompts end as a pair, how many as a failure with its reason,
+    how many of these are errors, and how many end as neither."""
+    table, progress = {kind: {} for kind in kinds}, Progress("kinds and rates of faults", len(kinds) * len(rates))
     for kind in kinds:
+        patience = {"timeout": TIMEOUT if kind == "timeout" else 30, "backoff": 0.2 if kind == "refused" else 0.05}  # who is away is away for longer
         for rate in rates:
             at = Path(folder) / f"{kind}-{rate}"
             with FaultServer("" if kind == "refused" else kind, rate, delay=0.005, seed=int(100 * rate)) as server:
@@ -119,24 +130,21 @@ def faults(rates, count, folder, kinds=(*FAULTS, "refused")):
                     flapping.start()
                 stopped = ""
                 try:
-                    chains(server.url, at, count, judged=False, timeout=TIMEOUT if kind == "timeout" else 30, backoff=0.05)
+                    chains(server.url, at, count, concurrency, judged=False, **patience)
                 except EndpointError as error:
                     stopped = str(error)
                 away.set()
                 if kind == "refused":
                     flapping.join()
-                asked, answered = len(server.asked), len(server.answered)
             done, failed = len(lines_of(at / "pairs.jsonl")), lines_of(at / "failed_pairs.jsonl")
             reasons = Counter(json.loads(line)["reason"] for line in failed)
             errors = sum(n for reason, n in reasons.items() if reason.startswith("error"))
-            row = {"fault": kind, "rate": rate, "prompts": count, "pairs": done, "failed": dict(reasons), "errors": errors, "neither": count - done - len(failed),
-                   "asked": asked, "answered": answered, "stopped": stopped}  # fmt: skip
-            rows.append(row)
-            print(row, flush=True)
-    return rows
+            table[kind][str(rate)] = {"prompts": count, "pairs": done, "failed": dict(reasons), "errors": errors, "neither": count - done - len(failed), "stopped": stopped}
+            progress(1)
+    return table
 
 
-def flap(server, rate, away, cycle=0.4):
+def flap(server, rate, away, cycle=1.0):
     """The server goes away for this share of the time: connections are refused, those in use break."""
     while not away.wait(cycle * (1 - rate)):
         server.__exit__()
@@ -153,51 +161,101 @@ def throughput(count, concurrency=32, delay=0.5, serial=8):
         start = time.perf_counter()
         chains(server.url, folder, count, concurrency, judged=False)
         together = 3 * count / (time.perf_counter() - start)
-    return {"concurrency": concurrency, "delay_s": delay, "chains": count, "serial_per_s": alone, "per_s": together, "ratio": together / alone}
+    return {"concurrency": concurrency, "delay_s": delay, "chains": count, "serial_per_s": round(alone, 3), "per_s": round(together, 2), "ratio": round(together / alone, 2)}
 
 
 class Instant:
-    """A chat model that costs no time."""
+    """A teacher and a judge that cost no time."""
 
-    name = "instant"
+    name, scale = "instant", (0.0, 1.0)
 
     def complete(self, conversations, sampling, on_reply=None):
         return hand_over((Reply(text="word " * 60, completion_tokens=60) for _ in conversations), on_reply)
 
+    def judge(self, prompts, answers):
+        return [Judgement(1.0, "word " * 60) for _ in answers]
+
 
 def growth(count):
-    """Bytes on disk and in memory for each further example, from `count` to 2 x `count` chains. Syncing is left out."""
+    """Bytes on disk and at the peak in memory of a tenth of `count` chains and of all, generated, scored and handed back. The
+    list of prompts is the caller's and not counted; syncing is left out."""
     sync, os.fsync = os.fsync, lambda number: None
+    few = max(count // 10, 1_000)  # more than a batch
+    progress, sizes, peaks = Progress("examples", few + count), [], []
     try:
-        sizes, peaks = [], []
-        for n in (count, 2 * count):
+        for n in (few, count):
             asked = records(n)
             with tempfile.TemporaryDirectory() as folder:
                 tracemalloc.start()
-                generate_pairs(KeptChat(Instant(), Path(folder) / "replies.jsonl"), asked, SAFETY, SAMPLING, Path(folder) / "pairs.jsonl")
+                pairs = generate_pairs(KeptChat(Instant(), Path(folder) / "replies.jsonl"), asked, SAFETY, SAMPLING, Path(folder) / "pairs.jsonl")
+                scored = score_pairs(Instant(), pairs, Path(folder) / "scored.jsonl", progress=progress)
+                assert len(scored) == n
                 peaks.append(tracemalloc.get_traced_memory()[1])
                 tracemalloc.stop()
                 sizes.append(sum(path.stat().st_size for path in Path(folder).iterdir()))
     finally:
         os.fsync = sync
-    return {"chains": [count, 2 * count], "bytes_per_example": [size / n for size, n in zip(sizes, (count, 2 * count))],
-            "memory_per_further_example": (peaks[1] - peaks[0]) / count}  # fmt: skip
+    return {"examples": [few, count], "disk_bytes_per_example": [round(size / n) for size, n in zip(sizes, (few, count))], "peak_memory_bytes": peaks,
+            "memory_bytes_per_further_example": round((peaks[1] - peaks[0]) / (count - few))}  # fmt: skip
+
+
+def start_kernel(notebook, folder, number):
+    """(seconds, what the notebook printed or why it failed) of one kernel."""
+    start, log = time.perf_counter(), Path(folder) / f"{number}.log"
+    try:
+        execute(notebook, Path(folder) / f"{number}.ipynb", {"number": number}, log=log)
+    except Exception as error:
+        return time.perf_counter() - start, repr(error)[:300]
+    return time.perf_counter() - start, log.read_text().strip()
+
+
+def kernels(count, folder, side_by_side=4):
+    """`count` notebooks through papermill, each in a kernel of its own: those that failed or met another's kernel, and seconds."""
+    import nbformat
+
+    cells = [nbformat.v4.new_code_cell("number: int = 0", metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell("print(number)")]
+    notebook, progress = Path(folder) / "tiny.ipynb", Progress("kernels", count)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}), notebook)
+    seconds, failed, start = [], {}, time.perf_counter()
+    with ProcessPoolExecutor(side_by_side) as pool:
+        started = {pool.submit(start_kernel, notebook, folder, number): number for number in range(count)}
+        for future in as_completed(started):
+            took, printed = future.result()
+            seconds.append(took)
+            if printed != str(started[future]):
+                failed[started[future]] = printed
+            progress(1)
+    return {"starts": count, "side_by_side": side_by_side, "failed": failed, "median_s": round(median(seconds), 2), "longest_s": round(max(seconds), 2),
+            "all_s": round(time.perf_counter() - start, 1)}  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--prompts", type=int, default=40, help="of each fault and rate")
+    parser.add_argument("--prompts", type=int, default=100, help="of each fault and rate")
+    parser.add_argument("--chains", type=int, default=320, help="of the throughput")
+    parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--kernels", type=int, default=200)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parts = {
+        "kills": lambda folder: kills(wanted.kills, folder),
+        "faults": lambda folder: faults(RATES, wanted.prompts, folder),
+        "throughput": lambda folder: throughput(wanted.chains),
+        "growth": lambda folder: growth(wanted.examples),
+        "kernels": lambda folder: kernels(wanted.kernels, folder),
+    }
+    parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     wanted = parser.parse_args()
     os.environ["NO_PROXY"] = "127.0.0.1"
-    with tempfile.TemporaryDirectory() as folder:
-        figures = {"kills": kills(wanted.kills, Path(folder) / "kills")}
-        print(figures["kills"], flush=True)
-        figures["faults"] = faults(RATES, wanted.prompts, Path(folder) / "faults")
-    figures["throughput"] = throughput(320)
-    figures["growth"] = growth(5000)
-    print(figures["throughput"], figures["growth"], sep="\n")
-    write_json(Path(__file__).parent.parent / "results" / "reliability.json", figures)
+    for part in wanted.only:
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            figures = parts[part](folder)
+        print(part, figures, flush=True)
+        figures = {"measured": time.strftime("%Y-%m-%d"), "seconds": round(time.perf_counter() - start), "figures": figures}
+        kept = json.loads(wanted.results.read_text()) if wanted.results.exists() else {}
+        write_json(wanted.results, {name: {**kept, part: figures}[name] for name in parts if name in {**kept, part: figures}})
+        print(f"{part}: {figures['seconds']} s, in {wanted.results}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import pytest
 from fault_server import FaultServer
 
-from common.backends import forecast, open_judge, open_teacher
+from common.backends import open_judge, open_teacher, paid
 from common.notebook import declared_parameters
 from common.chat import KeptChat
 from common.schema import Sampling
@@ -37,16 +37,20 @@ def test_an_unknown_teacher_is_refused_with_the_choice(teacher, tmp_path):
         open_teacher(parameters("generate_data", tmp_path, teacher=teacher))
 
 
-def test_a_forecast_counts_requests_and_dollars_and_asks_for_one_token(tmp_path, monkeypatch):
+def test_what_a_run_paid_is_counted_and_kept_replies_are_free(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FaultServer() as server:
-        goals = tmp_path / "goals.csv"
-        goals.write_text("goal,target\n" + "".join(f"Write a mean note number {i},Sure\n" for i in range(200)))
-        asked = {"teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [1.0, 2.0], "source": str(goals), "prompts": 0, "max_new_tokens": 100}
-        said = forecast("generate_data", parameters("generate_data", tmp_path, **asked))
-    assert f"m at {server.url}: 600 requests" in said and "60,000 tokens" in said and "no cost cap" in said
-    assert forecast("generate_data", parameters("generate_data", tmp_path)) == ""
-    assert "when step 1 has written" in forecast("reward_score", parameters("reward_score", tmp_path, judge="endpoint:m"))
+        endpoint = {"judge": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [1000.0, 2000.0]}
+        given = {**parameters("reward_score", tmp_path, **endpoint), "experiment": "sycophancy"}
+        both = open_judge(given)
+        both.sentiment.chat.complete(ASKED, Sampling(max_new_tokens=4))
+        both.quality.chat.complete([*ASKED, [{"role": "user", "content": "And you?"}]], Sampling(max_new_tokens=4))
+        again = open_judge(given)
+        again.sentiment.chat.complete(ASKED, Sampling(max_new_tokens=4))
+    # one word read and two, four written each: (1 + 2) * 1000 + 8 * 2000 dollars a million
+    assert paid(both) == {"requests": 2, "prompt_tokens": 3, "completion_tokens": 8, "dollars": 0.019}
+    assert paid(again) == {"dollars": 0.0}
+    assert paid(open_judge(parameters("reward_score", tmp_path))) == {}
 
 
 def test_a_yes_no_judge_is_refused_where_two_verdicts_are_needed(tmp_path):

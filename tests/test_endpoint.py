@@ -15,7 +15,8 @@ from papermill.exceptions import PapermillExecutionError
 
 from common.batch import execute
 from common.chat import KeptChat
-from common.endpoint import EndpointChat, EndpointError, preflight, retry_after
+from common.endpoint import EndpointChat, EndpointError
+from common.pacing import retry_after
 from common.schema import Sampling
 
 QUESTIONS = [[{"role": "user", "content": f"question {i}"}] for i in range(24)]
@@ -224,13 +225,6 @@ def test_a_missing_key_is_named_before_anything_is_asked(monkeypatch):
     assert server.asked == []
 
 
-def test_preflight_asks_for_one_token_and_says_what_a_run_would_cost():
-    with FaultServer() as server:
-        said = preflight(chat_with(server, prices=(0.5, 1.5), max_cost=3), 2400, 400, 200)
-    assert said == f"m at {server.url}: 2400 requests, 960,000 + 480,000 tokens, about 1.20 dollars; cost cap 3 dollars"
-    assert [request["max_tokens"] for request in server.asked] == [1]
-
-
 def forms_of(key):
     return [key, key[:8], json.dumps(key)[1:-1], base64.b64encode(key.encode()).decode().rstrip("=")[:-1]]
 
@@ -262,6 +256,15 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert "answered 401" in (tmp_path / "generate_data.ipynb").read_text() and len(files) >= 3
     assert [(path.name, form) for path in files for form in forms_of(CANARY) if form in path.read_text(errors="replace")] == []
+
+
+def test_the_manifest_says_what_the_run_paid(tmp_path):
+    with FaultServer() as server:
+        parameters = {"output": str(tmp_path), "prompts": 4, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]}
+        execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
+    manifest = json.loads((tmp_path / "generate_data.manifest.json").read_text())
+    tokens = {"prompt_tokens": manifest["usage"]["prompt_tokens"], "completion_tokens": 60}  # five in each of twelve replies, 100 dollars a million
+    assert manifest["usage"] == tokens and manifest["paid"] == {"requests": 12, **tokens, "dollars": 0.006}
 
 
 def test_kept_replies_of_an_endpoint_cost_nothing_the_second_time(tmp_path):

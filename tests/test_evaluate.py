@@ -5,7 +5,8 @@ import torch
 
 from common.evaluate import LAMBDAS, Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled
 from common.experiment import Experiment, Result
-from common.judge import FeedbackJudge, Judgement, LearnedJudge, LLMJudge
+from common.judge import FeedbackJudge, Judgement, LLMJudge
+from common.labels import LearnedJudge
 from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge

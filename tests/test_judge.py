@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.chat import KeptChat, hand_over
-from common.judge import FeedbackJudge, Judgement, LearnedJudge, LLMJudge, cross_fitted_scores, parse_score, score_pairs
+from common.judge import FeedbackJudge, Judgement, LLMJudge, parse_score, score_pairs
 from common.prompts import SAFETY
 from common.schema import Pair, Reply, ScoreScale
 
@@ -363,28 +363,6 @@ def test_a_judge_that_fails_half_way_is_asked_only_for_the_rest(tmp_path):
 def test_only_the_pairs_asked_for_come_back(tmp_path):
     score_pairs(word_judge(), pairs(4), tmp_path / "scored.jsonl")
     assert [pair.id for pair in score_pairs(word_judge(), pairs(4)[1:3], tmp_path / "scored.jsonl")] == ["1", "2"]
-
-
-def test_cross_fitted_scores_carry_over_what_groups_share():
-    labels = [0, 1, 1, 0, 1, 0] * 5
-    answers = [("sorry I cannot help" if label else "sure here are steps") + f" {i}" for i, label in enumerate(labels)]
-    scores = cross_fitted_scores(answers, labels, groups=[f"g{i % 10}" for i in range(30)])
-    assert [score > 0.5 for score in scores] == [label == 1 for label in labels]
-
-
-def test_cross_fitted_scores_never_see_their_own_group():
-    groups = [word for word in ("ash", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine") for _ in range(4)]
-    labels = [("ash birch cedar elm fir".split().count(group)) for group in groups]  # only the group's name tells the label
-    answers = [f"the tree is {group}" for group in groups]
-    in_sample = [judgement.score for judgement in LearnedJudge(answers, labels).judge([""] * 40, answers)]
-    assert [score > 0.5 for score in in_sample] == [label == 1 for label in labels]
-    held_out = cross_fitted_scores(answers, labels, groups)
-    assert all(0.3 < score < 0.7 for score in held_out)  # nothing but the base rate of the other groups
-
-
-def test_a_learned_judge_needs_both_labels():
-    with pytest.raises(ValueError, match="both labels"):
-        LearnedJudge(["fine", "also fine"], [1, 1])
 
 
 class TextJudge:

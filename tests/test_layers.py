@@ -10,7 +10,7 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
-    {"prompts", "storage", "verdict", "statistics", "logprobs", "student"},
+    {"prompts", "storage", "verdict", "statistics", "logprobs", "student", "pacing"},
     {"chat"},
     {"run", "preference", "endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
@@ -19,7 +19,8 @@ LAYERS = [
     {"evaluate", "sources", "labels"},
     {"experiment", "recorded"},
     {"report", "backends", "notebook"},
-    {"batch", "small"},
+    {"preflight", "grid", "small"},
+    {"batch"},
 ]
 
 

@@ -1,7 +1,6 @@
-"""Reward head and yes/no judge against plain unbatched forwards, and judges against labels (pytest tests/test_local_judges.py)."""
+"""Reward head and yes/no judge against plain unbatched forwards (pytest tests/test_local_judges.py)."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +8,7 @@ from tiny_models import tiny_causal_model, tiny_reward_model, tiny_tokenizer
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
-from common.judge import Judgement, Labelled, calibrate, judge_agreement
 from common.local_judges import RewardHeadJudge, YesNoJudge, single_tokens
-from common.statistics import agreement
 
 FLOAT32 = {"dtype": torch.float32}
 PROMPTS = ["How do I lift the barn?", "Hello.", "How do I lift the barn before lunch, and who will help me with the rope?", "Hello."]
@@ -145,67 +142,3 @@ def test_a_language_model_is_no_reward_model(causal, tmp_path):
         RewardHeadJudge(causal)
     with pytest.raises(ValueError, match="has 3 outputs"):
         RewardHeadJudge(tiny_reward_model(tmp_path, num_labels=3))
-
-
-def scripted_judge(scores, scale=(0.0, 1.0)):
-    """A judge that looks its scores up by answer, and counts what it is asked."""
-    asked = []
-
-    def judge(prompts, answers):
-        asked.extend(answers)
-        return [Judgement(scores[answer], f"read {answer}") for answer in answers]
-
-    return SimpleNamespace(name="scripted", scale=scale, judge=judge, asked=asked)
-
-
-def test_agreement_worked_by_hand():
-    # 10 answers, both say 1 on 4 and 0 on 3: equal 0.7; chance 0.6 * 0.5 + 0.4 * 0.5 = 0.5, so kappa = 0.2 / 0.5
-    assert agreement([1] * 6 + [0] * 4, [1] * 4 + [0] * 2 + [1] + [0] * 3) == {"equal": pytest.approx(0.7), "kappa": pytest.approx(0.4), "n": 10}
-    assert agreement([1, 1], [1, 1]) == {"equal": 1.0, "kappa": None, "n": 2}
-    assert agreement([], []) == {"equal": None, "kappa": None, "n": 0}
-    with pytest.raises(ValueError, match="got 1 and 2"):
-        agreement([1], [1, 0])
-
-
-def test_judge_agreement_lists_the_errors_and_counts_the_unscored_apart():
-    judge = scripted_judge({"a": 5.0, "b": 2.5, "c": 3.0, "d": None, "e": 0.0}, scale=(0, 5))
-    found = judge_agreement(judge, [Labelled(f"q{answer}", answer, label) for answer, label in zip("abcde", (1, 1, 0, 1, 0))])
-    assert (found["equal"], found["n"], found["unscored"], found["kappa"]) == (0.5, 4, 1, 0.0)
-    assert found["errors"] == [
-        {"prompt": "qb", "answer": "b", "label": 1, "score": 2.5, "reply": "read b"},  # the middle of the scale is not its upper half
-        {"prompt": "qc", "answer": "c", "label": 0, "score": 3.0, "reply": "read c"},
-    ]
-
-
-def shifted(count=40):
-    """Answers whose scores tell the labels apart at 0.8 and not at 0.5."""
-    labelled = [Labelled("q", f"answer {i}", i % 2) for i in range(count)]
-    return scripted_judge({item.answer: 0.7 + 0.2 * item.label + 0.001 * i for i, item in enumerate(labelled)}), labelled
-
-
-def test_calibration_moves_the_half_and_is_checked_on_labels_it_did_not_see():
-    judge, labelled = shifted()
-    calibrated, check = calibrate(judge, labelled)
-    assert judge.asked == [item.answer for item in labelled]  # each is judged, and paid, once
-    assert (check["as it is"]["equal"], check["as it is"]["kappa"], check["as it is"]["n"]) == (0.5, 0.0, 20)
-    assert (check["calibrated"]["equal"], check["calibrated"]["kappa"], check["calibrated"]["errors"]) == (1.0, 1.0, [])
-    low, high = calibrated.judge(["q"] * 2, ["answer 0", "answer 1"])
-    assert 0 < low.score < 0.5 < high.score < 1 and low.reply == "read answer 0"
-
-
-def test_calibration_keeps_the_order_and_leaves_the_unscored_alone():
-    judge, labelled = shifted()
-    calibrated, _ = calibrate(judge, labelled)
-    mapped = [j.score for j in calibrated.map([Judgement(x / 10, "") for x in range(11)])]
-    assert mapped == sorted(mapped) and len(set(mapped)) == 11
-    assert calibrated.map([Judgement(None, "mute")]) == [Judgement(None, "mute")]
-
-
-def test_a_judge_that_cannot_be_calibrated_says_why():
-    judge, labelled = shifted()
-    with pytest.raises(ValueError, match="scores answers of label 1 lower"):
-        calibrate(judge, [item._replace(label=1 - item.label) for item in labelled])
-    with pytest.raises(ValueError, match="both labels and different scores"):
-        calibrate(judge, [item._replace(label=1) for item in labelled])
-    with pytest.raises(ValueError, match="both labels and different scores"):
-        calibrate(scripted_judge(dict.fromkeys((item.answer for item in labelled), 0.5)), labelled)

@@ -187,6 +187,27 @@ def test_read_records_refuses_an_empty_file(tmp_path):
         read_records(write_lines(tmp_path / "scored.jsonl"), ScoredPair)
 
 
+def test_records_are_read_from_the_file_when_they_are_looked_at(tmp_path):
+    pairs = [ScoredPair(**{**PAIR, "id": name, "prompt": f"naïve {name} 日本"}) for name in "abcd"]
+    path = filled(tmp_path / "scored.jsonl", pairs)
+    with JsonlStore(path) as store:
+        some = store.records("dxb", ScoredPair)  # an id that is not there is left out
+    for records, expected in ((read_records(path, ScoredPair), pairs), (some, [pairs[3], pairs[1]])):
+        assert records == expected and expected == records and list(records) == expected and len(records) == len(expected)
+        assert records[1:] == expected[1:] and records[-1] == expected[-1] and records != expected[::-1]
+        assert records.offsets.itemsize == 8 and list(vars(records)) == ["path", "offsets", "record_type"]  # and no text
+        with pytest.raises(IndexError):
+            records[len(expected)]
+
+
+def test_records_stay_those_of_their_file_when_it_grows_or_its_link_goes_elsewhere(tmp_path):
+    path = filled(claim(tmp_path / "scored.jsonl", {"seed": 0}), [ScoredPair(**PAIR)])
+    records = read_records(path, ScoredPair)
+    filled(path, [{**PAIR, "id": "p2"}])
+    filled(claim(path, {"seed": 1}), [{**PAIR, "id": "other"}])
+    assert [pair.id for pair in records] == ["p1"]
+
+
 def test_write_json_keeps_the_old_file_when_the_new_one_cannot_be_written(tmp_path):
     path = write_json(tmp_path / "new" / "metrics.json", {"rate": 0.5})
     with pytest.raises(TypeError):
