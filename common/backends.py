@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from common.chat import ChatModel, KeptChat, LocalChat
+from common.counterfactual import INSTRUCTIONS, style_question, variant_named
 from common.endpoint import EndpointChat, preflight
 from common.evaluate import JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
@@ -16,6 +18,7 @@ from common.judge import FeedbackJudge, Judge, LearnedJudge, LLMJudge
 from common.local_judges import RewardHeadJudge, YesNoJudge
 from common.methods import TrainSettings, check_methods
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
+from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
@@ -43,8 +46,10 @@ def prompts_of(p: Parameters) -> ExperimentPrompts:
 
 
 def open_teacher(p: Parameters) -> ChatModel:
-    """The teacher of `generate_data`."""
+    """The teacher of `generate_data`; for pairs of Counterfactual DPO the miniature has one that follows instructions."""
     if p["teacher"] == "miniature":
+        if variant_named(p["pairs"]):
+            return InstructedMiniature(p["experiment"], p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
         return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
     return _kept_chat("teacher", p)
 
@@ -66,7 +71,8 @@ def forecast(stage: str, p: Parameters) -> str:
     if role == "judge" and not pairs_file.exists():
         return "how much the judge will be asked is known when step 1 has written its pairs"
     texts = [record.prompt for record in (open_prompts(p) if role == "teacher" else read_records(pairs_file, Pair))]
-    requests = len(texts) * {"teacher": (3, 4), "judge": (2, 5)}[role][prompts.quality is not None]
+    answers = "judge" if role == "judge" else "pair" if variant_named(p["pairs"]) else "chain"
+    requests = len(texts) * {"chain": (3, 4), "pair": (2, 3), "judge": (2, 5)}[answers][prompts.quality is not None]
     longest = sum(map(len, texts)) // (4 * len(texts)) + 2 * p["max_new_tokens"]  # about four characters a token; what was said before is read again
     return preflight(_kept_chat(role, p).chat, requests, longest, p["max_new_tokens"])
 
@@ -125,15 +131,18 @@ def open_experiment(p: Parameters) -> Experiment:
         raise ValueError(f"{path} has no pair of split 'train'")
     settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
     common = {"evaluate_on": p["evaluate_on"], "train_pairs": p["train_pairs"], "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
+    instructions = INSTRUCTIONS[p["experiment"]] if train[0].variant else None
     if p["student"] in RECIPES:
         world = world_of(p["experiment"])
-        evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"])
+        evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"], instructions)
         student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
     prompts = [PromptRecord(**{name: getattr(pair, name) for name in PromptRecord.model_fields}) for pair in pairs if pair.split != "train"]
-    evaluator = JudgedEvaluator(prompts, p["experiment"], _final_judge(p), p["max_new_tokens"], p["repetition_penalty"])
+    judge = _final_judge(p)
+    style_judge = _style_judge(judge, p) if instructions else None
+    evaluator = JudgedEvaluator(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"], instructions, style_judge)
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 
 
@@ -151,3 +160,15 @@ def _final_judge(p: Parameters) -> Judge:
         raise ValueError("a real student needs a final judge: give final_judge, a model, or judge_rows, a JSONL file of text and label to learn one from")
     rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
     return LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows], name=f"learned from {Path(p['judge_rows']).name}")
+
+
+def _style_judge(judge: Judge, p: Parameters) -> Judge | None:
+    """The final judge asked whether an answer has the desired style; None for one that nobody can ask."""
+    question = style_question(INSTRUCTIONS[p["experiment"]].desired)
+    if isinstance(judge, LLMJudge):
+        return LLMJudge(judge.chat, question)
+    if not isinstance(judge, YesNoJudge):
+        return None
+    asked = copy.copy(judge)  # the same weights
+    asked.question, asked.name = question.yes_no_question, f"{judge.name}; {question.yes_no_question}"
+    return asked

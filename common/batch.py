@@ -1,11 +1,12 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [-p NAME VALUE]
+    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-p NAME VALUE]
                                    [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
 `papermill -f` as it stands, and where experiments differ a second one, `<stage>.<experiment>.yaml`. Executed notebooks go
-to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to `<stage>.log` beside them. Each job gets its share of the
+to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to `<stage>.log` beside them; with other pairs than those of
+self-critique to a folder of that name below, from which the tables take its rows too. Each job gets its share of the
 CPU's threads; notebooks that use a GPU take turns on it.
 """
 
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from common.counterfactual import PAIRS, variant_named
 from common.notebook import checked_parameters, declared_parameters, execute, is_finished
 from common.run import ROOT, resolve
 
@@ -48,11 +50,11 @@ def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, A
     return {name: value for file in (path, own) if file.exists() for name, value in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
 
 
-def stage_parameters(experiment: str, stage: str, profile: str) -> dict[str, Any]:
-    """The profile's parameters of a stage, with the folder and the input file of this experiment."""
-    output = f"runs/{profile}/{experiment}"
-    inputs = {"reward_score": {"pairs_file": f"{output}/pairs.jsonl"}, "train_rdpo": {"pairs_file": f"{output}/scored.jsonl"}}
-    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **inputs.get(stage, {})}
+def stage_parameters(experiment: str, stage: str, profile: str, pairs: str = "self_critique") -> dict[str, Any]:
+    """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
+    output = f"runs/{profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
+    inputs = {"generate_data": {"pairs": pairs}, "reward_score": {"pairs_file": f"{output}/pairs.jsonl"}, "train_rdpo": {"pairs_file": f"{output}/scored.jsonl"}}
+    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **inputs[stage]}
 
 
 class Step(NamedTuple):
@@ -61,6 +63,11 @@ class Step(NamedTuple):
     experiment: str
     stage: str
     given: dict[str, Any]
+    pairs: str = "self_critique"
+
+    @property
+    def name(self) -> str:
+        return self.notebook + (f" ({self.pairs})" if variant_named(self.pairs) else "")
 
     @property
     def notebook(self) -> str:
@@ -82,13 +89,13 @@ class Step(NamedTuple):
         return self.executed.exists() and not self.executed.with_suffix(".done.json").exists()
 
 
-def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any]) -> list[Step]:
-    """The notebooks of one experiment in order; each is given those overrides that it declares."""
+def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = PAIRS[:1]) -> list[Step]:
+    """The notebooks of one experiment in order, for one kind of pairs after the other; each is given those overrides that it declares."""
     steps = []
-    for stage in stages:
+    for pairs, stage in ((pairs, stage) for pairs in kinds for stage in stages):
         declared = declared_parameters(f"{experiment}/{stage}.ipynb")
         mine = {name: value for name, value in overrides.items() if name in declared}
-        steps.append(Step(experiment, stage, {**stage_parameters(experiment, stage, profile), **mine}))
+        steps.append(Step(experiment, stage, {**stage_parameters(experiment, stage, profile, pairs), **mine}, pairs))
     return steps
 
 
@@ -112,7 +119,7 @@ def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
     except Exception as error:
         cell = getattr(error, "exec_count", None)
         reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-        return Outcome("FAILED", f"{step.notebook}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
+        return Outcome("FAILED", f"{step.name}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
     finally:
         if gpu is not None:
             gpus.put(gpu)
@@ -178,33 +185,33 @@ class Board:
             self.live.__exit__(*error)
 
     def begin(self, step: Step) -> None:
-        self.started[step.notebook] = self.said[step.notebook] = time.perf_counter()
+        self.started[step.name] = self.said[step.name] = time.perf_counter()
         self._say(step, "running")
 
     def end(self, step: Step, state: str) -> None:
-        seconds = time.perf_counter() - self.started.pop(step.notebook)
+        seconds = time.perf_counter() - self.started.pop(step.name)
         self._say(step, f"{state} in {seconds:.0f} s" if state == "done" else state)
 
     def refresh(self) -> None:
         if self.live:
             return self.live.update(self._table())
-        for step in [step for steps in self.grid.values() for step in steps if step.notebook in self.started]:
-            if time.perf_counter() - self.said[step.notebook] > self.every and (line := _last_line(step.log)):
-                self.said[step.notebook] = time.perf_counter()
-                print(f"{step.notebook}: {line}", flush=True)
+        for step in [step for steps in self.grid.values() for step in steps if step.name in self.started]:
+            if time.perf_counter() - self.said[step.name] > self.every and (line := _last_line(step.log)):
+                self.said[step.name] = time.perf_counter()
+                print(f"{step.name}: {line}", flush=True)
 
     def _say(self, step: Step, state: str) -> None:
-        self.states[step.notebook] = state
+        self.states[step.name] = state
         if not self.live:
-            print(f"{step.notebook}: {state}", flush=True)
+            print(f"{step.name}: {state}", flush=True)
 
     def _table(self) -> Any:
         from rich.table import Table
 
         table = Table("notebook", "state", "last line")
         for step in [step for steps in self.grid.values() for step in steps]:
-            said = _last_line(step.log) if step.notebook in self.started else ""
-            table.add_row(step.notebook, self.states.get(step.notebook, "waiting"), said)
+            said = _last_line(step.log) if step.name in self.started else ""
+            table.add_row(step.name, self.states.get(step.name, "waiting"), said)
         return table
 
 
@@ -220,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--method", action="append")
+    parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: {PAIRS[0]}")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, and run nothing")
@@ -229,11 +237,12 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         names = asked.experiment or experiments()
-        _check(names, stages, asked.profile, overrides)
+        kinds = asked.pairs or PAIRS[:1]
+        grid = {name: steps_of(name, stages, asked.profile, overrides, kinds) for name in _known(names)}
+        _check(grid, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    grid = {name: steps_of(name, stages, asked.profile, overrides) for name in names}
     if asked.only_failed:
         grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
     if asked.dry_run:
@@ -242,7 +251,7 @@ def main(arguments: list[str] | None = None) -> int:
         for step in [step for steps in grid.values() for step in steps]:
             parameters = checked_parameters(step.notebook, step.given)
             finished = is_finished(step.notebook, step.executed, parameters)
-            print(f"{step.notebook}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
+            print(f"{step.name}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
             if not finished and (said := forecast(step.stage, parameters)):
                 print(f"  {said}")
         return 0
@@ -272,18 +281,23 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _check(names: list[str], stages: list[str], profile: str, overrides: dict[str, Any]) -> None:
-    """Every parameter of every notebook that will run, before the first kernel starts."""
+def _known(names: list[str]) -> list[str]:
     unknown = [name for name in names if name not in experiments()]
     if unknown:
         raise ValueError(f"unknown experiment {', '.join(unknown)}; there are {', '.join(experiments())}")
-    used = set()
-    for step in [step for name in names for step in steps_of(name, stages, profile, overrides)]:
-        used |= set(step.given) & set(overrides)
+    return names
+
+
+def _check(grid: dict[str, list[Step]], overrides: dict[str, Any]) -> None:
+    """Every parameter of every notebook that will run, before the first kernel starts."""
+    if "pairs" in overrides:
+        raise ValueError(f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own")
+    steps = [step for of_experiment in grid.values() for step in of_experiment]
+    for step in steps:
         checked_parameters(step.notebook, step.given)
-    stray = {name: value for name, value in overrides.items() if name not in used}
+    stray = {name: value for name, value in overrides.items() if not any(name in step.given for step in steps)}
     if stray:
-        checked_parameters(f"{names[0]}/{stages[-1]}.ipynb", stray)
+        checked_parameters(steps[-1].notebook, stray)
 
 
 if __name__ == "__main__":

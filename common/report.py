@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.counterfactual import VARIANTS
 from common.experiment import Result
 from common.methods import METHODS, UNTRAINED
 from common.schema import Metric, Pair, ScoredPair
@@ -31,16 +32,40 @@ COLUMNS = {
     "judged": "judge's view", "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "kl": "KL (nats)",
     "answer_words": "words",
 }  # fmt: skip
+STYLE_COLUMNS = {"style": "desired style", "style_against": "and against the instruction"}  # shown where a row is of Counterfactual DPO
 COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
                             "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f")))  # fmt: skip
 
 
+VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939")))
+
+
+def result_files(folder: str | Path) -> list[Path]:
+    """Every finished `metrics.json` of a run folder: its own, and those of the runs on pairs of Counterfactual DPO below it."""
+    return [path for place in (".", "counterfactual_*") for path in sorted(Path(folder).glob(f"{place}/seed-*/*/metrics.json"))]
+
+
 def read_results(folder: str | Path) -> list[Result]:
-    """Every `seed-*/*/metrics.json` below a run folder, in the order of METHODS. Raises ValueError when there is none."""
-    paths = sorted(Path(folder).glob("seed-*/*/metrics.json"))
-    if not paths:
+    """The results of `result_files`, in the order of METHODS, rows of Counterfactual DPO last. A row that stands in several
+    places (base, which no pairs make) is taken from where most was measured of it. Raises ValueError when there is none."""
+    found: dict[tuple[str, int], Result] = {}
+    for result in map(Result.read, result_files(folder)):
+        kept = found.setdefault((result.row, result.seed), result)
+        if len(result.metrics) > len(kept.metrics):
+            found[result.row, result.seed] = result
+    if not found:
         raise ValueError(f"no results below {folder}; run train_rdpo first")
-    return sorted((Result.read(path) for path in paths), key=lambda result: (METHODS.index(result.method), result.seed))
+    order = ("", *VARIANTS)
+    return sorted(found.values(), key=lambda result: (order.index(result.variant), METHODS.index(result.method), result.seed))
+
+
+def label_of(result: Result) -> str:
+    """The name of a row for a reader."""
+    return f"counterfactual {LABELS[result.method]}, {result.variant}" if result.variant else LABELS[result.method]
+
+
+def _color_of(result: Result) -> str:
+    return VARIANT_COLORS[result.variant] if result.variant else COLORS[result.method]
 
 
 def results_table(results: Sequence[Result]) -> pd.DataFrame:
@@ -48,10 +73,11 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
     import pandas as pd
 
     rows, (objective, held_out) = [], objective_of(results)
-    for method in dict.fromkeys(result.method for result in results):
-        of_method = [result for result in results if result.method == method]
-        row = {"method": LABELS[method], "seeds": len(of_method) if method not in UNTRAINED else "-"}
-        for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}.items():
+    columns = COLUMNS | (STYLE_COLUMNS if any(result.variant for result in results) else {})
+    for of_method in _by_row(results):
+        method = of_method[0].method
+        row = {"method": label_of(of_method[0]), "seeds": len(of_method) if method not in UNTRAINED else "-"}
+        for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **columns}.items():
             row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
         row[f"{objective} at matched utility"] = _cell([m for result in of_method for m in result.matched if m.metric == objective], method)
         chosen = sorted({result.matched_lambda for result in of_method if result.matched_lambda is not None})
@@ -59,6 +85,11 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table[[column for column in table if not (table[column] == "-").all()]]
+
+
+def _by_row(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each row of the table, in the order of its first one."""
+    return [[result for result in results if result.row == row] for row in dict.fromkeys(result.row for result in results)]
 
 
 def objective_of(results: Sequence[Result]) -> tuple[str, str]:
@@ -78,9 +109,9 @@ def _cell(metrics: Sequence[Metric], method: str) -> str:
 
 
 def table_rows(results: Sequence[Result]) -> list[dict]:
-    """Long form of everything measured, as `table.json` holds it; matched metrics carry the suffix `_matched`."""
-    rows = [metric.model_dump() for result in results for metric in result.metrics]
-    return rows + [{**metric.model_dump(), "metric": f"{metric.metric}_matched"} for result in results for metric in result.matched]
+    """Long form of everything measured, as `table.json` holds it; `method` is the row, matched metrics carry the suffix `_matched`."""
+    rows = [{**metric.model_dump(), "method": result.row} for result in results for metric in result.metrics]
+    return rows + [{**metric.model_dump(), "method": result.row, "metric": f"{metric.metric}_matched"} for result in results for metric in result.matched]
 
 
 def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> dict[str, Path]:
@@ -104,14 +135,14 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     lambda (validation split) as a thin line."""
     figure, axes = _figure(6.4, 4.6)
     objective, _ = objective_of(results)
-    for method in dict.fromkeys(result.method for result in results):
-        of_method = [result for result in results if result.method == method]
+    for of_method in _by_row(results):
+        method, color = of_method[0].method, _color_of(of_method[0])
         points = [(_value(result, "utility"), _value(result, objective)) for result in of_method]
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
-            axes.plot(*zip(*line), color=COLORS[method], linewidth=0.7, alpha=0.5) if line else None
-        marker = "s" if method in UNTRAINED else "o"
-        axes.scatter(*zip(*points), color=COLORS[method], label=LABELS[method], marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
+            axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
+        marker = "s" if method in UNTRAINED else "^" if of_method[0].variant else "o"
+        axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
@@ -139,7 +170,7 @@ def training_figure(result: Result) -> Figure:
             means = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
             one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
             one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
-        one.set(title=f"{LABELS[result.method]}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
+        one.set(title=f"{label_of(result)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
         if len(lines) > 1:
             one.legend(fontsize=8, frameon=False)
     return figure
