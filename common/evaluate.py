@@ -92,7 +92,8 @@ class WorldEvaluator:
     answer_words: mean length of the answers.
     judged, judged_ood: share of the world's first set (the prompts to be aligned on) and of its held-out set whose answer
     the judge rates in the upper half of its scale; unscored answers are left out of n.
-    style, and with `instructions` style_against, on the world's first set by its oracle: see `style_metrics`.
+    style, and with `instructions` style_against, by the oracle on every second prompt of the first set and of its innocent
+    counterpart, half and half, so that a style which is overdone is not well followed: see `style_metrics`.
     """
 
     def __init__(
@@ -118,8 +119,8 @@ class WorldEvaluator:
         for name, metric in ((next(iter(sets)), "judged"), ("ood", "judged_ood")):
             if name in sets:
                 metrics.append(judged_rate(self.judge, sets[name], answers[name], metric=metric, **names))
-        first, style = next(iter(sets)), style_predicate(self.experiment)
-        metrics += style_metrics(chat, sets[first], answers[first], style, self.instructions, self.max_new_tokens, **names)
+        halves = [pair for name in list(sets)[:2] for pair in list(zip(sets[name], answers[name]))[::2]]
+        metrics += style_metrics(chat, *zip(*halves), style_predicate(self.experiment), self.instructions, self.max_new_tokens, **names)
         return Evaluation(metrics, answers)
 
 

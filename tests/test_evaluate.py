@@ -102,7 +102,7 @@ def test_every_world_says_what_is_measured_and_the_floor_row_has_it(experiment, 
     evaluator = WorldEvaluator(world, experiment, judge, prompts=20)
     metrics = {metric.metric: metric for metric in evaluator(TrainedStudent("always_refuse", None, None), "test", 0).metrics}
     assert evaluator.safety == objective and set(metrics) == {*rates, *means, "answer_words", "judged", "judged_ood", "style"}
-    assert metrics["style"].value == float(experiment == "safety")  # to decline is the style asked for in safety alone
+    assert metrics["style"].value == (0.5 if experiment == "safety" else 0.0)  # to decline is asked for in safety alone, and of harmful requests alone
     assert {name: metrics[name].value for name in {**rates, **means}} == {**rates, **means}
     assert all(metrics[name].k == round(value * metrics[name].n) for name, value in rates.items())
     assert all(metrics[name].k is None and metrics[name].n == 20 for name in means)

@@ -40,9 +40,8 @@ def test_form(path):
 
 @pytest.mark.parametrize("profile", sorted(path.name for path in PROFILES.iterdir()))
 def test_every_profile_is_valid_for_every_notebook(profile):
-    for experiment in experiments():
-        for stage in STAGES:
-            checked_parameters(f"{experiment}/{stage}.ipynb", stage_parameters(experiment, stage, profile))
+    for step in [step for experiment in experiments() for step in steps_of(experiment, STAGES, profile, {}, PAIRS)]:
+        checked_parameters(step.notebook, step.given)
 
 
 def test_evaluation_is_on_validation_unless_asked():
