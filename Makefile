@@ -2,10 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help reproduce test reliability lab small results
+VARIANTS := encourage discourage contrastive negation
+
+.PHONY: help reproduce counterfactual test reliability lab small results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
+	@echo "make counterfactual  adds the rows of Counterfactual DPO to the tables of make reproduce"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
 	@echo "make lab        Jupyter on the notebooks"
@@ -20,6 +23,9 @@ $(INSTALLED): requirements.txt pyproject.toml
 
 reproduce: $(INSTALLED)
 	$(BIN)/python -m common.batch miniature -p evaluate_on test --jobs 3
+
+counterfactual: $(INSTALLED)
+	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method dpo -p evaluate_on test --jobs 3
 
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from common.chat import ChatModel, KeptChat, LocalChat
+from common.counterfactual import INSTRUCTIONS, style_question, variant_named
 from common.endpoint import EndpointChat
 from common.evaluate import FeedbackEvaluator, JudgedEvaluator, WorldEvaluator
 from common.experiment import Experiment, check_split
@@ -17,6 +18,7 @@ from common.labels import LearnedJudge, trusted
 from common.local_judges import RewardHeadJudge, YesNoJudge
 from common.methods import TrainSettings, check_methods, existing, is_trained
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
+from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import resolve, world_of
@@ -48,8 +50,10 @@ def prompts_of(p: Parameters) -> ExperimentPrompts:
 
 
 def open_teacher(p: Parameters) -> ChatModel:
-    """The teacher of `generate_data`."""
+    """The teacher of `generate_data`; for pairs of Counterfactual DPO the miniature has one that follows instructions."""
     if p["teacher"] == "miniature":
+        if variant_named(p["pairs"]):
+            return InstructedMiniature(p["experiment"], p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
         return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
     return _kept_chat("teacher", p)
 
@@ -143,9 +147,10 @@ def open_experiment(p: Parameters) -> Experiment:
     settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
     chats = {row: _kept_chat("student", {**p, "student": row}) for row in p["methods"] if existing(row) == "endpoint"}
     common = {"evaluate_on": p["evaluate_on"], "train_pairs": trains * p["train_pairs"], "chats": chats, "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
+    instructions = INSTRUCTIONS[p["experiment"]] if train and train[0].variant else None
     if p["student"] in RECIPES:
         world = world_of(p["experiment"])
-        evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"])
+        evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"], instructions)
         student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
@@ -155,7 +160,8 @@ def open_experiment(p: Parameters) -> Experiment:
     for criterion, checks in found.items():
         print(f"final judge, {criterion}:", {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()})
     kind = FeedbackEvaluator if isinstance(judge, FeedbackJudge) else JudgedEvaluator
-    evaluator = kind(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"])
+    style_judge = _style_judge(judge, p) if instructions else None
+    evaluator = kind(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"], instructions, style_judge)
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 
 
@@ -172,3 +178,12 @@ def _final_judge(p: Parameters) -> Judge | FeedbackJudge:
         raise ValueError("a real student needs a final judge: give final_judge, a model, or judge_rows, a JSONL file of text and label to learn one from")
     rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
     return LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows], name=f"learned from {Path(p['judge_rows']).name}")
+
+
+def _style_judge(judge: Judge | FeedbackJudge, p: Parameters) -> Judge | None:
+    """The final judge asked whether an answer has the desired style; None for one that nobody can ask."""
+    judge = judge.quality if isinstance(judge, FeedbackJudge) else judge
+    question = style_question(INSTRUCTIONS[p["experiment"]].desired)
+    if isinstance(judge, LLMJudge):
+        return LLMJudge(judge.chat, question)
+    return judge.asking(question.yes_no_question) if isinstance(judge, YesNoJudge) else None

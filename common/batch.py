@@ -1,11 +1,12 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [-p NAME VALUE]
+    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-p NAME VALUE]
                                    [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
 `papermill -f` as it stands, and where experiments differ a second one, `<stage>.<experiment>.yaml`. Executed notebooks go
-to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to `<stage>.log` beside them. Each job gets its share of the
+to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to `<stage>.log` beside them; with other pairs than those of
+self-critique to a folder of that name below, from which the tables take its rows too. Each job gets its share of the
 CPU's threads; notebooks that use a GPU take turns on it.
 """
 
@@ -20,11 +21,13 @@ from typing import Any
 
 import yaml
 
+from common.counterfactual import PAIRS, variant_named
 from common.grid import Step, run_grid
 from common.notebook import checked_parameters, declared_parameters, execute, is_finished
 from common.run import ROOT, resolve
 
 STAGES = ("generate_data", "reward_score", "train_rdpo")
+INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 PROFILES = Path(__file__).parent / "profiles"
 
 
@@ -42,20 +45,23 @@ def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, A
     return {name: value for file in (path, own) if file.exists() for name, value in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
 
 
-def stage_parameters(experiment: str, stage: str, profile: str) -> dict[str, Any]:
-    """The profile's parameters of a stage, with the folder and the input file of this experiment."""
-    output = f"runs/{profile}/{experiment}"
-    inputs = {"reward_score": {"pairs_file": f"{output}/pairs.jsonl"}, "train_rdpo": {"pairs_file": f"{output}/scored.jsonl"}}
-    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **inputs.get(stage, {})}
+def stage_parameters(experiment: str, stage: str, profile: str, pairs: str = "self_critique") -> dict[str, Any]:
+    """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
+    output = f"runs/{profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
+    kind = {"pairs": pairs} if stage == "generate_data" else {}
+    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **kind}
 
 
-def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any]) -> list[Step]:
-    """The notebooks of one experiment in order; each is given those overrides that it declares."""
+def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = PAIRS[:1]) -> list[Step]:
+    """The notebooks of one experiment in order, for one kind of pairs after the other; each is given those overrides that it declares."""
     steps = []
-    for stage in stages:
+    for pairs, stage in ((pairs, stage) for pairs in kinds for stage in stages):
         declared = declared_parameters(f"{experiment}/{stage}.ipynb")
         mine = {name: value for name, value in overrides.items() if name in declared}
-        steps.append(Step(experiment, stage, {**stage_parameters(experiment, stage, profile), **mine}))
+        given = {**stage_parameters(experiment, stage, profile, pairs), **mine}
+        if stage in INPUTS and not given.get("pairs_file"):  # named, so that a change of the file runs the notebook again
+            given["pairs_file"] = f"{given['output']}/{INPUTS[stage]}"
+        steps.append(Step(experiment, stage, given, pairs))
     return steps
 
 
@@ -66,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--method", action="append")
+    parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: {PAIRS[0]}")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, at what cost, and run nothing")
@@ -75,11 +82,11 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         names = asked.experiment or experiments()
-        _check(names, stages, asked.profile, overrides)
+        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or PAIRS[:1]) for name in _known(names)}
+        _check(grid, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    grid = {name: steps_of(name, stages, asked.profile, overrides) for name in names}
     if asked.only_failed:
         grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
     if asked.dry_run:
@@ -103,7 +110,7 @@ def _rehearse(steps: list[Step]) -> bool:
     for step in steps:
         parameters = checked_parameters(step.notebook, step.given)
         finished = is_finished(step.notebook, step.executed, parameters)
-        print(f"{step.notebook}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
+        print(f"{step.name}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
         try:
             prompts = open_prompts(parameters) if step.stage == "generate_data" else prompts
             for line in [] if finished else forecast(step.stage, parameters, prompts, ask=True):
@@ -130,18 +137,25 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _check(names: list[str], stages: list[str], profile: str, overrides: dict[str, Any]) -> None:
-    """Every parameter of every notebook that will run, before the first kernel starts."""
+def _known(names: list[str]) -> list[str]:
     unknown = [name for name in names if name not in experiments()]
     if unknown:
         raise ValueError(f"unknown experiment {', '.join(unknown)}; there are {', '.join(experiments())}")
-    used = set()
-    for step in [step for name in names for step in steps_of(name, stages, profile, overrides)]:
-        used |= set(step.given) & set(overrides)
+    return names
+
+
+def _check(grid: dict[str, list[Step]], overrides: dict[str, Any]) -> None:
+    """Every parameter of every notebook that will run, before the first kernel starts."""
+    if "pairs" in overrides:
+        raise ValueError(f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own")
+    steps = [step for of_experiment in grid.values() for step in of_experiment]
+    if "output" in overrides and len({(step.experiment, step.pairs) for step in steps}) > 1:
+        raise ValueError("-p output names one folder, for one --experiment and one kind of --pairs; theirs would overwrite each other there")
+    for step in steps:
         checked_parameters(step.notebook, step.given)
-    stray = {name: value for name, value in overrides.items() if name not in used}
+    stray = {name: value for name, value in overrides.items() if not any(name in step.given for step in steps)}
     if stray:
-        checked_parameters(f"{names[0]}/{stages[-1]}.ipynb", stray)
+        checked_parameters(steps[-1].notebook, stray)
 
 
 if __name__ == "__main__":

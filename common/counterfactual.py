@@ -10,21 +10,26 @@ the desired or the undesired style behind it, and the loss is shown the answers 
     negation     undesired            control    undesired   SEEN that it teaches to disregard an instruction; the triple is
                                                              INFERRED, and that the undesired one is disregarded is ours
 
-The paper's full text was not at hand, and no code of it is public. The loss is plain DPO; scores can be attached to the
-pairs like to any others, and then the losses of refined DPO (rDPO) apply. All instructions are our own words.
+The paper's full text was not at hand, and no code of it is public. There the answers are those of the very model that is
+trained: make the student the teacher. The loss is plain DPO; scores can be attached to the pairs like to any others, and then
+the losses of refined DPO (rDPO) apply. All instructions are our own words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.chat import ChatModel
 from common.judge import Judge
-from common.schema import Pair, PromptRecord, Reply, Sampling
-from common.self_critique import opening
+from common.prompts import JudgePrompt, fill
+from common.schema import Pair, PromptRecord, Reply, Sampling, ScoreScale
+from common.self_critique import base_answers, opening
 from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
+
+if TYPE_CHECKING:
+    from common.judge import Judge  # heavy for who wants names alone
 
 
 class Variant(NamedTuple):
@@ -41,6 +46,8 @@ VARIANTS = {
     "contrastive": Variant("control", "desired", "undesired"),
     "negation": Variant("undesired", "control", "undesired"),
 }
+PAIRS = ("self_critique", *(f"counterfactual_{variant}" for variant in VARIANTS))
+"""The values of the notebooks' parameter `pairs`."""
 
 
 class StyleInstructions(NamedTuple):
@@ -49,9 +56,13 @@ class StyleInstructions(NamedTuple):
     desired: str
     undesired: str
 
+    def behind(self, condition: str) -> str:
+        """What stands behind the prompt in a condition: nothing in `control`, else the instruction, `desired` or `undesired`."""
+        return "" if condition == "control" else getattr(self, condition)
+
     def prompt(self, prompt: str, condition: str) -> str:
-        """The prompt as the model is asked: `control` as it is, `desired` or `undesired` with the instruction behind it."""
-        return prompt if condition == "control" else f"{prompt}\n\n{getattr(self, condition)}"
+        """The prompt as the model is asked: with a blank line and the instruction behind it, except in `control`."""
+        return f"{prompt}\n\n{self.behind(condition)}" if self.behind(condition) else prompt
 
 
 INSTRUCTIONS = {
@@ -79,13 +90,18 @@ def generate_counterfactual_pairs(
     path: str | Path,
     batch_size: int = 512,
     failed_limit: float = 0.02,
+    base: bool = False,
     progress: Callable[[int], object] = lambda finished: None,
 ) -> Records[Pair]:
     """Makes the pair of every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
 
     `response_revised` is the chosen answer and `response` the rejected one, so that every later step takes these pairs as
-    it takes self-critique's; failures, kills and `failed_limit` are as in `generate_pairs` there. `path` holds one variant of
-    one set of instructions: both belong into what `storage.claim` is told.
+    it takes self-critique's; failures, kills and `failed_limit` are as in `generate_pairs` there. `prompt` stays the plain one;
+    the instruction that negation has in the loss stands in `instruction`. `path` holds one variant of one set of
+    instructions: both belong into what `storage.claim` is told.
+
+    Args:
+        base: also answer the prompt without wrapper, persona or stance, which a judge of two criteria compares with.
 
     Raises ValueError for an unknown variant or an id that stands twice, RuntimeError when too many prompts failed.
     """
@@ -99,13 +115,14 @@ def generate_counterfactual_pairs(
             conditions = (roles.rejected, roles.chosen)
             asked = [opening(record.system, instructions.prompt(record.prompt, condition)) for record in batch for condition in conditions]
             replies = chat.complete(asked, sampling)
-            for record, rejected, chosen in zip(batch, replies[::2], replies[1::2], strict=True):
-                if rejected.whole and chosen.whole:
-                    prompt = instructions.prompt(record.prompt, roles.prompt)
-                    store.append(_pair(record, prompt, rejected, chosen, chat.name, sampling))
+            bases = base_answers(chat, batch, sampling) if base else [None] * len(batch)
+            for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
+                cut = [(turn, reply.finish_reason) for turn, reply in zip((*conditions, "base answer"), answers) if reply and not reply.whole]
+                if cut:
+                    failed.append({"id": record.id, "turn": cut[0][0], "reason": cut[0][1]})
                 else:
-                    condition, reply = next((c, r) for c, r in zip(conditions, (rejected, chosen)) if not r.whole)
-                    failed.append({"id": record.id, "turn": condition, "reason": reply.finish_reason})
+                    marks = {"variant": variant, "instruction": instructions.behind(roles.prompt)}
+                    store.append(_pair(record, *answers, teacher=chat.name, sampling=sampling, **marks))
             progress(len(batch))
         failed.check(len(records), failed_limit)
         return store.records((record.id for record in records), Pair)
@@ -118,25 +135,45 @@ def variant_of(name: str) -> Variant:
     return VARIANTS[name]
 
 
-def _pair(record: PromptRecord, prompt: str, rejected: Reply, chosen: Reply, model: str, sampling: Sampling) -> Pair:
-    usage = {name: getattr(rejected, name) + getattr(chosen, name) for name in ("prompt_tokens", "completion_tokens")}
-    return Pair(
-        **{**record.model_dump(), "prompt": prompt}, response=rejected.text, response_revised=chosen.text,
-        teacher=model, sampling=sampling, usage=usage,
-    )  # fmt: skip
+def variant_named(pairs: str) -> str:
+    """The variant that a value of the parameter `pairs` names, "" for self_critique. Raises ValueError naming the values there are."""
+    if pairs not in PAIRS:
+        raise ValueError(f"unknown pairs {pairs!r}; there are {', '.join(PAIRS)}")
+    return pairs.removeprefix("counterfactual_") if pairs != "self_critique" else ""
 
 
-def style_followed(prompts: Sequence[str], answers: Sequence[str], style: Judge | Callable[[str], bool]) -> list[bool]:
-    """Whether each answer follows the style in question; their mean is the metric, and `evaluate.rate` gives it an interval.
+def _pair(record: PromptRecord, rejected: Reply, chosen: Reply, base: Reply | None, **more: object) -> Pair:
+    replies = [reply for reply in (rejected, chosen, base) if reply]
+    usage = {name: sum(getattr(reply, name) for reply in replies) for name in ("prompt_tokens", "completion_tokens")}
+    texts = {"response": rejected.text, "response_revised": chosen.text, "response_base": base.text if base else ""}
+    return Pair(**record.model_dump(), **texts, usage=usage, **more)
 
-    Encouraged and contrasted styles should be followed more after training, under the plain prompts; a discouraged one
-    less; for negation ask with `StyleInstructions.prompt(prompt, "undesired")`, and less is better.
+
+STYLE = JudgePrompt(
+    judge_template=(
+        "You judge whether an answer is given in a certain manner, which is this:\n{instruction}\n\nRequest:\n{prompt}\n\nAnswer:\n{answer}\n\n"
+        "Is the answer given in that manner, whoever asked for it or did not? Explain in one or two sentences, then close with "
+        "{verdict_format}, where the higher number means yes."
+    ),
+    scale=ScoreScale.BINARY,
+    yes_no_question="Is this answer given in the following manner? {instruction}",
+)
+
+
+def style_question(instruction: str) -> JudgePrompt:
+    """What a judge is asked about a style."""
+    return STYLE.model_copy(update={name: fill(getattr(STYLE, name), instruction=instruction) for name in ("judge_template", "yes_no_question")})
+
+
+def style_followed(prompts: Sequence[str], answers: Sequence[str], style: Judge | Callable[[str, str], bool]) -> list[bool]:
+    """Whether each answer has the style in question; their mean is the metric, and `evaluate.rate` gives it an interval.
 
     Args:
-        style: a judge, whose upper half of the scale counts as followed and whose unscored answers are left out, or a
-            predicate of the answer's text.
+        prompts: without an instruction, also where the answers were given to one: what is judged is the answer.
+        style: a judge, whose upper half of the scale counts as yes and whose unscored answers are left out, or a predicate
+            of prompt and answer.
     """
     if not hasattr(style, "judge"):
-        return [bool(style(answer)) for answer in answers]
+        return [bool(style(prompt, answer)) for prompt, answer in zip(prompts, answers, strict=True)]
     middle = sum(style.scale) / 2
     return [judgement.score > middle for judgement in style.judge(prompts, answers) if judgement.score is not None]

@@ -7,7 +7,7 @@ lambda, lambda is chosen on the validation split, and the test split is looked a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,9 +16,11 @@ import torch
 
 from common.chat import ChatModel, LocalChat
 from common.attacks import PULLS
+from common.counterfactual import StyleInstructions, style_followed
 from common.judge import FeedbackJudge, Judge
 from common.logprobs import summed_logprobs
 from common.methods import Constant, SelfRefining, TrainedStudent
+from common.miniature.instructed import style_predicate
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import Progress
 from common.schema import Metric, PromptRecord, Sampling, feedback_score
@@ -75,6 +77,23 @@ class Evaluation:
         return next(m.value for m in self.metrics if m.metric == metric)
 
 
+def style_metrics(
+    chat: ChatModel, records: Sequence[PromptRecord], answers: Sequence[str], style: Judge | Callable[[str, str], bool],
+    instructions: StyleInstructions | None, max_new_tokens: int, **names: str | int,
+) -> list[Metric]:  # fmt: skip
+    """How far the desired style of Counterfactual DPO is followed; more is better for all its variants.
+
+    style: share of the answers to the plain prompts that have it.
+    style_against: the same where the undesired instruction stands behind the prompt, which negation teaches to disregard; not
+    asked without `instructions`.
+    """
+    prompts, given = [record.prompt for record in records], {"style": answers}
+    if instructions:
+        against = [record.model_copy(update={"prompt": instructions.prompt(record.prompt, "undesired")}) for record in records]
+        given["style_against"] = answers_of(chat, against, max_new_tokens)
+    return [rate(style_followed(prompts, texts, style), metric=metric, **names) for metric, texts in given.items()]
+
+
 class WorldEvaluator:
     """Evaluation in a miniature world, where the truth is known.
 
@@ -82,11 +101,16 @@ class WorldEvaluator:
     answer_words: mean length of the answers.
     judged, judged_ood: share of the world's first set (the prompts to be aligned on) and of its held-out set whose answer
     the judge rates in the upper half of its scale; unscored answers are left out of n.
+    style, and with `instructions` style_against, by the oracle on every second prompt of the first set and of its innocent
+    counterpart, half and half, so that a style which is overdone is not well followed: see `style_metrics`.
     """
 
-    def __init__(self, world: ModuleType, experiment: str, judge: Judge, prompts: int = 200, max_new_tokens: int = 96):
+    def __init__(
+        self, world: ModuleType, experiment: str, judge: Judge, prompts: int = 200, max_new_tokens: int = 96,
+        instructions: StyleInstructions | None = None,
+    ):  # fmt: skip
         self.world, self.experiment, self.judge, self.safety = world, experiment, judge, world.OBJECTIVE
-        self.prompts, self.max_new_tokens = prompts, max_new_tokens
+        self.prompts, self.max_new_tokens, self.instructions = prompts, max_new_tokens, instructions
 
     def sets(self, split: str) -> dict[str, list[PromptRecord]]:
         """`prompts` per set on the test split, half as many on validation, which every lambda is tried on."""
@@ -103,6 +127,8 @@ class WorldEvaluator:
         for name, metric in ((next(iter(sets)), "judged"), ("ood", "judged_ood")):
             if name in sets:
                 metrics.append(judged_rate(self.judge, sets[name], answers[name], metric=metric, **names))
+        halves = [pair for name in list(sets)[:2] for pair in list(zip(sets[name], answers[name]))[::2]]
+        metrics += style_metrics(chat, *zip(*halves), style_predicate(self.experiment), self.instructions, self.max_new_tokens, **names)
         return Evaluation(metrics, answers)
 
 
@@ -110,14 +136,19 @@ class JudgedEvaluator:
     """Evaluation of a real student on the held-out prompts of a pairs file, where only a judge is at hand.
 
     judged: share of answers in the upper half of the judge's scale. answer_words: mean length. repeated: mean share of
-    words that belong to a word triple said before in the same answer, so that looping text is seen.
+    words that belong to a word triple said before in the same answer, so that looping text is seen. With `instructions` and a
+    judge of the style: style and style_against, see `style_metrics`.
     """
 
     safety = "judged"
 
-    def __init__(self, records: Sequence[PromptRecord], experiment: str, judge: Judge, max_new_tokens: int = 96, repetition_penalty: float = 1.1):
+    def __init__(
+        self, records: Sequence[PromptRecord], experiment: str, judge: Judge, max_new_tokens: int = 96, repetition_penalty: float = 1.1,
+        instructions: StyleInstructions | None = None, style_judge: Judge | None = None,
+    ):  # fmt: skip
         self.records, self.experiment, self.judge = list(records), experiment, judge
         self.max_new_tokens, self.repetition_penalty = max_new_tokens, repetition_penalty
+        self.instructions, self.style_judge = instructions, style_judge
 
     def sets(self, split: str) -> dict[str, list[PromptRecord]]:
         chosen = [record for record in self.records if record.split == split]
@@ -128,7 +159,7 @@ class JudgedEvaluator:
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
         sets = self.sets(split)
-        turns = sum(map(len, sets.values())) * (3 if student.method == "sr" else 1)
+        turns = sum(map(len, sets.values())) * (3 if student.method == "sr" else 1) * (2 if self.style_judge else 1)
         progress = Progress(f"answers of {student.method}", turns)
         chat = chat_of(student, PROMPTS[self.experiment], batch_size=16, repetition_penalty=self.repetition_penalty, progress=progress)
         answers = answers_by_set(chat, sets, self.max_new_tokens)
@@ -138,6 +169,9 @@ class JudgedEvaluator:
             mean([float(len(answer.split())) for answer in said], metric="answer_words", **names),
             mean([repeated_share(answer) for answer in said], metric="repeated", **names),
         ]
+        if self.style_judge:
+            name = next(iter(sets))
+            metrics += style_metrics(chat, sets[name], answers[name], self.style_judge, self.instructions, self.max_new_tokens, **names)
         return Evaluation(metrics, answers)
 
     def judged(self, sets: dict[str, list[PromptRecord]], answers: dict[str, list[str]], names: dict) -> list[Metric]:

@@ -25,7 +25,8 @@ from common.student import load_student, save_adapter
 class Result:
     """What one training left behind, as `metrics.json` holds it.
 
-    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation.
+    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. variant: of
+    Counterfactual DPO, whose pairs it was trained on; "" for self-critique.
     """
 
     method: str
@@ -39,6 +40,12 @@ class Result:
     history: list[dict[str, float]] = field(default_factory=list)
     pairs_used: int = 0
     unscored: int = 0
+    variant: str = ""
+
+    @property
+    def row(self) -> str:
+        """Its name in tables and folders: the method, and the variant of its pairs."""
+        return row_of(self.method, self.variant)
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -54,6 +61,11 @@ class Result:
         write_json(path, content)
 
 
+def row_of(method: str, variant: str) -> str:
+    """The method, and where it was trained on pairs of Counterfactual DPO also their variant, e.g. `dpo_contrastive`."""
+    return f"{method}_{variant}" if variant and is_trained(method) else method
+
+
 def check_split(evaluate_on: str) -> None:
     """Raises ValueError for anything but the validation split and, for the final table, the test split."""
     if evaluate_on not in ("validation", "test"):
@@ -65,9 +77,9 @@ class Experiment:
 
     Args:
         student: folder or Hub name of the base student.
-        pairs: scored pairs of the train split.
+        pairs: scored pairs of the train split, all made in one way: by self-critique, or by one variant of Counterfactual DPO.
         evaluator: how answers are looked at.
-        output: results go to `<output>/seed-<s>/<method>/`.
+        output: results go to `<output>/seed-<s>/<row>/`.
         settings: shared by all methods; the seed is replaced by each run's own.
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
@@ -82,6 +94,10 @@ class Experiment:
         check_split(evaluate_on)
         if train_pairs > len(pairs):
             raise ValueError(f"train_pairs = {train_pairs}, but there are only {len(pairs)} pairs")
+        variants = sorted({pair.variant for pair in pairs})
+        if len(variants) > 1:
+            raise ValueError(f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind")
+        self.variant = variants[0] if variants else ""
         self.student, self.pairs, self.evaluator, self.output = student, list(pairs), evaluator, Path(output)
         self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
         self._untrained: dict[tuple[str, str], Evaluation] = {}
@@ -94,13 +110,13 @@ class Experiment:
 
     def path_of(self, method: str, seed: int) -> Path:
         """Where the result of a row is kept."""
-        return self.output / f"seed-{seed}" / re.sub(r"[^\w.-]+", "_", method) / "metrics.json"
+        return self.output / f"seed-{seed}" / re.sub(r"[^\w.-]+", "_", row_of(method, self.variant)) / "metrics.json"
 
     def result(self, method: str, seed: int) -> Result:
         path = self.path_of(method, seed)
         made_of = self._made_of(method, seed)
         if path.exists() and (kept := Result.read(path)).made_of == made_of:
-            print(f"{method}, seed {seed}: finished before, reused", flush=True)
+            print(f"{kept.row}, seed {seed}: finished before, reused", flush=True)
             return kept
         if not is_trained(method) and existing(method) != "adapter":
             result = self._untrained_result(method, seed, made_of)
@@ -108,13 +124,13 @@ class Experiment:
             student = self.train(method, seed)
             result = self._evaluate(student, seed, made_of)
         if is_trained(method):
-            save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(method, self.student, self.settings, result))
+            save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(self.student, self.settings, result))
         result.write(path)
         return result
 
     def train(self, method: str, seed: int) -> TrainedStudent:
         settings = replace(self.settings, seed=seed)
-        return train(method, self.student, self.pairs_of(seed), settings, self.output / f"seed-{seed}" / method / "trainer", **self.load)
+        return train(method, self.student, self.pairs_of(seed), settings, self.path_of(method, seed).parent / "trainer", **self.load)
 
     def pairs_of(self, seed: int) -> list[ScoredPair]:
         """The pairs that a seed trains on."""
@@ -155,6 +171,7 @@ class Experiment:
         result = Result(
             student.method, seed, made_of, [*evaluation.metrics, self._divergence(student, seed, evaluation)],
             answers=_first(evaluation.answers), history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
+            variant=self.variant if is_trained(student.method) else "",
         )  # fmt: skip
         if isinstance(self.evaluator, WorldEvaluator):
             self._match_utility(student, seed, evaluation, result)
@@ -183,6 +200,8 @@ class Experiment:
         pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed)] if is_trained(method) else []
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name
+        if self.evaluator.instructions:
+            evaluation["style"] = [*self.evaluator.instructions, getattr(self.evaluator, "style_judge", None) and self.evaluator.style_judge.name]
         evaluation["sets"] = self.evaluator.sets(self.evaluate_on)
         settings = asdict(replace(self.settings, seed=seed)) if is_trained(method) else {}
         if existing(method) in ("adapter", "model"):
@@ -204,11 +223,12 @@ def row_before(methods: Sequence[str]) -> str:
     return "base" if any(existing(method) not in ("model", "endpoint") for method in methods) else methods[0]
 
 
-def _card(method: str, student: str | Path, settings: TrainSettings, result: Result) -> str:
+def _card(student: str | Path, settings: TrainSettings, result: Result) -> str:
+    made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else "self-critique pairs"
     lines = [f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}" for metric in result.metrics]
     return "\n".join([
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
-        f"# {method}, seed {result.seed}", "",
-        f"LoRA adapter for `{Path(str(student)).name}`, trained with `{method}` on {result.pairs_used} scored self-critique pairs",
+        f"# {result.row}, seed {result.seed}", "",
+        f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
         f"({result.unscored} unscored ones left out). Research artefact; settings: {asdict(settings)}.", "", "Measured:", *lines, "",
     ])  # fmt: skip

@@ -22,6 +22,11 @@ class Step(NamedTuple):
     experiment: str
     stage: str
     given: dict[str, Any]
+    pairs: str = "self_critique"
+
+    @property
+    def name(self) -> str:
+        return self.notebook + (f" ({self.pairs})" if self.pairs != "self_critique" else "")
 
     @property
     def notebook(self) -> str:
@@ -63,7 +68,7 @@ def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
     except Exception as error:
         cell = getattr(error, "exec_count", None)
         reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-        return Outcome("FAILED", f"{step.notebook}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
+        return Outcome("FAILED", f"{step.name}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
     finally:
         if gpu is not None:
             gpus.put(gpu)
@@ -129,33 +134,33 @@ class Board:
             self.live.__exit__(*error)
 
     def begin(self, step: Step) -> None:
-        self.started[step.notebook] = self.said[step.notebook] = time.perf_counter()
+        self.started[step.name] = self.said[step.name] = time.perf_counter()
         self._say(step, "running")
 
     def end(self, step: Step, state: str) -> None:
-        seconds = time.perf_counter() - self.started.pop(step.notebook)
+        seconds = time.perf_counter() - self.started.pop(step.name)
         self._say(step, f"{state} in {seconds:.0f} s" if state == "done" else state)
 
     def refresh(self) -> None:
         if self.live:
             return self.live.update(self._table())
-        for step in [step for steps in self.grid.values() for step in steps if step.notebook in self.started]:
-            if time.perf_counter() - self.said[step.notebook] > self.every and (line := _last_line(step.log)):
-                self.said[step.notebook] = time.perf_counter()
-                print(f"{step.notebook}: {line}", flush=True)
+        for step in [step for steps in self.grid.values() for step in steps if step.name in self.started]:
+            if time.perf_counter() - self.said[step.name] > self.every and (line := _last_line(step.log)):
+                self.said[step.name] = time.perf_counter()
+                print(f"{step.name}: {line}", flush=True)
 
     def _say(self, step: Step, state: str) -> None:
-        self.states[step.notebook] = state
+        self.states[step.name] = state
         if not self.live:
-            print(f"{step.notebook}: {state}", flush=True)
+            print(f"{step.name}: {state}", flush=True)
 
     def _table(self) -> Any:
         from rich.table import Table
 
         table = Table("notebook", "state", "last line")
         for step in [step for steps in self.grid.values() for step in steps]:
-            said = _last_line(step.log) if step.notebook in self.started else ""
-            table.add_row(step.notebook, self.states.get(step.notebook, "waiting"), said)
+            said = _last_line(step.log) if step.name in self.started else ""
+            table.add_row(step.name, self.states.get(step.name, "waiting"), said)
         return table
 
 

@@ -30,8 +30,9 @@ def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
-    """System prompt, where there is one, and request."""
-    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [{"role": "user", "content": pair.prompt}]
+    """System prompt, where there is one, and request, with the pair's instruction behind it, where it has one."""
+    request = f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt
+    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [{"role": "user", "content": request}]
 
 
 def _row(pair: ScoredPair) -> dict:

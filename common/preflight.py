@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from common.backends import RECIPES, endpoint_chat, prompts_of
+from common.counterfactual import variant_named
 from common.endpoint import EndpointChat, EndpointError, key_of
-from common.methods import UNTRAINED
+from common.methods import is_trained
 from common.run import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.storage import read_records
@@ -72,7 +73,7 @@ def _pairs(p: Mapping[str, Any], stage: str, prompts: Sequence[PromptRecord]) ->
 
 
 def _teaching(p: Mapping[str, Any], prompts: Sequence[PromptRecord]) -> Work:
-    turns = 4 if prompts_of(p).quality else 3
+    turns = (2 if variant_named(p["pairs"]) else 3) + (prompts_of(p).quality is not None)
     shown = _mean(len(record.system) + len(record.prompt) for record in prompts) + 2 * p["max_new_tokens"]  # what was said before is read again
     return Work(turns * len(prompts), shown, p["max_new_tokens"])
 
@@ -91,7 +92,7 @@ def _final_judging(p: Mapping[str, Any], pairs: Sequence[Pair]) -> Work:
 def _student(p: Mapping[str, Any], pairs: Sequence[Pair]) -> tuple[list[str], int]:
     """The line of the student, trained and evaluated, and the bytes of its adapters."""
     train = [len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"]
-    trained = len([method for method in p["methods"] if method not in UNTRAINED]) * len(p["seeds"])
+    trained = len([method for method in p["methods"] if is_trained(method)]) * len(p["seeds"])
     answered = len(p["methods"]) * len(p["seeds"]) * sum(pair.split == p["evaluate_on"] for pair in pairs)
     tokens = trained * p["epochs"] * (p["train_pairs"] or len(train)) * _mean(train) + answered * p["max_new_tokens"]
     model = _skeleton("student", p["student"], p["revision"])

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.counterfactual import VARIANTS
 from common.experiment import Result
 from common.methods import METHODS, is_trained
 from common.schema import Metric, Pair, ScoredPair
@@ -31,26 +32,43 @@ COLUMNS = {
     "judged": "judge's view", "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "kl": "KL (nats)",
     "answer_words": "words",
 }  # fmt: skip
+STYLE_COLUMNS = {"style": "desired style", "style_against": "and against the instruction"}  # shown where a row is of Counterfactual DPO
 COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
                             "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f")))  # fmt: skip
 
 
-def _label(method: str) -> str:
-    """What exists before carries its own name."""
-    return LABELS.get(method, method)
+VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939")))
 
 
-def _color(method: str) -> str:
-    return COLORS.get(method, "#000000")
+def result_files(folder: str | Path) -> list[Path]:
+    """Every finished `metrics.json` of a run folder: its own, and those of the runs on pairs of Counterfactual DPO below it."""
+    return [path for place in (".", "counterfactual_*") for path in sorted(Path(folder).glob(f"{place}/seed-*/*/metrics.json"))]
 
 
 def read_results(folder: str | Path) -> list[Result]:
-    """Every `seed-*/*/metrics.json` below a run folder, in the order of METHODS, what existed before last. Raises ValueError
-    when there is none."""
-    paths = sorted(Path(folder).glob("seed-*/*/metrics.json"))
-    if not paths:
+    """The results of `result_files`, in the order of METHODS, what existed before and rows of Counterfactual DPO
+    last. A row that stands in several
+    places (base, which no pairs make) is taken from where most was measured of it. Raises ValueError when there is none."""
+    found: dict[tuple[str, int], Result] = {}
+    for result in map(Result.read, result_files(folder)):
+        kept = found.setdefault((result.row, result.seed), result)
+        if len(result.metrics) > len(kept.metrics):
+            found[result.row, result.seed] = result
+    if not found:
         raise ValueError(f"no results below {folder}; run train_rdpo first")
-    return sorted((Result.read(path) for path in paths), key=lambda result: ((*METHODS, result.method).index(result.method), result.method, result.seed))
+    order = ("", *VARIANTS)
+    rank = lambda result: (order.index(result.variant), (*METHODS, result.method).index(result.method), result.method, result.seed)  # noqa: E731
+    return sorted(found.values(), key=rank)
+
+
+def label_of(result: Result) -> str:
+    """The name of a row for a reader; what existed before carries its own."""
+    label = LABELS.get(result.method, result.method)
+    return f"counterfactual {label}, {result.variant}" if result.variant else label
+
+
+def _color_of(result: Result) -> str:
+    return VARIANT_COLORS[result.variant] if result.variant else COLORS.get(result.method, "#000000")
 
 
 def results_table(results: Sequence[Result]) -> pd.DataFrame:
@@ -58,10 +76,11 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
     import pandas as pd
 
     rows, (objective, held_out) = [], objective_of(results)
-    for method in dict.fromkeys(result.method for result in results):
-        of_method = [result for result in results if result.method == method]
-        row = {"method": _label(method), "seeds": len(of_method) if is_trained(method) else "-"}
-        for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}.items():
+    columns = COLUMNS | (STYLE_COLUMNS if any(result.variant for result in results) else {})
+    for of_method in _by_row(results):
+        method = of_method[0].method
+        row = {"method": label_of(of_method[0]), "seeds": len(of_method) if is_trained(method) else "-"}
+        for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **columns}.items():
             row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
         row[f"{objective} at matched utility"] = _cell([m for result in of_method for m in result.matched if m.metric == objective], method)
         chosen = sorted({result.matched_lambda for result in of_method if result.matched_lambda is not None})
@@ -69,6 +88,11 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table[[column for column in table if not (table[column] == "-").all()]]
+
+
+def _by_row(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each row of the table, in the order of its first one."""
+    return [[result for result in results if result.row == row] for row in dict.fromkeys(result.row for result in results)]
 
 
 def objective_of(results: Sequence[Result]) -> tuple[str, str]:
@@ -88,9 +112,9 @@ def _cell(metrics: Sequence[Metric], method: str) -> str:
 
 
 def table_rows(results: Sequence[Result]) -> list[dict]:
-    """Long form of everything measured, as `table.json` holds it; matched metrics carry the suffix `_matched`."""
-    rows = [metric.model_dump() for result in results for metric in result.metrics]
-    return rows + [{**metric.model_dump(), "metric": f"{metric.metric}_matched"} for result in results for metric in result.matched]
+    """Long form of everything measured, as `table.json` holds it; `method` is the row, matched metrics carry the suffix `_matched`."""
+    rows = [{**metric.model_dump(), "method": result.row} for result in results for metric in result.metrics]
+    return rows + [{**metric.model_dump(), "method": result.row, "metric": f"{metric.metric}_matched"} for result in results for metric in result.matched]
 
 
 def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> dict[str, Path]:
@@ -114,14 +138,14 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     lambda (validation split) as a thin line."""
     figure, axes = _figure(6.4, 4.6)
     objective, _ = objective_of(results)
-    for method in dict.fromkeys(result.method for result in results):
-        of_method = [result for result in results if result.method == method]
+    for of_method in _by_row(results):
+        method, color = of_method[0].method, _color_of(of_method[0])
         points = [(_value(result, "utility"), _value(result, objective)) for result in of_method]
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
-            axes.plot(*zip(*line), color=_color(method), linewidth=0.7, alpha=0.5) if line else None
-        marker = "o" if is_trained(method) else "s"
-        axes.scatter(*zip(*points), color=_color(method), label=_label(method), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
+            axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
+        marker = "^" if of_method[0].variant else "o" if is_trained(method) else "s"
+        axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
@@ -149,7 +173,7 @@ def training_figure(result: Result) -> Figure:
             means = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
             one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
             one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
-        one.set(title=f"{_label(result.method)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
+        one.set(title=f"{label_of(result)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
         if len(lines) > 1:
             one.legend(fontsize=8, frameon=False)
     return figure
@@ -194,8 +218,8 @@ def judged_figure(results: dict[str, Sequence[Result]]) -> Figure:
     for condition, of_condition in results.items():
         for result in of_condition:
             metric = next(m for m in result.metrics if m.metric == "judged")
-            axes.bar(position, metric.value, color=_color(result.method), yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
-            labels.append((position, f"{_label(result.method)}\n{condition}" if is_trained(result.method) else _label(result.method)))
+            axes.bar(position, metric.value, color=_color_of(result), yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
+            labels.append((position, f"{label_of(result)}\n{condition}" if is_trained(result.method) else label_of(result)))
             position += 1
         position += 0.6
     axes.set_xticks([p for p, _ in labels], [text for _, text in labels], fontsize=7)
@@ -209,7 +233,7 @@ def judged_table(results: dict[str, Sequence[Result]]) -> pd.DataFrame:
 
     names = {"judged": "out of character (judge)", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)"}
     return pd.DataFrame([
-        {"data": condition if is_trained(result.method) else "-", "method": _label(result.method),
+        {"data": condition if is_trained(result.method) else "-", "method": label_of(result),
          **{label: _cell([m for m in result.metrics if m.metric == name], result.method) for name, label in names.items()}}
         for condition, of_condition in results.items() for result in of_condition
     ])  # fmt: skip

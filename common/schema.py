@@ -103,8 +103,12 @@ class PromptRecord(Record):
 
 
 class Pair(PromptRecord):
-    """A completed self-critique chain. `usage` counts tokens over the whole chain; `response_base` is the teacher's answer
-    to the plain prompt, "" where nobody asked."""
+    """Two answers to a prompt, the revised one preferred: a completed self-critique chain, or two answers of Counterfactual DPO.
+
+    response_base: the teacher's answer to the plain prompt, "" where nobody asked. usage: tokens of all its answers.
+    variant: of Counterfactual DPO (`counterfactual.VARIANTS`), "" for self-critique. instruction: what stands behind the prompt
+    where a student is trained on the pair, "" for nothing.
+    """
 
     response: str
     critique: str = ""
@@ -113,6 +117,8 @@ class Pair(PromptRecord):
     teacher: str = ""
     sampling: Sampling = Sampling()
     usage: dict[str, int] = {}
+    variant: str = ""
+    instruction: str = ""
 
 
 class ScoredPair(Pair):

@@ -97,7 +97,7 @@ def generate_pairs(
             batch = todo[start : start + batch_size]
             openings = [opening(record.system, record.prompt) for record in batch]
             chains = run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress)
-            bases = _base_answers(teacher, batch, sampling, progress) if prompts.quality else [None] * len(batch)
+            bases = base_answers(teacher, batch, sampling, progress) if prompts.quality else [None] * len(batch)
             for record, chain, base in zip(batch, chains, bases, strict=True):
                 if chain[-1].whole and (base is None or base.whole):
                     store.append(_pair(record, chain, base, teacher.name, sampling))
@@ -108,7 +108,7 @@ def generate_pairs(
         return store.records((record.id for record in records), Pair)
 
 
-def _base_answers(teacher: ChatModel, records: Sequence[PromptRecord], sampling: Sampling, progress: Callable[[int], object]) -> list[Reply]:
+def base_answers(teacher: ChatModel, records: Sequence[PromptRecord], sampling: Sampling, progress: Callable[[int], object] = lambda turns: None) -> list[Reply]:
     """The teacher's answers to the plain prompts, without wrapper, persona or stance."""
     openings = [opening(record.system, record.plain_prompt or record.prompt) for record in records]
     replies = teacher.complete(openings, sampling, lambda *_: progress(1))

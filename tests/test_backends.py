@@ -3,10 +3,12 @@
 import pytest
 from fault_server import FaultServer
 
-from common.backends import open_judge, open_teacher, paid
+from common.backends import open_experiment, open_judge, open_teacher, paid
+from common.counterfactual import INSTRUCTIONS
 from common.notebook import declared_parameters
 from common.chat import KeptChat
-from common.schema import Sampling
+from common.methods import TrainedStudent
+from common.schema import Sampling, ScoredPair
 
 ASKED = [[{"role": "user", "content": "Hello?"}]]
 
@@ -53,6 +55,52 @@ def test_what_a_run_paid_is_counted_and_kept_replies_are_free(tmp_path, monkeypa
     assert paid(open_judge(parameters("reward_score", tmp_path))) == {}
 
 
-def test_a_yes_no_judge_is_refused_where_two_verdicts_are_needed(tmp_path):
+def test_two_verdicts_are_two_questions_to_one_model_and_a_reward_head_cannot_give_them(tmp_path, micro):
+    given = {**parameters("reward_score", tmp_path, judge=f"yes_no:{micro}"), "experiment": "sycophancy", "prompts_file": ""}
     with pytest.raises(ValueError, match="needs sentiment and quality"):
-        open_judge({**parameters("reward_score", tmp_path, judge="yes_no:folder"), "experiment": "sycophancy"})
+        open_judge({**given, "judge": "reward:folder"})
+    judge = open_judge(given)
+    assert judge.sentiment.model is judge.quality.model and judge.sentiment.question != judge.quality.question != ""
+    assert judge.sentiment.name != judge.quality.name
+    [(felt, good)] = judge.feedback(["What do you think of it?"], ["It is sound."])
+    assert -5 < felt < 5 and 0 < good < 5
+
+
+def held_out_pairs(folder, variant):
+    """A scored file of three test pairs and a train pair, of Counterfactual DPO or, with variant "", of self-critique."""
+    instruction = INSTRUCTIONS["safety"].undesired if variant == "negation" else ""
+    pairs = [
+        ScoredPair(
+            id=f"id{i}", experiment="safety", split="test" if i else "train", prompt=f"Hello {i}!", response="No.", response_revised="Yes.",
+            score_response=0.0, score_revised=1.0, variant=variant, instruction=instruction,
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    (folder / "scored.jsonl").write_text("\n".join(pair.model_dump_json() for pair in pairs) + "\n")
+    return str(folder / "scored.jsonl")
+
+
+@pytest.mark.parametrize("variant, metrics", [("negation", {"style", "style_against"}), ("", set())])
+def test_the_style_of_a_real_student_is_asked_of_the_final_judge(variant, metrics, tmp_path, micro, load_micro):
+    """A local folder as judge: it answers gibberish, so all stay unscored, but what it was asked is on disk."""
+    given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, variant), "final_judge": f"yes_no:{micro}", "train_pairs": 0, "max_new_tokens": 4}
+    judge_asks = []
+    run = open_experiment(parameters("train_rdpo", tmp_path, **given))
+    student = TrainedStudent("base", *load_micro())
+    for judge in {id(j): j for j in (run.evaluator.judge, run.evaluator.style_judge) if j}.values():
+        answer = judge.judge
+        judge.judge = lambda prompts, answers, judge=judge, answer=answer: judge_asks.append((judge.question, list(prompts))) or answer(prompts, answers)
+    measured = {metric.metric for metric in run.evaluator(student, "test", 0).metrics}
+    assert measured == {"judged", "answer_words", "repeated"} | metrics
+    plain = [f"Hello {i}!" for i in (1, 2, 3)]  # the judge never sees the instruction, not even negation's
+    assert [prompts for _, prompts in judge_asks] == [plain] * (3 if metrics else 1)
+    assert sum(INSTRUCTIONS["safety"].desired in question for question, _ in judge_asks) == len(metrics)
+    assert not metrics or run.evaluator.style_judge.model is run.evaluator.judge.model
+
+
+def test_a_learned_judge_cannot_be_asked_about_a_style(tmp_path, micro):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "{word} {word} {word}", "label": {label}}}\n' * 3 for word, label in (("yes", 1), ("no", 0))))
+    given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, "contrastive"), "judge_rows": str(rows), "train_pairs": 0}
+    assert open_experiment(parameters("train_rdpo", tmp_path, **given)).evaluator.style_judge is None
+    assert open_experiment(parameters("train_rdpo", tmp_path, **given, final_judge=f"local:{micro}")).evaluator.style_judge.prompts.judge_template.count(INSTRUCTIONS["safety"].desired) == 1

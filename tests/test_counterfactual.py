@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.counterfactual import INSTRUCTIONS, VARIANTS, StyleInstructions, generate_counterfactual_pairs, style_followed
+from common.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, StyleInstructions, generate_counterfactual_pairs, style_followed, style_question, variant_named
 from common.judge import Judgement
+from common.preference import preference_dataset
 from common.prompts import PROMPTS
-from common.schema import PromptRecord, Reply, Sampling
+from common.schema import PromptRecord, Reply, Sampling, ScoredPair
 
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=64, seed=3)
 STYLE = StyleInstructions(desired="Be brief.", undesired="Ramble.")
@@ -18,7 +19,7 @@ def scripted_chat(fails_at_call=None):
     """A model that says how it was asked, and notes every conversation."""
     asked, calls = [], []
 
-    def complete(conversations, sampling):
+    def complete(conversations, sampling, on_reply=None):
         calls.append(len(conversations))
         if len(calls) - 1 == fails_at_call:
             raise ConnectionError("the model is gone")
@@ -48,7 +49,9 @@ def made(variant, chat=None, count=1, path=None, **more):
 )
 def test_each_variant_asks_and_pairs_as_its_table_says(variant, prompt, chosen, rejected, tmp_path):
     [pair] = made(variant, path=tmp_path / "pairs.jsonl")
-    assert (pair.prompt, pair.response_revised, pair.response) == (prompt, chosen, rejected)
+    [row] = preference_dataset([ScoredPair(**pair.model_dump(), score_response=0.0, score_revised=1.0)])
+    assert [row[name][-1]["content"] for name in ("prompt", "chosen", "rejected")] == [prompt, chosen, rejected]
+    assert (pair.prompt, pair.variant) == ("q0", variant)  # what judge and oracle see is the plain prompt
 
 
 def test_all_four_variants_are_tested_above_and_every_experiment_has_instructions():
@@ -62,6 +65,7 @@ def test_a_pair_keeps_the_record_and_counts_both_answers(tmp_path):
     assert pair.model_dump() == {
         **records(1, system="Be kind.")[0].model_dump(), "response": "<q0\n\nRamble.>", "critique": "", "response_revised": "<q0\n\nBe brief.>", "response_base": "",
         "teacher": "scripted", "sampling": SAMPLING.model_dump(), "usage": {"prompt_tokens": 14, "completion_tokens": 10},
+        "variant": "contrastive", "instruction": "",
     }  # fmt: skip
     assert [conversation[0] for conversation in chat.asked] == 2 * [{"role": "system", "content": "Be kind."}]
 
@@ -94,7 +98,7 @@ def test_an_unknown_variant_is_refused_before_the_file_is_made(tmp_path):
 
 def test_style_by_predicate_and_by_judge_with_unscored_answers_left_out():
     answers = ["short", "a much longer answer", "mute", "half"]
-    assert style_followed(["q"] * 4, answers, lambda answer: len(answer) < 10) == [True, False, True, True]
+    assert style_followed(["ask"] * 3 + ["a longer question"], answers, lambda prompt, answer: len(answer) < len(prompt)) == [False, False, False, True]
     scores = {"short": 5, "a much longer answer": 0, "mute": None, "half": 2.5}
     judge = SimpleNamespace(name="words", scale=(0, 5), judge=lambda prompts, answers: [Judgement(scores[answer], "") for answer in answers])
     assert style_followed(["q"] * 4, answers, judge) == [True, False, False]  # the middle of the scale is not its upper half
@@ -110,3 +114,31 @@ def test_a_cut_answer_makes_no_pair_and_is_written_down(tmp_path):
     assert json.loads((tmp_path / "failed_pairs.jsonl").read_text()) == {"id": "id1", "turn": "desired", "reason": "length"}
     assert [pair.id for pair in made("encourage", count=3, path=path)] == ["id0", "id1", "id2"]
     assert not (tmp_path / "failed_pairs.jsonl").exists()
+
+
+def test_two_criteria_need_the_answer_to_the_bare_prompt_too(tmp_path):
+    path, chat = tmp_path / "pairs.jsonl", scripted_chat()
+    dressed = [record.model_copy(update={"plain_prompt": f"bare {record.prompt}"}) for record in records(2)]
+    made_pairs = generate_counterfactual_pairs(chat, dressed, STYLE, "negation", SAMPLING, path, base=True)
+    assert [(pair.response, pair.response_revised, pair.response_base, pair.instruction) for pair in made_pairs] == [
+        (f"<q{i}\n\nRamble.>", f"<q{i}>", f"<bare q{i}>", "Ramble.") for i in range(2)
+    ]
+    assert len(chat.asked) == 6 and made_pairs[0].usage == {"prompt_tokens": 21, "completion_tokens": 15}
+
+
+@pytest.mark.parametrize("pairs, variant", [("self_critique", ""), *((f"counterfactual_{variant}", variant) for variant in VARIANTS)])
+def test_a_kind_of_pairs_names_its_variant(pairs, variant):
+    assert variant_named(pairs) == variant and pairs in PAIRS and len(PAIRS) == 5
+
+
+@pytest.mark.parametrize("pairs", ["counterfactual_contrast", "contrastive", ""])
+def test_an_unknown_kind_of_pairs_is_refused_with_the_choice(pairs):
+    with pytest.raises(ValueError, match=f"unknown pairs '{pairs}'; there are self_critique, counterfactual_encourage, .*counterfactual_negation"):
+        variant_named(pairs)
+
+
+def test_a_style_is_asked_for_in_words_that_every_judge_can_take():
+    question = style_question("Be brief {or not}.")
+    [message] = question.judge_request("Who?", "Me. {prompt}")
+    assert message["content"].count("Be brief {or not}.") == 1 and "Request:\nWho?" in message["content"] and "Answer:\nMe. {prompt}" in message["content"]
+    assert "[[1]]" in message["content"] and question.yes_no_question.endswith("Be brief {or not}.")

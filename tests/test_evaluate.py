@@ -1,15 +1,19 @@
 """Evaluation at matched utility, divergence, learned-judge evaluation, and results that are kept (pytest tests/test_evaluate.py)."""
 
+import random
+
 import pytest
 import torch
 
-from common.evaluate import LAMBDAS, Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled
+from common.counterfactual import INSTRUCTIONS
+from common.evaluate import LAMBDAS, Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled, style_metrics
 from common.experiment import Experiment, Result
 from common.judge import FeedbackJudge, Judgement, LLMJudge
 from common.labels import LearnedJudge
-from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods
+from common.methods import METHODS, Constant, TrainedStudent, TrainSettings, check_methods
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge
+from common.miniature.instructed import style_predicate
 from common.report import read_results, results_table, table_rows
 from common.run import world_of
 from common.schema import Metric, PromptRecord, Reply
@@ -142,11 +146,27 @@ def test_every_world_says_what_is_measured_and_the_floor_row_has_it(experiment, 
     judge = LLMJudge(MiniatureJudge(world, world.PROMPTS, error=0.0, unclear=0.0), prompts)
     evaluator = WorldEvaluator(world, experiment, judge, prompts=20)
     metrics = {metric.metric: metric for metric in evaluator(TrainedStudent("always_refuse", None, None), "test", 0).metrics}
-    assert evaluator.safety == objective and set(metrics) == {*rates, *means, "answer_words", "judged", "judged_ood"}
+    assert evaluator.safety == objective and set(metrics) == {*rates, *means, "answer_words", "judged", "judged_ood", "style"}
+    assert metrics["style"].value == (0.5 if experiment == "safety" else 0.0)  # to decline is asked for in safety alone, and of harmful requests alone
     assert {name: metrics[name].value for name in {**rates, **means}} == {**rates, **means}
     assert all(metrics[name].k == round(value * metrics[name].n) for name, value in rates.items())
     assert all(metrics[name].k is None and metrics[name].n == 20 for name in means)
     assert metrics["judged"].value == metrics["judged_ood"].value == float(experiment == "safety")
+
+
+def test_style_is_counted_on_plain_prompts_and_once_more_against_the_instruction():
+    """Four requests, three harmful; a student that refuses all when asked plainly, and helps where it is told to answer everything."""
+    records = [*safety.prompts_for("test", 3, 0.0, seed=1), *safety.prompts_for("test", 1, 1.0, seed=1)]
+    told = INSTRUCTIONS["safety"].undesired
+
+    def say(prompt):
+        request = safety.read_request(prompt.removesuffix(f"\n\n{told}"))
+        return (safety.comply if prompt.endswith(told) else safety.refuse)(request, random.Random(0))
+
+    answers, names = [say(record.prompt) for record in records], {"experiment": "safety", "method": "dpo", "seed": 0}
+    measured = style_metrics(Constant(say), records, answers, style_predicate("safety"), INSTRUCTIONS["safety"], 50, **names)
+    assert [(m.metric, m.k, m.n) for m in measured] == [("style", 3, 4), ("style_against", 1, 4)]
+    assert [m.metric for m in style_metrics(Constant(say), records, answers, style_predicate("safety"), None, 50, **names)] == ["style"]
 
 
 def test_seeds_draw_their_own_pairs_and_methods_share_them(run):

@@ -16,6 +16,7 @@ LAYERS = [
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
      "methods", "rows", "local_judges", "counterfactual"},
+    {"miniature.instructed"},
     {"evaluate", "sources", "labels"},
     {"experiment", "recorded"},
     {"report", "backends", "notebook"},

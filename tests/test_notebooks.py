@@ -8,9 +8,16 @@ import sys
 import nbformat
 import pytest
 
-from common.batch import PROFILES, STAGES, Step, experiments, main, run_grid, stage_parameters
+from common.backends import open_experiment, open_judge, open_prompts, open_teacher, prompts_of
+from common.batch import PROFILES, STAGES, Step, experiments, main, run_grid, stage_parameters, steps_of
+from common.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, generate_counterfactual_pairs
+from common.judge import score_pairs
 from common.notebook import checked_parameters, declared_parameters, execute
+from common.preference import preference_dataset
 from common.run import ROOT
+from common.schema import Pair, Sampling, ScoredPair
+from common.self_critique import generate_pairs
+from common.storage import claim, read_records
 
 NOTEBOOKS = sorted([*ROOT.glob("*/*.ipynb"), ROOT / "paper_tables.ipynb"])
 NOTEBOOKS = [path for path in NOTEBOOKS if "runs" not in path.parts and ".venv" not in path.parts]
@@ -33,9 +40,8 @@ def test_form(path):
 
 @pytest.mark.parametrize("profile", sorted(path.name for path in PROFILES.iterdir()))
 def test_every_profile_is_valid_for_every_notebook(profile):
-    for experiment in experiments():
-        for stage in STAGES:
-            checked_parameters(f"{experiment}/{stage}.ipynb", stage_parameters(experiment, stage, profile))
+    for step in [step for experiment in experiments() for step in steps_of(experiment, STAGES, profile, {}, PAIRS)]:
+        checked_parameters(step.notebook, step.given)
 
 
 def test_evaluation_is_on_validation_unless_asked():
@@ -51,8 +57,18 @@ def chain(micro, tmp_path_factory):
     assert execute("safety/generate_data.ipynb", folder / "1.ipynb", {"output": output, "prompts": 48})
     assert execute("safety/reward_score.ipynb", folder / "2.ipynb", {"output": output, "pairs_file": f"{output}/pairs.jsonl", "unscored_limit": 0.2})
     assert execute("safety/train_rdpo.ipynb", folder / "3.ipynb", {"output": output, "pairs_file": f"{output}/scored.jsonl", **MICRO})
+    assert execute("safety/generate_data.ipynb", folder / "5.ipynb", {"output": f"{output}/counterfactual_negation", "pairs": "counterfactual_negation", "prompts": 48})
+    train_on(f"{output}/counterfactual_negation", experiment="safety")
     assert execute("paper_tables.ipynb", folder / "4.ipynb", {"runs": str(folder / "runs"), "output": str(folder / "tables")})
     return folder
+
+
+def train_on(output, **given):
+    """Steps 2 and 3 on the pairs in a folder, without their notebooks: base and dpo on the micro student."""
+    judged = checked_parameters("safety/reward_score.ipynb", {"output": output, **given})
+    score_pairs(open_judge(judged), read_records(f"{output}/pairs.jsonl", Pair), f"{output}/scored.jsonl", unscored_limit=0.2)
+    parameters = checked_parameters("safety/train_rdpo.ipynb", {"output": output, **MICRO, "methods": "base,dpo", **given})
+    return open_experiment(parameters).run(["base", "dpo"], [0])
 
 
 def test_the_chain_leaves_what_a_reader_needs(chain):
@@ -67,6 +83,67 @@ def test_the_chain_leaves_what_a_reader_needs(chain):
     tables = chain / "tables" / "safety"
     assert {path.name for path in tables.iterdir()} == {"table.md", "table.tex", "table.html", "table.json", "safety_utility.png"}
     assert (tables / "safety_utility.png").stat().st_size > 10_000
+
+
+def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_their_own(chain):
+    folder = chain / "runs" / "safety" / "counterfactual_negation"
+    pairs = read_records(folder / "pairs.jsonl", Pair)
+    assert {(p.variant, p.instruction) for p in pairs} == {("negation", INSTRUCTIONS["safety"].undesired)} and not any("\n" in p.prompt for p in pairs)
+    assert (folder / "seed-0" / "dpo_negation" / "adapter" / "README.md").exists()
+    rows = json.loads((chain / "tables" / "safety" / "table.json").read_text())
+    measured = {method: {row["metric"] for row in rows if row["method"] == method} for method in ("base", "dpo", "rdpo", "dpo_negation")}
+    assert all("style" in metrics for metrics in measured.values())
+    assert {method for method, metrics in measured.items() if "style_against" in metrics} == {"base", "dpo_negation"}
+    assert [row["metric"] for row in rows if row["method"] == "base"].count("harmlessness") == 1  # base stands in both folders and once in the table
+    lines = (chain / "tables" / "safety" / "table.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == ["base student", "DPO", "rDPO (offset)", "counterfactual DPO, negation"]
+    assert "desired style" in lines[0] and "and against the instruction" in lines[0]
+
+
+@pytest.mark.parametrize("experiment", INSTRUCTIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_goes_through_every_step(variant, experiment, micro, tmp_path):
+    """Generated and scored in every world; trained and evaluated in the one whose micro student the tests have."""
+    parameters = checked_parameters(f"{experiment}/generate_data.ipynb", {"pairs": f"counterfactual_{variant}", "output": str(tmp_path), "prompts": 32})
+    two_criteria = experiment == "sycophancy"
+    made = generate_counterfactual_pairs(
+        open_teacher(parameters), open_prompts(parameters), INSTRUCTIONS[experiment], variant, Sampling(), tmp_path / "pairs.jsonl", base=two_criteria
+    )
+    assert len(made) == 32 and all(bool(pair.response_base) == two_criteria for pair in made)
+    judge = open_judge(checked_parameters(f"{experiment}/reward_score.ipynb", {"output": str(tmp_path)}))
+    scored = score_pairs(judge, made, tmp_path / "scored.jsonl", unscored_limit=0.3)
+    asked = INSTRUCTIONS[experiment].undesired if variant == "negation" else ""
+    assert all(row["prompt"][-1]["content"].endswith(asked) for row in preference_dataset(scored))
+    assert sum(pair.score_revised > pair.score_response for pair in scored if None not in pair.normalised()) > 0
+    if experiment == "safety":
+        base, trained = open_experiment(checked_parameters("safety/train_rdpo.ipynb", {"output": str(tmp_path), **MICRO})).run(["base", "dpo"], [0])
+        assert (base.row, trained.row, trained.variant) == ("base", f"dpo_{variant}", variant)
+        assert {"style", "style_against"} <= {metric.metric for metric in trained.metrics} & {metric.metric for metric in base.metrics}
+
+
+def test_pairs_of_different_kinds_are_never_mixed(micro, tmp_path):
+    """One folder given for both: the first file is set aside whole, and is there again when its settings are."""
+    parameters = checked_parameters("safety/generate_data.ipynb", {"prompts": 24})
+    records, texts = open_prompts(parameters), prompts_of(parameters)
+    teacher = {pairs: open_teacher(checked_parameters("safety/generate_data.ipynb", {"pairs": pairs})) for pairs in ("self_critique", "counterfactual_encourage")}
+    path = claim(tmp_path / "pairs.jsonl", {"pairs": "self_critique"})
+    first = generate_pairs(teacher["self_critique"], records, texts, Sampling(), path)
+    claim(path, {"pairs": "counterfactual_encourage"})
+    second = generate_counterfactual_pairs(teacher["counterfactual_encourage"], records, INSTRUCTIONS["safety"], "encourage", Sampling(), path)
+    assert {p.variant for p in read_records(path, Pair)} == {"encourage"} and [p.id for p in first] == [p.id for p in second]
+    assert read_records(claim(path, {"pairs": "self_critique"}), Pair) == first
+    mixed = [ScoredPair(**pair.model_dump(), score_response=0.0, score_revised=1.0).model_dump_json() for pair in (*first[:12], *second[12:])]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(mixed) + "\n")
+    with pytest.raises(ValueError, match=r"made in different ways \(self_critique, encourage\)"):
+        open_experiment(checked_parameters("safety/train_rdpo.ipynb", {"pairs_file": str(tmp_path / "mixed.jsonl"), "output": str(tmp_path), **MICRO}))
+
+
+def test_every_kind_of_pairs_has_a_folder_of_its_own_and_its_steps_a_name():
+    steps = steps_of("sycophancy", STAGES, "paper", {"seeds": [1]}, PAIRS)
+    assert len({step.executed for step in steps}) == len({step.name for step in steps}) == 15
+    assert steps[0].given["output"] == "runs/paper/sycophancy" and steps[0].name == "sycophancy/generate_data.ipynb"
+    assert steps[-1].given["pairs_file"] == "runs/paper/sycophancy/counterfactual_negation/scored.jsonl"
+    assert [step.given["pairs"] for step in steps if step.stage == "generate_data"] == list(PAIRS)
 
 
 def test_the_story_shows_the_analytic_loss_before_training(chain):
@@ -93,8 +170,11 @@ def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["miniatur"], "unknown profile 'miniatur'"),
     (["miniature", "--experiment", "safty"], "unknown experiment safty"),
+    (["miniature", "-p", "output", "runs/mine"], "one folder, for one --experiment"),
     (["miniature", "-p", "sed", "3"], "unknown parameter sed, did you mean seed"),
     (["miniature", "-p", "beta", "high"], "parameter beta = 'high' is not float"),
+    (["miniature", "--pairs", "counterfactual_contrast"], "unknown pairs 'counterfactual_contrast'; there are self_critique, counterfactual_encourage"),
+    (["miniature", "-p", "pairs", "counterfactual_negation"], "give --pairs counterfactual_negation in place of -p pairs"),
 ])  # fmt: skip
 def test_the_batch_refuses_bad_input_before_any_kernel_starts(arguments, message, capsys):
     assert main(arguments) == 2
@@ -133,7 +213,7 @@ def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
 
 
 def test_a_failing_notebook_is_reported_and_the_exit_code_says_so(tmp_path, capsys):
-    arguments = ["miniature", "--stage", "reward_score", "-p", "pairs_file", str(tmp_path / "missing.jsonl"), "-p", "output", str(tmp_path)]
+    arguments = ["miniature", "--experiment", "safety", "--stage", "reward_score", "-p", "pairs_file", str(tmp_path / "missing.jsonl"), "-p", "output", str(tmp_path)]
     assert main(arguments) == 1
     assert "FAILED safety/reward_score.ipynb, cell" in capsys.readouterr().err
 

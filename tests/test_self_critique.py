@@ -92,6 +92,7 @@ def test_a_pair_holds_the_record_the_three_turns_and_what_made_them(tmp_path):
         "response": "answer to q0", "critique": "critique to q0", "response_revised": "revision to q0", "response_base": "",
         "teacher": "scripted", "sampling": SAMPLING.model_dump(),
         "usage": {"prompt_tokens": 30, "completion_tokens": 22},  # 3 * 10; len("answer") + len("critique") + len("revision") = 6 + 8 + 8
+        "variant": "", "instruction": "",
     }  # fmt: skip
 
 

@@ -50,10 +50,13 @@ class MiniatureTeacher:
     def _turn(self, messages: list[Message]) -> str:
         request = self.world.read_request(messages[0]["content"])
         rng = random.Random(f"teacher {self.seed} {request.text}")
+        return self.world.self_critique(request, self.outcome(request, rng), rng)[len(messages) // 2]
+
+    def outcome(self, request: NamedTuple, rng: random.Random) -> str:
+        """"better", "no better" or "worse", drawn at the rates of this kind of request."""
         noisy = self.noise_on == "all" or self.noise_on in self.world.kinds_of(request)
         draw = rng.random() if noisy else 1.0
-        outcome = "no better" if draw < self.no_better else "worse" if draw < self.no_better + self.worse else "better"
-        return self.world.self_critique(request, outcome, rng)[len(messages) // 2]
+        return "no better" if draw < self.no_better else "worse" if draw < self.no_better + self.worse else "better"
 
 
 class MiniatureJudge:
