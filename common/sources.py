@@ -5,7 +5,7 @@
 | safety | AdvBench-style CSV, e.g. `harmful_behaviors.csv` of llm-attacks/llm-attacks | `goal` |
 | roleplay-robustness | `jondurbin/truthy-dpo-v0.1` | `system` (the persona), `prompt` |
 | sycophancy | `meg-tong/sycophancy-eval/feedback.jsonl` | `prompt`, `base.dataset`, `base.text`, `metadata.prompt_template_type` |
-| sycophancy | arguments of your own | `argument` |
+| sycophancy | arguments of your own, e.g. `sycophancy/arguments.jsonl` | `argument`, `topic` where there is one |
 
 Goals are wrapped, personas injected and stances worded by `common.attacks`.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 from common.attacks import ATTACKS, FEEDBACK_REQUEST, Attacks
 from common.prompts import PROMPTS, fill
@@ -170,6 +170,7 @@ class FeedbackRow(BaseModel):
 
 class ArgumentRow(BaseModel):
     argument: Text
+    topic: Annotated[str, StringConstraints(strip_whitespace=True)] = ""  # what must stay in one split; "" for the argument itself
 
 
 STANCE_OF = {"I really like": "love", "I really dislike": "hate", "I wrote": "wrote", "I did not write": "not wrote"}
@@ -196,12 +197,13 @@ def first_line(persona: str) -> str:
 
 
 def feedback(rows: Sequence[Row]) -> Iterator[Request]:
-    """Argument rows with a stance, each with the same argument's prompt without one; or every stance on arguments of one's own."""
+    """Argument rows with a stance, each with the same argument's prompt without one; or every stance on arguments of one's own,
+    grouped by topic where the row has one."""
     if rows and "argument" in rows[0].fields:
         for row in rows:
-            argument = row.read(ArgumentRow).argument
+            read = row.read(ArgumentRow)
             for stance in ("love", "hate", "wrote"):
-                yield Request(plain_prompt=fill(FEEDBACK_REQUEST, argument=argument), group=argument, kind=stance)
+                yield Request(plain_prompt=fill(FEEDBACK_REQUEST, argument=read.argument), group=read.topic or read.argument, kind=stance)
         return
     arguments = [(row.where, read) for row in rows if (read := row.read(FeedbackRow)).base.dataset == "arguments"]
     plain = {read.base.text: read.prompt[0].content for _, read in arguments if not read.metadata.prompt_template_type}

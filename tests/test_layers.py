@@ -9,7 +9,7 @@ import common
 
 ROOT = Path(common.__file__).parent
 LAYERS = [
-    {"schema", "loss"},
+    {"schema", "loss", "feedback"},
     {"prompts", "storage", "verdict", "statistics", "logprobs", "student", "pacing"},
     {"chat"},
     {"run", "preference", "endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",

@@ -179,6 +179,19 @@ def test_arguments_of_ones_own_meet_every_stance(tmp_path):
         assert record.plain_prompt == FEEDBACK_REQUEST.replace("{argument}", argument) and argument in record.prompt
 
 
+def test_arguments_on_one_topic_stay_together_and_one_without_a_topic_stands_alone(tmp_path):
+    rows = [{"argument": f"Reason {i} for tea.", "topic": f"Tea {i // 4}", "flaw": "", "point": "Warm."} for i in range(160)]
+    records = load_prompts("sycophancy", write_json(tmp_path / "mine.jsonl", [*rows, {"argument": "Milk.", "topic": " "}]))
+    splits = splits_of_groups(records)
+    assert set(splits) == {f"tea {i}" for i in range(40)} | {"milk"} and all(len(found) == 1 for found in splits.values())
+    assert {record.split for record in records} == set(SHARES) and len(records) == 161 * 3
+
+
+def test_a_topic_that_is_no_text_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"mine\.jsonl, line 1: column topic: input should be a valid string"):
+        load_prompts("sycophancy", write_json(tmp_path / "mine.jsonl", [{"argument": "Tea is warm.", "topic": 3}]))
+
+
 # The Hub
 
 def test_a_hub_dataset_gives_the_records_of_the_local_file(tmp_path, monkeypatch):
