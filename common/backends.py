@@ -21,6 +21,7 @@ from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
+from common.recorded import RecordedTeacher, load_pairs
 from common.run import resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
@@ -41,7 +42,7 @@ def prompts_of(p: Parameters) -> ExperimentPrompts:
     if p["prompts_file"]:
         prompts = ExperimentPrompts.from_yaml(resolve(p["prompts_file"]))
     else:
-        prompts = world_of(p["experiment"]).PROMPTS if p.get("teacher", p.get("judge")) == "miniature" else PROMPTS[p["experiment"]]
+        prompts = world_of(p["experiment"]).PROMPTS if p.get("teacher", p.get("judge")) == "miniature" and p.get("pairs") != "recorded" else PROMPTS[p["experiment"]]
     if not p.get("scale"):
         return prompts
     if p["scale"] not in ScoreScale.__members__:
@@ -50,7 +51,10 @@ def prompts_of(p: Parameters) -> ExperimentPrompts:
 
 
 def open_teacher(p: Parameters) -> ChatModel:
-    """The teacher of `generate_data`; for pairs of Counterfactual DPO the miniature has one that follows instructions."""
+    """The teacher of `generate_data`; for pairs of Counterfactual DPO the miniature has one that follows instructions, and for
+    recorded pairs nobody is asked."""
+    if p["pairs"] == "recorded":
+        return RecordedTeacher(p["source"])
     if p["teacher"] == "miniature":
         if variant_named(p["pairs"]):
             return InstructedMiniature(p["experiment"], p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
@@ -59,7 +63,12 @@ def open_teacher(p: Parameters) -> ChatModel:
 
 
 def open_prompts(p: Parameters) -> list[PromptRecord]:
-    """The prompts of `generate_data`: the miniature's train split, or every split of a file or Hub dataset `source`."""
+    """The prompts of `generate_data`: the miniature's train split, or every split of a file or Hub dataset `source`; with their
+    answers where the pairs are recorded."""
+    if p["pairs"] == "recorded":
+        if not p["source"]:
+            raise ValueError("pairs = recorded needs source: the file or Hub dataset that holds them, see common/recorded.py")
+        return load_pairs(p["experiment"], p["source"], p["source_revision"], limit=p["prompts"])
     if not p["source"]:
         return world_of(p["experiment"]).prompts_for("train", p["prompts"], p["benign_share"], p["seed"])
     return load_prompts(p["experiment"], p["source"], p["source_revision"], prompts_of(p).system, limit=p["prompts"])

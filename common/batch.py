@@ -149,8 +149,8 @@ def _check(grid: dict[str, list[Step]], overrides: dict[str, Any]) -> None:
     if "pairs" in overrides:
         raise ValueError(f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own")
     steps = [step for of_experiment in grid.values() for step in of_experiment]
-    if "output" in overrides and len({(step.experiment, step.pairs) for step in steps}) > 1:
-        raise ValueError("-p output names one folder, for one --experiment and one kind of --pairs; theirs would overwrite each other there")
+    if len({step.executed for step in steps}) < len(steps):
+        raise ValueError("two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique")
     for step in steps:
         checked_parameters(step.notebook, step.given)
     stray = {name: value for name, value in overrides.items() if not any(name in step.given for step in steps)}

@@ -46,7 +46,7 @@ VARIANTS = {
     "contrastive": Variant("control", "desired", "undesired"),
     "negation": Variant("undesired", "control", "undesired"),
 }
-PAIRS = ("self_critique", *(f"counterfactual_{variant}" for variant in VARIANTS))
+PAIRS = ("self_critique", "recorded", *(f"counterfactual_{variant}" for variant in VARIANTS))
 """The values of the notebooks' parameter `pairs`."""
 
 
@@ -136,10 +136,10 @@ def variant_of(name: str) -> Variant:
 
 
 def variant_named(pairs: str) -> str:
-    """The variant that a value of the parameter `pairs` names, "" for self_critique. Raises ValueError naming the values there are."""
+    """The variant that a value of the parameter `pairs` names, "" for self-critique, made or recorded. Raises ValueError naming the values there are."""
     if pairs not in PAIRS:
         raise ValueError(f"unknown pairs {pairs!r}; there are {', '.join(PAIRS)}")
-    return pairs.removeprefix("counterfactual_") if pairs != "self_critique" else ""
+    return pairs.removeprefix("counterfactual_") if pairs.startswith("counterfactual_") else ""
 
 
 def _pair(record: PromptRecord, rejected: Reply, chosen: Reply, base: Reply | None, **more: object) -> Pair:

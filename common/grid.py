@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.notebook + (f" ({self.pairs})" if self.pairs != "self_critique" else "")
+        return self.notebook + (f" ({self.pairs})" if self.pairs.startswith("counterfactual_") else "")
 
     @property
     def notebook(self) -> str:

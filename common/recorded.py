@@ -13,8 +13,9 @@ its minus sign. Score the pairs anew.
 from __future__ import annotations
 
 import ast
+import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from common.rows import Row, Text, read_rows
 from common.run import resolve
 from common.schema import Pair
 from common.sources import SHARES, SPLITS, STANCE_OF, Request, first_line, keep_apart, placed
+from common.storage import JsonlStore, Records
 
 Answers = dict[str, str]
 
@@ -37,8 +39,10 @@ def load_pairs(
     system: str | None = None,
     shares: Mapping[str, float] = SHARES,
     seed: int = 0,
+    limit: int = 0,
 ) -> list[Pair]:
-    """Recorded pairs of an experiment, with their splits; arguments and errors as in `common.sources.load_prompts`.
+    """Recorded pairs of an experiment, with their splits; arguments and errors as in `common.sources.load_prompts`, but `limit` draws
+    pairs at random.
 
     With the same `shares` and `seed`, a goal, persona or argument has the split it has there. Prompts keep the wording that
     the answers were given to, so that nothing but injected personas is ever `ood`; the rest of that share joins `test`.
@@ -53,9 +57,29 @@ def load_pairs(
         for row in rows
         for request, answers in read(row, experiment)
     ]
+    pairs = random.Random(seed).sample(pairs, limit) if 0 < limit < len(pairs) else pairs
     if not pairs:
         raise ValueError(f"{source} has no rows for {experiment}; give another file or experiment")
     return keep_apart(pairs, source, required=[split for split in SPLITS if shares.get(split) and split != "ood"])
+
+
+class RecordedTeacher(NamedTuple):
+    """Stands for the teacher of recorded pairs, whom nobody can ask."""
+
+    source: str
+
+    @property
+    def name(self) -> str:
+        return f"recorded in {self.source}"
+
+
+def keep_pairs(pairs: Sequence[Pair], path: str | Path) -> Records:
+    """The pairs as `pairs.jsonl` holds them, those that it lacks written now."""
+    with JsonlStore(path) as store:
+        for pair in pairs:
+            if pair.id not in store:
+                store.append(pair)
+        return store.records((pair.id for pair in pairs), Pair)
 
 
 class MultitaskRow(BaseModel):

@@ -128,12 +128,12 @@ def test_two_criteria_need_the_answer_to_the_bare_prompt_too(tmp_path):
 
 @pytest.mark.parametrize("pairs, variant", [("self_critique", ""), *((f"counterfactual_{variant}", variant) for variant in VARIANTS)])
 def test_a_kind_of_pairs_names_its_variant(pairs, variant):
-    assert variant_named(pairs) == variant and pairs in PAIRS and len(PAIRS) == 5
+    assert variant_named(pairs) == variant and pairs in PAIRS and len(PAIRS) == 6
 
 
 @pytest.mark.parametrize("pairs", ["counterfactual_contrast", "contrastive", ""])
 def test_an_unknown_kind_of_pairs_is_refused_with_the_choice(pairs):
-    with pytest.raises(ValueError, match=f"unknown pairs '{pairs}'; there are self_critique, counterfactual_encourage, .*counterfactual_negation"):
+    with pytest.raises(ValueError, match=f"unknown pairs '{pairs}'; there are self_critique, recorded, counterfactual_encourage, .*counterfactual_negation"):
         variant_named(pairs)
 
 

@@ -139,11 +139,24 @@ def test_pairs_of_different_kinds_are_never_mixed(micro, tmp_path):
 
 
 def test_every_kind_of_pairs_has_a_folder_of_its_own_and_its_steps_a_name():
-    steps = steps_of("sycophancy", STAGES, "paper", {"seeds": [1]}, PAIRS)
+    kinds = [kind for kind in PAIRS if kind != "recorded"]  # which take the place of self-critique
+    steps = steps_of("sycophancy", STAGES, "paper", {"seeds": [1]}, kinds)
     assert len({step.executed for step in steps}) == len({step.name for step in steps}) == 15
     assert steps[0].given["output"] == "runs/paper/sycophancy" and steps[0].name == "sycophancy/generate_data.ipynb"
     assert steps[-1].given["pairs_file"] == "runs/paper/sycophancy/counterfactual_negation/scored.jsonl"
-    assert [step.given["pairs"] for step in steps if step.stage == "generate_data"] == list(PAIRS)
+    assert [step.given["pairs"] for step in steps if step.stage == "generate_data"] == kinds
+
+
+def test_recorded_pairs_take_the_place_of_a_teacher(tmp_path):
+    rows = [{"prompt": f"Forge letter {i}", "response": f"With ink {i}.", "response_revised": f"I would rather not {i}."} for i in range(60)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    given = {"pairs": "recorded", "source": str(tmp_path / "rows.json"), "output": str(tmp_path / "run"), "prompts": 0}
+    assert execute("safety/generate_data.ipynb", tmp_path / "1.ipynb", given)
+    made = read_records(tmp_path / "run" / "pairs.jsonl", Pair)
+    assert {pair.split for pair in made} == {"train", "validation", "test"} and made[0].response.startswith("With ink") and len(made) == 60
+    assert json.loads((tmp_path / "run" / "generate_data.manifest.json").read_text())["made_of"]["teacher"] == f"recorded in {tmp_path / 'rows.json'}"
+    with pytest.raises(ValueError, match="pairs = recorded needs source"):
+        open_prompts(checked_parameters("safety/generate_data.ipynb", {"pairs": "recorded"}))
 
 
 def test_the_story_shows_the_analytic_loss_before_training(chain):
@@ -170,10 +183,10 @@ def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     (["miniatur"], "unknown profile 'miniatur'"),
     (["miniature", "--experiment", "safty"], "unknown experiment safty"),
-    (["miniature", "-p", "output", "runs/mine"], "one folder, for one --experiment"),
+    (["miniature", "-p", "output", "runs/mine"], "two runs would share a folder"),
     (["miniature", "-p", "sed", "3"], "unknown parameter sed, did you mean seed"),
     (["miniature", "-p", "beta", "high"], "parameter beta = 'high' is not float"),
-    (["miniature", "--pairs", "counterfactual_contrast"], "unknown pairs 'counterfactual_contrast'; there are self_critique, counterfactual_encourage"),
+    (["miniature", "--pairs", "counterfactual_contrast"], "unknown pairs 'counterfactual_contrast'; there are self_critique, recorded, counterfactual_encourage"),
     (["miniature", "-p", "pairs", "counterfactual_negation"], "give --pairs counterfactual_negation in place of -p pairs"),
 ])  # fmt: skip
 def test_the_batch_refuses_bad_input_before_any_kernel_starts(arguments, message, capsys):

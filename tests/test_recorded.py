@@ -9,7 +9,7 @@ import pytest
 
 from common.attacks import PERSONAS
 from common.prompts import fill
-from common.recorded import clone_wrappers, load_judged, load_pairs
+from common.recorded import clone_wrappers, keep_pairs, load_judged, load_pairs
 from common.run import ROOT
 from common.sources import load_prompts
 
@@ -55,6 +55,16 @@ def write(path, rows):
 
 def one_split_each(pairs):
     return len({(pair.group, pair.split) for pair in pairs}) == len({pair.group for pair in pairs})
+
+
+def test_kept_pairs_are_written_once_and_a_limit_draws_from_all(tmp_path):
+    path = write(tmp_path / "rows.json", ROWS)
+    pairs = load_pairs("safety", path, limit=20, shares={"train": 1.0})
+    assert len({pair.id for pair in pairs}) == 20 and pairs != load_pairs("safety", path, shares={"train": 1.0})[:20]
+    kept = keep_pairs(pairs, tmp_path / "pairs.jsonl")
+    before = (tmp_path / "pairs.jsonl").read_bytes()
+    assert list(kept) == list(keep_pairs(pairs, tmp_path / "pairs.jsonl")) == pairs
+    assert (tmp_path / "pairs.jsonl").read_bytes() == before and before.count(b"\n") == 20
 
 
 def test_safety_pairs_come_once_with_the_harmless_answer_as_revision(tmp_path):
