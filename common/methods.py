@@ -18,7 +18,7 @@ from common.chat import LocalChat, OnReply, hand_over
 from common.loss import LOSSES
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
-from common.run import Progress
+from common.run import Progress, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
 from common.student import adapters_to_float32, load_student, lora_settings
@@ -132,7 +132,7 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing", "nll_weight", "nll_on")}
-    arguments = RDPOConfig(method=method, precompute_ref_log_probs=True, **knobs, **_common_arguments(settings, output))
+    arguments = RDPOConfig(method=method, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(settings, output))
     trainer = RDPOTrainer(
         model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
