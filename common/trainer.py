@@ -26,13 +26,13 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, us
 from common.logprobs import grouped_logprobs
 from common.loss import check_method, knobs_of, preference_loss, uses_scores
 from common.packing import Sequence
+from common.preference import SCORES, with_normalised_scores
 from common.reference import ReferenceCache, reference_identity
 from common.run import Progress
 from common.schema import fingerprint
 from common.student import adapters_to_float32, check_prompt_is_prefix, forbid_cpu_repacking
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-SCORES = ("score_chosen", "score_rejected")
 IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "sync_ref_model")
 
 
@@ -122,9 +122,11 @@ class RDPOTrainer(DPOTrainer):
     """
 
     def __init__(self, model, args: RDPOConfig, train_dataset, eval_dataset=None, processing_class=None, **kwargs):
-        train_dataset, self.unscored = _with_normalised_scores(train_dataset, args)
+        pairs = len(train_dataset)
+        train_dataset = with_normalised_scores(train_dataset, args.score_range, args.needs_scores)
+        self.unscored = pairs - len(train_dataset)
         if eval_dataset is not None:
-            eval_dataset, _ = _with_normalised_scores(eval_dataset, args)
+            eval_dataset = with_normalised_scores(eval_dataset, args.score_range, args.needs_scores)
         if processing_class is None:
             raise ValueError("give the tokenizer as processing_class")
         if isinstance(model, torch.nn.Module):
@@ -247,23 +249,3 @@ def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
     sequences = [(row[:length], start) for row, length, start in zip(ids, lengths, starts)]
     pairs = len(sequences) // 2
     return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]
-
-
-def _with_normalised_scores(dataset, args: RDPOConfig):
-    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range`; and how many pairs were left out."""
-    present = [name for name in SCORES if name in dataset.column_names]
-    if len(present) < 2:
-        if args.needs_scores:
-            missing = [name for name in SCORES if name not in present]
-            raise ValueError(f"method {args.method!r} needs the columns score_chosen and score_rejected; missing: {', '.join(missing)}")
-        return dataset.remove_columns(present), 0
-    low, high = args.score_range
-    for name in SCORES:
-        for row, score in enumerate(dataset[name]):
-            if score is not None and not low <= score <= high:
-                raise ValueError(f"{name} of row {row} is {score}, outside score_range {low:g} to {high:g}; give the judge's own scale")
-    scored = dataset.filter(lambda row: all(row[name] is not None for name in SCORES))
-    if len(scored) == 0:
-        raise ValueError("no pair has both scores; nothing to train on")
-    normalised = scored.map(lambda row: {name: (row[name] - low) / (high - low) for name in SCORES})
-    return normalised, len(dataset) - len(scored)

@@ -11,8 +11,8 @@ ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
     {"prompts", "storage", "verdict", "statistics", "packing", "student"},
-    {"chat", "logprobs", "reference", "run"},
-    {"preference", "endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
+    {"chat", "logprobs", "preference", "reference", "run"},
+    {"endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
      "methods", "rows", "local_judges", "counterfactual"},
