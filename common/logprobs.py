@@ -4,7 +4,7 @@ positions that predict a completion, in chunks."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -13,17 +13,14 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from common.lm_head import target_logprobs
 from common.packing import Packed, Sequence, dense_mask, pack, sparse_mask
 from common.student import forbid_cpu_repacking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
-
-LOGITS_AT_ONCE = 2**23
-"""Logits held at a time: 32 MiB in float32, 170 positions of a vocabulary of 49 152."""
 
 
 def pair_logprobs(
@@ -110,7 +107,7 @@ def _packed_logprobs(model: torch.nn.Module, packed: Packed) -> Tensor:
     finally:
         hook.remove()
     states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
-    logps = _scores(causal.get_output_embeddings(), partial(_logits, causal, type(outputs[0])), states, packed.targets)
+    logps = target_logprobs(causal, type(outputs[0]), states, packed.targets)
     return torch.zeros(packed.sequences, device=logps.device).index_add(0, packed.sequence, logps)
 
 
@@ -132,64 +129,6 @@ def _masks(causal: PreTrainedModel, packed: Packed):
 def _layer_kinds(config) -> list[str]:
     only = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
     return sorted(set(getattr(config, "layer_types", None) or [only]))
-
-
-def _scores(head: torch.nn.Module, logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of each target under the state that predicts it: (scored,), float32."""
-    if not (torch.is_grad_enabled() and states.requires_grad):
-        score = _score
-    elif any(parameter.requires_grad for parameter in head.parameters()):
-        score = partial(checkpoint, _score, use_reentrant=False)
-    else:
-        score = _ScoreWithGradient.apply
-    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-    return torch.cat([score(logits_of, part, wanted) for part, wanted in zip(states.split(size), targets.split(size))])
-
-
-def _score(logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
-    return logits_of(states).float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
-
-
-def _logits(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:
-    """(positions, width) to (positions, vocabulary) by the model's own forward, its decoder replaced by what it returned
-    before: so whatever an architecture does between decoder and logits (Gemma's soft cap, scales) is done."""
-    states = states.unsqueeze(0)
-    with _forward_of(causal.base_model, lambda *args, **kwargs: output(last_hidden_state=states)):
-        return causal(inputs_embeds=states, use_cache=False).logits.squeeze(0)
-
-
-@contextmanager
-def _forward_of(module: torch.nn.Module, forward: Callable[..., ModelOutput]) -> Iterator[None]:
-    before = vars(module).get("forward")  # where a library has put one of its own
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
-
-
-class _ScoreWithGradient(torch.autograd.Function):
-    """`_score` for a frozen head. A position's score depends on its own state alone, so the gradient is taken with
-    the score, while the logits are there, and backward neither keeps nor recomputes them."""
-
-    @staticmethod
-    def forward(ctx, logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
-        at = targets.unsqueeze(1)
-        with torch.enable_grad():
-            states = states.detach().requires_grad_()
-            logits = logits_of(states)
-        logps = logits.detach().float().log_softmax(dim=1)
-        scores = logps.gather(1, at)
-        push = logps.exp_().neg_().scatter_add_(1, at, torch.ones_like(scores))  # d score / d logits = onehot - softmax
-        ctx.save_for_backward(torch.autograd.grad(logits, states, push.to(logits.dtype))[0])
-        return scores.squeeze(1)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor):
-        (of_states,) = ctx.saved_tensors
-        return None, (of_states * gradient.unsqueeze(1)).to(of_states.dtype), None
 
 
 _exact: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()

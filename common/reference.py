@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,10 @@ from common.storage import write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SAVE_EVERY = 30.0  # seconds
+PACKAGES = ("torch", "transformers", "bitsandbytes")
+VERSION = 1
+"""Raise it when the same pair gets other numbers from the same model."""
 VOLATILE = ("_name_or_path", "transformers_version", "use_cache")
 """Entries of a model's config that change no log-probability."""
 
@@ -34,6 +40,13 @@ class ReferenceCache:
     def __init__(self, folder: str | Path, identity: str):
         self.path = Path(folder) / f"{identity}.json"
         self.values = self._read()
+        self.saved = time.monotonic()
+
+    def add_now_and_then(self, values: dict[str, tuple[float, float]]) -> None:
+        """`add`, but only when the last time is `SAVE_EVERY` past: a long pass that is killed loses no more."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.add(values)
+            self.saved = time.monotonic()
 
     def add(self, values: dict[str, tuple[float, float]]) -> None:
         """Keeps new values, in memory and on disk."""
@@ -66,4 +79,5 @@ def reference_identity(model: PreTrainedModel, **computed: object) -> str:
             digest.update(f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     config = {name: value for name, value in model.config.to_dict().items() if name not in VOLATILE}
-    return fingerprint(digest.hexdigest(), config, computed, digits=32)
+    versions = [VERSION, *(version(package) for package in PACKAGES)]
+    return fingerprint(digest.hexdigest(), config, computed, versions, digits=32)

@@ -168,21 +168,18 @@ class RDPOTrainer(DPOTrainer):
         model = self.ref_model or self.model
         how = {"packed": self.args.packed, "precision": self.accelerator.mixed_precision, "device": self.accelerator.device.type}
         cache = ReferenceCache(self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how))
-        batches = [self.data_collator([row]) for row in dataset.select_columns(list(TOKENS))]
-        keys = [fingerprint(_groups(batch), digits=32) for batch in batches]
-        missing = {key: batch for key, batch in zip(keys, batches) if key not in cache.values}
+        rows = dataset.select_columns(list(TOKENS))
+        keys = [fingerprint(_groups(self.data_collator([row])), digits=32) for row in rows]
+        missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
-            progress = Progress(f"reference log-probabilities, {name}", len(mine))
-            found = []
+            progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
             for key in mine:
-                logps = self.compute_ref_log_probs(model, self._prepare_inputs(missing[key]))
-                found.append((key, tuple(float(value) for value in logps)))
+                batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
+                found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
+                cache.add_now_and_then(found)
                 progress(1)
-            found = dict(gather_object(found))
-            cache.values.update(found)
-            if self.accelerator.is_main_process:
-                cache.add(found)
+            cache.add(dict(gather_object(list(found.items()))))
         chosen, rejected = zip(*(cache.values[key] for key in keys))
         return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
 

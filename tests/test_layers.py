@@ -10,7 +10,7 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss"},
-    {"prompts", "storage", "verdict", "statistics", "packing", "student"},
+    {"prompts", "storage", "verdict", "statistics", "packing", "lm_head", "student"},
     {"chat", "logprobs", "preference", "reference", "run"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},

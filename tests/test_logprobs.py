@@ -10,7 +10,7 @@ from tiny_models import tiny_causal_model, tiny_config, tiny_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from common import logprobs
+from common import lm_head, logprobs
 from common.logprobs import grouped_logprobs, packs_exactly, pair_logprobs, summed_logprobs
 from common.packing import pack
 from common.student import load_student, lora_settings
@@ -164,7 +164,7 @@ def test_summed_logprobs_of_single_completions(tiny):
 
 @pytest.mark.parametrize("trained_head", [False, True], ids=["frozen head", "trained head"])
 def test_the_head_sees_completions_only_and_never_all_at_once(tiny, trained_head, monkeypatch):
-    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 50 * 7)  # vocabulary 50: chunks of seven positions
+    monkeypatch.setattr(lm_head, "LOGITS_AT_ONCE", 50 * 7)  # vocabulary 50: chunks of seven positions
     seen = []
     hook = tiny.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[:-1].numel()))
     tiny.lm_head.requires_grad_(trained_head)
