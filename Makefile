@@ -2,12 +2,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help reproduce test reliability lab small results
+.PHONY: help reproduce test reliability bench lab small results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput and size of steps 1 and 2 at length, into results/reliability.json"
+	@echo "make bench      our trainer against TRL's, speed and memory, into results/benchmarks/ (CPU, about an hour)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, about an hour)"
 	@echo "make results    copies the tables and figures that the README shows into results/"
@@ -26,6 +27,9 @@ test: $(INSTALLED)
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py
+
+bench: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/bench_trainer.py --model smollm2 --write
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.

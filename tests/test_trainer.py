@@ -1,10 +1,15 @@
 """RDPOTrainer against TRL's own trainer, by hand, and against itself after a stop (pytest tests/test_trainer.py)."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from trl import DPOConfig, DPOTrainer
 
 from common.loss import LOSSES, knobs_of, preference_loss
@@ -241,6 +246,7 @@ def test_packed_and_padded_rows_train_alike(method, load_micro, pairs, tmp_path)
     assert distance_of_adapters(models[True], models[False]) < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:.*keep_end.*deprecated:FutureWarning")
 @pytest.mark.parametrize("truncation_mode", ["keep_start", "keep_end"])
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("max_length", [8, 40, 1024])
@@ -307,3 +313,16 @@ def test_gradient_checkpointing_trains_alike(load_micro, pairs, tmp_path):
         forwards.append(len(calls))
     assert forwards[1] > forwards[0]  # layers are computed again in backward
     assert distance_of_adapters(*models) < 1e-4
+
+
+def test_two_processes_train_as_one(micro, load_micro, pairs, tmp_path):
+    alone = trainer_for(load_micro, pairs, tmp_path / "1", max_steps=3, per_device_train_batch_size=8)
+    alone.train()
+    alone.model.save_pretrained(tmp_path / "1" / "adapter")
+    (tmp_path / "scored.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(Path(__file__).with_name("processes.py"))]
+    subprocess.run([*launch, str(micro), str(tmp_path / "scored.jsonl"), str(tmp_path / "2"), "4"], check=True, capture_output=True)
+    one, two = (load_file(tmp_path / processes / "adapter" / "adapter_model.safetensors") for processes in "12")
+    assert all((one[name] - two[name]).norm() <= 1e-4 * one[name].norm() for name in one) and len(one) == len(two)
+    (kept,) = (tmp_path / "2" / "reference").glob("*.json")  # each process computed a part
+    assert len(json.loads(kept.read_text())) == len(alone.train_dataset)

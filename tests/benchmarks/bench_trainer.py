@@ -89,11 +89,11 @@ def measure(contestant, folder, prompt, answer, batch, steps, checkpointing):
             times[-1] += time.perf_counter()
 
     trainer.add_callback(Clock())
-    trainer.train()
+    loss = trainer.train().training_loss
     return {
         "seconds_per_step": statistics.median(times[1:]), "pairs_per_second": batch / statistics.median(times[1:]),
         "seconds_before_training": prepared, "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "first_loss": trainer.state.log_history[0].get("loss", trainer.state.log_history[0].get("train_loss")),
+        "mean_loss": loss,
     }  # fmt: skip
 
 
