@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import DPOConfig, DPOTrainer
 
 from common.loss import LOSSES, knobs_of, preference_loss
@@ -326,3 +328,13 @@ def test_two_processes_train_as_one(micro, load_micro, pairs, tmp_path):
     assert all((one[name] - two[name]).norm() <= 1e-4 * one[name].norm() for name in one) and len(one) == len(two)
     (kept,) = (tmp_path / "2" / "reference").glob("*.json")  # each process computed a part
     assert len(json.loads(kept.read_text())) == len(alone.train_dataset)
+
+
+def test_a_model_that_others_loaded_is_kept_from_repacking_too(micro, pairs, tmp_path):
+    def load():
+        settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(micro, quantization_config=settings), AutoTokenizer.from_pretrained(micro)
+
+    trainer = trainer_for(load, pairs, tmp_path)  # its reference pass runs in evaluation mode
+    layers = [module for module in trainer.model.modules() if isinstance(module, Linear4bit)]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
