@@ -4,13 +4,14 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual test reliability lab small results
+.PHONY: help reproduce counterfactual test reliability bench lab small results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
 	@echo "make counterfactual  adds the rows of Counterfactual DPO to the tables of make reproduce"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
+	@echo "make bench      our trainer against TRL's, speed and memory, into results/benchmarks/ (CPU, about an hour)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, about an hour)"
 	@echo "make results    copies the tables and figures that the README shows into results/"
@@ -32,6 +33,9 @@ test: $(INSTALLED)
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py
+
+bench: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/bench_trainer.py --model smollm2 --write
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.

@@ -1,18 +1,72 @@
-"""Log-probabilities of completions, with the language-model head on completion positions only."""
+"""Log-probabilities of completions: what sequences share is computed once, and the language-model head sees only the
+positions that predict a completion, in chunks."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from common.lm_head import target_logprobs
+from common.packing import Packed, Sequence, dense_mask, pack, sparse_mask
+from common.student import forbid_cpu_repacking
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+
+def pair_logprobs(
+    model: torch.nn.Module, prompt_ids: list[list[int]], chosen_ids: list[list[int]], rejected_ids: list[list[int]], *, packed: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Summed log-probabilities of chosen and rejected completions.
+
+    Args:
+        model: a causal model or a wrapper around one; called as it is, adapters and hooks included.
+        prompt_ids, chosen_ids, rejected_ids: token ids, one list per pair; no list may be empty.
+        packed: False takes padded rows, one per completion.
+
+    Returns:
+        chosen_logps, rejected_logps: (batch,), float32, nats, summed over completion tokens.
+
+    Raises:
+        ValueError: an empty prompt or completion, naming the pair.
+    """
+    for name, rows in (("prompt", prompt_ids), ("chosen", chosen_ids), ("rejected", rejected_ids)):
+        empty = [i for i, row in enumerate(rows) if not row]
+        if empty:
+            raise ValueError(f"pair {empty[0]} has an empty {name}; leave such pairs out before training")
+    triples = zip(prompt_ids, chosen_ids, rejected_ids, strict=True)
+    groups = [[(prompt + chosen, len(prompt)), (prompt + rejected, len(prompt))] for prompt, chosen, rejected in triples]
+    chosen_logps, rejected_logps = grouped_logprobs(model, groups, packed=packed).view(-1, 2).unbind(1)
+    return chosen_logps, rejected_logps
+
+
+def summed_logprobs(model: torch.nn.Module, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
+    """Summed log-probability of one completion per prompt, none of them empty: (batch,), float32, nats."""
+    return grouped_logprobs(model, [[(prompt + completion, len(prompt))] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)])
+
+
+def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, packed: bool = True) -> Tensor:
+    """Summed log-probability of the scored tokens of every sequence: (sequences,), float32, nats.
+
+    A group is what shares its beginning (see `common.packing`). A model that cannot be packed exactly gets padded rows,
+    one per sequence, and the same numbers; so it does with `packed=False`.
+    """
+    if not packed or not packs_exactly(model):
+        return _in_rows(model, list(chain.from_iterable(groups)))
+    return _packed_logprobs(model, pack(groups))
 
 
 def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
-    """Log-probability of every completion token, 0 elsewhere.
+    """Log-probability of every completion token, 0 elsewhere, from padded rows.
 
     Args:
         model: called as it is, wrappers and hooks included.
@@ -32,34 +86,112 @@ def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mas
     return torch.where(completion_mask[:, first:].bool(), logps, torch.zeros_like(logps))
 
 
-def pair_logprobs(
-    model: PreTrainedModel, prompt_ids: list[list[int]], chosen_ids: list[list[int]], rejected_ids: list[list[int]]
-) -> tuple[Tensor, Tensor]:
-    """Summed log-probabilities of chosen and rejected completions.
-
-    Args:
-        prompt_ids, chosen_ids, rejected_ids: token ids, one list per pair; no list may be empty.
-
-    Returns:
-        chosen_logps, rejected_logps: (batch,), float32, nats, summed over completion tokens.
-
-    Raises:
-        ValueError: an empty prompt or completion, naming the pair.
-    """
-    for name, rows in (("prompt", prompt_ids), ("chosen", chosen_ids), ("rejected", rejected_ids)):
-        empty = [i for i, row in enumerate(rows) if not row]
-        if empty:
-            raise ValueError(f"pair {empty[0]} has an empty {name}; leave such pairs out before training")
-    chosen, rejected = summed_logprobs(model, prompt_ids * 2, chosen_ids + rejected_ids).chunk(2)
-    return chosen, rejected
-
-
-def summed_logprobs(model: PreTrainedModel, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
-    """Summed log-probability of one completion per prompt, none of them empty: (batch,), float32, nats."""
-    rows = [prompt + completion for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
-    width, device = max(map(len, rows)), next(model.parameters()).device
-    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-    starts = torch.tensor([len(prompt) for prompt in prompt_ids], device=device)
+def _in_rows(model: torch.nn.Module, sequences: list[Sequence]) -> Tensor:
+    width, device = max(len(ids) for ids, _ in sequences), next(model.parameters()).device
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
+    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
+    starts = torch.tensor([start for _, start in sequences], device=device)
     completion = mask * (torch.arange(width, device=device) >= starts.unsqueeze(1))
     return completion_logprobs(model, ids, mask, completion).sum(dim=1)
+
+
+def _packed_logprobs(model: torch.nn.Module, packed: Packed) -> Tensor:
+    causal = _causal_model(model)
+    packed = packed.to(next(model.parameters()).device)
+    outputs: list[ModelOutput] = []
+    hook = causal.base_model.register_forward_hook(lambda module, args, output: outputs.append(output))
+    try:  # through the wrapper; the head sees one position a row, and the rest below
+        model(
+            input_ids=packed.input_ids, attention_mask=_masks(causal, packed), position_ids=packed.position_ids, use_cache=False, logits_to_keep=1
+        )
+    finally:
+        hook.remove()
+    states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
+    logps = target_logprobs(causal, type(outputs[0]), states, packed.targets)
+    return torch.zeros(packed.sequences, device=logps.device).index_add(0, packed.sequence, logps)
+
+
+def _causal_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The causal model inside a wrapper (PEFT, distributed, ...)."""
+    from transformers import PreTrainedModel
+
+    return next(module for module in model.modules() if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None)
+
+
+def _masks(causal: PreTrainedModel, packed: Packed):
+    """One mask, or one per kind of layer for a model that mixes full and sliding-window attention."""
+    config = causal.config.get_text_config()
+    make = partial(dense_mask, dtype=causal.dtype) if config._attn_implementation != "flex_attention" else sparse_mask
+    masks = {kind: make(packed, window=config.sliding_window if kind == "sliding_attention" else None) for kind in _layer_kinds(config)}
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def _layer_kinds(config) -> list[str]:
+    only = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    return sorted(set(getattr(config, "layer_types", None) or [only]))
+
+
+_exact: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+
+
+def packs_exactly(model: torch.nn.Module) -> bool:
+    """Whether packed rows give this model's own numbers; tried out once per model on two small pairs.
+
+    False, with one warning that says why, for recurrent and chunked layers, for positions that do not restart, and for
+    a forward that ignores masks or position ids.
+    """
+    causal = _causal_model(model)
+    if causal not in _exact:
+        reason = _reason_not_to_pack(model, causal)
+        _exact[causal] = reason is None
+        if reason:
+            warnings.warn(f"{type(causal).__name__} is computed in padded rows, one per completion: {reason}", stacklevel=2)
+    return _exact[causal]
+
+
+def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel) -> str | None:
+    config = causal.config.get_text_config()
+    unknown = set(_layer_kinds(config)) - {"full_attention", "sliding_attention"}
+    if unknown or getattr(causal, "_is_stateful", False):
+        return f"it has layers that no mask can part ({', '.join(sorted(unknown)) or 'recurrent'})"
+    if "flash" in config._attn_implementation:
+        return f"{config._attn_implementation} takes no mask; load it with attn_implementation='sdpa' or 'eager'"
+    token = lambda *numbers: [11 * number % min(config.vocab_size, 97) for number in numbers]  # noqa: E731
+    groups = [
+        [(token(1, 2, 3, 4, 5, 6, 7, 8), 6), (token(1, 2, 3, 4, 5, 6, 9, 10, 11), 6)],
+        [(token(12, 13, 14, 15, 16), 3), (token(12, 13, 14, 17, 18, 19), 3)],
+    ]
+    with _as_for_evaluation(model), _narrow_window(config), torch.no_grad():
+        plain = _in_rows(model, list(chain.from_iterable(groups)))
+        try:
+            found = _packed_logprobs(model, pack(groups, row_tokens=64))
+        except Exception as error:
+            return f"it takes no packed rows ({type(error).__name__}: {error})"
+    tolerance = 1e-4 if causal.dtype == torch.float32 and not torch.is_autocast_enabled(plain.device.type) else 3e-2
+    off = float((found - plain).abs().max() / plain.abs().max())
+    return None if off < tolerance else f"packed rows change its log-probabilities by {off:.0e} of their size"
+
+
+@contextmanager
+def _as_for_evaluation(model: torch.nn.Module) -> Iterator[None]:
+    forbid_cpu_repacking(model)  # one forward in evaluation mode would spoil the gradients of NF4 weights
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _narrow_window(config) -> Iterator[None]:
+    """A window that the probe's few tokens reach beyond: masks are made from the config at every forward."""
+    window = getattr(config, "sliding_window", None)
+    if window is not None:
+        config.sliding_window = min(window, 4)
+    try:
+        yield
+    finally:
+        if window is not None:
+            config.sliding_window = window

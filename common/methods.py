@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.chat import ChatModel, LocalChat, OnReply, hand_over
+from common.logprobs import grouped_logprobs
 from common.loss import LOSSES
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
@@ -159,7 +160,7 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing", "nll_weight", "nll_on")}
-    arguments = RDPOConfig(method=method, precompute_ref_log_probs=True, **knobs, **_common_arguments(settings, output))
+    arguments = RDPOConfig(method=method, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(settings, output))
     trainer = RDPOTrainer(
         model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
@@ -170,12 +171,23 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    class CompletionTrainer(SFTTrainer):
+        """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left out."""
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            scored = (inputs["labels"] != -100).sum(dim=1)  # prompt and completion: the end of every row
+            lengths = inputs["attention_mask"].sum(dim=1)
+            rows = zip(inputs["input_ids"].tolist(), lengths.tolist(), (lengths - scored).tolist())
+            with self.accelerator.autocast():
+                logps = grouped_logprobs(model, [[(ids[:length], start)] for ids, length, start in rows])
+            return -logps.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
+
     kept = accepted(pairs) if method == "dsc" else list(pairs)
     if not kept:
         raise ValueError("dsc: no revision scored higher than its original, so there is nothing to train on")
     rows = [{"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]} for pair in kept]
     arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(settings, output))
-    trainer = SFTTrainer(
+    trainer = CompletionTrainer(
         model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
     adapters_to_float32(trainer.model)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+SCORES = ("score_chosen", "score_rejected")
+
 
 def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
     """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None), and
@@ -27,6 +29,27 @@ def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
         "score_chosen": Value("float64"), "score_rejected": Value("float64"), "length": Value("int64"),
     })  # fmt: skip
     return Dataset.from_list([_row(pair) for pair in pairs], features=features)
+
+
+def with_normalised_scores(dataset: Dataset, score_range: tuple[float, float], needed: bool) -> Dataset:
+    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range`.
+
+    Raises ValueError for a missing column (when scores are needed), a score outside the range, or no scored pair at all.
+    """
+    missing = [name for name in SCORES if name not in dataset.column_names]
+    if missing:
+        if needed:
+            raise ValueError(f"this method needs the columns score_chosen and score_rejected; missing: {', '.join(missing)}")
+        return dataset.remove_columns([name for name in SCORES if name not in missing])
+    low, high = score_range
+    for name in SCORES:
+        for row, score in enumerate(dataset[name]):
+            if score is not None and not low <= score <= high:
+                raise ValueError(f"{name} of row {row} is {score}, outside score_range {low:g} to {high:g}; give the judge's own scale")
+    scored = dataset.filter(lambda row: all(row[name] is not None for name in SCORES))
+    if len(scored) == 0:
+        raise ValueError("no pair has both scores; nothing to train on")
+    return scored.map(lambda row: {name: (row[name] - low) / (high - low) for name in SCORES})
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:

@@ -1,30 +1,38 @@
 """Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
 
 Works with any preference dataset in TRL's format that has `score_chosen` and `score_rejected`; everything else (chat
-templates, PEFT, adapters-off reference, checkpoints) is TRL's. What differs from TRL: the loss is `preference_loss`, the
-head is computed on completion positions only, LoRA weights stay in float32 (TRL's bfloat16 rounds small updates away),
-and the metrics are those that the notebooks plot.
+templates, PEFT, adapters-off reference, checkpoints) is TRL's. What differs from TRL: the loss is `preference_loss`, a
+pair's prompt is computed once for both answers and the head on completion positions only (`common.logprobs`), reference
+log-probabilities are kept on disk, LoRA weights stay in float32 (TRL's bfloat16 rounds small updates away), and the metrics
+are those that the notebooks plot.
 
-Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_metrics`,
-`_set_signature_columns_if_needed`); tests/test_contract.py fails when they drift.
+Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
+`_metrics`, `_set_signature_columns_if_needed`); tests/test_contract.py fails when they drift.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer, is_conversational
-from trl.trainer.dpo_trainer import DataCollatorForPreference, use_adapter
+from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
-from common.logprobs import completion_logprobs
+from common.logprobs import grouped_logprobs
 from common.loss import check_method, knobs_of, preference_loss, uses_scores
-from common.student import adapters_to_float32, check_prompt_is_prefix
+from common.packing import Sequence
+from common.preference import SCORES, with_normalised_scores
+from common.reference import ReferenceCache, reference_identity
+from common.run import Progress
+from common.schema import fingerprint
+from common.student import adapters_to_float32, check_prompt_is_prefix, forbid_cpu_repacking
 
-SCORES = ("score_chosen", "score_rejected")
+TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "sync_ref_model")
 
 
@@ -39,7 +47,11 @@ class RDPOConfig(DPOConfig):
         nll_weight: weight of the negative log-likelihood of the chosen completion, averaged over its tokens. 0 is none.
         nll_on: "all" pairs, or "accepted" ones (score_chosen > score_rejected, which is dSC's filter).
         score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
+        packed: False computes two padded rows a pair, prompt and all, as TRL does; the numbers are the same.
+        reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
+            `<output_dir>/reference`.
 
+    `precompute_ref_log_probs` is on by default: the reference is computed once and kept, see `reference_cache`.
     `label_smoothing` (cdpo, robust) is inherited. Options of `DPOConfig` that only TRL's own loss would read raise.
     """
 
@@ -49,6 +61,9 @@ class RDPOConfig(DPOConfig):
     nll_weight: float = 0.0
     nll_on: str = "all"
     score_range: tuple[float, float] = (0.0, 1.0)
+    packed: bool = True
+    reference_cache: str | None = None
+    precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Compute reference log-probabilities once, before training."})
     label_smoothing: float = field(default=0.1, metadata={"help": "Rate of flipped labels that `cdpo` and `robust` assume."})
 
     def __post_init__(self):
@@ -102,15 +117,20 @@ class RDPOTrainer(DPOTrainer):
 
     Raises:
         ValueError: a score outside `args.score_range`, no scores for a method that needs them, or a conversation whose
-            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part).
+            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part), or an empty
+            completion.
     """
 
     def __init__(self, model, args: RDPOConfig, train_dataset, eval_dataset=None, processing_class=None, **kwargs):
-        train_dataset, self.unscored = _with_normalised_scores(train_dataset, args)
+        pairs = len(train_dataset)
+        train_dataset = with_normalised_scores(train_dataset, args.score_range, args.needs_scores)
+        self.unscored = pairs - len(train_dataset)
         if eval_dataset is not None:
-            eval_dataset, _ = _with_normalised_scores(eval_dataset, args)
+            eval_dataset = with_normalised_scores(eval_dataset, args.score_range, args.needs_scores)
         if processing_class is None:
             raise ValueError("give the tokenizer as processing_class")
+        if isinstance(model, torch.nn.Module):
+            forbid_cpu_repacking(model)  # the reference is computed in evaluation mode
         collator = ScoreCollator(processing_class.pad_token_id, max_length=args.max_length, truncation_mode=args.truncation_mode)
         super().__init__(
             model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
@@ -122,6 +142,10 @@ class RDPOTrainer(DPOTrainer):
         prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         if len(prepared) == 0:
             raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
+        for name in ("chosen", "rejected"):
+            empty = [row for row, ids in enumerate(prepared[f"{name}_ids"]) if not ids]
+            if empty:
+                raise ValueError(f"the {name} completion of row {empty[0]} of the {dataset_name} dataset has no tokens; leave such pairs out")
         if is_conversational(prepared[0]):
             for number, (prompt, ids) in enumerate(zip(prepared["prompt"], prepared["prompt_ids"])):
                 if len(ids) < len(processing_class.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]):
@@ -134,19 +158,48 @@ class RDPOTrainer(DPOTrainer):
         super()._set_signature_columns_if_needed()
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, "length"]))
 
+    def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
+        """The dataset with `ref_chosen_logps` and `ref_rejected_logps`, from the cache where it has them.
+
+        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference.
+        """
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
+        model = self.ref_model or self.model
+        how = {"packed": self.args.packed, "precision": self.accelerator.mixed_precision, "device": self.accelerator.device.type}
+        cache = ReferenceCache(self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how))
+        rows = dataset.select_columns(list(TOKENS))
+        keys = [fingerprint(_groups(self.data_collator([row])), digits=32) for row in rows]
+        missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
+        if missing:
+            mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
+            progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
+            for key in mine:
+                batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
+                found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
+                cache.add_now_and_then(found)
+                progress(1)
+            cache.add(dict(gather_object(list(found.items()))))
+        chosen, rejected = zip(*(cache.values[key] for key in keys))
+        return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
+
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Reference log-probabilities (batch,), (batch,) of chosen and rejected: adapters off, or `ref_model`."""
         context = contextlib.nullcontext()
-        if self.ref_model is None:
+        if self.ref_model is None and is_peft_model(self.model):
             context = use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
-        with torch.no_grad(), context, self.accelerator.autocast():
-            logps = completion_logprobs(self.ref_model or model, *_model_inputs(inputs)).sum(dim=1)
-        return logps.chunk(2)
+        with torch.no_grad(), context:
+            return self._logps(self.ref_model or model, inputs)
+
+    def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with self.accelerator.autocast():
+            logps = grouped_logprobs(model, _groups(inputs), packed=self.args.packed)
+        chosen_logps, rejected_logps = logps.view(-1, 2).unbind(1)
+        return chosen_logps, rejected_logps
 
     def _compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool):
         args = self.args
-        token_logps = completion_logprobs(model, *_model_inputs(inputs))  # (2 * batch, kept), [chosen, rejected]
-        chosen_logps, rejected_logps = token_logps.sum(dim=1).chunk(2)
+        chosen_logps, rejected_logps = self._logps(model, inputs)
         if "ref_chosen_logps" in inputs:
             reference_chosen_logps, reference_rejected_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
         else:
@@ -185,25 +238,11 @@ class RDPOTrainer(DPOTrainer):
         return loss, None, None
 
 
-def _model_inputs(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    return inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
-
-
-def _with_normalised_scores(dataset, args: RDPOConfig):
-    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range`; and how many pairs were left out."""
-    present = [name for name in SCORES if name in dataset.column_names]
-    if len(present) < 2:
-        if args.needs_scores:
-            missing = [name for name in SCORES if name not in present]
-            raise ValueError(f"method {args.method!r} needs the columns score_chosen and score_rejected; missing: {', '.join(missing)}")
-        return dataset.remove_columns(present), 0
-    low, high = args.score_range
-    for name in SCORES:
-        for row, score in enumerate(dataset[name]):
-            if score is not None and not low <= score <= high:
-                raise ValueError(f"{name} of row {row} is {score}, outside score_range {low:g} to {high:g}; give the judge's own scale")
-    scored = dataset.filter(lambda row: all(row[name] is not None for name in SCORES))
-    if len(scored) == 0:
-        raise ValueError("no pair has both scores; nothing to train on")
-    normalised = scored.map(lambda row: {name: (row[name] - low) / (high - low) for name in SCORES})
-    return normalised, len(dataset) - len(scored)
+def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
+    """[chosen, rejected] of every pair, as the collator truncated them."""
+    ids = inputs["input_ids"].tolist()
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    starts = (inputs["attention_mask"].sum(dim=1) - inputs["completion_mask"].sum(dim=1)).clamp(min=1).tolist()  # nothing predicts a first token
+    sequences = [(row[:length], start) for row, length, start in zip(ids, lengths, starts)]
+    pairs = len(sequences) // 2
+    return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]

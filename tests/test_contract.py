@@ -7,8 +7,10 @@ import peft.helpers
 import transformers
 import trl
 from bitsandbytes.nn import Linear4bit
-from transformers import LlamaForCausalLM, PrinterCallback, TrainingArguments
-from trl import DPOConfig, DPOTrainer, SFTConfig
+from transformers import Gemma2Model, LlamaForCausalLM, PrinterCallback, TrainingArguments, masking_utils
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import ModelOutput
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import dpo_trainer
 
 from common.trainer import IGNORED_OPTIONS
@@ -27,6 +29,7 @@ def test_dpo_trainer_has_the_methods_that_we_replace():
     assert parameters(DPOTrainer._compute_loss) == ["self", "model", "inputs", "return_outputs"]
     assert parameters(DPOTrainer.compute_ref_log_probs) == ["self", "model", "inputs"]
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
+    assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
     assert parameters(DPOTrainer.prediction_step)[1:4] == ["model", "inputs", "prediction_loss_only"]
 
 
@@ -35,6 +38,7 @@ def test_dpo_trainer_source_still_calls_them():
     assert "self._compute_loss(model, inputs, return_outputs)" in source
     assert 'output["prompt_ids"] = prompt_ids[:prompt_len]' in source  # cut where prompt and completion part: how we notice
     assert "self.compute_ref_log_probs(model, padded_batch)" in source
+    assert "self.train_dataset = self._precompute_ref_logps(" in source and "is_peft_model" in vars(dpo_trainer)
     assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
     assert "use_adapter" in vars(dpo_trainer)
 
@@ -65,8 +69,19 @@ def test_trl_still_casts_qlora_adapters_to_bfloat16():
     assert "param.data = param.data.to(torch.bfloat16)" in inspect.getsource(DPOTrainer.__init__)
 
 
+def test_sft_trainer_has_the_method_that_we_replace():
+    assert parameters(SFTTrainer.compute_loss) == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+
+
 def test_models_score_only_the_last_positions_when_asked():
     assert "logits_to_keep" in parameters(LlamaForCausalLM.forward)
+
+
+def test_models_take_our_masks_as_they_are_and_let_their_decoder_be_replaced():
+    assert "isinstance(causal_mask_mapping := attention_mask, dict)" in inspect.getsource(Gemma2Model.forward)  # one mask per kind of layer
+    assert "len(attention_mask.shape) == 4" in inspect.getsource(masking_utils._preprocess_mask_arguments)
+    assert "outputs.last_hidden_state" in inspect.getsource(LlamaForCausalLM.forward) and LlamaForCausalLM.base_model_prefix == "model"
+    assert issubclass(BaseModelOutputWithPast, ModelOutput)
 
 
 def test_adapter_scaling_printing_and_gguf_exist():

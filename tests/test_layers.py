@@ -10,9 +10,9 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss", "feedback"},
-    {"prompts", "storage", "verdict", "statistics", "logprobs", "student", "pacing"},
-    {"chat"},
-    {"run", "preference", "endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
+    {"prompts", "storage", "verdict", "statistics", "packing", "lm_head", "student", "pacing"},
+    {"chat", "logprobs", "preference", "reference", "run"},
+    {"endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
      "methods", "rows", "local_judges", "counterfactual"},

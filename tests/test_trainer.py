@@ -1,16 +1,23 @@
 """RDPOTrainer against TRL's own trainer, by hand, and against itself after a stop (pytest tests/test_trainer.py)."""
 
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import DPOConfig, DPOTrainer
 
 from common.loss import LOSSES, knobs_of, preference_loss
 from common.methods import TrainSettings, train
 from common.preference import preference_dataset
-from common.student import lora_settings
+from common.student import load_student, lora_settings
 from common.trainer import IGNORED_OPTIONS, RDPOConfig, RDPOTrainer, ScoreCollator
 
 COMMON = {
@@ -219,3 +226,115 @@ def test_a_callable_method_gets_scores_and_trains(load_micro, pairs, tmp_path):
     hooked = loss_and_gradients(trainer_for(load_micro, pairs, tmp_path, method=doubled))
     assert hooked[0] == pytest.approx(2 * ours[0], rel=1e-5)
     assert torch.allclose(hooked[1], 2 * ours[1], rtol=1e-3, atol=1e-7)
+
+
+def distance_of_adapters(ours, theirs):
+    """Relative to the size of the second."""
+    ours, theirs = (torch.cat([parameter.detach().flatten() for parameter in adapter_of(model).values()]) for model in (ours, theirs))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("method", ["dpo", "rdpo"])
+def test_packed_and_padded_rows_train_alike(method, load_micro, pairs, tmp_path):
+    curves, models = {}, {}
+    for packed in (True, False):
+        trainer = trainer_for(load_micro, pairs, tmp_path / str(packed), method=method, packed=packed, max_steps=30, beta=0.3, train_sampling_strategy="group_by_length")
+        trainer.train()
+        curves[packed], models[packed] = [row for row in trainer.state.log_history if "loss" in row], trainer.model
+    assert len(curves[True]) == 30
+    for name in ("loss", "rewards/margins", "logps/chosen"):
+        ours, theirs = (torch.tensor([row[name] for row in curves[packed]]) for packed in (True, False))
+        assert theirs.std() > 0 and (ours - theirs).abs().max() <= 1e-3 * theirs.abs().max(), name
+    assert distance_of_adapters(models[True], models[False]) < 1e-3
+
+
+@pytest.mark.filterwarnings("ignore:.*keep_end.*deprecated:FutureWarning")
+@pytest.mark.parametrize("truncation_mode", ["keep_start", "keep_end"])
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("max_length", [8, 40, 1024])
+def test_truncation_is_trls(truncation_mode, packed, max_length, load_micro, pairs, tmp_path):
+    plain = preference_dataset(pairs).remove_columns(["score_chosen", "score_rejected", "length"])
+    options = {**COMMON, "max_length": max_length, "truncation_mode": truncation_mode}
+    longest = max(len(row["prompt_ids"]) for row in trainer_for(load_micro, pairs, tmp_path).train_dataset)
+    if truncation_mode == "keep_start":
+        options["max_length"] = max_length = max_length if max_length > longest else longest + 3  # a prompt that fills it is dropped by TRL
+    ours = trainer_for(load_micro, plain, tmp_path, method="dpo", packed=packed, **{name: options[name] for name in ("max_length", "truncation_mode")})
+    model, tokenizer = load_micro()
+    theirs = DPOTrainer(model, args=DPOConfig(output_dir=str(tmp_path), **options), train_dataset=plain, processing_class=tokenizer, peft_config=lora_settings(8))
+    assert len(ours.train_dataset) == len(theirs.train_dataset) == len(pairs)
+    batch = ours.data_collator([{name: row[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in ours.train_dataset])
+    assert (batch["input_ids"].size(1) == max_length) == (max_length < 1024)  # something was cut
+    found, expected = (torch.stack(trainer.compute_ref_log_probs(trainer.model, batch)) for trainer in (ours, theirs))
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert torch.allclose(found.T[0], torch.tensor([ours.train_dataset[0][f"ref_{side}_logps"] for side in ("chosen", "rejected")]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_evaluation_uses_the_reference_too(packed, load_micro, pairs, tmp_path):
+    model, tokenizer = load_micro()
+    arguments = RDPOConfig(output_dir=str(tmp_path), method="dpo", packed=packed, max_steps=2, **COMMON)
+    trainer = RDPOTrainer(model, arguments, preference_dataset(pairs[:16]), preference_dataset(pairs[16:]), tokenizer, peft_config=lora_settings(8))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] != pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_full_fine_tuning_keeps_its_reference_and_trains_the_head(micro, pairs, tmp_path):
+    losses = {}
+    for packed in (True, False):
+        load = lambda: load_student(micro, four_bit=False, compute_dtype=torch.float32)  # noqa: E731
+        trainer = trainer_for(load, pairs, tmp_path / str(packed), peft=False, method="dpo", packed=packed, max_steps=3)
+        assert trainer.ref_model is None  # nothing beside the numbers is kept of it
+        head = trainer.model.get_output_embeddings().weight
+        before = head.detach().clone()
+        trainer.train()
+        assert not torch.equal(head, before)
+        losses[packed] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[True][0] == pytest.approx(math.log(2), abs=1e-5) and losses[True][2] < losses[True][0]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)
+
+
+@pytest.mark.parametrize("side", ["chosen", "rejected"])
+def test_a_completion_without_tokens_is_refused(side, load_micro, tmp_path):
+    rows = dataset_with(1.0).to_list()
+    rows[1][side][0]["content"] = ""
+    model, tokenizer = load_micro()
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    with pytest.raises(ValueError, match=f"the {side} completion of row 1 of the train dataset has no tokens"):
+        trainer_for(lambda: (model, tokenizer), Dataset.from_list(rows), tmp_path, score_range=(0, 5))
+
+
+def test_gradient_checkpointing_trains_alike(load_micro, pairs, tmp_path):
+    models, forwards = [], []
+    for checkpointing in (False, True):
+        trainer = trainer_for(load_micro, pairs, tmp_path / str(checkpointing), gradient_checkpointing=checkpointing, max_steps=3)
+        calls = []
+        trainer.model.base_model.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        trainer.train()
+        models.append(trainer.model)
+        forwards.append(len(calls))
+    assert forwards[1] > forwards[0]  # layers are computed again in backward
+    assert distance_of_adapters(*models) < 1e-4
+
+
+def test_two_processes_train_as_one(micro, load_micro, pairs, tmp_path):
+    alone = trainer_for(load_micro, pairs, tmp_path / "1", max_steps=3, per_device_train_batch_size=8)
+    alone.train()
+    alone.model.save_pretrained(tmp_path / "1" / "adapter")
+    (tmp_path / "scored.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(Path(__file__).with_name("processes.py"))]
+    subprocess.run([*launch, str(micro), str(tmp_path / "scored.jsonl"), str(tmp_path / "2"), "4"], check=True, capture_output=True)
+    one, two = (load_file(tmp_path / processes / "adapter" / "adapter_model.safetensors") for processes in "12")
+    assert all((one[name] - two[name]).norm() <= 1e-4 * one[name].norm() for name in one) and len(one) == len(two)
+    (kept,) = (tmp_path / "2" / "reference").glob("*.json")  # each process computed a part
+    assert len(json.loads(kept.read_text())) == len(alone.train_dataset)
+
+
+def test_a_model_that_others_loaded_is_kept_from_repacking_too(micro, pairs, tmp_path):
+    def load():
+        settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(micro, quantization_config=settings), AutoTokenizer.from_pretrained(micro)
+
+    trainer = trainer_for(load, pairs, tmp_path)  # its reference pass runs in evaluation mode
+    layers = [module for module in trainer.model.modules() if isinstance(module, Linear4bit)]
+    assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
