@@ -144,13 +144,15 @@ def _report_progress(trainer: Trainer, label: str) -> None:
     trainer.add_callback(Report())
 
 
-def _common_arguments(settings: TrainSettings, output: Path) -> dict[str, Any]:
+def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Path) -> dict[str, Any]:
     import torch
 
     return {
         "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": settings.batch_size,
         "lr_scheduler_type": "linear", "warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "logging_steps": 1, "logging_first_step": True, "save_strategy": "no",
-        "report_to": "none", "bf16": False, "gradient_checkpointing": torch.cuda.is_available(), "max_length": settings.max_length,
+        "report_to": "none", "use_cpu": not torch.cuda.is_available(),
+        "bf16": model.dtype == torch.bfloat16,  # computes the float32 adapters as the model computes, instead of casting back and forth
+        "gradient_checkpointing": torch.cuda.is_available(), "max_length": settings.max_length,
         "seed": settings.seed, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(),
     }  # fmt: skip
 
@@ -160,7 +162,7 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing", "nll_weight", "nll_on")}
-    arguments = RDPOConfig(method=method, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(settings, output))
+    arguments = RDPOConfig(method=method, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
     trainer = RDPOTrainer(
         model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
@@ -186,7 +188,7 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
     if not kept:
         raise ValueError("dsc: no revision scored higher than its original, so there is nothing to train on")
     rows = [{"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]} for pair in kept]
-    arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(settings, output))
+    arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(model, settings, output))
     trainer = CompletionTrainer(
         model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )

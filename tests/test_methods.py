@@ -1,9 +1,11 @@
 """SFT and dSC against TRL's own trainer (pytest tests/test_methods.py)."""
 
+import pytest
 import torch
 from trl import SFTTrainer
 
-from common.methods import TrainSettings, _supervised_trainer
+from common.methods import TrainSettings, _supervised_trainer, preference_trainer
+from common.student import load_student
 
 
 def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
@@ -24,3 +26,17 @@ def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
         (our_loss, our_gradient), (their_loss, their_gradient) = found
         assert abs(our_loss - their_loss) <= 1e-5 * their_loss
         assert (our_gradient - their_gradient).norm() <= 1e-4 * their_gradient.norm() > 0
+
+
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["dpo", "sft"])
+def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_dtype, micro, pairs, tmp_path):
+    make = _supervised_trainer if method == "sft" else preference_trainer
+    scored = [pair for pair in pairs if None not in pair.normalised()]
+    trainer, _ = make(method, *load_student(micro, compute_dtype=compute_dtype), scored, TrainSettings(batch_size=8, epochs=1), tmp_path)
+    seen = set()
+    layer = next(module for name, module in trainer.model.named_modules() if name.endswith("lora_A.default"))
+    layer.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad} == {torch.float32}
+    assert seen == {compute_dtype}

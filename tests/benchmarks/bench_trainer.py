@@ -55,6 +55,7 @@ def make_pairs(count, prompt, answer, vocabulary):
 
 def measure(contestant, folder, prompt, answer, batch, steps, checkpointing):
     """Trains `steps` steps after a first one that does not count; figures of this process."""
+    import torch
     from transformers import TrainerCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -66,7 +67,7 @@ def measure(contestant, folder, prompt, answer, batch, steps, checkpointing):
     model, tokenizer = load_student(folder)
     pairs = make_pairs(batch * (steps + 1), prompt, answer, len(tokenizer))
     options = {
-        "output_dir": tempfile.mkdtemp(dir=folder), "per_device_train_batch_size": batch, "max_length": None, "beta": 0.1, "learning_rate": 1e-4, "bf16": False,
+        "output_dir": tempfile.mkdtemp(dir=folder), "per_device_train_batch_size": batch, "max_length": None, "beta": 0.1, "learning_rate": 1e-4, "bf16": model.dtype == torch.bfloat16, "use_cpu": not torch.cuda.is_available(),
         "gradient_checkpointing": checkpointing, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False,
     }  # fmt: skip
     begun = time.perf_counter()
