@@ -335,6 +335,6 @@ def test_a_model_that_others_loaded_is_kept_from_repacking_too(micro, pairs, tmp
         settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
         return AutoModelForCausalLM.from_pretrained(micro, quantization_config=settings), AutoTokenizer.from_pretrained(micro)
 
-    trainer = trainer_for(load, pairs, tmp_path)  # its reference pass runs in evaluation mode
+    trainer = trainer_for(load, pairs, tmp_path, packed=False)  # its reference pass runs in evaluation mode
     layers = [module for module in trainer.model.modules() if isinstance(module, Linear4bit)]
     assert layers and not any(layer.support_avx512bf16_for_cpu for layer in layers)
