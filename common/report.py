@@ -149,7 +149,7 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
-        axes.text(0.95 * base[0] - 0.01, 0.02, "95 % of the base\nstudent's utility", ha="right", fontsize=8, color="0.4")
+        axes.text(0.95 * base[0], 1.055, "95 % of the base student's utility", ha="right", va="bottom", fontsize=8, color="0.4")
     axes.set(xlabel="utility (oracle)", ylabel=f"{objective} (oracle)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
