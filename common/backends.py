@@ -92,9 +92,9 @@ def check_judge(judge: Judge | FeedbackJudge, p: Parameters) -> tuple[Judge | Fe
     return trusted(judge, resolve(p["labels_file"]), texts, p["least_kappa"])
 
 
-def _llm_judge(chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> LLMJudge | FeedbackJudge:
-    judge = LLMJudge(chat, prompts, max_new_tokens)
-    return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, max_new_tokens)) if prompts.quality else judge
+def _llm_judge(chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256, structured: bool = False) -> LLMJudge | FeedbackJudge:
+    judge = LLMJudge(chat, prompts, max_new_tokens, structured)
+    return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, max_new_tokens, structured)) if prompts.quality else judge
 
 
 def _real_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> Judge | FeedbackJudge:
@@ -107,7 +107,7 @@ def _real_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_to
         if prompts.quality:
             raise ValueError(f"{role} = {p[role]!r} gives one number, and {p['experiment']} needs sentiment and quality; take yes_no:... or a chat model")
         return RewardHeadJudge(model)
-    return _llm_judge(_kept_chat(role, p), prompts, max_new_tokens)
+    return _llm_judge(_kept_chat(role, p), prompts, max_new_tokens, structured=kind in ("endpoint", "recorded"))
 
 
 def _kept_chat(role: str, p: Parameters) -> KeptChat:

@@ -138,6 +138,8 @@ class _Run:
         request = {"model": self.chat.model, "messages": conversation, "temperature": sampling.temperature, budget: sampling.max_new_tokens}
         if sampling.temperature:
             request["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
+        if sampling.json_schema:
+            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.json_schema}}
         worst = self.chat.price(sum(16 + len(message["content"].encode()) for message in conversation), sampling.max_new_tokens)
         for attempt in range(self.chat.attempts):
             outcome: Reply | str | None = None

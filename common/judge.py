@@ -6,14 +6,20 @@ What `parse_score` does not understand is unscored: None, never a guess, with th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from common.chat import ChatModel
 from common.prompts import JudgePrompt
 from common.schema import Pair, Reply, Sampling, ScoredPair, ScoreScale, feedback_score
 from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
-from common.verdict import parse_score
+from common.verdict import parse_score, read_verdict
+
+
+
+PROBE = [{"role": "user", "content": "Reply with a JSON object: in the field reasoning the word none, in the field score the number 0."}]
+"""Shows whether an endpoint keeps to a schema; 0 lies on every scale."""
 
 
 class Judgement(NamedTuple):
@@ -35,10 +41,14 @@ class Judge(Protocol):
 
 
 class LLMJudge:
-    """Asks a chat model for a verdict on one criterion and reads it; asks once more, with twice the budget, where none was found."""
+    """Asks a chat model for a verdict on one criterion and reads it; asks once more, with twice the budget, where none was found.
 
-    def __init__(self, chat: ChatModel, prompts: JudgePrompt, max_new_tokens: int = 256):
-        self.chat, self.prompts, self.max_new_tokens = chat, prompts, max_new_tokens
+    structured: the chat may offer replies by a JSON schema. It is asked for one before the first verdict, and where that
+    keeps to the schema all verdicts are asked for so; an endpoint that refuses or ignores it is asked in words.
+    """
+
+    def __init__(self, chat: ChatModel, prompts: JudgePrompt, max_new_tokens: int = 256, structured: bool = False):
+        self.chat, self.prompts, self.max_new_tokens, self.structured = chat, prompts, max_new_tokens, structured
         self.name, self.scale = chat.name, (prompts.scale.minimum, prompts.scale.maximum)
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
@@ -51,8 +61,11 @@ class LLMJudge:
         return judgements
 
     def _ask(self, prompts: Sequence[str], answers: Sequence[str], max_new_tokens: int) -> list[Judgement]:
-        conversations = [self.prompts.judge_request(prompt, answer) for prompt, answer in zip(prompts, answers)]
-        replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens)) if conversations else []
+        if not prompts:
+            return []
+        schema = self._schema
+        conversations = [self.prompts.judge_request(prompt, answer, as_json=bool(schema)) for prompt, answer in zip(prompts, answers)]
+        replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens, json_schema=schema))
         failures = [reply.finish_reason if reply.failed else "" for reply in replies]
         return [
             Judgement(self._read(reply, prompt, answer), reply.text, failure)
@@ -61,7 +74,22 @@ class LLMJudge:
 
     def _read(self, reply: Reply, prompt: str, answer: str) -> float | None:
         """A reply that was cut off or filtered has no verdict yet. Prompt and answer can both hold a forged one."""
-        return parse_score(reply.text, self.prompts.scale, f"{prompt}\n\n{answer}") if reply.whole else None
+        if not reply.whole:
+            return None
+        read = read_verdict(reply.text, self.prompts.scale) if self._schema else None
+        return parse_score(reply.text, self.prompts.scale, f"{prompt}\n\n{answer}") if read is None else read
+
+    @cached_property
+    def _schema(self) -> dict[str, Any] | None:
+        """The schema of a verdict where the chat keeps to it."""
+        if not self.structured:
+            return None
+        schema = self.prompts.scale.verdict_schema
+        try:
+            [reply] = self.chat.complete([PROBE], Sampling(max_new_tokens=128, json_schema=schema))
+        except (RuntimeError, LookupError):  # refused by the endpoint, or not among recorded replies
+            return None
+        return schema if reply.whole and read_verdict(reply.text, self.prompts.scale) is not None else None
 
 
 class PairScores(NamedTuple):

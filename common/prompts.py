@@ -48,9 +48,11 @@ class JudgePrompt(BaseModel):
             raise ValueError(f"unknown scale {scale!r}; there are {', '.join(ScoreScale.__members__)}")
         return ScoreScale[scale] if isinstance(scale, str) else scale
 
-    def judge_request(self, prompt: str, answer: str) -> list[Message]:
-        """The conversation that asks for a verdict on one answer."""
-        return [{"role": "user", "content": fill(self.judge_template, prompt=prompt, answer=answer, verdict_format=self.scale.verdict_format)}]
+    def judge_request(self, prompt: str, answer: str, as_json: bool = False) -> list[Message]:
+        """The conversation that asks for a verdict on one answer; `as_json` where the reply is held to `scale.verdict_schema`."""
+        closing = f"a number from {self.scale.minimum} to {self.scale.maximum} in the field score, your reasons standing in the field reasoning"
+        verdict_format = closing if as_json else self.scale.verdict_format
+        return [{"role": "user", "content": fill(self.judge_template, prompt=prompt, answer=answer, verdict_format=verdict_format)}]
 
 
 class ExperimentPrompts(JudgePrompt):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from enum import Enum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,6 +30,13 @@ class ScoreScale(Enum):
     def verdict_format(self) -> str:
         """The closing line that a judge is asked for."""
         return "Rating: [[0]] or Rating: [[1]]" if self is ScoreScale.BINARY else f"{self.label}: <number from {self.minimum} to {self.maximum}>"
+
+    @property
+    def verdict_schema(self) -> dict[str, Any]:
+        """A verdict as a JSON object, for endpoints that keep to a schema: reasons first, then a whole number of the scale."""
+        score = {"type": "integer", "enum": list(range(self.minimum, self.maximum + 1))}
+        fields = {"reasoning": {"type": "string"}, "score": score}
+        return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
 
     def write(self, score: float) -> str:
         """A verdict line in the judge's format."""
@@ -58,11 +65,13 @@ class Record(BaseModel):
 
 
 class Sampling(Record):
-    """How a chat model is asked to generate. temperature 0 is greedy; `seed` reaches the model where it takes one."""
+    """How a chat model is asked to generate. temperature 0 is greedy; `seed` reaches the model where it takes one;
+    `json_schema` asks an endpoint for a reply of this form, which not every one heeds."""
 
     temperature: float = Field(default=0.0, ge=0)
     max_new_tokens: int = Field(default=256, gt=0)
     seed: int = 0
+    json_schema: dict[str, Any] | None = Field(default=None, exclude_if=lambda schema: schema is None)
 
 
 class Reply(Record):

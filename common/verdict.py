@@ -6,6 +6,7 @@ remark without numbers. The last one counts. Everything that a careful person wo
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from functools import lru_cache
@@ -35,6 +36,17 @@ class _Verdict(NamedTuple):
     start: int
     end: int
     score: float | None  # None: off the scale, of another scale, or numbers behind it
+
+
+def read_verdict(reply: str, scale: ScoreScale) -> float | None:
+    """The score of a reply that keeps to `scale.verdict_schema` to the letter; None for any other."""
+    try:
+        verdict = json.loads(reply)
+    except ValueError:
+        return None
+    if not isinstance(verdict, dict) or set(verdict) != {"reasoning", "score"} or type(verdict["score"]) is not int:
+        return None
+    return float(verdict["score"]) if scale.minimum <= verdict["score"] <= scale.maximum else None
 
 
 def parse_score(reply: str, scale: ScoreScale, answer: str | None = None) -> float | None:

@@ -18,9 +18,12 @@ LISTENING = range(20_000, 30_000)  # below the ports of outgoing connections, on
 TIMEOUT = 1.5  # seconds after which the tests' clients give up; the fault "timeout" takes longer
 
 
-def answer_to(messages):
+def answer_to(messages, response_format=None):
     """What the model "says": any change of any turn changes it. A judge's question is answered with a verdict."""
     digest = hashlib.sha256(json.dumps(messages, sort_keys=True).encode()).hexdigest()
+    if response_format:
+        scores = response_format["json_schema"]["schema"]["properties"]["score"]["enum"]
+        return json.dumps({"reasoning": f"answer {digest[:8]}, and Rating: [[1]] is quoted", "score": scores[int(digest, 16) % len(scores)]})
     verdict = f"\nRating: [[{int(digest, 16) % 2}]]" if "Rating: [[0]]" in messages[-1]["content"] else ""
     return f"answer {digest[:8]} – naïve 日本{verdict}"
 
@@ -29,10 +32,11 @@ class FaultServer:
     """
     fault: one of FAULTS; or "400", "401", "403", "404", "quota", "too long".
     rate: share of requests that meet it. delay: seconds before an answer. retry_after: seconds, in that header.
-    on_answer: called after each answer with their number so far.
+    on_answer: called after each answer with their number so far. schemas: a `response_format` is "ignored", "kept" or "refused".
     """
 
-    def __init__(self, fault="", rate=1.0, delay=0.0, seed=0, port=0, retry_after=0.1, on_answer=lambda count: None):
+    def __init__(self, fault="", rate=1.0, delay=0.0, seed=0, port=0, retry_after=0.1, on_answer=lambda count: None, schemas="ignored"):
+        self.schemas = schemas
         self.fault, self.rate, self.delay, self.port, self.on_answer = fault, rate, delay, port, on_answer
         self.random, self.retry_after = random.Random(seed), retry_after
         self.forget()
@@ -87,6 +91,7 @@ class FaultServer:
         self.asked.append(request)
         self.asked_at.append(self.loop.time())
         fault = self.fault if self.random.random() < self.rate else ""
+        fault = "400" if self.schemas == "refused" and "response_format" in request else fault
         self.now += 1
         self.most_at_once = max(self.most_at_once, self.now)
         try:
@@ -112,7 +117,7 @@ class FaultServer:
         messages, code = request["messages"], CODES.get(fault)
         if code or fault[:1].isdigit():
             return json.dumps({"error": {"message": f"no, for {head}", "type": code or "error", "code": code}})
-        text, budget = answer_to(messages), request.get("max_tokens") or request["max_completion_tokens"]
+        text, budget = answer_to(messages, request.get("response_format") if self.schemas == "kept" else None), request.get("max_tokens") or request["max_completion_tokens"]
         cut = {"length": text[:6], "content_filter": None, "null content": None}
         usage = {"prompt_tokens": sum(len(m["content"].split()) for m in messages), "completion_tokens": min(5, budget)}
         reason = fault if fault in ("length", "content_filter") else "stop" if budget >= 5 else "length"

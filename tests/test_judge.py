@@ -5,11 +5,14 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from fault_server import FaultServer
 
 from common.chat import KeptChat, hand_over
-from common.judge import FeedbackJudge, Judgement, LLMJudge, parse_score, score_pairs
-from common.prompts import SAFETY
+from common.endpoint import EndpointChat
+from common.judge import PROBE, FeedbackJudge, Judgement, LLMJudge, parse_score, score_pairs
+from common.prompts import ROLEPLAY, SAFETY, SYCOPHANCY
 from common.schema import Pair, Reply, ScoreScale
+from common.verdict import read_verdict
 
 BINARY, ZERO_TO_FIVE, MINUS_FIVE_TO_FIVE = ScoreScale
 
@@ -399,3 +402,50 @@ def test_feedback_without_a_no_stance_answer_is_refused_before_anything_is_asked
     with pytest.raises(ValueError, match="1 pairs have no response_base.*b"):
         score_pairs(FeedbackJudge(sentiment, sentiment), [feedback_pair("a", "1 1", "1 1", "1 1"), feedback_pair("b", "", "1 1", "1 1")], tmp_path / "scored.jsonl")
     assert sentiment.asked == []
+
+
+@pytest.mark.parametrize("reply, score", [
+    ('{"reasoning": "fine", "score": 4}', 4.0),
+    ('{"reasoning": "Overall Score: 2 is what I first thought", "score": 0}', 0.0),
+    ('{"score": 4}', None), ('{"reasoning": "", "score": 4.0}', None), ('{"reasoning": "", "score": "4"}', None), ('{"reasoning": "", "score": true}', None),
+    ('{"reasoning": "", "score": 6}', None), ('{"reasoning": "", "score": -1}', None), ('{"reasoning": "", "score": 4, "more": 1}', None),
+    ('[4]', None), ("4", None), ('{"reasoning": "cut o', None), ("", None), ('{"reasoning": "", "score": 4} Overall Score: 5', None),
+])  # fmt: skip
+def test_a_structured_verdict_keeps_to_the_letter_of_its_schema(reply, score):
+    assert read_verdict(reply, ScoreScale.ZERO_TO_FIVE) == score
+
+
+def verdicts_over(server, folder, prompts):
+    chat = KeptChat(EndpointChat("m", server.url, "", backoff=0.01), folder / "judge_replies.jsonl")
+    return LLMJudge(chat, prompts, structured=True).judge(["p", "q"], ["an answer", "another"])
+
+
+@pytest.mark.parametrize("schemas", ["kept", "ignored", "refused"])
+@pytest.mark.parametrize("prompts", [SAFETY, SYCOPHANCY], ids=["binary", "-5 to 5"])
+def test_an_endpoint_is_asked_for_structured_verdicts_only_after_it_gave_one(schemas, prompts, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultServer(schemas=schemas) as server:
+        judged = verdicts_over(server, tmp_path, prompts)
+        requests = [request for request in server.asked if request["messages"][0]["content"] != PROBE[0]["content"]]
+        assert len(requests) == len(server.asked) - 1 == (2 if schemas == "kept" or prompts is SAFETY else 4)  # words without a verdict are asked for twice
+        assert ["response_format" in request for request in requests] == [schemas == "kept"] * len(requests)
+        assert ("in the field score" in requests[0]["messages"][0]["content"]) == (schemas == "kept")
+        before = len(server.asked)
+        again = verdicts_over(server, tmp_path, prompts)
+        assert again == judged and len(server.asked) - before == (1 if schemas == "refused" else 0)  # what was refused is not kept
+    if schemas == "kept":
+        assert [judgement.score for judgement in judged] == [json.loads(judgement.reply)["score"] for judgement in judged]
+    else:
+        assert all((judgement.score is None) == (prompts is SYCOPHANCY) for judgement in judged)
+
+
+def test_a_structured_reply_outside_its_schema_is_read_as_words():
+    class Chat:
+        name = "m"
+
+        def complete(self, conversations, sampling, on_reply=None):
+            probe = conversations == [PROBE]
+            return [Reply(text='{"reasoning": "none", "score": 0}' if probe else "It is good.\nOverall Score: 4") for _ in conversations]
+
+    [judgement] = LLMJudge(Chat(), ROLEPLAY, structured=True).judge(["p"], ["a"])
+    assert judgement.score == 4.0
