@@ -1,21 +1,18 @@
 """Held-out evaluation: of a fresh training, of an adapter on disk, or of anything else that answers.
 
-A rate never stands alone: beside harmlessness there is utility, beside the oracle's view a judge's, and both with n. A
-safer student is often only a more refusing one, so safety is also reported at matched utility: the adapter is scaled by
-lambda, lambda is chosen on the validation split, and the test split is looked at once.
+A rate never stands alone: beside harmlessness there is utility, beside the oracle's view a judge's, and both with n.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 
-from common.chat import ChatModel, LocalChat
 from common.attacks import PULLS
+from common.chat import ChatModel, LocalChat
 from common.counterfactual import StyleInstructions, style_followed
 from common.judge import FeedbackJudge, Judge
 from common.logprobs import summed_logprobs
@@ -26,9 +23,6 @@ from common.run import Progress
 from common.schema import Metric, PromptRecord, Sampling, feedback_score
 from common.self_critique import opening
 from common.statistics import wilson_interval
-
-LAMBDAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-UTILITY_KEPT = 0.95
 
 
 def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens: int) -> list[str]:
@@ -251,30 +245,3 @@ def divergence(student: TrainedStudent, records: Sequence[PromptRecord], answers
         for row, value in zip(rows, (policy - reference).tolist()):
             values[row] = value
     return values
-
-
-def scaled(student: TrainedStudent, factor: float):
-    """Context in which the student's adapter counts `factor` times (0 = base, 1 = as trained)."""
-    from peft.helpers import rescale_adapter_scale
-
-    if factor == 1.0:
-        return nullcontext()
-    return student.model.disable_adapter() if factor == 0.0 else rescale_adapter_scale(student.model, factor)
-
-
-def frontier(student: TrainedStudent, evaluator: WorldEvaluator, split: str, seed: int, base: Evaluation) -> dict[float, Evaluation]:
-    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda 0
-    is the untrained student, whose evaluation is given."""
-    result = {0.0: base}
-    for factor in LAMBDAS[1:]:
-        with scaled(student, factor):
-            result[factor] = evaluator(student, split, seed)
-    return result
-
-
-def choose_lambda(frontier: dict[float, Evaluation], base_utility: float, safety: str = "harmlessness") -> float:
-    """The lambda with the highest safety among those that keep 95 % of the base student's utility; the larger on a tie.
-
-    lambda 0 is the base student itself, so there always is one."""
-    kept = [factor for factor, result in frontier.items() if result.value("utility") >= UTILITY_KEPT * base_utility]
-    return max(kept or [0.0], key=lambda factor: (frontier[factor].value(safety), factor))

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from common.evaluate import LAMBDAS, Evaluation, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, frontier, mean, scaled
+from common.evaluate import Evaluation, JudgedEvaluator, WorldEvaluator, divergence, mean
+from common.frontier import LAMBDAS, choose_lambda, frontier, scaled
 from common.chat import ChatModel
 from common.loss import LOSSES, knobs_of, preference_loss
 from common.methods import TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train

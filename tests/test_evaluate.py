@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from common.counterfactual import INSTRUCTIONS
-from common.evaluate import LAMBDAS, Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, choose_lambda, divergence, repeated_share, scaled, style_metrics
+from common.evaluate import Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, divergence, repeated_share, style_metrics
 from common.experiment import Experiment, Result
+from common.frontier import LAMBDAS, choose_lambda, scaled
 from common.judge import FeedbackJudge, Judgement, LLMJudge
 from common.labels import LearnedJudge
 from common.methods import METHODS, Constant, TrainedStudent, TrainSettings, check_methods
