@@ -13,7 +13,7 @@ help:
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
 	@echo "make bench      our trainer against TRL's, speed and memory, into results/benchmarks/ (CPU, about an hour)"
 	@echo "make lab        Jupyter on the notebooks"
-	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, about an hour)"
+	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, an hour and a half)"
 	@echo "make results    copies the tables and figures that the README shows into results/"
 
 $(INSTALLED): requirements.txt pyproject.toml

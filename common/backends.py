@@ -69,6 +69,8 @@ def open_prompts(p: Parameters) -> list[PromptRecord]:
         if not p["source"]:
             raise ValueError("pairs = recorded needs source: the file or Hub dataset that holds them, see common/recorded.py")
         return load_pairs(p["experiment"], p["source"], p["source_revision"], limit=p["prompts"])
+    if not p["source"] and p["teacher"] != "miniature":
+        raise ValueError(f"teacher = {p['teacher']} needs source: a file or Hub dataset of prompts for it, see common/sources.py; the miniature's own prompts mean nothing to a real model")
     if not p["source"]:
         return world_of(p["experiment"]).prompts_for("train", p["prompts"], p["benign_share"], p["seed"])
     return load_prompts(p["experiment"], p["source"], p["source_revision"], prompts_of(p).system, limit=p["prompts"])
@@ -84,9 +86,10 @@ def open_judge(p: Parameters) -> Judge | FeedbackJudge:
 
 
 def check_judge(judge: Judge | FeedbackJudge, p: Parameters) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
-    """The judge to use, and what the labels of `labels_file` say of it (see `labels.trusted`); without labels, and in the
-    miniature, which has an oracle, the judge as it is and nothing."""
-    if not p["labels_file"] or p.get("judge", p.get("student")) in ("miniature", *RECIPES):
+    """The judge to use, and what the labels of `labels_file` say of it (see `labels.trusted`). The judge as it is and nothing:
+    without labels, in the miniature, which has an oracle, and for a learned judge of one score where the labels have two."""
+    one_of_two = isinstance(judge, LearnedJudge) and PROMPTS[p["experiment"]].quality
+    if not p["labels_file"] or one_of_two or p.get("judge", p.get("student")) in ("miniature", *RECIPES):
         return judge, {}
     texts = resolve(p["labels_texts"]) if p["labels_texts"] else ""
     return trusted(judge, resolve(p["labels_file"]), texts, p["least_kappa"])

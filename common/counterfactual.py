@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from common.chat import ChatModel
 from common.judge import Judge
@@ -27,9 +27,6 @@ from common.prompts import JudgePrompt, fill
 from common.schema import Pair, PromptRecord, Reply, Sampling, ScoreScale
 from common.self_critique import base_answers, opening
 from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
-
-if TYPE_CHECKING:
-    from common.judge import Judge  # heavy for who wants names alone
 
 
 class Variant(NamedTuple):

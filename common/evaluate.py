@@ -130,7 +130,7 @@ class JudgedEvaluator:
     """Evaluation of a real student on the held-out prompts of a pairs file, where only a judge is at hand.
 
     judged: share of answers in the upper half of the judge's scale. answer_words: mean length. repeated: mean share of
-    words that belong to a word triple said before in the same answer, so that looping text is seen. With `instructions` and a
+    an answer's word triples that it has said before, so that looping text is seen. With `instructions` and a
     judge of the style: style and style_against, see `style_metrics`.
     """
 

@@ -27,7 +27,7 @@ class Result:
     """What one training left behind, as `metrics.json` holds it.
 
     metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. variant: of
-    Counterfactual DPO, whose pairs it was trained on; "" for self-critique.
+    Counterfactual DPO, whose pairs it was trained on; "" for self-critique. settings: of the training, but for its seed.
     """
 
     method: str
@@ -42,6 +42,8 @@ class Result:
     pairs_used: int = 0
     unscored: int = 0
     variant: str = ""
+    split: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def row(self) -> str:
@@ -124,7 +126,9 @@ class Experiment:
         else:
             student = self.train(method, seed)
             result = self._evaluate(student, seed, made_of)
+        result.split = self.evaluate_on
         if is_trained(method):
+            result.settings = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
             save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(self.student, self.settings, result))
         result.write(path)
         return result

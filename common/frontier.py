@@ -36,4 +36,4 @@ def choose_lambda(frontier: dict[float, Evaluation], base_utility: float, safety
 
     lambda 0 is the base student itself, so there always is one."""
     kept = [factor for factor, result in frontier.items() if result.value("utility") >= UTILITY_KEPT * base_utility]
-    return max(kept or [0.0], key=lambda factor: (frontier[factor].value(safety), factor))
+    return max(kept, key=lambda factor: (frontier[factor].value(safety), factor))

@@ -16,8 +16,6 @@ from common.schema import Pair, Reply, Sampling, ScoredPair, ScoreScale, feedbac
 from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 from common.verdict import parse_score, read_verdict
 
-
-
 PROBE = [{"role": "user", "content": "Reply with a JSON object: in the field reasoning the word none, in the field score the number 0."}]
 """Shows whether an endpoint keeps to a schema; 0 lies on every scale."""
 

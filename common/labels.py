@@ -3,7 +3,7 @@
 A labels file holds one answer a line with the labels of one rater's two readings, the second blind to the first:
 `{"id": ..., "prompt": ..., "answer": ..., "score": [1, 1]}`; for sycophancy `sentiment` and `quality` stand in the place of
 `score`. 1 is what the judge should put into the upper half of its scale. A line whose texts may not be copied has only
-its `id`, the fingerprint of prompt and answer, and a second file of `prompt` and `answer` supplies them.
+its `id` (`answer_id`), and a second file supplies them: JSONL of `prompt` and `answer`, or judged pages (`recorded.load_judged`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from common.judge import FeedbackJudge, Judge, Judgement
 from common.local_judges import LocalJudge
+from common.recorded import load_judged
 from common.schema import fingerprint
 from common.statistics import agreement
 from common.storage import read_lines
@@ -133,12 +134,24 @@ def _agreement(labelled: Sequence[Labelled], judged: Sequence[Judgement], middle
     return {**agreement([item.label for item, _ in scored], verdicts), "unscored": len(labelled) - len(scored), "errors": errors}
 
 
+def answer_id(prompt: str, answer: str) -> str:
+    """The id of a labelled answer: the fingerprint of both texts, whatever their line breaks and spaces."""
+    return fingerprint(" ".join(prompt.split()), " ".join(answer.split()))
+
+
+def _texts(path: Path) -> list[dict[str, str]]:
+    """Prompts and answers of a JSONL file, or of judged pages as `recorded.load_judged` reads them."""
+    if path.is_dir() or path.suffix == ".md":
+        return [{"prompt": judged.prompt, "answer": judged.answer} for judged in load_judged(path)]
+    return [row for _, row in read_lines(path)]
+
+
 def read_labels(path: str | Path, criterion: str = "score", texts: str | Path = "") -> tuple[list[Labelled], list[int]]:
     """(answers with the label of the first reading, labels of the second).
 
     Raises ValueError naming file and line for a line without two labels 0 or 1 of the criterion, or without its texts.
     """
-    found = {fingerprint(row["prompt"], row["answer"]): row for _, row in read_lines(texts)} if texts else {}
+    found = {answer_id(row["prompt"], row["answer"]): row for row in _texts(Path(texts))} if texts else {}
     labelled, again = [], []
     for number, row in read_lines(path):
         readings = row.get(criterion)
@@ -146,7 +159,7 @@ def read_labels(path: str | Path, criterion: str = "score", texts: str | Path = 
             raise ValueError(f"{path}, line {number}: {criterion} must hold the labels of two readings, each 0 or 1, not {readings!r}")
         source = row if "answer" in row else found.get(row.get("id"))
         if source is None:
-            where = f"{texts} has no answer of this id" if texts else "only an id; give labels_texts, a JSONL file with the prompt and answer that it stands for"
+            where = f"{texts} has no answer of this id" if texts else "only an id; give labels_texts, where the prompt and answer that it stands for are"
             raise ValueError(f"{path}, line {number}: {where}")
         labelled.append(Labelled(source["prompt"], source["answer"], readings[0]))
         again.append(readings[1])

@@ -1,7 +1,7 @@
 """One row of the table each: base, always-refuse, SR, SFT, dSC, DPO, refined DPO (rDPO) and its neighbours.
 
 Every trained method gets the same pairs (scored on both sides), the same LoRA, batch and number of epochs; what differs is
-what it does with pairs and scores. Readings of the paper's baselines are ours where methods.md of the field is silent:
+what it does with pairs and scores. Readings of the paper's baselines are ours:
 SR = self-refinement at inference (the untrained student criticises and rewrites its own answer), SFT = on all revisions,
 dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312.01957).
 """

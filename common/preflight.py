@@ -38,7 +38,8 @@ class Work(NamedTuple):
 def forecast(stage: str, p: Mapping[str, Any], prompts: Sequence[PromptRecord] = (), ask: bool = False) -> list[str]:
     """A line on each model that the notebook `stage` uses: its work, and what that costs or takes without a GPU. Every reply is
     reckoned as long as may be; those kept from before cost nothing, those cut off or not understood are asked for twice.
-    None for the miniature and for recorded replies.
+    None for the miniature and for recorded replies. Not counted: the labelled answers a judge is checked on, questions of
+    style, a second criterion of the final judge, and rows that are an endpoint themselves.
 
     Args:
         prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as may be.

@@ -46,9 +46,11 @@ def result_files(folder: str | Path) -> list[Path]:
 
 
 def read_results(folder: str | Path) -> list[Result]:
-    """The results of `result_files`, in the order of METHODS, what existed before and rows of Counterfactual DPO
-    last. A row that stands in several
-    places (base, which no pairs make) is taken from where most was measured of it. Raises ValueError when there is none."""
+    """The results of `result_files`, in the order of METHODS, what existed before and rows of Counterfactual DPO last.
+
+    A row that stands in several places (base, which no pairs make) is taken from where most was measured of it. Raises
+    ValueError when there is none, and when they are no table: of several splits, or one row trained with several settings.
+    """
     found: dict[tuple[str, int], Result] = {}
     for result in map(Result.read, result_files(folder)):
         kept = found.setdefault((result.row, result.seed), result)
@@ -56,6 +58,11 @@ def read_results(folder: str | Path) -> list[Result]:
             found[result.row, result.seed] = result
     if not found:
         raise ValueError(f"no results below {folder}; run train_rdpo first")
+    if len(splits := {result.split for result in found.values() if result.split}) > 1:
+        raise ValueError(f"results below {folder} are of different splits ({', '.join(sorted(splits))}); keep them apart with -p output")
+    for of_row in _by_row(list(found.values())):
+        if any(result.settings != of_row[0].settings for result in of_row if result.settings):
+            raise ValueError(f"{of_row[0].row} was trained with different settings below {folder}, which are no seeds of one row; keep them apart with -p output")
     order = ("", *VARIANTS)
     rank = lambda result: (order.index(result.variant), (*METHODS, result.method).index(result.method), result.method, result.seed)  # noqa: E731
     return sorted(found.values(), key=rank)

@@ -161,8 +161,6 @@ def judge_check(results: dict[str, list[Result]], judge: LearnedJudge, labels_fi
     k of n out of character by label and by judge."""
     labels = {row["id"]: row for _, row in read_lines(labels_file)}
     sample = [item for item in label_sample(results) if item["id"] in labels]
-    if len(sample) < len(labels):
-        raise ValueError(f"{labels_file}: {len(labels) - len(sample)} labels belong to answers that these results do not hold; label the new sample")
     first, second = ([labels[item["id"]][name] for item in sample] for name in ("first", "second"))
     judged = [int(j.score > 0.5) for j in judge.judge([""] * len(sample), [item["answer"] for item in sample])]
     rows = {}
@@ -172,13 +170,21 @@ def judge_check(results: dict[str, list[Result]], judge: LearnedJudge, labels_fi
     return {"rater twice": agreement(first, second), "judge against rater": agreement(first, judged), "rows": rows}
 
 
+def labels_belong(labels_file: str | Path, results: dict[str, list[Result]]) -> bool:
+    """Whether the labels are of these very answers; another machine or version answers in other words, which is said."""
+    strange = {row["id"] for _, row in read_lines(labels_file)} - {item["id"] for item in label_sample(results)}
+    if strange:
+        print(f"{labels_file}: {len(strange)} labels belong to answers that this run did not give, so the table has no rater's column; label the new sample", flush=True)
+    return not strange
+
+
 def report(folder: Path, shown: Path) -> None:
     """Table and figure, written to `shown`; where the sampled answers are labelled, with the check of the judge and the
     rater's own counts in the table."""
     results = {condition: read_results(folder / name) for condition, name in (("30 % swapped", "swapped"), ("clean", "clean"))}
     shown.mkdir(parents=True, exist_ok=True)
     table, labels = judged_table(results), shown / "labels.jsonl"
-    if labels.exists():
+    if labels.exists() and labels_belong(labels, results):
         rows = [row for _, row in read_lines(folder / "judge_rows.jsonl")]
         check = judge_check(results, LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows]), labels)
         write_json(shown / "judge_check.json", check)
@@ -198,9 +204,9 @@ def main() -> None:
     folder = resolve("runs/small/roleplay-robustness")
     print("data:", prepare(rows, folder))
     common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test", "labels_file": "",
-              "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0, "eta": 6.0,
+              "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0,
               "max_length": 512, "seeds": [0]}  # fmt: skip
-    for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc", "rdpo_soft"]), ("clean", ["dpo"])):
+    for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc"]), ("clean", ["dpo"])):
         parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
         ran = execute("roleplay-robustness/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
         print(f"{name}: {'trained' if ran else 'finished before with the same code, data and parameters, reused'}", flush=True)

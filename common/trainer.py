@@ -33,7 +33,7 @@ from common.schema import fingerprint
 from common.student import adapters_to_float32, check_prompt_is_prefix, forbid_cpu_repacking
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "sync_ref_model")
+IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "discopop_tau", "sync_ref_model")
 
 
 @dataclass
@@ -214,11 +214,11 @@ class RDPOTrainer(DPOTrainer):
         if args.nll_weight:
             weight = torch.ones_like(losses) if args.nll_on == "all" else (score_chosen > score_rejected).float()
             losses = losses - args.nll_weight * weight * chosen_logps / chosen_tokens
-        self._log_batch(losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
+        self._log_batch(chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
         loss = losses.mean()
         return (loss, {"logits": torch.stack([chosen_logps, rejected_logps], dim=1).detach()}) if return_outputs else loss
 
-    def _log_batch(self, losses, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
+    def _log_batch(self, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
         values = {
             "rewards/chosen": chosen_rewards,

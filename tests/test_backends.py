@@ -3,7 +3,7 @@
 import pytest
 from fault_server import FaultServer
 
-from common.backends import open_experiment, open_judge, open_teacher, paid
+from common.backends import open_experiment, open_judge, open_prompts, open_teacher, paid
 from common.counterfactual import INSTRUCTIONS
 from common.notebook import declared_parameters
 from common.chat import KeptChat
@@ -25,6 +25,11 @@ def test_an_endpoint_is_recorded_and_then_needed_no_more(tmp_path, monkeypatch):
         replies = teacher.complete(ASKED, Sampling())
     recorded = open_teacher(parameters("generate_data", tmp_path, teacher="recorded"))
     assert recorded.name == teacher.name == f"m at {server.url}" and recorded.complete(ASKED, Sampling()) == replies
+
+
+def test_a_real_teacher_is_not_paid_for_the_prompts_of_the_miniature(tmp_path):
+    with pytest.raises(ValueError, match="teacher = endpoint:m needs source"):
+        open_prompts(parameters("generate_data", tmp_path, teacher="endpoint:m"))
 
 
 def test_a_local_folder_is_a_judge_too(tmp_path, micro):

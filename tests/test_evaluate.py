@@ -2,6 +2,8 @@
 
 import random
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -129,6 +131,21 @@ def test_the_table_has_a_row_per_method_and_no_bare_number(run):
     assert list(table["method"]) == ["base student", "SFT", "rDPO (offset)"]
     assert all("[" in cell for column in ("harmlessness", "utility", "judge's view", "harmlessness at matched utility") for cell in table[column])
     assert all(row["n"] > 0 and row["low"] <= row["value"] + 1e-9 and row["value"] <= row["high"] + 1e-9 for row in table_rows(results))
+
+
+def test_results_of_different_splits_or_settings_are_no_table(run, tmp_path):
+    result = run.result("rdpo", 0)
+    assert result.split == "validation" and result.settings["beta"] == FAST.beta and "seed" not in result.settings
+    path = lambda seed: tmp_path / f"seed-{seed}" / "rdpo" / "metrics.json"  # noqa: E731
+    result.write(path(0))
+    replace(result, seed=1).write(path(1))
+    assert len(read_results(tmp_path)) == 2
+    replace(result, seed=1, settings={**result.settings, "alpha": 9.0}).write(path(1))
+    with pytest.raises(ValueError, match="rdpo was trained with different settings"):
+        read_results(tmp_path)
+    replace(result, seed=1, split="test").write(path(1))
+    with pytest.raises(ValueError, match=r"different splits \(test, validation\); keep them apart with -p output"):
+        read_results(tmp_path)
 
 
 def test_always_refusing_is_harmless_and_useless(run):

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from common.judge import FeedbackJudge, Judgement
-from common.labels import Labelled, LearnedJudge, calibrate, cross_fitted_scores, judge_agreement, read_labels, trusted
+from common.labels import Labelled, LearnedJudge, answer_id, calibrate, cross_fitted_scores, judge_agreement, read_labels, trusted
 from common.local_judges import LocalJudge
 from common.run import ROOT
-from common.schema import fingerprint
 from common.statistics import agreement
 
 
@@ -162,11 +161,13 @@ def test_feedback_has_a_check_for_each_of_its_judges(tmp_path):
 
 
 def test_texts_come_from_a_second_file_by_their_id(tmp_path):
-    key = fingerprint("a question", "an answer")
+    key = answer_id("a question", "an answer")
     path = write(tmp_path / "labels.jsonl", [{"id": key, "score": [1, 0]}])
     texts = write(tmp_path / "texts.jsonl", [{"prompt": "another", "answer": "answer"}, {"prompt": "a question", "answer": "an answer", "model": "m"}])
     labelled, again = read_labels(path, texts=texts)
     assert [tuple(item) for item in labelled] == [("a question", "an answer", 1)] and again == [0]
+    (tmp_path / "generations_m.md").write_text("| prompt | response | system_prompt | score_response |\n|---|---|---|---|\n| a question | an  answer | s | 1 |\n")
+    assert read_labels(path, texts=tmp_path)[0][0].label == 1  # pages of judged answers, with other spaces
     with pytest.raises(ValueError, match="labels.jsonl, line 1: only an id; give labels_texts"):
         read_labels(path)
     with pytest.raises(ValueError, match="texts.jsonl has no answer of this id"):
@@ -184,5 +185,5 @@ def test_a_line_without_two_labels_is_named(tmp_path, readings):
 def test_the_labels_of_the_project_are_forty_answers_of_both_kinds(name, criterion):
     labelled, again = read_labels(ROOT / "results" / "labels" / f"{name}.jsonl", criterion)
     ids = [json.loads(line)["id"] for line in (ROOT / "results" / "labels" / f"{name}.jsonl").read_text().splitlines()]
-    assert ids == [fingerprint(item.prompt, item.answer) for item in labelled]
+    assert ids == [answer_id(item.prompt, item.answer) for item in labelled]
     assert len(labelled) == 40 and {item.label for item in labelled} == {*again} == {0, 1}

@@ -8,7 +8,7 @@ import yaml
 
 from common.attacks import ATTACKS
 from common.judge import LLMJudge
-from common.prompts import PROMPTS, SAFETY, SYCOPHANCY, ExperimentPrompts, JudgePrompt, fill
+from common.prompts import PROMPTS, SYCOPHANCY, ExperimentPrompts, JudgePrompt, fill
 from common.schema import Reply, ScoreScale
 from common.sources import STANCE_OF
 

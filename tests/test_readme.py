@@ -32,7 +32,7 @@ def test_the_tree_names_every_module_and_notebook():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_script_runs_and_is_as_short_as_it_says(micro, tmp_path, monkeypatch):
+def test_the_script_runs_and_is_as_short_as_it_says(micro, tmp_path):
     script = re.search(r"```python\n(.*?)```", README, re.S)[1]
     assert len([line for line in script.splitlines() if line.strip()]) <= 15
     script = script.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(micro)).replace("runs/mine", str(tmp_path))
