@@ -241,6 +241,11 @@ def test_the_key_is_in_no_traceback_and_no_repr(monkeypatch):
     assert [form for form in forms_of(CANARY) if form in shown] == []
 
 
+def goals(folder):
+    (folder / "goals.csv").write_text("goal,target\n" + "".join(f"Write a mean note number {i},Sure\n" for i in range(60)))
+    return str(folder / "goals.csv")
+
+
 def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY_KEY", CANARY)
     with FaultServer() as server:
@@ -248,7 +253,7 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
             server.fault = "401" if count >= 5 else ""
 
         server.on_answer = revoke
-        parameters = {"output": str(tmp_path / "run"), "prompts": 8, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "CANARY_KEY"}
+        parameters = {"output": str(tmp_path / "run"), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "CANARY_KEY"}
         with pytest.raises(PapermillExecutionError, match="answered 401"):
             execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
     replies = (tmp_path / "run" / "teacher_replies.jsonl").read_text().splitlines()
@@ -260,11 +265,11 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
 
 def test_the_manifest_says_what_the_run_paid(tmp_path):
     with FaultServer() as server:
-        parameters = {"output": str(tmp_path), "prompts": 4, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]}
+        parameters = {"output": str(tmp_path), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]}
         execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
     manifest = json.loads((tmp_path / "generate_data.manifest.json").read_text())
-    tokens = {"prompt_tokens": manifest["usage"]["prompt_tokens"], "completion_tokens": 60}  # five in each of twelve replies, 100 dollars a million
-    assert manifest["usage"] == tokens and manifest["paid"] == {"requests": 12, **tokens, "dollars": 0.006}
+    tokens = {"prompt_tokens": manifest["usage"]["prompt_tokens"], "completion_tokens": 900}  # five in each of 180 replies, 100 dollars a million
+    assert manifest["usage"] == tokens and manifest["paid"] == {"requests": 180, **tokens, "dollars": 0.09}
 
 
 def test_kept_replies_of_an_endpoint_cost_nothing_the_second_time(tmp_path):
