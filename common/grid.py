@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import Queue
 from typing import Any, NamedTuple
 
+from common.counterfactual import variant_named
 from common.notebook import execute
 from common.run import resolve
 
@@ -26,7 +27,7 @@ class Step(NamedTuple):
 
     @property
     def name(self) -> str:
-        return self.notebook + (f" ({self.pairs})" if self.pairs.startswith("counterfactual_") else "")
+        return self.notebook + (f" ({self.pairs})" if variant_named(self.pairs) else "")
 
     @property
     def notebook(self) -> str:
