@@ -168,11 +168,12 @@ def open_experiment(p: Parameters) -> Experiment:
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
     prompts = [record for record in read_records(path, PromptOfLine) if record.split != "train"]
-    judge, found = check_judge(_final_judge(p), p)
+    asked = _final_judge(p)
+    judge, found = check_judge(asked, p)
     for criterion, checks in found.items():
         print(f"final judge, {criterion}:", {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()})
     kind = FeedbackEvaluator if isinstance(judge, FeedbackJudge) else JudgedEvaluator
-    style_judge = _style_judge(judge, p) if instructions else None
+    style_judge = _style_judge(asked, p) if instructions else None  # a calibrated judge knows one question only
     evaluator = kind(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"], instructions, style_judge)
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 

@@ -5,6 +5,7 @@ from fault_server import FaultServer
 
 from common.backends import open_experiment, open_judge, open_prompts, open_teacher, paid
 from common.counterfactual import INSTRUCTIONS
+from common.labels import CalibratedJudge
 from common.notebook import declared_parameters
 from common.chat import KeptChat
 from common.methods import TrainedStudent
@@ -101,6 +102,13 @@ def test_the_style_of_a_real_student_is_asked_of_the_final_judge(variant, metric
     assert [prompts for _, prompts in judge_asks] == [plain] * (3 if metrics else 1)
     assert sum(INSTRUCTIONS["safety"].desired in question for question, _ in judge_asks) == len(metrics)
     assert not metrics or run.evaluator.style_judge.model is run.evaluator.judge.model
+
+
+def test_a_calibrated_final_judge_is_still_asked_about_the_style(tmp_path, micro, monkeypatch):
+    monkeypatch.setattr("common.backends.check_judge", lambda judge, p: (CalibratedJudge(judge, [0.1, 0.2], [0, 1]), {}))
+    given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, "contrastive"), "final_judge": f"yes_no:{micro}", "train_pairs": 0}
+    evaluator = open_experiment(parameters("train_rdpo", tmp_path, **given)).evaluator
+    assert isinstance(evaluator.judge, CalibratedJudge) and INSTRUCTIONS["safety"].desired in evaluator.style_judge.question
 
 
 def test_a_learned_judge_cannot_be_asked_about_a_style(tmp_path, micro):
