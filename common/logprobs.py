@@ -4,7 +4,7 @@ positions that predict a completion, in chunks."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
@@ -15,12 +15,17 @@ import torch
 from torch import Tensor
 
 from common.lm_head import target_logprobs
-from common.packing import Packed, Sequence, dense_mask, pack, sparse_mask
+from common.packing import Packed, Sequence, dense_mask, pack, sparse_mask, stretches_mask
 from common.student import forbid_cpu_repacking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.utils import ModelOutput
+
+    MaskMaker = Callable[..., Tensor]
+
+SHORT_ROW = 192
+"""Tokens of a row below which a CPU computes one masked attention sooner than many small ones."""
 
 
 def pair_logprobs(
@@ -60,9 +65,12 @@ def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, pa
     A group is what shares its beginning (see `common.packing`). A model that cannot be packed exactly gets padded rows,
     one per sequence, and the same numbers; so it does with `packed=False`.
     """
-    if not packed or not packs_exactly(model):
+    if not packed or (make := _mask_maker(model)) is None:
         return _in_rows(model, list(chain.from_iterable(groups)))
-    return _packed_logprobs(model, pack(groups))
+    rows = pack(groups)
+    if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
+        make = _dense(model)
+    return _packed_logprobs(model, rows, make)
 
 
 def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
@@ -95,15 +103,18 @@ def _in_rows(model: torch.nn.Module, sequences: list[Sequence]) -> Tensor:
     return completion_logprobs(model, ids, mask, completion).sum(dim=1)
 
 
-def _packed_logprobs(model: torch.nn.Module, packed: Packed) -> Tensor:
+def _packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> Tensor:
     causal = _causal_model(model)
     packed = packed.to(next(model.parameters()).device)
     outputs: list[ModelOutput] = []
-    hook = causal.base_model.register_forward_hook(lambda module, args, output: outputs.append(output))
-    try:  # through the wrapper; the head sees one position a row, and the rest below
-        model(
-            input_ids=packed.input_ids, attention_mask=_masks(causal, packed), position_ids=packed.position_ids, use_cache=False, logits_to_keep=1
-        )
+
+    def keep(decoder, args, output):
+        outputs.append(output)
+        return type(output)(last_hidden_state=output.last_hidden_state[:1, :1])
+
+    hook = causal.base_model.register_forward_hook(keep)
+    try:  # through the wrapper; the head sees one position here, and the scored ones below
+        model(input_ids=packed.input_ids, attention_mask=_masks(causal, packed, make), position_ids=packed.position_ids, use_cache=False)
     finally:
         hook.remove()
     states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
@@ -118,10 +129,9 @@ def _causal_model(model: torch.nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None)
 
 
-def _masks(causal: PreTrainedModel, packed: Packed):
+def _masks(causal: PreTrainedModel, packed: Packed, make: MaskMaker):
     """One mask, or one per kind of layer for a model that mixes full and sliding-window attention."""
     config = causal.config.get_text_config()
-    make = partial(dense_mask, dtype=causal.dtype) if config._attn_implementation != "flex_attention" else sparse_mask
     masks = {kind: make(packed, window=config.sliding_window if kind == "sliding_attention" else None) for kind in _layer_kinds(config)}
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
@@ -131,7 +141,7 @@ def _layer_kinds(config) -> list[str]:
     return sorted(set(getattr(config, "layer_types", None) or [only]))
 
 
-_exact: WeakKeyDictionary[torch.nn.Module, bool] = WeakKeyDictionary()
+_makers: WeakKeyDictionary[torch.nn.Module, MaskMaker | None] = WeakKeyDictionary()
 
 
 def packs_exactly(model: torch.nn.Module) -> bool:
@@ -140,16 +150,42 @@ def packs_exactly(model: torch.nn.Module) -> bool:
     False, with one warning that says why, for recurrent and chunked layers, for positions that do not restart, and for
     a forward that ignores masks or position ids.
     """
+    return _mask_maker(model) is not None
+
+
+def _mask_maker(model: torch.nn.Module) -> MaskMaker | None:
+    """The fastest masks with which packed rows give this model's own numbers, None where no mask does."""
     causal = _causal_model(model)
-    if causal not in _exact:
-        reason = _reason_not_to_pack(model, causal)
-        _exact[causal] = reason is None
-        if reason:
-            warnings.warn(f"{type(causal).__name__} is computed in padded rows, one per completion: {reason}", stacklevel=2)
-    return _exact[causal]
+    if causal not in _makers:
+        _makers[causal] = None
+        for make in _candidates(causal):
+            reason = _reason_not_to_pack(model, causal, make)
+            if reason is None:
+                _makers[causal] = make
+                break
+        else:
+            warnings.warn(f"{type(causal).__name__} is computed in padded rows, one per completion: {reason}", stacklevel=3)
+    return _makers[causal]
 
 
-def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel) -> str | None:
+def _dense(model: torch.nn.Module) -> MaskMaker:
+    return partial(dense_mask, dtype=_causal_model(model).dtype)
+
+
+def _candidates(causal: PreTrainedModel) -> list[MaskMaker]:
+    """Masks to try, the fastest first. sdpa makes way for an attention that skips what is hidden."""
+    from common import shared_attention
+
+    config, dense = causal.config.get_text_config(), _dense(causal)
+    if config._attn_implementation == "flex_attention":
+        return [sparse_mask]
+    if config._attn_implementation != "sdpa" or any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
+        return [dense]
+    causal.set_attn_implementation(shared_attention.NAME)
+    return [stretches_mask if causal.device.type == "cpu" else sparse_mask, dense]
+
+
+def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: MaskMaker) -> str | None:
     config = causal.config.get_text_config()
     unknown = set(_layer_kinds(config)) - {"full_attention", "sliding_attention"}
     if unknown or getattr(causal, "_is_stateful", False):
@@ -164,7 +200,7 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel) -> str 
     with _as_for_evaluation(model), _narrow_window(config), torch.no_grad():
         plain = _in_rows(model, list(chain.from_iterable(groups)))
         try:
-            found = _packed_logprobs(model, pack(groups, row_tokens=64))
+            found = _packed_logprobs(model, pack(groups, row_tokens=64), make)
         except Exception as error:
             return f"it takes no packed rows ({type(error).__name__}: {error})"
     tolerance = 1e-4 if causal.dtype == torch.float32 and not torch.is_autocast_enabled(plain.device.type) else 3e-2

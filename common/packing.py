@@ -31,6 +31,8 @@ class Packed:
         group's first sequence and so on.
     source: (scored,) place, in the flattened rows, of the token whose state predicts each scored token.
     targets, sequence: (scored,) its id and the number of its sequence.
+    stretches: (stretches, 5), one for the shared tokens of a group and one for the rest of each sequence: row, where the tokens
+        begin that it sees besides its own, how many, where its own begin, how many.
     """
 
     input_ids: Tensor
@@ -40,6 +42,7 @@ class Packed:
     source: Tensor
     targets: Tensor
     sequence: Tensor
+    stretches: Tensor
     sequences: int
 
     def to(self, device: torch.device) -> Packed:
@@ -63,13 +66,16 @@ def pack(groups: list[list[Sequence]], row_tokens: int = 0) -> Packed:
 
     tokens = []  # per row: (id, position, group, branch) of every token
     scored = []  # (source, target, sequence)
+    stretches = []
     for number, row in enumerate(rows):
         filled = []
         for g in row:
             begin, start = len(filled), shared[g]
             filled += [(token, j, g, 0) for j, token in enumerate(inputs[g][0][:start])]
+            stretches.append((number, begin, 0, begin, start))
             for s, ids in enumerate(inputs[g]):
                 own = len(filled) - start  # row place of the sequence's token j, once past the shared ones
+                stretches.append((number, begin, start, len(filled), len(ids) - start))
                 filled += [(token, j, g, s + 1) for j, token in enumerate(ids[start:], start)]
                 whole, prompt = groups[g][s]
                 places = ((begin if j < start else own) + j for j in range(prompt - 1, len(ids)))
@@ -77,7 +83,7 @@ def pack(groups: list[list[Sequence]], row_tokens: int = 0) -> Packed:
         tokens.append(filled + [(0, 0, -1, 0)] * (width - len(filled)))
     ids, positions, group, branch = torch.tensor(tokens).reshape(len(rows), width, 4).unbind(2)
     source, targets, sequence = torch.tensor(sorted(scored, key=lambda token: token[2]), dtype=torch.long).reshape(-1, 3).unbind(1)
-    return Packed(ids, positions, group, branch, source, targets, sequence, first[-1])
+    return Packed(ids, positions, group, branch, source, targets, sequence, torch.tensor([s for s in stretches if s[-1]]), first[-1])
 
 
 def _first_fit(lengths: list[int], room: int) -> list[list[int]]:
@@ -116,6 +122,13 @@ def sparse_mask(packed: Packed, window: int | None = None) -> BlockMask:
         return _may_see([mark[row, query] for mark in marks], [mark[row, key] for mark in marks], window)
 
     return create_block_mask(may_see, rows, None, length, length, device=packed.input_ids.device.type)
+
+
+def stretches_mask(packed: Packed, window: int | None = None) -> Tensor:
+    """What `common.shared_attention` takes in place of a mask: (1, 1, stretches, 6) integers, `packed.stretches` and the
+    window (0 is none)."""
+    windows = torch.full_like(packed.stretches[:, :1], window or 0)
+    return torch.cat([packed.stretches, windows], dim=1)[None, None]
 
 
 def _marks(packed: Packed) -> list[Tensor]:

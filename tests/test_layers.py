@@ -10,7 +10,7 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss", "feedback"},
-    {"prompts", "storage", "verdict", "statistics", "packing", "lm_head", "student", "pacing"},
+    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing"},
     {"chat", "logprobs", "preference", "reference", "run"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},

@@ -10,7 +10,7 @@ from tiny_models import tiny_causal_model, tiny_config, tiny_tokenizer
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from common import lm_head, logprobs
+from common import lm_head, logprobs, shared_attention
 from common.logprobs import grouped_logprobs, packs_exactly, pair_logprobs, summed_logprobs
 from common.packing import pack
 from common.student import load_student, lora_settings
@@ -76,17 +76,20 @@ def alone(model, prompts, chosen, rejected):
     return torch.stack(sums).view(2, -1)
 
 
-def distance(model, found, expected, weights=None):
+def distance(model, found, expected):
     """Largest relative difference of the sums, and the relative distance of the gradients of a weighted sum of them."""
-    weights = torch.linspace(-1.0, 1.3, found.numel()).view_as(found) if weights is None else weights
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    gradients = []
-    for value in (found, expected):
-        parts = torch.autograd.grad((value * weights).sum(), trained, allow_unused=True)
-        gradients.append(torch.cat([part.flatten().float() for part in parts if part is not None]))
-    assert gradients[1].norm() > 0
+    of_found, of_expected = (gradient_of(model, value) for value in (found, expected))
     values = ((found - expected).abs() / expected.abs()).detach().max()
-    return float(values), float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
+    return float(values), float((of_found - of_expected).norm() / of_expected.norm())
+
+
+def gradient_of(model, values):
+    """Gradient of a weighted sum of values with respect to everything that is trained."""
+    weights = torch.linspace(-1.0, 1.3, values.numel()).view_as(values)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradient = torch.cat([part.flatten().float() for part in torch.autograd.grad((values * weights).sum(), trained, allow_unused=True) if part is not None])
+    assert gradient.norm() > 0
+    return gradient
 
 
 def train_lora(model):
@@ -102,14 +105,51 @@ def train_lora(model):
 LENGTHS = [(20, 5, 9), (3, 12, 1), (1, 1, 1), (11, 2, 30), (6, 4, 4)]  # the windows end inside prompts and inside answers
 
 
+@pytest.fixture(params=[10**6, 0], ids=["masks", "stretches"])
+def attention(request, monkeypatch):
+    monkeypatch.setattr(logprobs, "SHORT_ROW", request.param)
+    monkeypatch.setattr(shared_attention, "QUERIES_AT_ONCE", 5)  # so that most stretches go in several blocks
+
+
 @pytest.mark.parametrize("architecture, more", MODELS)
-def test_packed_rows_equal_every_sequence_alone(architecture, more, make):
+def test_packed_rows_equal_every_sequence_alone(architecture, more, make, attention):
     check_against_alone(make(architecture, **more))
 
 
 @pytest.mark.parametrize("architecture, more", MODELS[:-2])  # those whose layers are all nn.Linear
-def test_packed_rows_equal_every_sequence_alone_with_an_adapter(architecture, more, make):
+def test_packed_rows_equal_every_sequence_alone_with_an_adapter(architecture, more, make, attention):
     check_against_alone(train_lora(make(architecture, **more)))
+
+
+@pytest.mark.parametrize("architecture, more", MODELS)
+def test_attention_in_stretches_takes_the_place_of_sdpa_alone(architecture, more, make, monkeypatch):
+    model = make(architecture, **more)
+    takes, before = model.config._attn_implementation == "sdpa", model.config._attn_implementation
+    monkeypatch.setattr(logprobs, "SHORT_ROW", 0)
+    masks = []
+    hook = model.base_model.register_forward_pre_hook(lambda _, args, kwargs: masks.append(kwargs.get("attention_mask")), with_kwargs=True)
+    pair_logprobs(model, *random_pairs(LENGTHS, vocabulary=250))
+    hook.remove()
+    used = [mask for mask in masks if mask is not None][-1]
+    used = next(iter(used.values())) if isinstance(used, dict) else used
+    assert (used.dtype == torch.long) == takes and model.config._attn_implementation == (shared_attention.NAME if takes else before)
+
+
+def test_attention_dropout_keeps_sdpa_and_is_never_left_out(make):
+    model, batch = make("llama", attention_dropout=0.5), random_pairs(LENGTHS, vocabulary=250)
+    assert torch.equal(*(torch.stack(pair_logprobs(model.eval(), *batch)) for _ in range(2)))
+    assert not torch.equal(*(torch.stack(pair_logprobs(model.train(), *batch)) for _ in range(2)))
+    queries, stretches = torch.ones(1, 1, 3, 8), torch.tensor([[[[0, 0, 0, 0, 3, 0]]]])
+    with pytest.raises(ValueError, match="attention dropout"):
+        shared_attention.attend(nn.Module(), queries, queries, queries, stretches, dropout=0.5)
+
+
+def test_a_model_that_was_packed_generates_as_before(make):
+    model = make("mistral", sliding_window=WINDOW)
+    prompt = torch.arange(5, 25).unsqueeze(0)
+    before = model.generate(prompt, max_new_tokens=10, do_sample=False, pad_token_id=0)
+    assert packs_exactly(model)
+    assert torch.equal(model.generate(prompt, max_new_tokens=10, do_sample=False, pad_token_id=0), before)
 
 
 def check_against_alone(model):
@@ -172,7 +212,7 @@ def test_the_head_sees_completions_only_and_never_all_at_once(tiny, trained_head
     packs_exactly(tiny)
     seen.clear()
     found = torch.stack(pair_logprobs(tiny, *batch))
-    assert max(seen) == 7 and sum(seen) == 30 + 20 + 5 + 9 + 2  # and one position for each of two rows
+    assert max(seen) == 7 and sum(seen) == 30 + 20 + 5 + 9 + 1  # and one position in the call of the model itself
     calls = len(seen)
     found.sum().backward(retain_graph=True)
     assert len(seen) == calls + (10 if trained_head else 0)  # recomputed in backward only where its own weights need it
@@ -193,13 +233,14 @@ def test_prompt_is_computed_once(tiny):
     assert sum(widths) <= 300 + 2 * 19
 
 
-def test_gradient_checkpointing_changes_nothing(make):
-    model, batch = train_lora(make("gemma2", sliding_window=WINDOW)), random_pairs(LENGTHS, vocabulary=250)
+@pytest.mark.parametrize("architecture", ["gemma2", "mistral"])
+def test_gradient_checkpointing_changes_nothing(architecture, make, attention):
+    model, batch = train_lora(make(architecture, sliding_window=WINDOW)), random_pairs(LENGTHS, vocabulary=250)
     expected = alone(model, *batch)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     layers = []
-    model.base_model.model.model.layers[0].mlp.register_forward_hook(lambda *_: layers.append(1))
+    model.base_model.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: layers.append(1))
     found = torch.stack(pair_logprobs(model, *batch))
     forwards = len(layers)
     values, gradients = distance(model, found, expected)
@@ -207,21 +248,29 @@ def test_gradient_checkpointing_changes_nothing(make):
     assert values < 2e-6 and gradients < 1e-5
 
 
-def test_nf4_with_float32_compute(tmp_path):
+def test_nf4_with_float32_compute(tmp_path, attention):
     model = train_lora(load_student(tiny_causal_model(tmp_path), compute_dtype=torch.float32)[0])
     batch = random_pairs(LENGTHS, vocabulary=250)
     values, gradients = distance(model, torch.stack(pair_logprobs(model, *batch)), alone(model, *batch))
     assert values < 1e-5 and gradients < 1e-4
 
 
-def test_nf4_with_bfloat16_compute_is_as_close_as_padded_rows_are(tmp_path):
-    model = train_lora(load_student(tiny_causal_model(tmp_path), compute_dtype=torch.bfloat16)[0])
+def test_nf4_with_bfloat16_compute_is_as_close_to_float32_as_plain_rows_are(tmp_path, attention):
+    folder = tiny_causal_model(tmp_path)
     batch = random_pairs([(random.Random(i).randint(1, 30), 5 + i, 9) for i in range(12)], vocabulary=250)
-    assert packs_exactly(model)
-    expected = alone(model, *batch)
-    values, gradients = distance(model, torch.stack(pair_logprobs(model, *batch)), expected)
-    padded_values, padded_gradients = distance(model, torch.stack(pair_logprobs(model, *batch, packed=False)), alone(model, *batch))
-    assert values < 2 * max(padded_values, 1e-3) and gradients < 2 * max(padded_gradients, 1e-3)
+    exact = train_lora(load_student(folder, compute_dtype=torch.float32)[0])
+    expected = alone(exact, *batch)
+    of_expected = gradient_of(exact, expected)
+
+    def errors(compute):
+        model = train_lora(load_student(folder, compute_dtype=torch.bfloat16)[0])
+        assert packs_exactly(model)
+        found = compute(model)
+        return float(((found - expected) / expected).detach().abs().max()), float((gradient_of(model, found) - of_expected).norm() / of_expected.norm())
+
+    values, gradients = errors(lambda model: torch.stack(pair_logprobs(model, *batch)))
+    plain_values, plain_gradients = errors(lambda model: alone(model, *batch))
+    assert values < 1.2 * plain_values and gradients < 1.1 * plain_gradients
 
 
 class Deaf(nn.Module):

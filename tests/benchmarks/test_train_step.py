@@ -1,0 +1,28 @@
+"""A short cut of the benchmark: every contestant trains on the same pairs (pytest tests/benchmarks)."""
+
+import pytest
+import train_step
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300}
+
+
+@pytest.mark.parametrize("four_bit, checkpointing", [(True, False), (False, False), (True, True)])
+def test_every_contestant_trains_on_the_same_pairs(tmp_path, four_bit, checkpointing):
+    train_step.make_model(tmp_path, SHAPE)
+    pairs = train_step.random_pairs(4, 20, 8, SHAPE["vocab_size"])
+    figures = {name: train_step.measure(name, tmp_path, pairs, 2, 1, four_bit, checkpointing) for name in train_step.CONTESTANTS}
+    for name in train_step.CONTESTANTS:
+        found = figures[name]
+        assert found["mean_loss"] == pytest.approx(figures["trl"]["mean_loss"], rel=1e-2)
+        assert found["tokens"] == {"prompt": 20, "chosen": 8, "rejected": 8}
+        assert found["pairs_per_second"] == pytest.approx(2 / found["seconds_per_step"]) and found["peak_gib"] > 0
+        assert found["cold_seconds_per_pair"] > found["seconds_per_step"] / 2
+
+
+def test_the_floor_counts_what_a_pair_needs():
+    shape = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 100}
+    weights = 2 * 8 * 8 + 2 * 8 * 4 + 3 * 8 * 16
+    lora = 16 * (2 * 16 + 2 * 12 + 3 * 24)
+    tokens = 3 + 2 * 1  # the last token of an answer predicts nothing
+    attention = 12 * 8 * (3 * 3 / 2 + 2 * (1 * 3 + 1 / 2))
+    assert train_step.floor_operations(shape, 3, 2) == tokens * (4 * weights + 6 * lora) + attention + 4 * 4 * 100 * 8
