@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,10 +21,10 @@ from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.recorded import RecordedTeacher, load_pairs
-from common.run import resolve, world_of
+from common.run import input_of, resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
-from common.storage import read_lines, read_records
+from common.storage import read_records
 from common.student import load_student
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
@@ -87,9 +86,8 @@ def open_judge(p: Parameters) -> Judge | FeedbackJudge:
 
 def check_judge(judge: Judge | FeedbackJudge, p: Parameters) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
     """The judge to use, and what the labels of `labels_file` say of it (see `labels.trusted`). The judge as it is and nothing:
-    without labels, in the miniature, which has an oracle, and for a learned judge of one score where the labels have two."""
-    one_of_two = isinstance(judge, LearnedJudge) and PROMPTS[p["experiment"]].quality
-    if not p["labels_file"] or one_of_two or p.get("judge", p.get("student")) in ("miniature", *RECIPES):
+    without labels, and in the miniature, which has an oracle."""
+    if not p["labels_file"] or p.get("judge", p.get("student")) in ("miniature", *RECIPES):
         return judge, {}
     texts = resolve(p["labels_texts"]) if p["labels_texts"] else ""
     return trusted(judge, resolve(p["labels_file"]), texts, p["least_kappa"])
@@ -103,12 +101,14 @@ def _llm_judge(chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int 
 def _real_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> Judge | FeedbackJudge:
     """What `judge` or `final_judge` names."""
     kind, _, model = p[role].partition(":")
+    if kind in ("reward", "learned") and model and prompts.quality:
+        raise ValueError(f"{role} = {p[role]!r} gives one number, and {p['experiment']} needs sentiment and quality; take yes_no:... or a chat model")
+    if kind == "learned" and model:
+        return LearnedJudge.from_file(resolve(model))
     if kind == "yes_no" and model:
         judge = YesNoJudge(model, prompts.yes_no_question)
         return FeedbackJudge(judge, judge.asking(prompts.quality.yes_no_question)) if prompts.quality else judge
     if kind == "reward" and model:
-        if prompts.quality:
-            raise ValueError(f"{role} = {p[role]!r} gives one number, and {p['experiment']} needs sentiment and quality; take yes_no:... or a chat model")
         return RewardHeadJudge(model)
     return _llm_judge(_kept_chat(role, p), prompts, max_new_tokens, structured=kind in ("endpoint", "recorded"))
 
@@ -123,7 +123,7 @@ def _kept_chat(role: str, p: Parameters) -> KeptChat:
     elif p[role] == "recorded":
         chat = None
     else:
-        judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME"
+        judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME, learned:ROWS.jsonl"
         raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded{judges}")
     return KeptChat(chat, resolve(p["output"]) / f"{role}_replies.jsonl")
 
@@ -150,7 +150,7 @@ def open_experiment(p: Parameters) -> Experiment:
     check_methods(p["methods"])
     check_split(p["evaluate_on"])
     trains = any(map(is_trained, p["methods"]))
-    path = resolve(p["pairs_file"] or Path(p["output"]) / "scored.jsonl")
+    path = input_of("train_rdpo", p)
     if not path.exists() and (trains or p["student"] not in RECIPES):
         raise FileNotFoundError(f"no scored pairs at {path}; run reward_score first, or give pairs_file")
     train = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"] if trains else []
@@ -180,17 +180,14 @@ def open_experiment(p: Parameters) -> Experiment:
 
 def _final_judge(p: Parameters) -> Judge | FeedbackJudge:
     """Another judge than the one whose scores trained the student. In the miniature: same kind, other seed, so other errors.
-    For a real student: `final_judge`, else one learned from the labelled answers of `judge_rows`."""
+    For a real student what `final_judge` names."""
     if p["student"] in RECIPES:
         prompts = world_of(p["experiment"]).PROMPTS
         chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, error=p["final_judge_error"], seed=1_000)
         return LLMJudge(chat, prompts.quality or prompts)
-    if p["final_judge"]:
-        return _real_judge("final_judge", p, PROMPTS[p["experiment"]])
-    if not p["judge_rows"]:
-        raise ValueError("a real student needs a final judge: give final_judge, a model, or judge_rows, a JSONL file of text and label to learn one from")
-    rows = [row for _, row in read_lines(resolve(p["judge_rows"]))]
-    return LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows], name=f"learned from {Path(p['judge_rows']).name}")
+    if not p["final_judge"]:
+        raise ValueError("a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes")
+    return _real_judge("final_judge", p, PROMPTS[p["experiment"]])
 
 
 def _style_judge(judge: Judge | FeedbackJudge, p: Parameters) -> Judge | None:

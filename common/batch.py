@@ -24,10 +24,9 @@ import yaml
 from common.counterfactual import PAIRS, variant_named
 from common.grid import Step, run_grid
 from common.notebook import checked_parameters, declared_parameters, execute, is_finished
-from common.run import ROOT, resolve
+from common.run import INPUTS, ROOT, resolve
 
 STAGES = ("generate_data", "reward_score", "train_rdpo")
-INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 PROFILES = Path(__file__).parent / "profiles"
 
 

@@ -100,8 +100,12 @@ class KeptChat:
         return names[0]
 
 
+LOOK_EVERY = 32
+"""Tokens after which finished rows leave their batch."""
+
+
 class LocalChat:
-    """A transformers model in this process: batched, sorted by length so that little is padding.
+    """A transformers model in this process: batched, sorted by length so that little is padding, rows leaving when they end.
 
     Args:
         repetition_penalty: 1.0 is none. Small models loop; use the same value for every method that is compared.
@@ -151,13 +155,27 @@ class LocalChat:
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
         sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {"do_sample": False}
-        output = self.model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=sampling.max_new_tokens, pad_token_id=pad,
-            repetition_penalty=self.repetition_penalty, **sampled,
-        )
         stops = self.model.generation_config.eos_token_id
         stops = set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
-        return [self._reply(prompt, row, stops) for prompt, row in zip(prompts, output[:, width:].tolist())]
+        generated: list[list[int]] = [[] for _ in prompts]
+        rows, cache, left = list(range(len(prompts))), None, sampling.max_new_tokens
+        while rows and left > 0:
+            output = self.model.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, left), pad_token_id=pad, use_cache=True,
+                repetition_penalty=self.repetition_penalty, return_dict_in_generate=True, **sampled,
+            )  # fmt: skip
+            new = output.sequences[:, ids.size(1) :]
+            for row, tokens in zip(rows, new.tolist()):
+                generated[row] += tokens
+            cache, left = output.past_key_values, left - LOOK_EVERY
+            unfinished = [i for i, row in enumerate(rows) if not stops.intersection(generated[row])]
+            if unfinished and not all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
+                unfinished = list(range(len(rows)))  # recurrent states stay together
+            kept = torch.tensor(unfinished, device=ids.device, dtype=torch.long)
+            rows, ids, mask = [rows[i] for i in unfinished], output.sequences[kept], torch.cat([mask, torch.ones_like(new)], dim=1)[kept]
+            if 0 < len(rows) < len(new):
+                cache.batch_select_indices(kept)
+        return [self._reply(prompt, tokens, stops) for prompt, tokens in zip(prompts, generated)]
 
     def _reply(self, prompt: list[int], generated: list[int], stops: set[int]) -> Reply:
         end = next((i for i, token in enumerate(generated) if token in stops), None)

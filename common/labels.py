@@ -40,6 +40,19 @@ class LearnedJudge:
         words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
         self._model = make_pipeline(words, LogisticRegression(C=10.0, max_iter=1000)).fit(answers, labels)
 
+    @classmethod
+    def from_file(cls, path: str | Path) -> LearnedJudge:
+        """Learned from a JSONL file of `text` and `label` (1 scores high, or 0), whose content stands in the judge's name.
+
+        Raises ValueError naming the line that lacks one of them.
+        """
+        rows = list(read_lines(path))
+        for number, row in rows:
+            if not isinstance(row.get("text"), str) or row.get("label") not in (0, 1):
+                raise ValueError(f"{path}, line {number}: a judge is learned from lines with text and label, 0 or 1")
+        texts, labels = ([row[name] for _, row in rows] for name in ("text", "label"))
+        return cls(texts, labels, f"learned from {Path(path).name} {fingerprint(texts, labels)}")
+
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement per answer; the prompt is not read."""
         return [Judgement(float(p), f"p = {p:.3f}") for p in self._model.predict_proba(answers)[:, 1]] if answers else []

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.judge import Judgement
-from common.student import best_compute_dtype
+from common.student import best_compute_dtype, own_device
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,7 +93,7 @@ class RewardHeadJudge(LocalJudge):
         self.name = f"reward head {name}"
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model, loading = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, dtype=dtype or best_compute_dtype(), device_map=_device(), output_loading_info=True
+            name, revision=revision, dtype=dtype or best_compute_dtype(), device_map={"": own_device()}, output_loading_info=True
         )
         self.model.eval()
         if loading["missing_keys"]:
@@ -138,7 +138,7 @@ class YesNoJudge(LocalJudge):
         self.name, self.question, self.batch_size = f"yes/no {name}: {question}", question, batch_size
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.yes, self.no = single_tokens(self.tokenizer, "yes"), single_tokens(self.tokenizer, "no")
-        self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or best_compute_dtype(), device_map=_device()).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or best_compute_dtype(), device_map={"": own_device()}).eval()
 
     def asking(self, question: str) -> YesNoJudge:
         """The same model with another question."""
@@ -173,7 +173,3 @@ def single_tokens(tokenizer: PreTrainedTokenizerBase, word: str) -> list[int]:
     if not ids:
         raise ValueError(f"the tokenizer of {tokenizer.name_or_path} splits every spelling of {word!r}, or does not know it; a yes/no judge needs it as one token")
     return sorted(ids)
-
-
-def _device() -> dict[str, int] | str:
-    return {"": 0} if torch.cuda.is_available() else "cpu"

@@ -110,7 +110,7 @@ def _packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) ->
 
     def keep(decoder, args, output):
         outputs.append(output)
-        return type(output)(last_hidden_state=output.last_hidden_state[:1, :1])
+        return type(output)(last_hidden_state=output.last_hidden_state[0, :1].unsqueeze(0))  # a slice of three dimensions would copy the head
 
     hook = causal.base_model.register_forward_hook(keep)
     try:  # through the wrapper; the head sees one position here, and the scored ones below
@@ -197,15 +197,28 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
         [(token(1, 2, 3, 4, 5, 6, 7, 8), 6), (token(1, 2, 3, 4, 5, 6, 9, 10, 11), 6)],
         [(token(12, 13, 14, 15, 16), 3), (token(12, 13, 14, 17, 18, 19), 3)],
     ]
+    rows = pack(groups, row_tokens=64)
     with _as_for_evaluation(model), _narrow_window(config), torch.no_grad():
         plain = _in_rows(model, list(chain.from_iterable(groups)))
         try:
-            found = _packed_logprobs(model, pack(groups, row_tokens=64), make)
+            found = _packed_logprobs(model, rows, make)
+            _try_backward(causal, rows, make)
         except Exception as error:
             return f"it takes no packed rows ({type(error).__name__}: {error})"
     tolerance = 1e-4 if causal.dtype == torch.float32 and not torch.is_autocast_enabled(plain.device.type) else 3e-2
     off = float((found - plain).abs().max() / plain.abs().max())
     return None if off < tolerance else f"packed rows change its log-probabilities by {off:.0e} of their size"
+
+
+def _try_backward(causal: PreTrainedModel, rows: Packed, make: MaskMaker) -> None:
+    """Raises where gradients cannot pass, before a training finds out: a kernel may know the way forward alone."""
+    embedded: list[Tensor] = []
+    keep = causal.get_input_embeddings().register_forward_hook(lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0])
+    try:
+        with torch.enable_grad():
+            torch.autograd.grad(_packed_logprobs(causal, rows, make).sum(), embedded[0])
+    finally:
+        keep.remove()
 
 
 @contextmanager

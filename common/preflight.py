@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from common.backends import RECIPES, endpoint_chat, prompts_of
 from common.counterfactual import variant_named
 from common.endpoint import EndpointChat, EndpointError, key_of
 from common.methods import is_trained
-from common.run import resolve
+from common.run import input_of, resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.storage import read_records
 
@@ -55,7 +54,7 @@ def forecast(stage: str, p: Mapping[str, Any], prompts: Sequence[PromptRecord] =
         return ["how much will be asked is known when the step before has written its pairs"]
     lines, written = _student(p, items) if stage == "train_rdpo" and p["student"] not in RECIPES else ([], 0)
     kind, _, model = p[role].partition(":")
-    if model:
+    if model and kind != "learned":
         work = work_of(p, items)
         written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)  # a reply is kept, and stands in what is made of it
         lines.append(_endpoint(endpoint_chat(model, p), work, ask) if kind == "endpoint" else _local(role, model, _skeleton(role, model), work.tokens))
@@ -65,10 +64,9 @@ def forecast(stage: str, p: Mapping[str, Any], prompts: Sequence[PromptRecord] =
 
 def _pairs(p: Mapping[str, Any], stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
     """The pairs that a step begins with, or stand-ins for them."""
-    name, record_type = ("pairs.jsonl", Pair) if stage == "reward_score" else ("scored.jsonl", ScoredPair)
-    path = resolve(p["pairs_file"] or Path(p["output"]) / name)
+    path = input_of(stage, p)
     if path.exists():
-        return read_records(path, record_type)
+        return read_records(path, Pair if stage == "reward_score" else ScoredPair)
     answer = "x" * CHARACTERS * p["max_new_tokens"]
     return [Pair(**record.model_dump(), response=answer, response_revised=answer) for record in prompts]
 

@@ -3,6 +3,7 @@
 | file | experiments |
 |---|---|
 | `vicgalle/configurable-system-prompt-multitask`, on the Hub or as .json in github.com/vicgalle/configurable-safety-tuning | safety, roleplay-robustness |
+| JSON lines of `persona`, `prompt`, `persona_response`, `assistant_response`, as `python -m common.small` takes them | roleplay-robustness |
 | `results_*.json` as the notebooks of github.com/vicgalle/refined-dpo write them | all three |
 | `generations/*.md` of configurable-safety-tuning | safety: answers with GPT-4's verdict |
 
@@ -50,7 +51,8 @@ def load_pairs(
     if experiment not in PROMPTS:
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(PROMPTS)}")
     rows = read_rows(source, revision)
-    read = _multitask if "task" in rows[0].fields else _persona_results if "persona_prompt" in rows[0].fields else _results
+    readers = {"task": _multitask, "persona_prompt": _persona_results, "persona_response": _persona_pair}
+    read = next((reader for column, reader in readers.items() if column in rows[0].fields), _results)
     system = PROMPTS[experiment].system if system is None else system
     pairs = [
         Pair(**placed(request, experiment, system, ATTACKS[experiment], shares, seed, recorded=True), **answers)
@@ -96,6 +98,13 @@ class ResultRow(BaseModel):
     response_revised: Text
     critique: str = ""
     model: str = ""
+
+
+class PersonaPairRow(BaseModel):
+    persona: Text
+    prompt: Text
+    persona_response: Text
+    assistant_response: Text
 
 
 class PersonaResultRow(BaseModel):
@@ -152,6 +161,13 @@ def _persona_results(row: Row, experiment: str) -> Iterator[tuple[Request, Answe
         "critique": read.critique, "teacher": read.model or "recorded",
     }  # fmt: skip
     yield Request(plain_prompt=read.prompt, group=first_line(read.persona_template), kind="recorded", prompt=read.persona_prompt), answers
+
+
+def _persona_pair(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
+    if experiment == "roleplay-robustness":
+        read = row.read(PersonaPairRow)
+        answers = {"response": read.persona_response, "response_revised": read.assistant_response, "teacher": "recorded"}
+        yield Request(plain_prompt=read.prompt, group=first_line(read.persona), persona=read.persona), answers
 
 
 class JudgedAnswer(NamedTuple):

@@ -19,10 +19,18 @@ from common.storage import write_json
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
 
+INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
+"""What a notebook begins with, in the folder of its run."""
+
 
 def resolve(path: str | Path) -> Path:
     """A path of a parameter: relative ones start at the project root, wherever the kernel was started."""
     return ROOT / Path(path).expanduser()
+
+
+def input_of(stage: str, parameters: Mapping[str, Any]) -> Path:
+    """The pairs that a notebook begins with: `pairs_file`, or what the step before wrote into `output`."""
+    return resolve(parameters["pairs_file"] or Path(parameters["output"]) / INPUTS[stage])
 
 
 def check_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Attention of packed rows: every stretch of tokens against the keys that it may see, and no others.
 
 Under a mask, sdpa computes what the mask hides as well. On a GPU flex attention skips hidden blocks. On a CPU the matrix
-products below do; in bfloat16 they take half the time of sdpa's kernel, in float32 as long as it does
-(tests/benchmarks/bench_attention.py).
+products below do; in bfloat16 they take half the time of sdpa's kernel, in float32 as long as it does (LOG.md has the
+figures). Sharing of prompts: arXiv 2410.20305; stretches are ours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ QUERIES_AT_ONCE = 256
 
 
 def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | BlockMask | None, scaling: float | None = None, **kwargs):
-    """transformers' attention interface: (rows, heads, length, size) queries to (rows, length, heads, size), and no weights."""
+    """transformers' attention interface: (rows, heads, length, size) queries to (rows, length, heads, size), and no weights.
+
+    attention_mask: `stretches_mask` or `sparse_mask` of packed rows, or an ordinary mask, which goes to sdpa. Padding gets 0.
+    Raises ValueError for attention dropout, which stretches do not have.
+    """
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     if attention_mask is None or attention_mask.dtype != torch.long:

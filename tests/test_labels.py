@@ -34,6 +34,22 @@ def test_a_learned_judge_needs_both_labels():
         LearnedJudge(["fine", "also fine"], [1, 1])
 
 
+def test_a_judge_learned_from_a_file_is_named_by_what_it_read(tmp_path):
+    def judge(rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return LearnedJudge.from_file(path)
+
+    rows = [{"text": f"{word} and {word}", "label": label} for word, label in (("yes", 1), ("no", 0)) for _ in range(3)]
+    first = judge(rows)
+    low, high = (judgement.score for judgement in first.judge(["", ""], ["no and no", "yes and yes"]))
+    assert low < 0.5 < high and judge(rows).name == first.name
+    assert judge([*rows, rows[0]]).name != first.name
+    for bad in ({"text": "yes"}, {"text": 3, "label": 1}, {"text": "yes", "label": "good"}):
+        with pytest.raises(ValueError, match="rows.jsonl, line 7: a judge is learned from lines with text and label"):
+            judge([*rows, bad])
+
+
 def scripted_judge(scores, scale=(0.0, 1.0)):
     """A judge that looks its scores up by answer, and counts what it is asked."""
     asked = []

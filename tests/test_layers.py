@@ -12,7 +12,7 @@ LAYERS = [
     {"schema", "loss", "feedback"},
     {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing"},
     {"chat", "logprobs", "preference", "reference", "run"},
-    {"endpoint", "self_critique", "judge", "trainer", "attacks", "miniature.grammar",
+    {"endpoint", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
      "methods", "rows", "local_judges", "counterfactual"},

@@ -197,7 +197,7 @@ def test_the_batch_refuses_bad_input_before_any_kernel_starts(arguments, message
 
 @pytest.mark.parametrize("given, message", [
     ({"methods": "dpoo"}, "unknown method dpoo"),
-    ({"student": "./nowhere"}, "judge_rows"),
+    ({"student": "./nowhere"}, "needs a final judge"),
     ({"student": "./nowhere", "methods": "always_refuse,dpo"}, "always_refuse: no such row"),
     ({"evaluate_on": "tests"}, "'validation' or 'test'"),
     ({"pairs_file": "runs/none.jsonl"}, "no scored pairs at"),
@@ -217,7 +217,7 @@ def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
     prompts = tmp_path / "prompts.jsonl"
     lines = [{"id": name, "experiment": "safety", "split": name, "prompt": "Hello.", "response": "a pair's answer is not read"} for name in ("test", "train")]
     prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    given = {"pairs_file": str(prompts), "student": str(micro), "methods": f"model:{micro}", "judge_rows": str(tmp_path / "rows.jsonl"), "output": str(tmp_path)}
+    given = {"pairs_file": str(prompts), "student": str(micro), "methods": f"model:{micro}", "final_judge": f"learned:{tmp_path / 'rows.jsonl'}", "output": str(tmp_path)}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in [("yes it is", 1), ("no never", 0)] * 3))
     run = open_experiment(checked_parameters("safety/train_rdpo.ipynb", given))
     assert run.pairs == [] and [record.id for record in run.evaluator.sets("test")["held_out"]] == ["test"]

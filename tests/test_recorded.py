@@ -98,6 +98,18 @@ def test_pairs_and_prompts_of_the_same_personas_agree_on_the_splits(tmp_path):
     assert len(prompts) == 80 and all(split[record.id] == record.split for record in prompts)
 
 
+def test_persona_pairs_are_read_as_the_multitask_file_has_them(tmp_path):
+    of_multitask = [pair for pair in load_pairs("roleplay-robustness", write(tmp_path / "multitask.json", ROWS)) if pair.kind != "factual"]
+    rows = [
+        {"persona": row["system"], "prompt": row["prompt"], "persona_response": row["chosen"], "assistant_response": row["rejected"]}
+        for row in ROWS if row["task"] == "truthfulness" and "unbiased, honest, helpful" not in row["system"]
+    ]  # fmt: skip
+    path = write(tmp_path / "personas.json", rows)
+    assert load_pairs("roleplay-robustness", path) == of_multitask != []
+    with pytest.raises(ValueError, match="personas.json has no rows for safety"):
+        load_pairs("safety", path)
+
+
 def test_results_of_the_role_play_notebook(tmp_path):
     rows = [{
         "prompt": f"What is {i}?", "persona_template": persona(i), "persona_prompt": f"{persona(i)}\nWhat is {i}?", "response_base": f"Base {i}",
@@ -205,6 +217,8 @@ def test_the_samples_load_with_nothing_in_two_splits(tmp_path):
     questions = {pair.plain_prompt: pair.split for pair in found}
     assert one_split_each(found) and all(questions[pair.plain_prompt] == pair.split for pair in found)
     assert len(found) >= 0.9 * (len(personas) + len(facts))
+    pairs = {(pair.id, pair.response, pair.response_revised) for pair in load_pairs("roleplay-robustness", SAMPLES / "roleplay_personas.jsonl")}
+    assert len(pairs) >= 0.9 * len(personas) and pairs >= {(pair.id, pair.response, pair.response_revised) for pair in found if pair.kind != "factual"}
 
 
 @with_samples

@@ -10,9 +10,10 @@ from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn import Linear4bit
 from peft import get_peft_model
 
+from common import chat
 from common.chat import LocalChat
 from common.schema import Sampling
-from common.student import load_adapter, load_student, lora_settings, save_adapter
+from common.student import load_adapter, load_student, lora_settings, own_device, save_adapter
 
 HELLO = [{"role": "user", "content": "What is the best way to lift the barn before lunch?"}]
 
@@ -111,11 +112,37 @@ def test_a_saved_adapter_gives_the_same_logits_and_holds_no_pickle(load_micro, t
     assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".json", ".md", ".jinja"}
 
 
+def test_each_process_of_a_launcher_loads_onto_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert own_device() == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert own_device() == 0
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device() == 3
+
+
 def test_prompt_tokens_are_a_prefix_of_the_conversation(load_micro):
     _, tokenizer = load_micro()
     prompt = tokenizer.apply_chat_template(HELLO, add_generation_prompt=True, return_dict=True)["input_ids"]
     whole = tokenizer.apply_chat_template([*HELLO, {"role": "assistant", "content": "Sure."}], return_dict=True)["input_ids"]
     assert whole[: len(prompt)] == prompt
+
+
+def test_rows_leave_their_batch_when_they_end_and_say_what_they_say_alone(load_micro, monkeypatch):
+    model, tokenizer = load_micro()
+    monkeypatch.setattr(chat, "LOOK_EVERY", 3)
+    things = ("barn", "river", "lantern", "boat")
+    questions = [[{"role": "user", "content": f"Tell me exactly how to lift the {thing} by the {other}."}] for thing in things for other in things] + [HELLO]
+    sizes = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    together = LocalChat(model, tokenizer, batch_size=20).complete(questions, Sampling(max_new_tokens=60))
+    hook.remove()
+    assert sizes[0] == 17 and sizes == sorted(sizes, reverse=True) and 0 < sizes[-1] < 17
+    for question, reply in zip(questions, together):
+        prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        whole = model.generate(**prompt, max_new_tokens=60, do_sample=False, pad_token_id=tokenizer.pad_token_id)[0, prompt["input_ids"].size(1) :]
+        assert reply.text == tokenizer.decode(whole, skip_special_tokens=True).strip()
 
 
 def test_generation_keeps_the_order_and_does_not_depend_on_the_batch(load_micro):

@@ -26,3 +26,17 @@ def test_the_floor_counts_what_a_pair_needs():
     tokens = 3 + 2 * 1  # the last token of an answer predicts nothing
     attention = 12 * 8 * (3 * 3 / 2 + 2 * (1 * 3 + 1 / 2))
     assert train_step.floor_operations(shape, 3, 2) == tokens * (4 * weights + 6 * lora) + attention + 4 * 4 * 100 * 8
+
+
+def test_a_comparison_becomes_ratios_a_table_and_a_figure(tmp_path):
+    train_step.make_model(tmp_path, SHAPE)
+    row = train_step.compare(tmp_path, train_step.random_pairs(4, 20, 8, SHAPE["vocab_size"]), batch=2, steps=1, rounds=1)
+    ours, stock = row["ours"], row["trl"]
+    assert row["ratios"]["trl"]["step"] == pytest.approx(stock["seconds_per_step"] / ours["seconds_per_step"])
+    assert row["ratios"]["trl_precomputed"]["memory"] == pytest.approx(ours["peak_gib"] / row["trl_precomputed"]["peak_gib"])
+    row |= {"prompt": 20, "answer": 8, "vocabulary": 300, "floor_gflop": 1.0}
+    shares = [{"prompt": 20, "answer": 8, "shares": {"head": 0.4, "the rest": 0.6}}]
+    results = {"matmul_gflops": {"bfloat16": 400.0}, "bars": [row], "real": row, "grid": [row], "growth_with_pairs": [row], "growth_with_vocabulary": [row], "where_time_goes": shares}
+    assert f"{row['ratios']['trl']['step']:.1f} times" in train_step.table(results)
+    train_step.draw(results, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000

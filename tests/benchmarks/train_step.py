@@ -3,8 +3,10 @@
     python tests/benchmarks/train_step.py [--rows ROWS.jsonl] [--rounds 2] [--only bars,real,grid,growth,profile]
 
 The same model with the same LoRA, the same pairs, batch, threads and gradient checkpointing. Every contestant runs in a
-process of its own, in turn, `--rounds` times; medians count. A step is everything between two optimiser updates; a cold epoch
-adds what comes before the first one, our reference pass included. Writes results/benchmarks.json and a figure after every cell.
+process of its own, in turn: `--rounds` times three steps in the cases with SmolLM2's own size, two steps in grid and growth;
+medians count. A step is everything between two optimiser updates; a cold epoch
+adds what comes before the first one, our reference pass included. Writes results/benchmarks.json after every cell, then a
+table and a figure.
 
 ROWS.jsonl holds the persona pairs of `python -m common.small`; without it there is no real case.
 """
@@ -28,7 +30,8 @@ from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from common.run import quiet_libraries
-from common.small import cut, smollm2
+from common.small import cut
+from common.smollm2 import smollm2
 from common.storage import read_lines, write_json
 from common.student import load_student, lora_settings
 from common.trainer import RDPOConfig, RDPOTrainer
@@ -36,8 +39,8 @@ from common.trainer import RDPOConfig, RDPOTrainer
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONTESTANTS = ("ours", "trl", "trl_precomputed")
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
-FIFTH = {**SMOLLM2, "num_hidden_layers": 6, "vocab_size": 9830}
-"""A fifth of SmolLM2-135M: its width, and the same share of work in the head."""
+TENTH = {**SMOLLM2, "num_hidden_layers": 3, "vocab_size": 4915}
+"""A tenth of SmolLM2-135M: its width, and the same share of work in the head."""
 GRID = [(prompt, answer) for prompt in (60, 300, 800) for answer in (60, 120, 300)]  # tokens
 LORA_RANK = 16
 
@@ -80,7 +83,7 @@ def measure(contestant, folder, pairs, batch, steps, four_bit, checkpointing, pr
     options = {
         "output_dir": tempfile.mkdtemp(dir=folder), "per_device_train_batch_size": batch, "max_length": None, "beta": 0.1, "learning_rate": 1e-4,
         "bf16": model.dtype == torch.bfloat16, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": checkpointing,
-        "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False,
+        "max_steps": steps + 1, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False,
     }  # fmt: skip
     begun = time.perf_counter()
     shared = {"train_dataset": Dataset.from_list(pairs), "processing_class": tokenizer, "peft_config": lora_settings(LORA_RANK)}
@@ -187,7 +190,7 @@ def _send_result(send, function, *arguments):
     send.send(function(*arguments))
 
 
-def compare(folder, pairs, batch, steps=1, rounds=2, four_bit=True, checkpointing=False, contestants=CONTESTANTS):
+def compare(folder, pairs, batch, steps, rounds, four_bit=True, checkpointing=False, contestants=CONTESTANTS):
     """Median figures of every contestant, and ours as a multiple of each other one's."""
     runs = [{name: in_own_process(measure, name, folder, pairs, batch, steps, four_bit, checkpointing) for name in contestants} for _ in range(rounds)]
     tokens = runs[0]["ours"]["tokens"]
@@ -198,15 +201,17 @@ def compare(folder, pairs, batch, steps=1, rounds=2, four_bit=True, checkpointin
         name: {"step": other["seconds_per_step"] / ours["seconds_per_step"], "cold_epoch": other["cold_seconds_per_pair"] / ours["cold_seconds_per_pair"], "memory": ours["peak_gib"] / other["peak_gib"]}
         for name, other in figures.items() if name != "ours"
     }  # fmt: skip
-    return {"tokens": tokens, "batch": batch, "four_bit": four_bit, "checkpointing": checkpointing, **figures, "ratios": ratios}
+    return {"tokens": tokens, "batch": batch, "steps": steps, "rounds": rounds, "four_bit": four_bit, "checkpointing": checkpointing, **figures, "ratios": ratios}
 
 
 def benchmark(parts, rows_file, rounds, results):
     """Fills `results`, part by part and cell by cell; yields after each."""
+    if not parts:
+        return
     results["threads"] = torch.get_num_threads()
     results["matmul_gflops"] = {str(dtype).removeprefix("torch."): matmul_rate(dtype) / 1e9 for dtype in (torch.bfloat16, torch.float32)}
 
-    def cell(part, shape, prompt, answer, batch, folder, steps=1, **how):
+    def cell(part, shape, prompt, answer, batch, folder, steps=2, rounds=1, **how):
         row = compare(folder, random_pairs(batch * (steps + 1), prompt, answer, shape["vocab_size"]), batch, steps, rounds, **how)
         operations = batch * floor_operations(shape, prompt, answer)
         rate = results["matmul_gflops"]["bfloat16" if row["four_bit"] else "float32"] * 1e9
@@ -226,20 +231,20 @@ def benchmark(parts, rows_file, rounds, results):
 
         if "bars" in parts:
             for prompt, answer in ((300, 120), (60, 120)):
-                yield cell("bars", SMOLLM2, prompt, answer, 4, folder_of(SMOLLM2))
+                yield cell("bars", SMOLLM2, prompt, answer, 4, folder_of(SMOLLM2), steps=3, rounds=rounds)
         if "real" in parts and rows_file:
             student = Path(scratch, "student")
             student.symlink_to(smollm2())
-            yield results.update(real=compare(student, persona_pairs(rows_file, 8), 4, 1, rounds))
+            yield results.update(real=compare(student, persona_pairs(rows_file, 16), 4, 3, rounds))
         if "grid" in parts:
             for four_bit, checkpointing in ((True, False), (False, False), (True, True)):
                 for prompt, answer in GRID:
-                    yield cell("grid", FIFTH, prompt, answer, 2, folder_of(FIFTH), four_bit=four_bit, checkpointing=checkpointing)
+                    yield cell("grid", TENTH, prompt, answer, 2, folder_of(TENTH), four_bit=four_bit, checkpointing=checkpointing)
         if "growth" in parts:
             for batch in (1, 2, 4, 8):
-                yield cell("growth_with_pairs", FIFTH, 60, 120, batch, folder_of(FIFTH), contestants=CONTESTANTS[:2])
-            for vocabulary in (2_000, 10_000, 50_000):
-                shape = {**FIFTH, "vocab_size": vocabulary}
+                yield cell("growth_with_pairs", TENTH, 60, 120, batch, folder_of(TENTH), contestants=CONTESTANTS[:2])
+            for vocabulary in (2_000, 5_000, 20_000, 50_000):
+                shape = {**TENTH, "vocab_size": vocabulary}
                 yield cell("growth_with_vocabulary", shape, 60, 120, 2, folder_of(shape), contestants=CONTESTANTS[:2])
         if "profile" in parts:
             for prompt, answer in ((300, 120), (60, 120)):
@@ -261,7 +266,8 @@ def draw(results, path):
         rows = [row for row in results.get("grid", []) if (row["four_bit"], row["checkpointing"]) == kind]
         ratios.plot([f"{row['prompt']}/{row['answer']}" for row in rows], [row["ratios"]["trl"]["step"] for row in rows], marker=marker, linestyle=line, label=label)
     ratios.axhline(1, color="black", linewidth=1)
-    ratios.set(title="Times as fast as stock TRL, a training step", xlabel="tokens of prompt/answer", ylim=(0, None))
+    ratios.set(title="Times as fast as stock TRL, a training step", xlabel="tokens of prompt/answer", ylabel="times", ylim=(0, None))
+    ratios.tick_params(axis="x", labelrotation=30)
     ratios.legend()
     for axes, part, key, label in ((pairs, "growth_with_pairs", "batch", "pairs in a batch"), (vocabulary, "growth_with_vocabulary", "vocabulary", "words in the vocabulary")):
         rows = results.get(part, [])
@@ -270,7 +276,7 @@ def draw(results, path):
             axes.plot(counts, [row[name]["seconds_per_step"] for row in rows], marker=marker, label=known)
         floor = [row["floor_gflop"] / results["matmul_gflops"]["bfloat16"] for row in rows]
         axes.plot(counts, floor, color="black", linestyle=":", label="operations needed, at the matmul rate")
-        axes.set(title=f"Seconds a step and {label}", xlabel=label, ylim=(0, None))
+        axes.set(title=f"Seconds a step and {label}", xlabel=label, ylabel="seconds", ylim=(0, None))
         axes.legend()
     rows = results.get("where_time_goes", [])
     labels, bottom = [f"{row['prompt']}/{row['answer']}" for row in rows], [0.0] * len(rows)
@@ -280,9 +286,24 @@ def draw(results, path):
         bottom = [low + height for low, height in zip(bottom, heights)]
     shares.set(title="Where our step's time goes", xlabel="% of a step", ylabel="tokens of prompt/answer", xlim=(0, 100))
     if rows:
-        shares.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3, frameon=False)
+        shares.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize="small")
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def table(results):
+    """Markdown of the cases with SmolLM2-135M's own shape."""
+    import pandas
+
+    rows = [(f"random weights, prompt {row['prompt']}, answers {row['answer']}", row) for row in results.get("bars", [])]
+    if "real" in results:
+        tokens = results["real"]["tokens"]
+        rows.append((f"role-play pairs, prompt {tokens['prompt']:.0f}, answers {tokens['chosen']:.0f} and {tokens['rejected']:.0f} on average", results["real"]))
+    return pandas.DataFrame([{
+        "SmolLM2-135M in NF4, 4 pairs a step (tokens)": name,
+        **{f"{shown}, seconds a step": f"{row[key]['seconds_per_step']:.1f}" for key, shown in (("trl", "stock TRL"), ("trl_precomputed", "precomputed reference"), ("ours", "ours"))},
+        "faster than stock": f"{row['ratios']['trl']['step']:.1f} times", "cold epoch": f"{row['ratios']['trl']['cold_epoch']:.1f} times", "memory": f"{row['ratios']['trl']['memory']:.2f} of stock's",
+    } for name, row in rows]).to_markdown(index=False)  # fmt: skip
 
 
 PARTS = ("bars", "real", "grid", "growth", "profile")
@@ -291,21 +312,21 @@ PARTS = ("bars", "real", "grid", "growth", "profile")
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", help="persona pairs, see common.small")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, the others stay as they are in results/benchmarks.json")
+    parser.add_argument("--rounds", type=int, default=2, help="of bars and real")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, the others stay as they are in results/benchmarks.json; none draws again")
     wanted = parser.parse_args()
-    parts, path = wanted.only.split(","), ROOT / "results" / "benchmarks.json"
+    parts, path = [part for part in wanted.only.split(",") if part], ROOT / "results" / "benchmarks.json"
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--only takes {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     measured_anew = {"bars": ["bars"], "real": ["real"] if wanted.rows else [], "grid": ["grid"], "growth": ["growth_with_pairs", "growth_with_vocabulary"], "profile": ["where_time_goes"]}
     stale = {name for part in parts for name in measured_anew[part]}
     results = {name: value for name, value in (json.loads(path.read_text()) if path.exists() else {}).items() if name not in stale}
-    begun, seen = time.perf_counter(), 0
-    for _ in benchmark(parts, wanted.rows, wanted.rounds, results):
-        write_json(path, {**results, "rounds": wanted.rounds})
-        draw(results, path.with_suffix(".png"))
-        seen += 1
-        print(f"{time.perf_counter() - begun:.0f} s: {seen} cells done", flush=True)
+    begun = time.perf_counter()
+    for cells, _ in enumerate(benchmark(parts, wanted.rows, wanted.rounds, results), start=1):
+        write_json(path, results)
+        print(f"{time.perf_counter() - begun:.0f} s: {cells} cells done", flush=True)
+    draw(results, path.with_suffix(".png"))
+    path.with_suffix(".md").write_text(table(results) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
