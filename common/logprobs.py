@@ -69,7 +69,7 @@ def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, pa
         return _in_rows(model, list(chain.from_iterable(groups)))
     rows = pack(groups)
     if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
-        make = _dense(model)
+        make = dense_mask
     return _packed_logprobs(model, rows, make)
 
 
@@ -132,6 +132,7 @@ def _causal_model(model: torch.nn.Module) -> PreTrainedModel:
 def _masks(causal: PreTrainedModel, packed: Packed, make: MaskMaker):
     """One mask, or one per kind of layer for a model that mixes full and sliding-window attention."""
     config = causal.config.get_text_config()
+    make = partial(dense_mask, dtype=causal.dtype) if make is dense_mask else make
     masks = {kind: make(packed, window=config.sliding_window if kind == "sliding_attention" else None) for kind in _layer_kinds(config)}
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
@@ -168,21 +169,17 @@ def _mask_maker(model: torch.nn.Module) -> MaskMaker | None:
     return _makers[causal]
 
 
-def _dense(model: torch.nn.Module) -> MaskMaker:
-    return partial(dense_mask, dtype=_causal_model(model).dtype)
-
-
 def _candidates(causal: PreTrainedModel) -> list[MaskMaker]:
     """Masks to try, the fastest first. sdpa makes way for an attention that skips what is hidden."""
     from common import shared_attention
 
-    config, dense = causal.config.get_text_config(), _dense(causal)
+    config = causal.config.get_text_config()
     if config._attn_implementation == "flex_attention":
         return [sparse_mask]
     if config._attn_implementation != "sdpa" or any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
-        return [dense]
+        return [dense_mask]
     causal.set_attn_implementation(shared_attention.NAME)
-    return [stretches_mask if causal.device.type == "cpu" else sparse_mask, dense]
+    return [stretches_mask if causal.device.type == "cpu" else sparse_mask, dense_mask]
 
 
 def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: MaskMaker) -> str | None:

@@ -1,6 +1,6 @@
 """A few steps of refined DPO (rDPO) in as many processes as the launcher starts; test_trainer.py runs it.
 
-    accelerate launch --cpu --num_processes 2 tests/processes.py STUDENT SCORED.jsonl OUTPUT PAIRS_PER_PROCESS
+    python -m torch.distributed.run --nproc_per_node 2 tests/processes.py STUDENT SCORED.jsonl OUTPUT PAIRS_PER_PROCESS
 """
 
 import sys

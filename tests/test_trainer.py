@@ -323,7 +323,7 @@ def test_two_processes_train_as_one(micro, load_micro, pairs, tmp_path):
     alone.train()
     alone.model.save_pretrained(tmp_path / "1" / "adapter")
     (tmp_path / "scored.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", str(Path(__file__).with_name("processes.py"))]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(Path(__file__).with_name("processes.py"))]
     subprocess.run([*launch, str(micro), str(tmp_path / "scored.jsonl"), str(tmp_path / "2"), "4"], check=True, capture_output=True)
     one, two = (load_file(tmp_path / processes / "adapter" / "adapter_model.safetensors") for processes in "12")
     assert all((one[name] - two[name]).norm() <= 1e-4 * one[name].norm() for name in one) and len(one) == len(two)
