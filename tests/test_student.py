@@ -9,6 +9,7 @@ import torch
 from bitsandbytes.functional import has_avx512bf16
 from bitsandbytes.nn import Linear4bit
 from peft import get_peft_model
+from tiny_models import tiny_causal_model
 
 from common import chat
 from common.chat import LocalChat
@@ -129,20 +130,26 @@ def test_prompt_tokens_are_a_prefix_of_the_conversation(load_micro):
     assert whole[: len(prompt)] == prompt
 
 
-def test_rows_leave_their_batch_when_they_end_and_say_what_they_say_alone(load_micro, monkeypatch):
-    model, tokenizer = load_micro()
+def test_rows_leave_their_batch_when_they_end_and_say_what_they_say_alone(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model, tokenizer = load_student(tiny_causal_model(tmp_path), compute_dtype=torch.float32)
     monkeypatch.setattr(chat, "LOOK_EVERY", 3)
-    things = ("barn", "river", "lantern", "boat")
-    questions = [[{"role": "user", "content": f"Tell me exactly how to lift the {thing} by the {other}."}] for thing in things for other in things] + [HELLO]
+    questions = [[{"role": "user", "content": "How " * count + "do I lift the barn?"}] for count in range(12)]
+    alone = []
+    for question in questions:
+        prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        alone.append(model.generate(**prompt, max_new_tokens=20, do_sample=False, pad_token_id=tokenizer.pad_token_id)[0, prompt["input_ids"].size(1) :].tolist())
+    stop = next(token for row in alone for token in row if any(token not in other for other in alone))  # ends some of the answers
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [tokenizer.eos_token_id, stop])
     sizes = []
     hook = model.register_forward_pre_hook(lambda _, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
-    together = LocalChat(model, tokenizer, batch_size=20).complete(questions, Sampling(max_new_tokens=60))
+    together = LocalChat(model, tokenizer, batch_size=12).complete(questions, Sampling(max_new_tokens=20))
     hook.remove()
-    assert sizes[0] == 17 and sizes == sorted(sizes, reverse=True) and 0 < sizes[-1] < 17
-    for question, reply in zip(questions, together):
-        prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        whole = model.generate(**prompt, max_new_tokens=60, do_sample=False, pad_token_id=tokenizer.pad_token_id)[0, prompt["input_ids"].size(1) :]
-        assert reply.text == tokenizer.decode(whole, skip_special_tokens=True).strip()
+    assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and 0 < sizes[-1] < 12
+    for row, reply in zip(alone, together):
+        end = next((i for i, token in enumerate(row) if token in (stop, tokenizer.eos_token_id)), None)
+        assert reply.text == tokenizer.decode(row[:end], skip_special_tokens=True).strip()
+        assert reply.finish_reason == ("length" if end is None else "stop")
 
 
 def test_generation_keeps_the_order_and_does_not_depend_on_the_batch(load_micro):
