@@ -41,6 +41,10 @@ CONTESTANTS = ("ours", "trl", "trl_precomputed")
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
 TENTH = {**SMOLLM2, "num_hidden_layers": 3, "vocab_size": 4915}
 """A tenth of SmolLM2-135M: its width, and the same share of work in the head."""
+KINDS = {  # (NF4, checkpointing): name, marker and line in the figure
+    (True, False): ("NF4", "o", "-"), (True, True): ("NF4, checkpointing", "s", "--"),
+    (False, False): ("float32", "^", ":"), (False, True): ("float32, checkpointing", "v", "-."),
+}  # fmt: skip
 GRID = [(prompt, answer) for prompt in (60, 300, 800) for answer in (60, 120, 300)]  # tokens
 LORA_RANK = 16
 
@@ -237,7 +241,7 @@ def benchmark(parts, rows_file, rounds, results):
             student.symlink_to(smollm2())
             yield results.update(real=compare(student, persona_pairs(rows_file, 16), 4, 3, rounds))
         if "grid" in parts:
-            for four_bit, checkpointing in ((True, False), (False, False), (True, True)):
+            for four_bit, checkpointing in KINDS:
                 for prompt, answer in GRID:
                     yield cell("grid", TENTH, prompt, answer, 2, folder_of(TENTH), four_bit=four_bit, checkpointing=checkpointing)
         if "growth" in parts:
@@ -261,8 +265,7 @@ def draw(results, path):
     from matplotlib import pyplot as plt
 
     figure, ((ratios, pairs), (vocabulary, shares)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    kinds = {(True, False): ("NF4", "o", "-"), (True, True): ("NF4, checkpointing", "s", "--"), (False, False): ("float32", "^", ":")}
-    for kind, (label, marker, line) in kinds.items():
+    for kind, (label, marker, line) in KINDS.items():
         rows = [row for row in results.get("grid", []) if (row["four_bit"], row["checkpointing"]) == kind]
         ratios.plot([f"{row['prompt']}/{row['answer']}" for row in rows], [row["ratios"]["trl"]["step"] for row in rows], marker=marker, linestyle=line, label=label)
     ratios.axhline(1, color="black", linewidth=1)
