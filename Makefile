@@ -11,7 +11,7 @@ help:
 	@echo "make counterfactual  adds the rows of Counterfactual DPO to the tables of make reproduce"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
-	@echo "make bench [ROWS=file.jsonl]  our trainer against TRL's, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS as for small)"
+	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS as for small)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, an hour and a half)"
 	@echo "make results    copies the tables and figures that the README shows into results/"
@@ -36,6 +36,7 @@ reliability: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/train_step.py $(if $(ROWS),--rows $(ROWS))
+	$(if $(ROWS),$(BIN)/python tests/benchmarks/generation.py --rows $(ROWS))
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.

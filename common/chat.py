@@ -149,33 +149,37 @@ class LocalChat:
         return replies
 
     def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Reply]:
+        stops = self.model.generation_config.eos_token_id
+        stops = set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
+        return [self._reply(prompt, tokens, stops) for prompt, tokens in zip(prompts, self._continued(prompts, sampling, stops))]
+
+    def _continued(self, prompts: list[list[int]], sampling: Sampling, stops: set[int]) -> list[list[int]]:
+        """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are recurrent."""
         import torch
 
         width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
         sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {"do_sample": False}
-        stops = self.model.generation_config.eos_token_id
-        stops = set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
         generated: list[list[int]] = [[] for _ in prompts]
-        rows, cache, left = list(range(len(prompts))), None, sampling.max_new_tokens
-        while rows and left > 0:
+        rows, cache = list(range(len(prompts))), None  # those still in the batch
+        for start in range(0, sampling.max_new_tokens, LOOK_EVERY):
             output = self.model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, left), pad_token_id=pad, use_cache=True,
-                repetition_penalty=self.repetition_penalty, return_dict_in_generate=True, **sampled,
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, sampling.max_new_tokens - start),
+                pad_token_id=pad, use_cache=True, repetition_penalty=self.repetition_penalty, return_dict_in_generate=True, **sampled,
             )  # fmt: skip
-            new = output.sequences[:, ids.size(1) :]
+            new, cache = output.sequences[:, ids.size(1) :], output.past_key_values
             for row, tokens in zip(rows, new.tolist()):
                 generated[row] += tokens
-            cache, left = output.past_key_values, left - LOOK_EVERY
-            unfinished = [i for i, row in enumerate(rows) if not stops.intersection(generated[row])]
-            if unfinished and not all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
-                unfinished = list(range(len(rows)))  # recurrent states stay together
-            kept = torch.tensor(unfinished, device=ids.device, dtype=torch.long)
-            rows, ids, mask = [rows[i] for i in unfinished], output.sequences[kept], torch.cat([mask, torch.ones_like(new)], dim=1)[kept]
-            if 0 < len(rows) < len(new):
+            ids, mask = output.sequences, torch.cat([mask, torch.ones_like(new)], dim=1)
+            going = [i for i, row in enumerate(rows) if not stops.intersection(generated[row])]
+            if not going:
+                break
+            if len(going) < len(rows) and all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
+                kept = torch.tensor(going, device=ids.device)
+                rows, ids, mask = [rows[i] for i in going], ids[kept], mask[kept]
                 cache.batch_select_indices(kept)
-        return [self._reply(prompt, tokens, stops) for prompt, tokens in zip(prompts, generated)]
+        return generated
 
     def _reply(self, prompt: list[int], generated: list[int], stops: set[int]) -> Reply:
         end = next((i for i, token in enumerate(generated) if token in stops), None)

@@ -4,8 +4,8 @@
 
 ROWS.jsonl holds `persona`, `prompt`, `persona_response` (in character) and `assistant_response` (plain), as in the task
 `truthfulness` of configurable-system-prompt-multitask. The pairs go through the very `train_rdpo` notebook that the
-miniature uses. What only this needs is here: the student without the Hub, splits by persona, swapped pairs, and judges
-that are learned from text.
+miniature uses. What only this needs is here: splits by persona, swapped pairs, and judges that
+are learned from text.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Speed of our batched evaluation against asking one prompt at a time, and whether both say the same.
 
-    python tests/benchmarks/generation.py --rows ROWS.jsonl [--prompts 48]
+    python tests/benchmarks/generation.py --rows ROWS.jsonl [--prompts 32]
 
 SmolLM2-135M-Instruct answers the first persona prompts greedily, in NF4 as `make small` does (seconds) and in float32 (same
 text). Adds `evaluation` to results/benchmarks.json.
@@ -9,10 +9,9 @@ text). Adds `evaluation` to results/benchmarks.json.
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
-from train_step import ROOT, persona_pairs
+from train_step import RESULTS, measured_before, persona_pairs
 
 from common.chat import LocalChat
 from common.run import quiet_libraries
@@ -43,15 +42,14 @@ def compare(student, conversations, max_new_tokens, batch_size=16):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", required=True, help="persona pairs, see common.small")
-    parser.add_argument("--prompts", type=int, default=48)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=80, help="of an answer at most")
     wanted = parser.parse_args()
     quiet_libraries()
     conversations = [pair["prompt"] for pair in persona_pairs(wanted.rows, wanted.prompts)]
     kinds = {"nf4": {}, "float32": {"four_bit": False, "compute_dtype": torch.float32}}
     found = {name: compare(load_student(smollm2(), **how), conversations, wanted.tokens) for name, how in kinds.items()}
-    path = Path(ROOT) / "results" / "benchmarks.json"
-    write_json(path, {**(json.loads(path.read_text()) if path.exists() else {}), "evaluation": found})
+    write_json(RESULTS, {**measured_before(), "evaluation": found})
     print(json.dumps(found, indent=2))
 
 

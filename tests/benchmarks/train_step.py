@@ -12,7 +12,6 @@ ROWS.jsonl holds the persona pairs of `python -m common.small`; without it there
 """
 
 import argparse
-import gc
 import json
 import multiprocessing
 import os
@@ -36,7 +35,7 @@ from common.storage import read_lines, write_json
 from common.student import load_student, lora_settings
 from common.trainer import RDPOConfig, RDPOTrainer
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = Path(__file__).resolve().parent.parent.parent / "results" / "benchmarks.json"
 CONTESTANTS = ("ours", "trl", "trl_precomputed")
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
 TENTH = {**SMOLLM2, "num_hidden_layers": 3, "vocab_size": 4915}
@@ -47,6 +46,10 @@ KINDS = {  # (NF4, checkpointing): name, marker and line in the figure
 }  # fmt: skip
 GRID = [(prompt, answer) for prompt in (60, 300, 800) for answer in (60, 120, 300)]  # tokens
 LORA_RANK = 16
+
+
+def measured_before():
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
 
 
 def make_model(folder, shape):
@@ -81,7 +84,7 @@ def persona_pairs(rows_file, count):
 
 
 def measure(contestant, folder, pairs, batch, steps, four_bit, checkpointing, profiled=None):
-    """Trains one step that does not count, then `steps` more; figures of this process. `profiled` is called in place of the last step's loss."""
+    """Trains one step that does not count, then `steps` more; figures of this process. `profiled`: one more callback."""
     quiet_libraries()
     model, tokenizer = load_student(folder, four_bit=four_bit, compute_dtype=None if four_bit else torch.float32)
     options = {
@@ -190,7 +193,6 @@ def in_own_process(function, *arguments):
 
 
 def _send_result(send, function, *arguments):
-    gc.freeze()
     send.send(function(*arguments))
 
 
@@ -318,18 +320,18 @@ def main():
     parser.add_argument("--rounds", type=int, default=2, help="of bars and real")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, the others stay as they are in results/benchmarks.json; none draws again")
     wanted = parser.parse_args()
-    parts, path = [part for part in wanted.only.split(",") if part], ROOT / "results" / "benchmarks.json"
+    parts = [part for part in wanted.only.split(",") if part]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--only takes {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     measured_anew = {"bars": ["bars"], "real": ["real"] if wanted.rows else [], "grid": ["grid"], "growth": ["growth_with_pairs", "growth_with_vocabulary"], "profile": ["where_time_goes"]}
     stale = {name for part in parts for name in measured_anew[part]}
-    results = {name: value for name, value in (json.loads(path.read_text()) if path.exists() else {}).items() if name not in stale}
+    results = {name: value for name, value in measured_before().items() if name not in stale}
     begun = time.perf_counter()
     for cells, _ in enumerate(benchmark(parts, wanted.rows, wanted.rounds, results), start=1):
-        write_json(path, results)
+        write_json(RESULTS, results)
         print(f"{time.perf_counter() - begun:.0f} s: {cells} cells done", flush=True)
-    draw(results, path.with_suffix(".png"))
-    path.with_suffix(".md").write_text(table(results) + "\n", encoding="utf-8")
+    draw(results, RESULTS.with_suffix(".png"))
+    RESULTS.with_suffix(".md").write_text(table(results) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
