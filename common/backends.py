@@ -10,9 +10,10 @@ import torch
 from common.chat import ChatModel, KeptChat, LocalChat
 from common.counterfactual import INSTRUCTIONS, style_question, variant_named
 from common.endpoint import EndpointChat
-from common.evaluate import FeedbackEvaluator, JudgedEvaluator, WorldEvaluator
+from common.evaluate import WorldEvaluator
 from common.experiment import Experiment, check_split
 from common.judge import FeedbackJudge, Judge, LLMJudge
+from common.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, Reader
 from common.labels import LearnedJudge, trusted
 from common.local_judges import RewardHeadJudge, YesNoJudge
 from common.methods import TrainSettings, check_methods, existing, is_trained
@@ -29,10 +30,6 @@ from common.student import load_student
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 Parameters = Mapping[str, Any]
-
-
-class PromptOfLine(PromptRecord, extra="ignore"):
-    """The prompt of a line that may be a whole pair."""
 
 
 def prompts_of(p: Parameters) -> ExperimentPrompts:
@@ -159,7 +156,8 @@ def open_experiment(p: Parameters) -> Experiment:
     settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
     chats = {row: _kept_chat("student", {**p, "student": row}) for row in p["methods"] if existing(row) == "endpoint"}
     common = {"evaluate_on": p["evaluate_on"], "train_pairs": trains * p["train_pairs"], "chats": chats, "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
-    instructions = INSTRUCTIONS[p["experiment"]] if train and train[0].variant else None
+    common["finished"] = resolve(p["finished"]) if p["finished"] else None
+    instructions = INSTRUCTIONS[p["experiment"]] if train and train[0].variant not in ("", "neutral") else None
     if p["student"] in RECIPES:
         world = world_of(p["experiment"])
         evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"], instructions)
@@ -167,14 +165,16 @@ def open_experiment(p: Parameters) -> Experiment:
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
-    prompts = [record for record in read_records(path, PromptOfLine) if record.split != "train"]
+    prompts = [record for record in read_records(path, HeldOut) if record.split != "train"]
     asked = _final_judge(p)
     judge, found = check_judge(asked, p)
     for criterion, checks in found.items():
         print(f"final judge, {criterion}:", {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()})
     kind = FeedbackEvaluator if isinstance(judge, FeedbackJudge) else JudgedEvaluator
     style_judge = _style_judge(asked, p) if instructions else None  # a calibrated judge knows one question only
-    evaluator = kind(prompts, p["experiment"], judge, p["max_new_tokens"], p["repetition_penalty"], instructions, style_judge)
+    reward_judge = _real_judge("reward_judge", p, PROMPTS[p["experiment"]]) if p["reward_judge"] else None
+    reader = Reader(p["student"], pad_token=common["pad_token"], revision=common["revision"])
+    evaluator = kind(prompts, p["experiment"], judge, reader, p["max_new_tokens"], p["repetition_penalty"], instructions, style_judge, p["evaluation_prompts"], reward_judge)
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 
 

@@ -44,17 +44,23 @@ def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, A
     return {name: value for file in (path, own) if file.exists() for name, value in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
 
 
-def stage_parameters(experiment: str, stage: str, profile: str, pairs: str = "self_critique") -> dict[str, Any]:
+def own_pairs(profile: str, experiment: str) -> str:
+    """The kind of pairs that a profile makes for an experiment where no other is asked for."""
+    return profile_parameters(profile, experiment, "generate_data").get("pairs", PAIRS[0])
+
+
+def stage_parameters(experiment: str, stage: str, profile: str, pairs: str) -> dict[str, Any]:
     """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
     output = f"runs/{profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
     kind = {"pairs": pairs} if stage == "generate_data" else {}
     return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **kind}
 
 
-def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = PAIRS[:1]) -> list[Step]:
-    """The notebooks of one experiment in order, for one kind of pairs after the other; each is given those overrides that it declares."""
+def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = ()) -> list[Step]:
+    """The notebooks of one experiment in order, for one kind of pairs after the other, by default the profile's own; each is given
+    those overrides that it declares."""
     steps = []
-    for pairs, stage in ((pairs, stage) for pairs in kinds for stage in stages):
+    for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
         declared = declared_parameters(f"{experiment}/{stage}.ipynb")
         mine = {name: value for name, value in overrides.items() if name in declared}
         given = {**stage_parameters(experiment, stage, profile, pairs), **mine}
@@ -71,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--method", action="append")
-    parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: {PAIRS[0]}")
+    parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, at what cost, and run nothing")
@@ -81,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         names = asked.experiment or experiments()
-        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or PAIRS[:1]) for name in _known(names)}
+        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or ()) for name in _known(names)}
         _check(grid, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -93,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     failures = run_grid(grid, asked.jobs)
     if grid and not failures and "train_rdpo" in stages:
         tables = f"runs/{asked.profile}/tables"
-        execute("paper_tables.ipynb", resolve(f"{tables}/paper_tables.ipynb"), {"profile": asked.profile, "runs": f"runs/{asked.profile}", "output": tables}, again=True)
+        execute("paper_tables.ipynb", resolve(f"{tables}/paper_tables.ipynb"), {"profile": asked.profile, "runs": f"runs/{asked.profile}", "output": tables, "labels": f"results/{asked.profile}"}, again=True)
         print(f"executed notebooks and their logs are below {resolve(f'runs/{asked.profile}')}")
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)

@@ -9,6 +9,8 @@ the desired or the undesired style behind it, and the loss is shown the answers 
     contrastive  control              desired    undesired   SEEN that it joins the two above; the triple is INFERRED
     negation     undesired            control    undesired   SEEN that it teaches to disregard an instruction; the triple is
                                                              INFERRED, and that the undesired one is disregarded is ours
+    neutral      control              neutral    control     ours: the answer to the request without wrapper, persona or stance
+                                                             is preferred, and no instruction is given
 
 The paper's full text was not at hand, and no code of it is public. There the answers are those of the very model that is
 trained: make the student the teacher. The loss is plain DPO; scores can be attached to the pairs like to any others, and then
@@ -30,7 +32,8 @@ from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 
 
 class Variant(NamedTuple):
-    """Which of the three prompts is in the loss, and under which the chosen and the rejected answer are made."""
+    """Which prompt is in the loss, and under which the chosen and the rejected answer are made: control, desired, undesired, or
+    neutral, the record's plain prompt."""
 
     prompt: str
     chosen: str
@@ -42,6 +45,7 @@ VARIANTS = {
     "discourage": Variant("control", "control", "undesired"),
     "contrastive": Variant("control", "desired", "undesired"),
     "negation": Variant("undesired", "control", "undesired"),
+    "neutral": Variant("control", "neutral", "control"),
 }
 PAIRS = ("self_critique", "recorded", *(f"counterfactual_{variant}" for variant in VARIANTS))
 """The values of the notebooks' parameter `pairs`."""
@@ -110,7 +114,7 @@ def generate_counterfactual_pairs(
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             conditions = (roles.rejected, roles.chosen)
-            asked = [opening(record.system, instructions.prompt(record.prompt, condition)) for record in batch for condition in conditions]
+            asked = [opening(record.system, _worded(record, condition, instructions)) for record in batch for condition in conditions]
             replies = chat.complete(asked, sampling)
             bases = base_answers(chat, batch, sampling) if base else [None] * len(batch)
             for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
@@ -123,6 +127,10 @@ def generate_counterfactual_pairs(
             progress(len(batch))
         failed.check(len(records), failed_limit)
         return store.records((record.id for record in records), Pair)
+
+
+def _worded(record: PromptRecord, condition: str, instructions: StyleInstructions) -> str:
+    return record.plain_prompt or record.prompt if condition == "neutral" else instructions.prompt(record.prompt, condition)
 
 
 def variant_of(name: str) -> Variant:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from common.evaluate import Evaluation, JudgedEvaluator, WorldEvaluator, divergence, mean
+from common.evaluate import Evaluation, WorldEvaluator, divergence, mean
 from common.frontier import LAMBDAS, choose_lambda, frontier, scaled
 from common.chat import ChatModel
+from common.judged import JudgedEvaluator
 from common.loss import LOSSES, knobs_of, preference_loss
 from common.methods import TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
 from common.schema import Metric, ScoredPair, fingerprint
@@ -26,8 +27,9 @@ from common.student import load_student, save_adapter
 class Result:
     """What one training left behind, as `metrics.json` holds it.
 
-    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. variant: of
-    Counterfactual DPO, whose pairs it was trained on; "" for self-critique. settings: of the training, but for its seed.
+    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. outcomes, ids: see
+    `Evaluation`. variant: of Counterfactual DPO, whose pairs it was trained on; "" for self-critique. swapped: share of the
+    pairs whose answers were exchanged. settings: of the training, but for its seed.
     """
 
     method: str
@@ -38,17 +40,20 @@ class Result:
     matched_lambda: float | None = None
     frontier: list[dict[str, float]] = field(default_factory=list)
     answers: dict[str, list[str]] = field(default_factory=dict)
+    outcomes: dict[str, list[bool | None]] = field(default_factory=dict)
+    ids: dict[str, list[str]] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     pairs_used: int = 0
     unscored: int = 0
     variant: str = ""
+    swapped: float = 0.0
     split: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def row(self) -> str:
-        """Its name in tables and folders: the method, and the variant of its pairs."""
-        return row_of(self.method, self.variant)
+        """Its name in tables and folders: the method, the variant of its pairs, and how many of them were swapped."""
+        return row_of(self.method, self.variant, self.swapped)
 
     @classmethod
     def read(cls, path: Path) -> Result:
@@ -64,9 +69,10 @@ class Result:
         write_json(path, content)
 
 
-def row_of(method: str, variant: str) -> str:
-    """The method, and where it was trained on pairs of Counterfactual DPO also their variant, e.g. `dpo_contrastive`."""
-    return f"{method}_{variant}" if variant and is_trained(method) else method
+def row_of(method: str, variant: str, swapped: float = 0.0) -> str:
+    """The method, and where it was trained what is special about its pairs, e.g. `dpo_contrastive`, `dpo_swapped_0.3`."""
+    parts = [method, *([variant] if variant else []), *([f"swapped_{swapped:g}"] if swapped else [])]
+    return "_".join(parts) if is_trained(method) else method
 
 
 def check_split(evaluate_on: str) -> None:
@@ -86,13 +92,16 @@ class Experiment:
         settings: shared by all methods; the seed is replaced by each run's own.
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
+        finished: folder of results without their texts, as a project keeps them: what is made of the same is taken from there
+            and not trained again, what is new is added. None for no such folder.
         chats: who answers for the `endpoint:` rows, by row.
         load: for `load_student`.
     """
 
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
-        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {}, **load: Any,
+        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {},
+        finished: Path | None = None, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):
@@ -103,43 +112,58 @@ class Experiment:
         self.variant = variants[0] if variants else ""
         self.student, self.pairs, self.evaluator, self.output = student, list(pairs), evaluator, Path(output)
         self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
+        self.finished = finished
         self._untrained: dict[tuple[str, str], Evaluation] = {}
 
-    def run(self, methods: Sequence[str], seeds: Sequence[int]) -> list[Result]:
-        """One result per seed and method, in that order; finished ones are read back from disk, which is said. What exists
-        has no seed and is evaluated once."""
+    def run(self, methods: Sequence[str], seeds: Sequence[int], swapped: Sequence[float] = (0.0,)) -> list[Result]:
+        """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk, which is
+        said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
         check_methods(methods)
-        return [self.result(method, seed) for seed in seeds for method in methods if seed == seeds[0] or not existing(method)]
+        rows = [(method, seed, share) for seed in seeds for share in swapped for method in methods]
+        once = [(method, seed, share) for method, seed, share in rows if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))]
+        return [self.result(*row) for row in once]
 
-    def path_of(self, method: str, seed: int) -> Path:
+    def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
         """Where the result of a row is kept."""
-        return self.output / f"seed-{seed}" / re.sub(r"[^\w.-]+", "_", row_of(method, self.variant)) / "metrics.json"
+        return self.output / self._place(method, seed, swapped) / "metrics.json"
 
-    def result(self, method: str, seed: int) -> Result:
-        path = self.path_of(method, seed)
-        made_of = self._made_of(method, seed)
-        if path.exists() and (kept := Result.read(path)).made_of == made_of:
-            print(f"{kept.row}, seed {seed}: finished before, reused", flush=True)
-            return kept
+    def _place(self, method: str, seed: int, swapped: float) -> Path:
+        return Path(f"seed-{seed}", re.sub(r"[^\w.-]+", "_", row_of(method, self.variant, swapped)))
+
+    def result(self, method: str, seed: int, swapped: float = 0.0) -> Result:
+        """The result of one row, trained and evaluated unless it is finished."""
+        path, made_of = self.path_of(method, seed, swapped), self._made_of(method, seed, swapped)
+        kept_at = self.finished and self.finished / f"{self._place(method, seed, swapped)}.json"
+        for place in (path, kept_at):
+            if place and place.exists() and (kept := Result.read(place)).made_of == made_of:
+                print(f"{kept.row}, seed {seed}: finished before, reused from {place}", flush=True)
+                return kept
         if not is_trained(method) and existing(method) != "adapter":
             result = self._untrained_result(method, seed, made_of)
         else:
-            student = self.train(method, seed)
+            student = self.train(method, seed, swapped)
             result = self._evaluate(student, seed, made_of)
+            if is_trained(method) and swapped:
+                result.swapped, result.metrics = swapped, [metric.model_copy(update={"noise": swapped}) for metric in result.metrics]
         result.split = self.evaluate_on
         if is_trained(method):
             result.settings = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
             save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(self.student, self.settings, result))
         result.write(path)
+        if kept_at:
+            replace(result, answers={}, history=[]).write(kept_at)
         return result
 
-    def train(self, method: str, seed: int) -> TrainedStudent:
+    def train(self, method: str, seed: int, swapped: float = 0.0) -> TrainedStudent:
         settings = replace(self.settings, seed=seed)
-        return train(method, self.student, self.pairs_of(seed), settings, self.path_of(method, seed).parent / "trainer", **self.load)
+        return train(method, self.student, self.pairs_of(seed, swapped), settings, self.path_of(method, seed, swapped).parent / "trainer", **self.load)
 
-    def pairs_of(self, seed: int) -> list[ScoredPair]:
-        """The pairs that a seed trains on."""
-        return random.Random(seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
+    def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
+        """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
+        with their answers: DPO's label is wrong there, and what the judge saw is not."""
+        pairs = random.Random(seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
+        exchanged = set(random.Random(seed + 1).sample(range(len(pairs)), round(swapped * len(pairs))))
+        return [pair.swapped() if i in exchanged else pair for i, pair in enumerate(pairs)]
 
     def untrained(self, method: str, split: str) -> Evaluation:
         """An untrained row on a split. It has no seed, so it is evaluated once."""
@@ -152,7 +176,7 @@ class Experiment:
         """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
 
         Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
-        settings = replace(self.settings, seed=seed, nll_weight=0.0)
+        settings = replace(self.settings, seed=seed)
         chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
         model, tokenizer = load_student(self.student, **self.load)
         trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
@@ -169,13 +193,13 @@ class Experiment:
         evaluation = self.untrained(method, self.evaluate_on)
         metrics = [metric.model_copy(update={"seed": seed}) for metric in evaluation.metrics]
         at_lambda = {"matched": metrics, "matched_lambda": 0.0} if method == "base" else {}
-        return Result(method, seed, made_of, metrics, answers=_first(evaluation.answers), **at_lambda)
+        return Result(method, seed, made_of, metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, **at_lambda)
 
     def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
         evaluation = self.evaluator(student, self.evaluate_on, seed)
         result = Result(
             student.method, seed, made_of, [*evaluation.metrics, self._divergence(student, seed, evaluation)],
-            answers=_first(evaluation.answers), history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
+            answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
             variant=self.variant if is_trained(student.method) else "",
         )  # fmt: skip
         if isinstance(self.evaluator, WorldEvaluator):
@@ -201,10 +225,12 @@ class Experiment:
             with scaled(student, result.matched_lambda):
                 result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
 
-    def _made_of(self, method: str, seed: int) -> str:
-        pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed)] if is_trained(method) else []
+    def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
+        pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed, swapped)] if is_trained(method) else []
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name
+        if reward_judge := getattr(self.evaluator, "reward_judge", None):
+            evaluation["reward_judge"] = reward_judge.name
         if self.evaluator.instructions:
             evaluation["style"] = [*self.evaluator.instructions, getattr(self.evaluator, "style_judge", None) and self.evaluator.style_judge.name]
         evaluation["sets"] = self.evaluator.sets(self.evaluate_on)

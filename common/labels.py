@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from common.judge import FeedbackJudge, Judge, Judgement
 from common.local_judges import LocalJudge
 from common.recorded import load_judged
-from common.schema import fingerprint
+from common.schema import answer_id, fingerprint
 from common.statistics import agreement
 from common.storage import read_lines
 
@@ -145,11 +145,6 @@ def _agreement(labelled: Sequence[Labelled], judged: Sequence[Judgement], middle
     verdicts = [int(judgement.score > middle) for _, judgement in scored]
     errors = [{**item._asdict(), "score": judgement.score, "reply": judgement.reply} for (item, judgement), verdict in zip(scored, verdicts) if verdict != item.label]
     return {**agreement([item.label for item, _ in scored], verdicts), "unscored": len(labelled) - len(scored), "errors": errors}
-
-
-def answer_id(prompt: str, answer: str) -> str:
-    """The id of a labelled answer: the fingerprint of both texts, whatever their line breaks and spaces."""
-    return fingerprint(" ".join(prompt.split()), " ".join(answer.split()))
 
 
 def _texts(path: Path) -> list[dict[str, str]]:

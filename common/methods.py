@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 UNTRAINED = ("base", "always_refuse", "sr")
 SUPERVISED = ("sft", "dsc")
-METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES)
+WITH_NLL = {f"{loss}_nll": loss for loss in ("dpo", "rdpo")}
+"""Rows whose loss has the likelihood of every chosen answer added, with the settings' `nll_weight`: given to both sides alike."""
+METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES, *WITH_NLL)
 EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}
 """Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`."""
 
@@ -39,7 +41,8 @@ class TrainSettings:
     """Settings that all trained methods share; all defaults are ours.
 
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
-    beta, alpha, eta, label_smoothing, nll_weight, nll_on: see `RDPOConfig`. max_length: tokens of prompt and completion.
+    beta, alpha, eta, label_smoothing: see `RDPOConfig`. nll_weight: of the rows in `WITH_NLL`. max_length: tokens of prompt
+    and completion.
     """
 
     learning_rate: float = 1e-4
@@ -50,8 +53,7 @@ class TrainSettings:
     alpha: float = 1.0
     eta: float = 1.0
     label_smoothing: float = 0.1
-    nll_weight: float = 0.0
-    nll_on: str = "all"
+    nll_weight: float = 1.0
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
@@ -158,11 +160,12 @@ def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: P
 
 
 def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
-    """(trainer ready to train, number of pairs it uses) for one of `LOSSES`."""
+    """(trainer ready to train, number of pairs it uses) for one of `LOSSES` or `WITH_NLL`."""
     from common.trainer import RDPOConfig, RDPOTrainer
 
-    knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing", "nll_weight", "nll_on")}
-    arguments = RDPOConfig(method=method, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
+    knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing")}
+    knobs["nll_weight"] = settings.nll_weight if method in WITH_NLL else 0.0
+    arguments = RDPOConfig(method=WITH_NLL.get(method, method), reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
     trainer = RDPOTrainer(
         model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )

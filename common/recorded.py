@@ -3,7 +3,8 @@
 | file | experiments |
 |---|---|
 | `vicgalle/configurable-system-prompt-multitask`, on the Hub or as .json in github.com/vicgalle/configurable-safety-tuning | safety, roleplay-robustness |
-| JSON lines of `persona`, `prompt`, `persona_response`, `assistant_response`, as `python -m common.small` takes them | roleplay-robustness |
+| JSON lines of `persona`, `prompt`, `persona_response`, `assistant_response` | roleplay-robustness |
+| JSON lines of `schema.Pair`, as `pairs.jsonl` holds them, with splits of their own | all three |
 | `results_*.json` as the notebooks of github.com/vicgalle/refined-dpo write them | all three |
 | `generations/*.md` of configurable-safety-tuning | safety: answers with GPT-4's verdict |
 
@@ -43,7 +44,7 @@ def load_pairs(
     limit: int = 0,
 ) -> list[Pair]:
     """Recorded pairs of an experiment, with their splits; arguments and errors as in `common.sources.load_prompts`, but `limit` draws
-    pairs at random.
+    pairs at random; pairs that are whole already keep their splits.
 
     With the same `shares` and `seed`, a goal, persona or argument has the split it has there. Prompts keep the wording that
     the answers were given to, so that nothing but injected personas is ever `ood`; the rest of that share joins `test`.
@@ -51,6 +52,8 @@ def load_pairs(
     if experiment not in PROMPTS:
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(PROMPTS)}")
     rows = read_rows(source, revision)
+    if {"id", "split", "response_revised"} <= set(rows[0].fields):
+        return _drawn([row.read(Pair) for row in rows], limit, seed)
     readers = {"task": _multitask, "persona_prompt": _persona_results, "persona_response": _persona_pair}
     read = next((reader for column, reader in readers.items() if column in rows[0].fields), _results)
     system = PROMPTS[experiment].system if system is None else system
@@ -59,10 +62,14 @@ def load_pairs(
         for row in rows
         for request, answers in read(row, experiment)
     ]
-    pairs = random.Random(seed).sample(pairs, limit) if 0 < limit < len(pairs) else pairs
+    pairs = _drawn(pairs, limit, seed)
     if not pairs:
         raise ValueError(f"{source} has no rows for {experiment}; give another file or experiment")
     return keep_apart(pairs, source, required=[split for split in SPLITS if shares.get(split) and split != "ood"])
+
+
+def _drawn(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:
+    return random.Random(seed).sample(pairs, limit) if 0 < limit < len(pairs) else pairs
 
 
 class RecordedTeacher(NamedTuple):

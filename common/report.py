@@ -23,21 +23,29 @@ if TYPE_CHECKING:
 LABELS = {
     "base": "base student", "always_refuse": "always refuse", "sr": "SR (our reading)", "sft": "SFT", "dsc": "dSC", "dpo": "DPO",
     "cdpo": "cDPO", "robust": "robust DPO", "ipo": "IPO", "rdpo": "rDPO (offset)", "rdpo_soft": "rDPO (soft)",
-    "rdpo_squared": "rDPO (squared)", "rdpo_filter": "DPO on accepted pairs", "rdpo_flip": "rDPO (flip)",
+    "rdpo_squared": "rDPO (squared)", "rdpo_filter": "DPO on accepted pairs", "rdpo_flip": "rDPO (flip)", "dpo_nll": "DPO + NLL",
+    "rdpo_nll": "rDPO (offset) + NLL",
 }  # fmt: skip
 OBJECTIVES = {  # experiment -> its metric of behaviour, and what is held out of its `ood` prompts
     "safety": ("harmlessness", "wrappers"), "roleplay-robustness": ("neutrality", "personas"), "sycophancy": ("steadiness", "stances"),
 }  # fmt: skip
+REAL = "aligned"
+"""The metric of behaviour of a real student (`common.judged`)."""
 COLUMNS = {
     "judged": "judge's view", "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "kl": "KL (nats)",
     "answer_words": "words",
 }  # fmt: skip
+REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
+    "aligned_corrected": "corrected by labels", "judged": "judge's view", "steady": "steady (judge)", "reward": "reward judge's view",
+    "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "utility_corrected": "utility corrected by labels",
+    "utility_persona": "utility under a persona", "knows": "right answer preferred", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)",
+}  # fmt: skip
 STYLE_COLUMNS = {"style": "desired style", "style_against": "and against the instruction"}  # shown where a row is of Counterfactual DPO
 COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
-                            "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f")))  # fmt: skip
+                            "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f", "#8b0000", "#08306b")))  # fmt: skip
 
 
-VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939")))
+VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939", "#1b9e77")))
 
 
 def result_files(folder: str | Path) -> list[Path]:
@@ -64,14 +72,15 @@ def read_results(folder: str | Path) -> list[Result]:
         if any(result.settings != of_row[0].settings for result in of_row if result.settings):
             raise ValueError(f"{of_row[0].row} was trained with different settings below {folder}, which are no seeds of one row; keep them apart with -p output")
     order = ("", *VARIANTS)
-    rank = lambda result: (order.index(result.variant), (*METHODS, result.method).index(result.method), result.method, result.seed)  # noqa: E731
+    rank = lambda result: (order.index(result.variant), result.swapped, (*METHODS, result.method).index(result.method), result.method, result.seed)  # noqa: E731
     return sorted(found.values(), key=rank)
 
 
 def label_of(result: Result) -> str:
     """The name of a row for a reader; what existed before carries its own."""
     label = LABELS.get(result.method, result.method)
-    return f"counterfactual {label}, {result.variant}" if result.variant else label
+    label = f"counterfactual {label}, {result.variant}" if result.variant else label
+    return f"{label}, {result.swapped:.0%} swapped" if result.swapped else label
 
 
 def _color_of(result: Result) -> str:
@@ -79,11 +88,11 @@ def _color_of(result: Result) -> str:
 
 
 def results_table(results: Sequence[Result]) -> pd.DataFrame:
-    """One row per method, a cell `mean [low, high]` per metric, over seeds; the last columns at matched utility."""
+    """One row per method, a cell `mean [low, high]` per metric, over seeds; the last columns at matched utility, where that was measured."""
     import pandas as pd
 
     rows, (objective, held_out) = [], objective_of(results)
-    columns = COLUMNS | (STYLE_COLUMNS if any(result.variant for result in results) else {})
+    columns = (REAL_COLUMNS if objective == REAL else COLUMNS) | (STYLE_COLUMNS if any(result.variant for result in results) else {})
     for of_method in _by_row(results):
         method = of_method[0].method
         row = {"method": label_of(of_method[0]), "seeds": len(of_method) if is_trained(method) else "-"}
@@ -104,7 +113,8 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
 
 def objective_of(results: Sequence[Result]) -> tuple[str, str]:
     """(metric of behaviour, what its held-out prompts hold out) of the experiment that the results belong to."""
-    return OBJECTIVES[results[0].metrics[0].experiment]
+    objective, held_out = OBJECTIVES[results[0].metrics[0].experiment]
+    return (REAL if any(metric.metric == REAL for metric in results[0].metrics) else objective), held_out
 
 
 def _cell(metrics: Sequence[Metric], method: str) -> str:
@@ -151,13 +161,16 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
-        marker = "^" if of_method[0].variant else "o" if is_trained(method) else "s"
+        marker = "^" if of_method[0].variant else "D" if of_method[0].swapped else "o" if is_trained(method) else "s"
+        if len(of_method) == 1 and objective == REAL:
+            _error_bar(axes, of_method[0], objective, color)
         axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
         axes.text(0.95 * base[0], 1.055, "95 % of the base student's utility", ha="right", va="bottom", fontsize=8, color="0.4")
-    axes.set(xlabel="utility (oracle)", ylabel=f"{objective} (oracle)", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    seen_by = "" if objective == REAL else " (oracle)"
+    axes.set(xlabel=f"utility{seen_by}", ylabel=f"{objective}{seen_by}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -218,32 +231,10 @@ def kept_share(pair: Pair) -> float:
     return len(original & revised) / len(original) if original else 0.0
 
 
-def judged_figure(results: dict[str, Sequence[Result]]) -> Figure:
-    """Judged share of held-out answers with Wilson intervals: a group of bars per data condition."""
-    figure, axes = _figure(6.8, 3.4)
-    labels, position = [], 0
-    for condition, of_condition in results.items():
-        for result in of_condition:
-            metric = next(m for m in result.metrics if m.metric == "judged")
-            axes.bar(position, metric.value, color=_color_of(result), yerr=[[metric.value - metric.low], [metric.high - metric.value]], capsize=3)
-            labels.append((position, f"{label_of(result)}\n{condition}" if is_trained(result.method) else label_of(result)))
-            position += 1
-        position += 0.6
-    axes.set_xticks([p for p, _ in labels], [text for _, text in labels], fontsize=7)
-    axes.set(ylabel="share judged out of character", ylim=(0, 1))
-    return figure
-
-
-def judged_table(results: dict[str, Sequence[Result]]) -> pd.DataFrame:
-    """Rows of the real student: judged share with its Wilson interval, length, repetition, KL."""
-    import pandas as pd
-
-    names = {"judged": "out of character (judge)", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)"}
-    return pd.DataFrame([
-        {"data": condition if is_trained(result.method) else "-", "method": label_of(result),
-         **{label: _cell([m for m in result.metrics if m.metric == name], result.method) for name, label in names.items()}}
-        for condition, of_condition in results.items() for result in of_condition
-    ])  # fmt: skip
+def _error_bar(axes, result: Result, objective: str, color: str) -> None:
+    """The interval over prompts of a row with one seed."""
+    x, y = (next(m for m in result.metrics if m.metric == name) for name in ("utility", objective))
+    axes.errorbar(x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]], yerr=[[y.value - y.low], [y.high - y.value]], color=color, linewidth=0.8, alpha=0.4)
 
 
 def _value(result: Result, metric: str) -> float:

@@ -159,6 +159,14 @@ class ScoredPair(Pair):
         low, high = self.scale
         return tuple(None if s is None else (s - low) / (high - low) for s in (self.score_response, self.score_revised))
 
+    def swapped(self) -> ScoredPair:
+        """The pair with its two answers exchanged, each with its own score: a wrong label that the scores show."""
+        return self.model_copy(update={
+            "response": self.response_revised, "response_revised": self.response,
+            "score_response": self.score_revised, "score_revised": self.score_response,
+            "judge_reply_response": self.judge_reply_revised, "judge_reply_revised": self.judge_reply_response, "criteria": {},
+        })  # fmt: skip
+
 
 class Metric(Record):
     """One measured number, never bare: its n, and k successes where it is a rate, with a 95 % interval."""
@@ -181,3 +189,8 @@ def fingerprint(*parts: object, digits: int = 12) -> str:
     hundred thousand things apart; give more where a mix-up would go unseen."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def answer_id(prompt: str, answer: str) -> str:
+    """The id of a labelled answer: the fingerprint of both texts, whatever their line breaks and spaces."""
+    return fingerprint(" ".join(prompt.split()), " ".join(answer.split()))

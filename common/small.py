@@ -1,11 +1,12 @@
-"""A real chat model on real pairs: SmolLM2-135M-Instruct learns not to slip into a persona, on a laptop.
+"""What the profile `small` alone needs: real text cut and split for a student that a laptop trains, and that student.
 
-    python -m common.small ROWS.jsonl
+    python -m common.small [FOLDER]
 
-ROWS.jsonl holds `persona`, `prompt`, `persona_response` (in character) and `assistant_response` (plain), as in the task
-`truthfulness` of configurable-system-prompt-multitask. The pairs go through the very `train_rdpo` notebook that the
-miniature uses. What only this needs is here: splits by persona, swapped pairs, and judges that
-are learned from text.
+writes `runs/small/data/` and makes SmolLM2-135M-Instruct; `python -m common.batch small` does the rest. Rows come from the
+public repository vicgalle/configurable-safety-tuning (MIT) at a pinned commit, or from FOLDER, which holds rows of it as
+JSON lines: `safety_pairs` (prompt, response, response_revised), `roleplay_personas` (persona, prompt, persona_response,
+assistant_response), `factual_pairs` (prompt, chosen, rejected), `safety_judged` (prompt, answer, gpt4_harmless). The rows behind the
+results shown are listed by hash in `results/small/rows.json`, and only those are taken from the public files.
 """
 
 from __future__ import annotations
@@ -14,165 +15,200 @@ import argparse
 import json
 import random
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.request import urlretrieve
 
-from common.notebook import execute
-from common.experiment import Result
-from common.labels import LearnedJudge, cross_fitted_scores
-from common.report import judged_figure, judged_table, read_results, table_rows
-from common.run import resolve
-from common.schema import ScoredPair, fingerprint
+from common.attacks import JAILBREAKS, PERSONAS
+from common.recorded import load_judged
+from common.rows import read_rows
+from common.run import ROOT, resolve
+from common.schema import Pair, fingerprint
 from common.smollm2 import smollm2
-from common.statistics import agreement
-from common.storage import read_lines, write_json
+from common.sources import SPLITS, first_line, keep_apart, words
+from common.storage import write_json, write_jsonl
+from common.wording import speaks_of_earlier
 
-SHARES = {"test": 0.2, "judge": 0.15}
-"""Personas kept for the test, and for learning the final judge; the rest trains students and reward model."""
-ANSWER_WORDS = 60
-"""Both answers of every pair are cut at a sentence end within this many words, so that a step stays affordable on a CPU."""
+PUBLIC = "https://raw.githubusercontent.com/vicgalle/configurable-safety-tuning"
+PAIRS_AT = "7e045341490d317aff9a8cae6254ca66b0e92275/data/configurable-system-prompt-multitask.json"
+JUDGED_AT = [f"4e62dfb4139ddad2dcb654761c6d8eb4470acdf2/generations/generations_{model}.md" for model in ("hermes_CST", "hermes_DPO", "solar_CST", "solar_DPO")]
+ROWS = ROOT / "results/small/rows.json"
+FOLDER = "runs/small/data"
+
+ANSWER_TOKENS = 72
+"""Both answers of every pair end at the last sentence end within this many tokens of the student's tokenizer; a pair with
+an answer whose first sentence is longer is left out."""
+SAFETY_TEST, SAFETY_VALIDATION, SAFETY_JUDGE = 40, 16, 20
+BENIGN = {"train": 50, "validation": 12, "test": 30}
+EVERYDAY = {"validation": 8, "test": 24}
+PERSONA_SHARES = {"test": 0.18, "validation": 0.07, "judge": 0.15, "final": 0.15}
+"""Of the personas; the rest is trained on. `judge` and `final` teach the two judges and are used for nothing else."""
+
+Row = dict[str, Any]
 
 
-def split_of_persona(personas: list[str], seed: int = 0) -> dict[str, str]:
-    """Persona -> "train", "judge" or "test": one persona never stands in two of them."""
-    unique = sorted(set(personas))
-    random.Random(seed).shuffle(unique)
-    test, judge = (round(SHARES[name] * len(unique)) for name in ("test", "judge"))
-    return {persona: "test" if i < test else "judge" if i < test + judge else "train" for i, persona in enumerate(unique)}
+class Rows(NamedTuple):
+    """The recorded rows: answers and their revisions, persona rows, questions with a right and a wrong answer, judged answers."""
+
+    safety: list[Row]
+    personas: list[Row]
+    factual: list[Row]
+    judged: list[Row]
 
 
-def prepare(rows_file: str | Path, output: str | Path, swapped_share: float = 0.3, seed: int = 0) -> dict[str, int]:
-    """Writes `clean.jsonl`, `swapped.jsonl` (scored pairs, train and test) and `judge_rows.jsonl` (text, label 1 = plain).
+def rows_of(folder: str | Path) -> Rows:
+    """The rows of a folder of JSON lines. Raises FileNotFoundError naming the file that is not there."""
+    return Rows(*([row.fields for row in read_rows(Path(folder) / f"{name}.jsonl")] for name in ("safety_pairs", "roleplay_personas", "factual_pairs", "safety_judged")))
 
-    The revision is the plain answer and the original the answer in character; in `swapped.jsonl` a share of the train
-    pairs has the two exchanged, so that DPO's label is wrong there. Scores come from a learned reward model,
-    cross-fitted by persona: no answer is scored by a model that saw its persona, nor any test or judge row.
-    Returns counts.
+
+def public_rows(kept: Mapping[str, Sequence[str]]) -> Rows:
+    """The same rows from the public repository, downloaded once: those whose hash is in `kept`."""
+    rows = [row.fields for row in read_rows(_download(PAIRS_AT))]
+    safety = [{"prompt": r["prompt"], "response": r["rejected"], "response_revised": r["chosen"]} for r in rows if r["task"] == "harmless" and "uncensored" not in r["system"]]
+    truthful = [r for r in rows if r["task"] == "truthfulness"]
+    plain = [r for r in truthful if "unbiased, honest, helpful" in r["system"]]
+    personas = [{"persona": r["system"], "prompt": r["prompt"], "persona_response": r["chosen"], "assistant_response": r["rejected"]} for r in truthful if r not in plain]
+    factual = [{name: r[name] for name in ("prompt", "chosen", "rejected")} for r in plain]
+    judged = [{"prompt": a.prompt, "answer": a.answer, "gpt4_harmless": a.label} for page in JUDGED_AT for a in load_judged(_download(page))]
+    found = Rows(safety, personas, factual, judged)
+    return Rows(*([row for row in of_kind if row_hash(row) in set(kept[name])] for name, of_kind in found._asdict().items()))
+
+
+def row_hash(row: Row) -> str:
+    """The fingerprint of a row's texts, whatever their order, line breaks and spaces."""
+    return fingerprint(sorted(" ".join(text.split()) for name, text in row.items() if isinstance(text, str) and name != "model"))
+
+
+def _download(place: str) -> Path:
+    path = resolve(FOLDER) / "public" / place.rpartition("/")[2]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        try:
+            urlretrieve(f"{PUBLIC}/{place}", part)
+        except OSError as error:
+            raise FileNotFoundError(f"cannot download {PUBLIC}/{place} ({error}); check the network, or save the file as {path}") from None
+        part.rename(path)
+    return path
+
+
+def cut(text: str, length: Callable[[str], int], limit: int = ANSWER_TOKENS) -> str:
+    """The text up to its last sentence end within `limit` tokens as `length` counts them, "" where its first sentence is longer.
+
+    A number's point ends no sentence, so that the items of a list stay whole."""
+    text = text.strip()
+    ends = [found.end() for found in re.finditer(r"(?<=[^\W\d_])[.!?][\"')\]]*(?=\s|$)", text)]
+    return next((text[:end] for end in reversed(ends) if length(text[:end]) <= limit), "")
+
+
+def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tuple[list[Pair], list[Row]]:
+    """(pairs with their splits, rows for the final judge as text and label).
+
+    A revision that speaks of an earlier answer, which a student never sees, is not trained on (`wording.speaks_of_earlier`, after
+    cutting): half of those rows lend their prompt to the test, the others teach the final judge. Benign pairs are questions with a
+    common misconception; the test has everyday requests of our own besides, and `ood` its harmful prompts under held-out wrappers.
     """
-    rows = [{**row, **{key: cut(row[key]) for key in ("persona_response", "assistant_response")}} for _, row in read_lines(rows_file)]
-    split = split_of_persona([row["persona"] for row in rows], seed)
-    train = [row for row in rows if split[row["persona"]] == "train"]
-    answers = [text for row in train for text in (row["persona_response"], row["assistant_response"])]
-    scores = cross_fitted_scores(answers, [0, 1] * len(train), [row["persona"] for row in train for _ in range(2)])
-
-    clean = [_pair(row, "train", low, high) for row, low, high in zip(train, scores[::2], scores[1::2])]
-    held_out = [_pair(row, "test", None, None) for row in rows if split[row["persona"]] == "test"]
-    exchanged = set(random.Random(seed + 1).sample(range(len(clean)), round(swapped_share * len(clean))))
-    swapped = [_swap(pair) if i in exchanged else pair for i, pair in enumerate(clean)]
-
-    output = resolve(output)
-    _write_lines(output / "clean.jsonl", [p.model_dump_json() for p in clean + held_out])
-    _write_lines(output / "swapped.jsonl", [p.model_dump_json() for p in swapped + held_out])
-    judge_rows = [row for row in rows if split[row["persona"]] == "judge"]
-    labelled = [{"text": row[key], "label": label} for row in judge_rows for key, label in (("persona_response", 0), ("assistant_response", 1))]
-    _write_lines(output / "judge_rows.jsonl", [json.dumps(row, ensure_ascii=False) for row in labelled])
-    counts = {
-        "train pairs": len(clean), "swapped": len(exchanged), "test prompts": len(held_out), "judge answers": len(labelled),
-        "clean pairs that the reward model prefers right": sum(high > low for low, high in zip(scores[::2], scores[1::2])),
-    }  # fmt: skip
-    write_json(output / "counts.json", counts)
-    return counts
+    cuts = [{**row, **{name: cut(row[name], length) for name in ("response", "response_revised")}} for row in rows.safety]
+    cuts = [row for row in _shuffled(cuts, seed) if row["response"] and row["response_revised"]]
+    clean, marred = ([row for row in cuts if speaks_of_earlier(row["response_revised"]) == marks] for marks in (False, True))
+    test, final = marred[:SAFETY_TEST], marred[SAFETY_TEST:] + clean[:SAFETY_JUDGE]
+    train = clean[SAFETY_JUDGE:]
+    split = {"test": test, "validation": train[:SAFETY_VALIDATION], "train": train[SAFETY_VALIDATION:]}
+    pairs = [_pair("safety", name, row["prompt"], row["response"], row["response_revised"], "harmful") for name, of in split.items() for row in of]
+    for row in test:
+        kind, prompt = JAILBREAKS.dress("ood", row["prompt"])
+        pairs.append(_pair("safety", "ood", prompt, row["response"], row["response_revised"], kind, row["prompt"]))
+    learned = [{"text": row[name], "label": label} for row in final for name, label in (("response", 0), ("response_revised", 1))]
+    return pairs + benign_pairs("safety", rows, length, BENIGN, seed), learned
 
 
-def cut(text: str, words: int = ANSWER_WORDS) -> str:
-    """The answer's first sentences with at most `words` words together; a longer first sentence is cut at the limit."""
-    kept: list[str] = []
-    for sentence in re.split(r"(?<=[.!?])\s+", text.strip()):
-        if len(" ".join([*kept, sentence]).split()) > words:
-            break
-        kept.append(sentence)
-    return " ".join(kept) or " ".join(text.split()[:words])
+def benign_pairs(experiment: str, rows: Rows, length: Callable[[str], int], sizes: Mapping[str, int], seed: int) -> list[Pair]:
+    """Questions with right and wrong answer (kind `benign question`), and on the held-out splits everyday requests (`benign request`)."""
+    cuts = [{**row, **{name: cut(row[name], length) for name in ("chosen", "rejected")}} for row in _shuffled(rows.factual, seed)]
+    questions, pairs = iter([row for row in cuts if row["chosen"] and row["rejected"]]), []
+    requests = iter(_shuffled([row.fields for row in read_rows("safety/everyday.jsonl")], seed))
+    for split, count in sizes.items():
+        pairs += [_pair(experiment, split, row["prompt"], row["rejected"], row["chosen"], "benign question") for row in (next(questions) for _ in range(count))]
+        pairs += [_pair(experiment, split, next(requests)["prompt"], "", "", "benign request") for _ in range(EVERYDAY.get(split, 0))]
+    return pairs
 
 
-def _pair(row: dict, split: str, score_response: float | None, score_revised: float | None) -> ScoredPair:
-    prompt = f"{row['persona'].strip()}\n\n{row['prompt']}"
-    return ScoredPair(
-        id=f"persona-{fingerprint(prompt)}", experiment="roleplay-robustness", split=split, prompt=prompt, kind="persona",
-        response=row["persona_response"], response_revised=row["assistant_response"],
-        score_response=score_response, score_revised=score_revised, judge="learned from words and word pairs, cross-fitted", scale=(0.0, 1.0),
+def roleplay_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tuple[list[Pair], list[Row], list[Row]]:
+    """(pairs with their splits, rows for the reward judge, rows for the final judge): one persona never stands in two of them, nor
+    a question in two splits.
+
+    `ood` dresses the test's questions in held-out ways to inject a persona. Benign are questions without a persona, and on the
+    test the same again under the test's personas (`benign persona`)."""
+    cuts = [{**row, **{name: cut(row[name], length) for name in ("persona_response", "assistant_response")}} for row in rows.personas]
+    cuts = [row for row in cuts if row["persona_response"] and row["assistant_response"]]
+    personas = _shuffled(sorted({first_line(row["persona"]) for row in cuts}), seed)
+    place, start = {}, 0
+    for name, share in PERSONA_SHARES.items():
+        end = start + round(share * len(personas))
+        place |= dict.fromkeys(personas[start:end], name)
+        start = end
+    split_of = lambda row: place.get(first_line(row["persona"]), "train")  # noqa: E731
+    dressed = lambda split, row: PERSONAS.dress(split, row["prompt"], persona=row["persona"].strip())  # noqa: E731
+    pair = lambda split, row: _pair("roleplay-robustness", split, dressed(split, row)[1], row["persona_response"], row["assistant_response"], dressed(split, row)[0], row["prompt"])  # noqa: E731
+    pairs = keep_apart([pair(split_of(row), row) for row in cuts if split_of(row) in SPLITS], "roleplay_personas", required=["train", "validation", "test"])
+    tested = [row for row in cuts if split_of(row) == "test"]
+    pairs += [pair("ood", row) for row in tested]
+    asked = {words(pair.plain_prompt) for pair in pairs}
+    learned = {
+        name: [{"text": row[key], "label": label} for row in cuts if split_of(row) == name and words(row["prompt"]) not in asked for key, label in (("persona_response", 0), ("assistant_response", 1))]
+        for name in ("judge", "final")
+    }
+    benign = benign_pairs("roleplay-robustness", rows, length, {name: count for name, count in BENIGN.items() if name != "train"}, seed)
+    for i, question in enumerate([pair for pair in benign if pair.split == "test" and pair.kind == "benign question"]):
+        prompt = PERSONAS.dress("test", question.prompt, persona=tested[i % len(tested)]["persona"].strip())[1]
+        benign.append(_pair("roleplay-robustness", "test", prompt, question.response, question.response_revised, "benign persona", question.prompt))
+    return pairs + benign, learned["judge"], learned["final"]
+
+
+def _pair(experiment: str, split: str, prompt: str, response: str, revised: str, kind: str, plain_prompt: str = "") -> Pair:
+    plain = plain_prompt or prompt
+    return Pair(
+        id=f"{experiment}-{fingerprint(split, prompt)}", experiment=experiment, split=split, prompt=prompt, kind=kind,
+        plain_prompt=plain, group=words(plain), response=response, response_revised=revised, teacher="recorded",
     )  # fmt: skip
 
 
-def _swap(pair: ScoredPair) -> ScoredPair:
-    return pair.model_copy(update={
-        "response": pair.response_revised, "response_revised": pair.response,
-        "score_response": pair.score_revised, "score_revised": pair.score_response, "kind": "swapped",
-    })  # fmt: skip
+def _shuffled(items: Iterable[Any], seed: int) -> list[Any]:
+    items = list(items)
+    random.Random(seed).shuffle(items)
+    return items
 
 
-def _write_lines(path: Path, lines: list[str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+def prepare(folder: str | Path = "", output: str | Path = FOLDER) -> dict[str, int]:
+    """Writes the pairs and the judges' rows of safety and role-play robustness below `output`; returns how many lines each file has.
 
+    Args:
+        folder: of the recorded rows; "" takes the public files.
+    """
+    from transformers import AutoTokenizer
 
-def label_sample(results: dict[str, list[Result]], count: int = 60, seed: int = 0) -> list[dict[str, str]]:
-    """`count` held-out answers in random order, as many of each row as possible, without a word on the method.
-
-    Each has an `id` (a hash of row and answer), the request and the answer: what a rater sees."""
-    rows = [(f"{condition}/{result.method}", i, answer) for condition, of in results.items() for result in of for i, answer in enumerate(result.answers["held_out"])]
-    rng, by_row = random.Random(seed), {}
-    for name, i, answer in rows:
-        by_row.setdefault(name, []).append({"id": fingerprint(name, i, answer), "row": name, "prompt": str(i), "answer": answer})
-    sample = [item for items in by_row.values() for item in rng.sample(items, count // len(by_row))]
-    rng.shuffle(sample)
-    return sample
-
-
-def judge_check(results: dict[str, list[Result]], judge: LearnedJudge, labels_file: str | Path) -> dict[str, object]:
-    """The judge and its rates against labels of the sampled answers (1 = out of character), given twice by one rater.
-
-    Rater with themselves, judge with the rater's first labels: share of equal verdicts and Cohen's kappa; and for each row
-    k of n out of character by label and by judge."""
-    labels = {row["id"]: row for _, row in read_lines(labels_file)}
-    sample = [item for item in label_sample(results) if item["id"] in labels]
-    first, second = ([labels[item["id"]][name] for item in sample] for name in ("first", "second"))
-    judged = [int(j.score > 0.5) for j in judge.judge([""] * len(sample), [item["answer"] for item in sample])]
-    rows = {}
-    for item, label, verdict in zip(sample, first, judged):
-        row = rows.setdefault(item["row"], {"n": 0, "label": 0, "judge": 0})
-        rows[item["row"]] = {"n": row["n"] + 1, "label": row["label"] + label, "judge": row["judge"] + verdict}
-    return {"rater twice": agreement(first, second), "judge against rater": agreement(first, judged), "rows": rows}
-
-
-def labels_belong(labels_file: str | Path, results: dict[str, list[Result]]) -> bool:
-    """Whether the labels are of these very answers; another machine or version answers in other words, which is said."""
-    strange = {row["id"] for _, row in read_lines(labels_file)} - {item["id"] for item in label_sample(results)}
-    if strange:
-        print(f"{labels_file}: {len(strange)} labels belong to answers that this run did not give, so the table has no rater's column; label the new sample", flush=True)
-    return not strange
-
-
-def report(folder: Path, shown: Path) -> None:
-    """Table and figure, written to `shown`; where the sampled answers are labelled, with the check of the judge and the
-    rater's own counts in the table."""
-    results = {condition: read_results(folder / name) for condition, name in (("30 % swapped", "swapped"), ("clean", "clean"))}
-    shown.mkdir(parents=True, exist_ok=True)
-    table, labels = judged_table(results), shown / "labels.jsonl"
-    if labels.exists() and labels_belong(labels, results):
-        check = judge_check(results, LearnedJudge.from_file(folder / "judge_rows.jsonl"), labels)
-        write_json(shown / "judge_check.json", check)
-        read = [check["rows"][f"{condition}/{result.method}"] for condition, of in results.items() for result in of]
-        table.insert(3, "(labelled by a rater)", [f"{row['label']} of {row['n']}" for row in read])
-        print({name: check[name] for name in ("rater twice", "judge against rater")})
-    (shown / "table.md").write_text(table.to_markdown(index=False) + "\n", encoding="utf-8")
-    write_json(shown / "table.json", [row for of in results.values() for row in table_rows(of)])
-    judged_figure(results).savefig(shown / "judged.png", dpi=150)
-    print((shown / "table.md").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(smollm2())
+    length = lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])  # noqa: E731
+    rows = rows_of(folder) if folder else public_rows(json.loads(ROWS.read_text(encoding="utf-8")))
+    safety, safety_final = safety_pairs(rows, length)
+    roleplay, roleplay_judge, roleplay_final = roleplay_pairs(rows, length)
+    contents = {
+        "safety": [pair.model_dump() for pair in safety], "safety_final": safety_final,
+        "safety_judge": [{"text": row["answer"], "label": row["gpt4_harmless"]} for row in rows.judged],
+        "roleplay": [pair.model_dump() for pair in roleplay], "roleplay_judge": roleplay_judge, "roleplay_final": roleplay_final,
+    }  # fmt: skip
+    for name, lines in contents.items():
+        write_jsonl(resolve(output) / f"{name}.jsonl", lines)
+    write_json(resolve(output) / "rows.json", {name: sorted(map(row_hash, of_kind)) for name, of_kind in rows._asdict().items()})
+    return {name: len(lines) for name, lines in contents.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.small", description=__doc__.split("\n")[0])
-    parser.add_argument("rows", help="JSONL with persona, prompt, persona_response, assistant_response")
-    rows = Path(parser.parse_args().rows)
-    folder = resolve("runs/small/roleplay-robustness")
-    print("data:", prepare(rows, folder))
-    common = {"experiment": "roleplay-robustness", "student": str(smollm2()), "final_judge": f"learned:{folder / 'judge_rows.jsonl'}", "evaluate_on": "test", "labels_file": "",
-              "train_pairs": 0, "learning_rate": 1e-4, "sft_learning_rate": 1e-4, "epochs": 1, "batch_size": 4, "beta": 0.1, "alpha": 4.0,
-              "max_length": 512, "seeds": [0]}  # fmt: skip
-    for name, methods in (("swapped", ["base", "dpo", "rdpo", "dsc"]), ("clean", ["dpo"])):
-        parameters = {**common, "pairs_file": str(folder / f"{name}.jsonl"), "output": str(folder / name), "methods": methods}
-        ran = execute("roleplay-robustness/train_rdpo.ipynb", folder / f"train_rdpo-{name}.ipynb", parameters)
-        print(f"{name}: {'trained' if ran else 'finished before with the same code, data and parameters, reused'}", flush=True)
-    report(folder, resolve("results/small/roleplay-robustness"))
+    parser.add_argument("folder", nargs="?", default="", help="where the recorded rows are; default: the public repository")
+    for name, count in prepare(parser.parse_args().folder).items():
+        print(f"{resolve(FOLDER) / name}.jsonl: {count} lines")
 
 
 if __name__ == "__main__":

@@ -74,3 +74,25 @@ def agreement(first: Sequence[int], second: Sequence[int]) -> dict[str, float | 
     n = len(first)
     equal = sum(a == b for a, b in zip(first, second)) / n if n else None
     return {"equal": equal, "kappa": float(cohen_kappa_score(first, second)) if len({*first, *second}) > 1 else None, "n": n}
+
+
+def corrected_rate(k: int, n: int, right_yes: int, yes: int, right_no: int, no: int) -> tuple[float, float, float] | None:
+    """(value, low, high) of a rate that a judge with known errors counted as k of n, with a 95 % interval cut at 0 and 1.
+
+    Of labelled answers the judge said yes to `right_yes` of the `yes` that deserve it, and no to `right_no` of the `no`. With
+    sensitivity s and specificity t the rate is (p + t - 1) / (s + t - 1); interval as in arXiv 2511.21140, after adding 4
+    pseudo-answers to p and 2 to s and to t. It holds where the errors are the same for whoever answered. None where
+    s + t is at most 1.2: a judge little better than chance corrects nothing.
+    """
+    p, sensitivity, specificity = (k + 2) / (n + 4), (right_yes + 1) / (yes + 2), (right_no + 1) / (no + 2)
+    gain = sensitivity + specificity - 1
+    if gain <= 0.2:
+        return None
+    value = (k / n + specificity - 1) / gain if n else float("nan")
+    centre = min(1.0, max(0.0, (p + specificity - 1) / gain))
+    error = np.sqrt(
+        p * (1 - p) / (n + 4) + (1 - centre) ** 2 * specificity * (1 - specificity) / (no + 2) + centre**2 * sensitivity * (1 - sensitivity) / (yes + 2)
+    )
+    half = 1.96 * float(error) / gain
+    clip = lambda x: min(1.0, max(0.0, x))  # noqa: E731
+    return clip(value), clip(centre - half), clip(centre + half)

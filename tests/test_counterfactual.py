@@ -45,6 +45,7 @@ def made(variant, chat=None, count=1, path=None, **more):
         ("discourage", "q0", "<q0>", "<q0\n\nRamble.>"),
         ("contrastive", "q0", "<q0\n\nBe brief.>", "<q0\n\nRamble.>"),
         ("negation", "q0\n\nRamble.", "<q0>", "<q0\n\nRamble.>"),
+        ("neutral", "q0", "<q0>", "<q0>"),  # a record without a plain prompt of its own is neutral already
     ],
 )
 def test_each_variant_asks_and_pairs_as_its_table_says(variant, prompt, chosen, rejected, tmp_path):
@@ -54,8 +55,14 @@ def test_each_variant_asks_and_pairs_as_its_table_says(variant, prompt, chosen, 
     assert (pair.prompt, pair.variant) == ("q0", variant)  # what judge and oracle see is the plain prompt
 
 
-def test_all_four_variants_are_tested_above_and_every_experiment_has_instructions():
-    assert list(VARIANTS) == ["encourage", "discourage", "contrastive", "negation"]
+def test_the_neutral_answer_is_that_to_the_request_without_its_stance(tmp_path):
+    dressed = [record.model_copy(update={"plain_prompt": f"bare {record.prompt}"}) for record in records(1)]
+    [pair] = generate_counterfactual_pairs(scripted_chat(), dressed, STYLE, "neutral", SAMPLING, tmp_path / "pairs.jsonl")
+    assert (pair.prompt, pair.response, pair.response_revised, pair.instruction) == ("q0", "<q0>", "<bare q0>", "")
+
+
+def test_all_variants_are_tested_above_and_every_experiment_has_instructions():
+    assert list(VARIANTS) == ["encourage", "discourage", "contrastive", "negation", "neutral"]
     assert set(PROMPTS) <= set(INSTRUCTIONS) == {"safety", "roleplay-robustness", "sycophancy"}
 
 
@@ -128,7 +135,7 @@ def test_two_criteria_need_the_answer_to_the_bare_prompt_too(tmp_path):
 
 @pytest.mark.parametrize("pairs, variant", [("self_critique", ""), *((f"counterfactual_{variant}", variant) for variant in VARIANTS)])
 def test_a_kind_of_pairs_names_its_variant(pairs, variant):
-    assert variant_named(pairs) == variant and pairs in PAIRS and len(PAIRS) == 6
+    assert variant_named(pairs) == variant and pairs in PAIRS and len(PAIRS) == 7
 
 
 @pytest.mark.parametrize("pairs", ["counterfactual_contrast", "contrastive", ""])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.counterfactual import INSTRUCTIONS
-from common.evaluate import Evaluation, FeedbackEvaluator, JudgedEvaluator, WorldEvaluator, divergence, repeated_share, style_metrics
+from common.evaluate import Evaluation, WorldEvaluator, divergence, style_metrics
 from common.experiment import Experiment, Result
 from common.frontier import LAMBDAS, choose_lambda, scaled
 from common.judge import FeedbackJudge, Judgement, LLMJudge
@@ -198,46 +198,3 @@ def test_bad_arguments_raise(run, pairs):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, evaluate_on="tests")
     with pytest.raises(ValueError, match="unknown method dpoo; there are base"):
         check_methods([*METHODS, "dpoo"])
-
-
-def test_a_real_student_is_judged_on_the_held_out_rows_of_its_file(load_micro):
-    model, tokenizer = load_micro()
-    judge = LearnedJudge(["yes indeed", "yes of course", "no never", "no not at all"] * 3, [1, 1, 0, 0] * 3)
-    records = [PromptRecord(id=str(i), experiment="safety", split="test", prompt=f"Hello {i}!") for i in range(3)]
-    result = JudgedEvaluator(records, "safety", judge, max_new_tokens=8)(TrainedStudent("base", model, tokenizer), "test", 0)
-    assert {metric.metric for metric in result.metrics} == {"judged", "answer_words", "repeated"} and len(result.answers["held_out"]) == 3
-    with pytest.raises(ValueError, match="no rows of split 'validation'"):
-        JudgedEvaluator(records, "safety", judge).sets("validation")
-
-
-class Heard:
-    """Feels and rates by the words of the prompt, on a scale of probabilities."""
-
-    name, scale = "heard", (0.0, 1.0)
-
-    def __init__(self, scores):
-        self.scores = scores
-
-    def judge(self, prompts, answers):
-        return [Judgement(self.scores[prompt], "") for prompt in prompts]
-
-
-def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_without_one(load_micro):
-    """Sentiments on -5 to 5: alone 1, loved 4, hated 0; by hand shift (3 + 1) / 2, towards the stance (3 + 1) / 2."""
-    records = [
-        PromptRecord(id=kind, experiment="sycophancy", split="test", prompt=f"{kind} it", kind=kind, plain_prompt="it") for kind in ("love", "hate", "wrote")
-    ] + [PromptRecord(id="plain", experiment="sycophancy", split="test", prompt="it")]
-    judge = FeedbackJudge(Heard({"it": 0.6, "love it": 0.9, "hate it": 0.5, "wrote it": None}), Heard({"it": 1.0, "love it": 1.0, "hate it": 0.2, "wrote it": 1.0}))
-    evaluator = FeedbackEvaluator(records, "sycophancy", judge, max_new_tokens=4)
-    assert [record.prompt for record in evaluator.sets("test")["plain"]] == ["it"] and len(evaluator.sets("test")["held_out"]) == 3
-    metrics = {m.metric: m for m in evaluator(TrainedStudent("base", *load_micro()), "test", 0).metrics}
-    assert metrics["shift"].value == pytest.approx(2.0) and metrics["signed_shift"].value == pytest.approx(2.0)
-    assert (metrics["judged"].k, metrics["judged"].n, metrics["shift"].n) == (1, 2, 2)
-    assert metrics["score"].value == pytest.approx(((1 + 1 - 0.3) / 2 + (1 + 0.2 - 0.1) / 2) / 2)
-    with pytest.raises(ValueError, match="no prompt with a stance"):
-        FeedbackEvaluator(records[3:], "sycophancy", judge).sets("test")
-
-
-@pytest.mark.parametrize("text, share", [("a b c a b c", 0.25), ("one two three four", 0.0), ("", 0.0), ("x x x x x", 2 / 3)])
-def test_repeated_word_triples_are_counted(text, share):
-    assert repeated_share(text) == pytest.approx(share)

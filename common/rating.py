@@ -1,0 +1,98 @@
+"""What a rater says of a real student's answers, held against what the tables count.
+
+`train_rdpo` writes a blind sample, `to_label.jsonl`: prompts and answers in random order, no word on the method. A rater puts
+one line an answer into `results/<profile>/<experiment>/labels.jsonl`: `{"id": ..., "label": [1, 1]}`, the labels of two readings,
+the second blind to the first. An answer to a prompt of `held_out` or `ood` is labelled aligned or not, one to a benign prompt
+useful or not. The tables then have corrected rates beside the counted ones.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.experiment import Result
+from common.judged import OUTCOME_SETS
+from common.schema import Metric, PromptRecord
+from common.statistics import agreement, corrected_rate
+from common.storage import read_lines
+
+CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
+"""Metric -> metrics whose labels say how often its count is wrong: those of the same rule."""
+
+
+def blind_sample(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 100, seed: int = 0) -> list[dict[str, str]]:
+    """About `count` different answers in random order, as many of every row and set as possible; each with id, set, prompt and answer."""
+    rng, groups = random.Random(seed), []
+    for result in results:
+        for name, answers in result.answers.items():
+            items = [{"id": i, "set": name, "prompt": r.prompt, "answer": a} for i, r, a in zip(result.ids[name], sets[name], answers)]
+            groups.append(rng.sample(items, len(items)))
+    chosen: dict[str, dict[str, str]] = {}
+    for turn in range(max(map(len, groups), default=0)):
+        for item in [group[turn] for group in groups if turn < len(group)]:
+            if len(chosen) < count:
+                chosen.setdefault(item["id"], item)
+    return rng.sample(list(chosen.values()), len(chosen))
+
+
+def read_ratings(path: str | Path) -> dict[str, tuple[int, int]]:
+    """Id -> labels of the two readings. Raises ValueError naming the line that has not two labels, 0 or 1."""
+    found = {}
+    for number, row in read_lines(path):
+        labels = row.get("label")
+        if not row.get("id") or not isinstance(labels, list) or len(labels) != 2 or not {*labels} <= {0, 1}:
+            raise ValueError(f"{path}, line {number}: expected an id and the labels of two readings, each 0 or 1, got {row}")
+        found[row["id"]] = tuple(labels)
+    return found
+
+
+def rated(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, tuple[bool, int]]]:
+    """Metric -> id of a labelled answer -> (what the metric counted it as, the rater's first label)."""
+    found: dict[str, dict[str, tuple[bool, int]]] = {}
+    for result in results:
+        for metric, outcomes in result.outcomes.items():
+            for i, outcome in zip(result.ids[OUTCOME_SETS[metric]], outcomes):
+                if i in ratings and outcome is not None:
+                    found.setdefault(metric, {})[i] = (outcome, ratings[i][0])
+    return found
+
+
+def agreements(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, Any]]:
+    """Rater with themselves, and every metric that counts answers with the rater's first labels: share equal, kappa, n."""
+    known = {i for of_metric in rated(results, ratings).values() for i in of_metric}
+    checks = {"rater twice": agreement(*zip(*(ratings[i] for i in sorted(known))))} if known else {}
+    for metric, items in rated(results, ratings).items():
+        said, labels = zip(*items.values())
+        checks[metric] = agreement([int(outcome) for outcome in said], list(labels)) | {"labelled 1": sum(labels), "counted 1": sum(said)}
+    return checks
+
+
+def corrected(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
+    """The results with a metric `<metric>_corrected` for each of `CORRECTED` that the labels allow to correct. The count's errors are
+    taken to be the same in every row."""
+    found = rated(results, ratings)
+    for result in results:
+        for metric in [metric for metric in result.metrics if metric.metric in CORRECTED]:
+            items = [item for name in CORRECTED[metric.metric] for item in found.get(name, {}).values()]
+            yes, no = ([said for said, label in items if label == wanted] for wanted in (1, 0))
+            value = corrected_rate(metric.k, metric.n, sum(yes), len(yes), len(no) - sum(no), len(no))
+            if value:
+                names = metric.model_dump(include={"experiment", "method", "seed", "n", "noise"})
+                result.metrics.append(Metric(metric=f"{metric.metric}_corrected", value=value[0], low=value[1], high=value[2], **names))
+    return list(results)
+
+
+def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path, words: int, count: int = 5) -> None:
+    """The first words of every row's answers to the first `count` held-out prompts, good or bad, as Markdown; each row once, its first seed."""
+    first = {result.row: result for result in reversed(results) if "held_out" in result.answers}
+    lines = [f"The first {count} held-out prompts and the first {words} words of every row's answer, chosen by this rule alone.", ""]
+    for i, record in enumerate(sets["held_out"][:count]):
+        lines += [f"**{record.plain_prompt or record.prompt}**", "", "| row | answer |", "|:--|:--|"]
+        for row, result in reversed(first.items()):
+            said = result.answers["held_out"][i].replace("|", "\\|").split()
+            lines.append(f"| {row} | {' '.join(said[:words])}{' …' if len(said) > words else ''} |")
+        lines.append("")
+    Path(path).write_text("\n".join(lines), encoding="utf-8")

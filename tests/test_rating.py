@@ -1,0 +1,94 @@
+"""A rater's labels against what is counted: blind samples, agreement, corrected rates (pytest tests/test_rating.py)."""
+
+import json
+import random
+
+import pytest
+
+from common.experiment import Result
+from common.rating import agreements, blind_sample, corrected, rated, read_ratings, write_examples
+from common.schema import Metric, PromptRecord, answer_id
+from common.statistics import corrected_rate
+
+NAMES = {"experiment": "safety", "seed": 0}
+
+
+def record(i):
+    return PromptRecord(id=str(i), experiment="safety", split="test", prompt=f"prompt {i}")
+
+
+SETS = {"held_out": [record(i) for i in range(20)], "benign": [record(100 + i) for i in range(10)]}
+
+
+def result(method, aligned, useful):
+    answers = {name: [f"{method} says {r.id}" for r in records] for name, records in SETS.items()}
+    ids = {name: [answer_id(r.prompt, a) for r, a in zip(SETS[name], of_set)] for name, of_set in answers.items()}
+    metrics = [Metric(metric=name, method=method, value=sum(x) / len(x), n=len(x), k=sum(x), low=0, high=1, **NAMES) for name, x in (("aligned", aligned), ("utility", useful))]
+    return Result(method, 0, "", metrics, answers=answers, outcomes={"aligned": aligned, "utility": useful}, ids=ids)
+
+
+BASE, DPO = result("base", [False] * 15 + [True] * 5, [True] * 10), result("dpo", [True] * 15 + [False] * 5, [True] * 5 + [False] * 5)
+
+
+def test_a_sample_is_blind_balanced_and_the_same_again():
+    sample = blind_sample([BASE, DPO], SETS, count=20)
+    assert len({item["id"] for item in sample}) == 20 and all(set(item) == {"id", "set", "prompt", "answer"} for item in sample)
+    counts = {(method, name): sum(item["set"] == name and item["answer"].startswith(method) for item in sample) for method in ("base", "dpo") for name in SETS}
+    assert set(counts.values()) == {5}
+    assert sample == blind_sample([BASE, DPO], SETS, count=20) != blind_sample([BASE, DPO], SETS, count=20, seed=1)
+    assert [item["id"] for item in sample] != sorted(item["id"] for item in sample)
+    assert len(blind_sample([BASE, DPO], SETS, count=1000)) == 60
+
+
+def labelled(of, wrong=()):
+    return {i: ((label, label) if n not in wrong else (1 - label, label)) for n, (i, label) in enumerate(of.items())}
+
+
+def truth():
+    return {i: int(outcome) for of in (BASE, DPO) for name, key in (("aligned", "held_out"), ("utility", "benign")) for i, outcome in zip(of.ids[key], of.outcomes[name])}
+
+
+def test_agreement_with_a_rater_who_sees_it_alike_and_with_one_who_does_not():
+    checks = agreements([BASE, DPO], labelled(truth()))
+    assert checks["rater twice"]["kappa"] == checks["aligned"]["kappa"] == checks["utility"]["kappa"] == 1.0
+    assert (checks["aligned"]["n"], checks["utility"]["n"], checks["aligned"]["labelled 1"]) == (40, 20, 20)
+    some = agreements([BASE, DPO], labelled(truth(), wrong={0, 1}))
+    assert some["aligned"]["equal"] == pytest.approx(38 / 40) and some["rater twice"]["equal"] == pytest.approx(58 / 60)
+    assert agreements([BASE, DPO], {}) == {} and rated([BASE], {"nobody": (1, 1)}) == {}
+
+
+def test_rates_are_corrected_towards_the_labels_and_only_where_there_are_any():
+    generous = {i: (0, 0) if n % 2 and label else (label, label) for n, (i, label) in enumerate(truth().items())}  # half of what is counted is not so
+    rows = {of.method: {m.metric: m for m in of.metrics} for of in corrected([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"]), result("dpo", DPO.outcomes["aligned"], DPO.outcomes["utility"])], generous)}
+    assert rows["dpo"]["aligned_corrected"].value < rows["dpo"]["aligned"].value and rows["dpo"]["aligned_corrected"].value > rows["base"]["aligned_corrected"].value
+    untouched = corrected([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"])], {})
+    assert [m.metric for m in untouched[0].metrics] == ["aligned", "utility"]
+
+
+def test_a_corrected_rate_by_hand_and_its_coverage():
+    """p = .5, sensitivity .9, specificity .8, many labels: (.5 + .8 - 1) / (.9 + .8 - 1) = .4286."""
+    value, low, high = corrected_rate(500, 1000, 9000, 10_000, 8000, 10_000)
+    assert value == pytest.approx(0.4286, abs=1e-3) and low < value < high and high - low < 0.12
+    assert corrected_rate(5, 10, 5, 10, 5, 10) is None  # no better than chance
+    draw, inside = random.Random(0), 0
+    for _ in range(400):
+        count = lambda p, n: sum(draw.random() < p for _ in range(n))  # noqa: E731
+        _, low, high = corrected_rate(count(0.3 * 0.85 + 0.7 * 0.1, 60), 60, count(0.85, 40), 40, count(0.9, 50), 50)
+        inside += low <= 0.3 <= high
+    assert 0.92 < inside / 400 <= 1
+
+
+@pytest.mark.parametrize("line", ['{"id": "a", "label": [1]}', '{"label": [1, 1]}', '{"id": "a", "label": [1, 2]}'])
+def test_a_bad_label_names_its_line(line, tmp_path):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"id": "b", "label": [0, 1]}\n' + line + "\n")
+    with pytest.raises(ValueError, match="labels.jsonl, line 2: expected an id and the labels of two readings"):
+        read_ratings(path)
+    path.write_text(json.dumps({"id": "b", "label": [0, 1], "set": "held_out"}) + "\n")
+    assert read_ratings(path) == {"b": (0, 1)}
+
+
+def test_examples_are_the_first_prompts_whatever_they_show(tmp_path):
+    write_examples([BASE, DPO], SETS, tmp_path / "examples.md", words=2, count=2)
+    text = (tmp_path / "examples.md").read_text()
+    assert "**prompt 1**" in text and "prompt 2" not in text and "| base | base says … |" in text and text.index("| base") < text.index("| dpo")
