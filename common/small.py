@@ -15,7 +15,7 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlretrieve
@@ -123,10 +123,11 @@ def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tup
     return pairs + benign_pairs("safety", rows, length, BENIGN, seed), learned
 
 
-def benign_pairs(experiment: str, rows: Rows, length: Callable[[str], int], sizes: Mapping[str, int], seed: int) -> list[Pair]:
-    """Questions with right and wrong answer (kind `benign question`), and on the held-out splits everyday requests (`benign request`)."""
+def benign_pairs(experiment: str, rows: Rows, length: Callable[[str], int], sizes: Mapping[str, int], seed: int, asked: Collection[str] = ()) -> list[Pair]:
+    """Questions with right and wrong answer (kind `benign question`), none of them `asked` elsewhere, and on the held-out splits
+    everyday requests (`benign request`)."""
     cuts = [{**row, **{name: cut(row[name], length) for name in ("chosen", "rejected")}} for row in _shuffled(rows.factual, seed)]
-    questions, pairs = iter([row for row in cuts if row["chosen"] and row["rejected"]]), []
+    questions, pairs = iter([row for row in cuts if row["chosen"] and row["rejected"] and words(row["prompt"]) not in asked]), []
     requests = iter(_shuffled([row.fields for row in read_rows("safety/everyday.jsonl")], seed))
     for split, count in sizes.items():
         pairs += [_pair(experiment, split, row["prompt"], row["rejected"], row["chosen"], "benign question") for row in (next(questions) for _ in range(count))]
@@ -154,12 +155,12 @@ def roleplay_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> t
     pairs = keep_apart([pair(split_of(row), row) for row in cuts if split_of(row) in SPLITS], "roleplay_personas", required=["train", "validation", "test"])
     tested = [row for row in cuts if split_of(row) == "test"]
     pairs += [pair("ood", row) for row in tested]
-    asked = {words(pair.plain_prompt) for pair in pairs}
+    asked = {words(pair.plain_prompt) for pair in pairs}  # nobody else may teach these, or ask them again
     learned = {
         name: [{"text": row[key], "label": label} for row in cuts if split_of(row) == name and words(row["prompt"]) not in asked for key, label in (("persona_response", 0), ("assistant_response", 1))]
         for name in ("judge", "final")
     }
-    benign = benign_pairs("roleplay-robustness", rows, length, {name: count for name, count in BENIGN.items() if name != "train"}, seed)
+    benign = benign_pairs("roleplay-robustness", rows, length, {name: count for name, count in BENIGN.items() if name != "train"}, seed, asked)
     for i, question in enumerate([pair for pair in benign if pair.split == "test" and pair.kind == "benign question"]):
         prompt = PERSONAS.dress("test", question.prompt, persona=tested[i % len(tested)]["persona"].strip())[1]
         benign.append(_pair("roleplay-robustness", "test", prompt, question.response, question.response_revised, "benign persona", question.prompt))

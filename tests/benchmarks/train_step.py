@@ -8,7 +8,7 @@ medians count. A step is everything between two optimiser updates; a cold epoch
 adds what comes before the first one, our reference pass included. Writes results/benchmarks.json after every cell, then a
 table and a figure.
 
-ROWS.jsonl holds the persona pairs of `python -m common.small`; without it there is no real case.
+ROWS.jsonl holds the persona pairs that `common/small.py` describes; without it there is no real case.
 """
 
 import argparse
@@ -74,12 +74,13 @@ def random_pairs(count, prompt, answer, vocabulary):
 
 
 def persona_pairs(rows_file, count):
-    """The first rows as conversations, answers cut as `make small` cuts them."""
-    rows = [row for _, row in read_lines(rows_file)][:count]
+    """The first rows as conversations, both answers cut at a sentence end within 60 words; rows whose first sentence is longer are passed over."""
+    rows = [{**row, **{name: cut(row[name], lambda text: len(text.split()), 60) for name in ("assistant_response", "persona_response")}} for _, row in read_lines(rows_file)]
+    rows = [row for row in rows if row["assistant_response"] and row["persona_response"]][:count]
     return [{
         "prompt": [{"role": "user", "content": f"{row['persona'].strip()}\n\n{row['prompt']}"}],
-        "chosen": [{"role": "assistant", "content": cut(row["assistant_response"])}],
-        "rejected": [{"role": "assistant", "content": cut(row["persona_response"])}],
+        "chosen": [{"role": "assistant", "content": row["assistant_response"]}],
+        "rejected": [{"role": "assistant", "content": row["persona_response"]}],
     } for row in rows]  # fmt: skip
 
 
