@@ -20,8 +20,8 @@ LAYERS = [
     {"evaluate", "sources"},
     {"frontier", "recorded"},
     {"experiment", "labels"},
-    {"report", "backends", "notebook"},
-    {"preflight", "grid", "small"},
+    {"report", "backends", "notebook", "before_after"},
+    {"preflight", "grid", "small", "own_data"},
     {"batch"},
 ]
 
