@@ -148,7 +148,7 @@ class Experiment:
         result.split = self.evaluate_on
         if is_trained(method):
             result.settings = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
-            save_adapter(student.model, student.tokenizer, path.parent / "adapter", _card(self.student, self.settings, result))
+            save_adapter(student.model, student.tokenizer, path.parent / "adapter", card(self.student, self.settings, result))
         result.write(path)
         if kept_at:
             replace(result, answers={}, history=[]).write(kept_at)
@@ -254,8 +254,9 @@ def row_before(methods: Sequence[str]) -> str:
     return "base" if any(existing(method) not in ("model", "endpoint") for method in methods) else methods[0]
 
 
-def _card(student: str | Path, settings: TrainSettings, result: Result) -> str:
-    made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else "self-critique pairs"
+def card(student: str | Path, settings: TrainSettings, result: Result, pairs: str = "self-critique pairs") -> str:
+    """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs are."""
+    made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
     lines = [f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}" for metric in result.metrics]
     return "\n".join([
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",

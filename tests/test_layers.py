@@ -21,8 +21,8 @@ LAYERS = [
     {"frontier", "recorded", "judged"},
     {"experiment", "labels"},
     {"rating"},
-    {"report", "backends", "notebook"},
-    {"preflight", "grid", "small"},
+    {"report", "backends", "notebook", "before_after"},
+    {"preflight", "grid", "small", "own_data"},
     {"batch"},
 ]
 

@@ -1,0 +1,160 @@
+"""Your own data in one command: prompts with two answers and two scores in, a LoRA adapter and a report out.
+
+    python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
+
+The file is CSV, JSONL or a JSON list with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected` and, where
+there is one, `system`. A score may be empty (null): its pair is left out and counted. No judge is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, FiniteFloat
+
+from common.before_after import account, measure, report, score_gap
+from common.experiment import Result, card
+from common.methods import METHODS, TrainSettings, is_trained, train
+from common.preference import SCORES
+from common.rows import Text, read_rows
+from common.run import quiet_libraries, write_manifest
+from common.schema import ScoredPair, fingerprint
+from common.sources import split_of
+from common.student import save_adapter
+
+TRAINED = tuple(method for method in METHODS if is_trained(method))
+SHARES = {"train": 0.8, "test": 0.2}
+LEAST_PAIRS = 20
+"""With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
+SETTINGS = TrainSettings(batch_size=4)
+OPTIONS = {
+    "learning_rate": "of whichever method", "epochs": "times that every pair is seen", "batch_size": "pairs a step", "beta": "higher stays closer to the student",
+    "alpha": "rdpo: weight of the score gap", "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
+}  # fmt: skip
+Score = Annotated[FiniteFloat | None, BeforeValidator(lambda cell: cell if str(cell).strip() else None)]
+
+
+class OwnRow(BaseModel):
+    """The columns that are read; an empty score is None."""
+
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    score_chosen: Score
+    score_rejected: Score
+    system: Annotated[str, BeforeValidator(lambda cell: cell or "")] = ""
+
+
+def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) -> list[ScoredPair]:
+    """A pair a row, of split `train` or `test` by a hash of its prompt, so that no prompt is in both.
+
+    Raises ValueError or FileNotFoundError naming file, line, column and remedy: a broken row, a score outside `score_range`
+    (lowest, highest), equal answers, a row that stands twice, too few pairs.
+    """
+    rows, (low, high) = Path(rows).absolute(), score_range
+    if not rows.is_file():
+        raise FileNotFoundError(f"no file {rows}; give a CSV, JSONL or JSON file")
+    if not low < high:
+        raise ValueError(f"the score range is lowest and highest, not {low:g} and {high:g}")
+    pairs, places = [], {}
+    for row in read_rows(rows):
+        read = row.read(OwnRow)
+        for name in SCORES:
+            if (score := getattr(read, name)) is not None and not low <= score <= high:
+                raise ValueError(f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH")
+        if read.chosen == read.rejected:
+            raise ValueError(f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row")
+        if (before := places.setdefault((read.system, read.prompt, read.chosen, read.rejected), row.where)) != row.where:
+            raise ValueError(f"{row.where}: the same prompt and answers as in {before}; delete one of them")
+        pairs.append(ScoredPair(
+            id=fingerprint(read.system, read.prompt, read.chosen, read.rejected), experiment="own_data", split=split_of(read.prompt, SHARES), system=read.system, prompt=read.prompt,
+            response=read.rejected, response_revised=read.chosen, score_response=read.score_rejected, score_revised=read.score_chosen, scale=score_range,
+        ))  # fmt: skip
+    scored = Counter(pair.split for pair in pairs if score_gap(pair) is not None)
+    unequal = sum(bool(score_gap(pair)) for pair in side(pairs, "test"))
+    if scored.total() < LEAST_PAIRS:
+        raise ValueError(f"{rows}: {scored.total()} of {len(pairs)} rows have both scores; give at least {LEAST_PAIRS}, so that some can be held out")
+    if not scored["train"] or not unequal:
+        raise ValueError(f"{rows}: {scored['train']} scored rows to train on and {unequal} held out with unequal scores; there must be one of each, give more rows")
+    return pairs
+
+
+def side(pairs: Sequence[ScoredPair], split: str) -> list[ScoredPair]:
+    """The pairs to train on, or those held out."""
+    return [pair for pair in pairs if pair.split == split]
+
+
+def train_and_report(
+    pairs: Sequence[ScoredPair], student: str | Path, output: str | Path, method: str = "rdpo", settings: TrainSettings = SETTINGS, **load: Any
+) -> Result:
+    """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into `output`.
+
+    What is there of the same pairs and settings is not made again. The figures are those of the adapter as it was saved.
+    `load` goes to `load_student`. Raises ValueError for a method that trains nothing, FileExistsError where `output` holds
+    another adapter.
+    """
+    if method not in TRAINED:
+        raise ValueError(f"method {method!r} trains nothing; there are {', '.join(TRAINED)}")
+    made_of = fingerprint(method, str(student), [pair.model_dump() for pair in pairs], asdict(settings), load)
+    output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
+    train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
+    result = Result.read(path) if path.exists() else None
+    if not adapter.exists():
+        trained = train(method, student, train_pairs, settings, output, **load)
+        how = {name: value for name, value in asdict(settings).items() if name != "seed"}
+        result = Result(method, settings.seed, made_of, [], history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored, split="test", settings=how)
+        result.write(path)
+        save_adapter(trained.model, trained.tokenizer, output / "adapter.part", card(student, settings, result, "pairs"))
+        (output / "adapter.part").rename(adapter)  # whole or not there
+        del trained
+    elif result is None or result.made_of != made_of:
+        raise FileExistsError(f"{adapter} was made of other data or settings; give another --output, or delete it")
+    else:
+        print(f"{adapter}: made of the same data and settings before, not trained again", flush=True)
+    if not result.metrics:
+        saved = train(f"adapter:{adapter.absolute()}", student, [], settings, output, **load)
+        result.metrics, result.answers = measure(saved, held_out, experiment="own_data", method=method, seed=settings.seed)
+        counts = {"train": account(train_pairs, saved, settings.max_length), "test": account(held_out, saved, settings.max_length)}
+        write_manifest(output, "own_data", {"student": str(student), "method": method, **asdict(settings), **load}, made_of=made_of, pairs=counts)
+        (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
+        (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
+        result.write(path)
+    return result
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.own_data", description=__doc__.split("\n")[0])
+    parser.add_argument("rows", help="CSV, JSONL or JSON list with prompt, chosen, rejected, score_chosen, score_rejected, and system where there is one")
+    parser.add_argument("--student", required=True, help="folder or Hub name of a chat model")
+    parser.add_argument("--output", required=True, help="folder for adapter and report")
+    parser.add_argument("--score-range", nargs=2, type=float, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="lowest and highest possible score; default 0 1")
+    parser.add_argument("--method", choices=TRAINED, default="rdpo", metavar="METHOD", help=f"{', '.join(TRAINED)}; default rdpo")
+    for name, meaning in OPTIONS.items():
+        value = getattr(SETTINGS, name)
+        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"{meaning}; default {value}")
+    parser.add_argument("--revision", help="commit of a Hub student")
+    parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
+    asked = parser.parse_args(arguments)
+    for name in ("learning_rate", "epochs", "batch_size", "beta", "max_length"):
+        if getattr(asked, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    quiet_libraries()
+    settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
+    try:
+        pairs = read_pairs(asked.rows, tuple(asked.score_range))
+        print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
+        train_and_report(pairs, asked.student, asked.output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)
+    except (OSError, ValueError) as error:
+        sys.exit(f"own_data: {error}")
+    print((Path(asked.output) / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
+    print(f"answers before and after: {Path(asked.output) / 'report.md'}; adapter: {Path(asked.output) / 'adapter'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Own data: rows in, adapter and report out, nothing made twice (pytest tests/test_own_data.py)."""
+
+import csv
+import json
+import math
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from common import before_after, own_data
+from common.before_after import account, measure
+from common.methods import TrainSettings
+from common.own_data import main, read_pairs, side, train_and_report
+from common.student import load_adapter, load_student
+from tiny_models import tiny_causal_model
+
+COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
+SETTINGS = TrainSettings(batch_size=4, epochs=1, learning_rate=5e-3, max_length=128)
+LOAD = {"compute_dtype": torch.float32}
+
+
+def rows(count=30, **changed):
+    """Plain rows; `changed` gives a column's value by row number."""
+    made = [{"prompt": f"Is answer {n} harmless?", "chosen": f"Yes, I can help {n}.", "rejected": f"No, I cannot do it {n}.",
+             "score_chosen": 0.9, "score_rejected": 0.1} for n in range(count)]  # fmt: skip
+    for column, values in changed.items():
+        for number, value in values.items():
+            made[number][column] = value
+    return made
+
+
+def written(folder, made, name="rows.jsonl"):
+    path = folder / name
+    if path.suffix == ".csv":
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, dict.fromkeys(column for row in made for column in row))
+            writer.writeheader()
+            writer.writerows(made)
+    else:
+        path.write_text(json.dumps(made) if path.suffix == ".json" else "\n".join(map(json.dumps, made)) + "\n")
+    return path
+
+
+def pairs_of(folder, *args, **changed):
+    return read_pairs(written(folder, rows(**changed)), *args)
+
+
+def test_csv_jsonl_and_json_give_the_same_pairs(tmp_path):
+    made = rows(system={n: "Be brief." for n in range(30)}, score_chosen={3: None}, prompt={4: 'Two lines,\n"quoted", with commas?'})
+    first, *others = (read_pairs(written(tmp_path, made, name)) for name in ("rows.csv", "rows.jsonl", "rows.json"))
+    assert all(other == first for other in others)
+    pair = first[0]
+    assert (pair.prompt, pair.system, pair.response_revised, pair.response) == ("Is answer 0 harmless?", "Be brief.", "Yes, I can help 0.", "No, I cannot do it 0.")
+    assert pair.normalised() == (0.1, 0.9) and first[3].normalised() == (0.1, None)
+
+
+def test_scores_are_normalised_by_the_range(tmp_path):
+    pair = pairs_of(tmp_path, (-5, 5), score_chosen={0: 5}, score_rejected={0: -2.5})[0]
+    assert pair.normalised() == (0.25, 1.0)
+
+
+def test_sides_hang_on_the_prompt_alone(tmp_path):
+    made = rows()
+    sides = {pair.prompt: pair.split for pair in read_pairs(written(tmp_path, made))}
+    assert {*sides.values()} == {"train", "test"}
+    other = [{**row, "chosen": "Yes.", "system": "Be brief.", "prompt": row["prompt"].upper()} for row in reversed(made)]
+    both = read_pairs(written(tmp_path, made + other))
+    assert len(both) == 60 and all(pair.split == sides[pair.prompt.capitalize()] for pair in both)
+
+
+@pytest.mark.parametrize("changed, message", [
+    ({"prompt": {2: " "}}, r"line 3: column prompt: .*at least 1 character; every row needs prompt, chosen, rejected, score_chosen, score_rejected"),
+    ({"chosen": {2: ""}}, r"line 3: column chosen"),
+    ({"rejected": {2: None}}, r"line 3: column rejected"),
+    ({"score_chosen": {2: "good"}}, r"line 3: column score_chosen: .*valid number"),
+    ({"score_chosen": {2: math.nan}}, r"line 3: column score_chosen: .*finite"),
+    ({"score_rejected": {2: 4}}, r"line 3: column score_rejected: 4 lies outside 0 to 1; .*--score-range"),
+    ({"rejected": {2: "Yes, I can help 2."}}, r"line 3: column rejected: the same text as chosen"),
+    ({"prompt": {2: "Is answer 0 harmless?"}}, r"line 3: column prompt: the same as in .*line 1"),
+    ({"score_chosen": {n: "" for n in range(11)}}, r"19 of 30 rows have both scores; give at least 20"),
+    ({"score_chosen": {n: 0.1 for n in range(30)}}, r"and 0 held out with unequal scores"),
+])  # fmt: skip
+def test_bad_rows_are_named(changed, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        pairs_of(tmp_path, **changed)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file .*none.csv; give a CSV"):
+        read_pairs(tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text(",".join(COLUMNS) + "\n")
+    with pytest.raises(ValueError, match="holds no rows"):
+        read_pairs(tmp_path / "empty.csv")
+    with pytest.raises(ValueError, match="lowest and highest, not 1 and 0"):
+        pairs_of(tmp_path, (1, 0))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["rows.csv"], "no file"), (["rows.jsonl", "--score-range", "0", "0.5"], "line 1: column score_chosen: 0.9 lies outside 0 to 0.5"),
+    (["rows.jsonl", "--method", "base"], "invalid choice: 'base'"), (["rows.jsonl", "--epochs", "0"], "--epochs must be above 0"),
+])  # fmt: skip
+def test_the_command_refuses_before_any_model_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
+    written(tmp_path, rows())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_data, "train", lambda *args, **load: pytest.fail("a model was loaded"))
+    with pytest.raises(SystemExit) as refused:
+        main([*arguments, "--student", "nobody", "--output", "out"])
+    assert message in f"{refused.value} {capsys.readouterr().err}"
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_by_hand(tmp_path, monkeypatch):
+    """Better answers have two words, worse ones four, a token is a word; sums are given, so all figures can be worked out."""
+    better, worse = {"chosen": "better answer"}, {"rejected": "this one is worse"}
+    made = [{**row, **better, **worse} for row in rows(60)]
+    pairs = side(read_pairs(written(tmp_path, made)), "test")[:6]
+    exchanged = {"response": "better answer", "response_revised": "this one is worse", "score_response": 0.9, "score_revised": 0.1}
+    for number, update in ((1, exchanged), (4, {"score_response": 0.9}), (5, {"score_response": None})):
+        pairs[number] = pairs[number].model_copy(update=update)
+    given = iter([(-4, -4), (-4, -12), (-4, -12), (-4, -8)] + [(-2, -8), (-4, -4), (-2, -12), (-6, -16)])  # before, after
+    lengths = []
+
+    def summed(model, prompt, first, second):
+        lengths.append((len(first[0]), len(second[0])))
+        return tuple(torch.tensor([float(logps)]) for logps in next(given))
+
+    monkeypatch.setattr(before_after, "pair_logprobs", summed)
+    monkeypatch.setattr(before_after, "answers_of", lambda chat, asked, tokens: [pair.prompt for pair in asked])
+    monkeypatch.setattr(before_after, "scaled", lambda student, factor: nullcontext())
+    student = SimpleNamespace(model=None, tokenizer=Words())
+    metrics, answers = measure(student, pairs, experiment="own_data", method="rdpo", seed=0)
+    # per token before: -2 and -1, -2 and -3, -2 and -3, -2 and -2; after: -1 and -2, -2 and -1, -1 and -3, -3 and -4
+    assert {metric.metric: metric.value for metric in metrics} == {
+        "better_likelier_before": 2 / 4, "better_likelier_after": 3 / 4, "turned_right": 2 / 4, "turned_wrong": 1 / 4,
+        "reward_accuracy": 3 / 4,  # gained: 2 and -4, 0 and 8, 2 and 0, -2 and -8
+        "logp_better_before": -8 / 4, "logp_better_after": -7 / 4, "logp_worse_before": -9 / 4, "logp_worse_after": -10 / 4,
+    }  # fmt: skip
+    assert {metric.n for metric in metrics} == {4} and {*lengths} == {(2, 4)}
+    share = next(metric for metric in metrics if metric.metric == "better_likelier_after")
+    assert share.k == 3 and (round(share.low, 2), round(share.high, 2)) == (0.30, 0.95)  # Wilson
+    assert answers["before"] == answers["after"] == [pair.prompt for pair in pairs[:5]]
+    assert account(pairs, student, 100) == {"pairs": 6, "identical": 0, "empty": 0, "cut": 0, "tied": 1, "unscored": 1, "contradicted": 1}
+    with pytest.raises(ValueError, match="no held-out pair has two different scores"):
+        measure(student, pairs[4:])
+
+
+class Words:
+    """A tokenizer whose tokens are words and whose template adds none."""
+
+    def apply_chat_template(self, messages, **how):
+        return {"input_ids": " ".join(message["content"] for message in messages).split()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_answers():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(before_after, "ANSWER_TOKENS", 8)
+        yield
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    return tiny_causal_model(tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def finished(student, tmp_path_factory):
+    """(pairs, output folder, result) of one training."""
+    folder = tmp_path_factory.mktemp("own")
+    pairs = pairs_of(folder, score_chosen={0: None, 1: 0.1, 2: 0.0})
+    return pairs, folder / "out", train_and_report(pairs, student, folder / "out", settings=SETTINGS, **LOAD)
+
+
+def test_it_trains_on_one_side_and_measures_on_the_other(finished):
+    pairs, output, result = finished
+    train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
+    assert result.pairs_used + result.unscored == len(train_pairs)
+    assert result.pairs_used == sum(None not in pair.normalised() for pair in train_pairs)
+    of = {metric.metric: metric for metric in result.metrics}
+    assert {metric.n for metric in result.metrics} == {sum(None not in p.normalised() and p.score_response != p.score_revised for p in held_out)}
+    assert of["reward_accuracy"].value == 1.0 and of["logp_better_after"].value > of["logp_better_before"].value
+    manifest = json.loads((output / "own_data.manifest.json").read_text())
+    assert manifest["made_of"] == result.made_of and manifest["parameters"]["method"] == "rdpo"
+    assert sum(counts["pairs"] for counts in manifest["pairs"].values()) == len(pairs)
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "metrics.json", "own_data.manifest.json", "report.md"]
+
+
+def test_the_report_says_what_was_measured_and_answered(finished):
+    pairs, output, result = finished
+    text = (output / "report.md").read_bytes().decode()
+    for metric in result.metrics:
+        assert f"n = {metric.n}" in text and (metric.metric.startswith("turned") or f"{metric.value:.2f} [{metric.low:.2f}, {metric.high:.2f}]" in text)
+    for said in (*(pair.prompt for pair in side(pairs, "test")[:5]), *result.answers["before"], *result.answers["after"]):
+        assert all(f"> {line}" in text for line in (said or "(nothing)").splitlines())
+    card = (output / "adapter" / "README.md").read_text()
+    assert f"reward_accuracy: {1:.3f}" in card and "self-critique" not in card
+
+
+def test_the_saved_adapter_gives_the_figures_of_the_report(finished, student):
+    pairs, output, result = finished
+    base, tokenizer = load_student(student, **LOAD)
+    first = side(pairs, "test")[0]
+    assert first.normalised() == (0.1, 0.9)
+    prompt, answer = [{"role": "user", "content": first.prompt}], first.response_revised
+    ids = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], return_dict=True, return_tensors="pt")["input_ids"]
+    start = len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+
+    def plain(model):
+        with torch.no_grad():
+            logps = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
+        return float(logps[start - 1 :].mean())
+
+    before, model = plain(base), load_adapter(base, output / "adapter")
+    metrics, _ = measure(SimpleNamespace(model=model, tokenizer=tokenizer), [first], experiment="own_data", method="rdpo", seed=0)
+    of = {metric.metric: metric.value for metric in metrics}
+    assert (of["logp_better_before"], of["logp_better_after"]) == pytest.approx((before, plain(model)), abs=1e-4)
+    again, answers = measure(SimpleNamespace(model=model, tokenizer=tokenizer), side(pairs, "test"), experiment="own_data", method="rdpo", seed=0)
+    assert [metric.value for metric in again] == pytest.approx([metric.value for metric in result.metrics], abs=1e-5) and answers == result.answers
+
+
+def test_nothing_is_made_twice(finished, student, monkeypatch, capsys):
+    pairs, output, result = finished
+    loaded = []
+    monkeypatch.setattr(own_data, "train", lambda method, *args, **load: loaded.append(method))
+    again = train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)
+    assert again.metrics == result.metrics and loaded == [] and "not trained again" in capsys.readouterr().out
+    for other in ({"settings": TrainSettings()}, {"settings": SETTINGS, "method": "dpo"}):
+        with pytest.raises(FileExistsError, match="other data or settings; give another --output"):
+            train_and_report(pairs, student, output, **other, **LOAD)
+    with pytest.raises(FileExistsError):
+        train_and_report(pairs[1:], student, output, settings=SETTINGS, **LOAD)
+    with pytest.raises(ValueError, match="'base' trains nothing; there are sft, dsc, dpo"):
+        train_and_report(pairs, student, output, "base")
+
+
+def test_an_adapter_without_figures_is_measured_and_not_trained(finished, student, monkeypatch):
+    pairs, output, result = finished
+    path, train = output / "metrics.json", own_data.train
+    whole = path.read_text()
+    path.write_text(json.dumps({**json.loads(whole), "metrics": [], "answers": {}}))  # killed while it measured
+
+    def only_load(method, *args, **load):
+        assert method.startswith("adapter:")
+        return train(method, *args, **load)
+
+    monkeypatch.setattr(own_data, "train", only_load)
+    train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)
+    assert json.loads(path.read_text())["answers"] == json.loads(whole)["answers"]
+    assert [m["value"] for m in json.loads(path.read_text())["metrics"]] == pytest.approx([m["value"] for m in json.loads(whole)["metrics"]], abs=1e-5)
+
+
+def test_the_command_does_it_all(student, tmp_path, monkeypatch, capsys):
+    written(tmp_path, [{**row, "score_chosen": 5} for row in rows(24)], "rows.csv")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["rows.csv", "--student", str(student), "--output", "out", "--score-range", "0", "5", "--method", "sft", "--epochs", "1", "--learning-rate", "1e-3"]
+    main(arguments)
+    settings = json.loads((tmp_path / "out" / "own_data.manifest.json").read_text())["parameters"]
+    assert (settings["method"], settings["epochs"], settings["learning_rate"], settings["sft_learning_rate"]) == ("sft", 1, 1e-3, 1e-3)
+    assert "better answer has the higher" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="other data or settings"):
+        main([*arguments, "--seed", "1"])
