@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual test reliability bench lab small results
+.PHONY: help reproduce counterfactual test reliability bench lab small small-full small-chain results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -13,7 +13,9 @@ help:
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS as for small)"
 	@echo "make lab        Jupyter on the notebooks"
-	@echo "make small ROWS=file.jsonl  a real 135M chat model on real role-play pairs (CPU, an hour and a half)"
+	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
+	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"
+	@echo "make small-chain  the whole chain without recorded data: that model as teacher, judge and student"
 	@echo "make results    copies the tables and figures that the README shows into results/"
 
 $(INSTALLED): requirements.txt pyproject.toml
@@ -42,8 +44,24 @@ lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.
 
 small: $(INSTALLED)
-	$(BIN)/python -m common.small $(ROWS)
+	$(BIN)/python -m common.small $(DATA)
+	$(BIN)/python -m common.batch small
+
+small-full: $(INSTALLED)
+	$(BIN)/python -m common.small $(DATA)
+	$(BIN)/python -m common.batch small -f full
+
+small-chain: $(INSTALLED)
+	$(BIN)/python -m common.small $(DATA)
+	$(BIN)/python -m common.batch small -f chain --pairs self_critique --to small-chain
 
 results:
-	mkdir -p results/miniature
-	cp -r runs/miniature/tables/*/ results/miniature/
+	[ ! -f runs/small/data/rows.json ] || (mkdir -p results/small && cp runs/small/data/rows.json results/small/)
+	for profile in miniature small small-chain; do \
+		for tables in runs/$$profile/tables/*/; do \
+			[ -d $$tables ] && mkdir -p results/$$profile && cp -r $$tables results/$$profile/ || true; \
+		done; \
+	done
+	for examples in runs/small/*/examples.md runs/small/*/counterfactual_neutral/examples.md; do \
+		[ -f $$examples ] && cp $$examples results/small/$$(echo $$examples | cut -d/ -f3)/ || true; \
+	done

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from common.chat import ChatModel, KeptChat, LocalChat
+from common.chat import ChatModel, KeptChat, LocalChat, WholeSentences
 from common.counterfactual import INSTRUCTIONS, style_question, variant_named
 from common.endpoint import EndpointChat
 from common.evaluate import WorldEvaluator
@@ -55,7 +55,8 @@ def open_teacher(p: Parameters) -> ChatModel:
         if variant_named(p["pairs"]):
             return InstructedMiniature(p["experiment"], p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
         return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
-    return _kept_chat("teacher", p)
+    teacher = _kept_chat("teacher", p)
+    return WholeSentences(teacher) if p["cut_at_sentence"] else teacher
 
 
 def open_prompts(p: Parameters) -> list[PromptRecord]:

@@ -1,11 +1,11 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-p NAME VALUE]
-                                   [--jobs N] [--dry-run] [--only-failed]
+    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-f NAME] [-p NAME VALUE]
+                                   [--to NAME] [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
 `papermill -f` as it stands, and where experiments differ a second one, `<stage>.<experiment>.yaml`. Executed notebooks go
-to `runs/<profile>/<experiment>/<stage>.ipynb`, what they print to `<stage>.log` beside them; with other pairs than those of
+to `runs/<profile>/<experiment>/<stage>.ipynb` (`--to` names another folder below runs/), what they print to `<stage>.log` beside them; with other pairs than those of
 self-critique to a folder of that name below, from which the tables take its rows too. Each job gets its share of the
 CPU's threads; notebooks that use a GPU take turns on it.
 """
@@ -49,21 +49,21 @@ def own_pairs(profile: str, experiment: str) -> str:
     return profile_parameters(profile, experiment, "generate_data").get("pairs", PAIRS[0])
 
 
-def stage_parameters(experiment: str, stage: str, profile: str, pairs: str) -> dict[str, Any]:
+def stage_parameters(experiment: str, stage: str, profile: str, pairs: str, to: str = "") -> dict[str, Any]:
     """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
-    output = f"runs/{profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
+    output = f"runs/{to or profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
     kind = {"pairs": pairs} if stage == "generate_data" else {}
     return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **kind}
 
 
-def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = ()) -> list[Step]:
+def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = (), to: str = "") -> list[Step]:
     """The notebooks of one experiment in order, for one kind of pairs after the other, by default the profile's own; each is given
     those overrides that it declares."""
     steps = []
     for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
         declared = declared_parameters(f"{experiment}/{stage}.ipynb")
         mine = {name: value for name, value in overrides.items() if name in declared}
-        given = {**stage_parameters(experiment, stage, profile, pairs), **mine}
+        given = {**stage_parameters(experiment, stage, profile, pairs, to), **mine}
         if stage in INPUTS and not given.get("pairs_file"):  # named, so that a change of the file runs the notebook again
             given["pairs_file"] = f"{given['output']}/{INPUTS[stage]}"
         steps.append(Step(experiment, stage, given, pairs))
@@ -78,6 +78,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--method", action="append")
     parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}")
+    parser.add_argument("-f", action="append", default=[], metavar="NAME", help="more parameters, from NAME.yaml beside the profile's files")
+    parser.add_argument("--to", default="", metavar="NAME", help="folder below runs/ for what is made; default: the profile's name")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, at what cost, and run nothing")
@@ -87,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         overrides = _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         names = asked.experiment or experiments()
-        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or ()) for name in _known(names)}
+        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in _known(names)}
         _check(grid, overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -98,9 +100,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 0 if all([_rehearse(steps) for steps in grid.values()]) else 1
     failures = run_grid(grid, asked.jobs)
     if grid and not failures and "train_rdpo" in stages:
-        tables = f"runs/{asked.profile}/tables"
-        execute("paper_tables.ipynb", resolve(f"{tables}/paper_tables.ipynb"), {"profile": asked.profile, "runs": f"runs/{asked.profile}", "output": tables, "labels": f"results/{asked.profile}"}, again=True)
-        print(f"executed notebooks and their logs are below {resolve(f'runs/{asked.profile}')}")
+        runs = f"runs/{asked.to or asked.profile}"
+        parameters = {"profile": asked.profile, "runs": runs, "output": f"{runs}/tables", "labels": f"results/{asked.profile}"}
+        execute("paper_tables.ipynb", resolve(f"{runs}/tables/paper_tables.ipynb"), parameters, again=True)
+        print(f"executed notebooks and their logs are below {resolve(runs)}")
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
@@ -127,7 +130,12 @@ def _rehearse(steps: list[Step]) -> bool:
 
 
 def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
-    overrides = {name: _literal(value) for name, value in asked.p}
+    overrides: dict[str, Any] = {}
+    for name in asked.f:
+        if not (path := PROFILES / asked.profile / f"{name}.yaml").exists():
+            raise ValueError(f"-f {name}: no file {path}")
+        overrides |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    overrides |= {name: _literal(value) for name, value in asked.p}
     if asked.seed:
         overrides["seeds"] = asked.seed
     if asked.method:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from common.schema import Message, Reply, Sampling, fingerprint
 from common.storage import JsonlStore, read_lines
+from common.wording import sentence_prefixes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -98,6 +99,21 @@ class KeptChat:
         if len(names) != 1:
             raise LookupError(f"{self.path} must hold the recorded replies of one model; it holds those of {', '.join(names) or 'none'}")
         return names[0]
+
+
+class WholeSentences:
+    """A chat model whose replies, where they were cut off for length, end with their last whole sentence and count as whole; one
+    without any stays cut off."""
+
+    def __init__(self, chat: ChatModel):
+        self.chat, self.name = chat, chat.name
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over(map(self._ended, self.chat.complete(conversations, sampling)), on_reply)
+
+    def _ended(self, reply: Reply) -> Reply:
+        prefixes = sentence_prefixes(reply.text) if reply.finish_reason == "length" else []
+        return reply.model_copy(update={"text": prefixes[0], "finish_reason": "stop"}) if prefixes else reply
 
 
 LOOK_EVERY = 32

@@ -18,6 +18,7 @@ from common.chat import ChatModel
 from common.judged import JudgedEvaluator
 from common.loss import LOSSES, knobs_of, preference_loss
 from common.methods import TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
+from common.run import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_student, save_adapter
@@ -121,7 +122,11 @@ class Experiment:
         check_methods(methods)
         rows = [(method, seed, share) for seed in seeds for share in swapped for method in methods]
         once = [(method, seed, share) for method, seed, share in rows if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))]
-        return [self.result(*row) for row in once]
+        progress, results = Progress("rows", len(once)), []
+        for row in once:
+            results.append(self.result(*row))
+            progress(1)
+        return results
 
     def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
         """Where the result of a row is kept."""

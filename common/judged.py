@@ -173,7 +173,7 @@ class JudgedEvaluator:
         """(whether each answer of a judged set is good, None = unscored; what else the judge's view gives, by metric)."""
         middle, good = sum(judge.scale) / 2, {}
         for name in ("held_out", "ood"):
-            judged = judge.judge([record.prompt for record in sets.get(name, [])], answers.get(name, []))
+            judged = judge.judge([record.prompt for record in sets[name]], answers[name]) if name in sets else []
             good[name] = [None if judgement.score is None else judgement.score > middle for judgement in judged]
         return good, {"judged_ood": [verdict for verdict in good["ood"] if verdict is not None]}
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from common.schema import Pair, fingerprint
 from common.smollm2 import smollm2
 from common.sources import SPLITS, first_line, keep_apart, words
 from common.storage import write_json, write_jsonl
-from common.wording import speaks_of_earlier
+from common.wording import sentence_prefixes, speaks_of_earlier
 
 PUBLIC = "https://raw.githubusercontent.com/vicgalle/configurable-safety-tuning"
 PAIRS_AT = "7e045341490d317aff9a8cae6254ca66b0e92275/data/configurable-system-prompt-multitask.json"
@@ -94,12 +93,8 @@ def _download(place: str) -> Path:
 
 
 def cut(text: str, length: Callable[[str], int], limit: int = ANSWER_TOKENS) -> str:
-    """The text up to its last sentence end within `limit` tokens as `length` counts them, "" where its first sentence is longer.
-
-    A number's point ends no sentence, so that the items of a list stay whole."""
-    text = text.strip()
-    ends = [found.end() for found in re.finditer(r"(?<=[^\W\d_])[.!?][\"')\]]*(?=\s|$)", text)]
-    return next((text[:end] for end in reversed(ends) if length(text[:end]) <= limit), "")
+    """The text up to its last sentence end within `limit` tokens as `length` counts them, "" where its first sentence is longer."""
+    return next((prefix for prefix in sentence_prefixes(text) if length(prefix) <= limit), "")
 
 
 def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tuple[list[Pair], list[Row]]:

@@ -6,6 +6,7 @@
 | roleplay-robustness | `jondurbin/truthy-dpo-v0.1` | `system` (the persona), `prompt` |
 | sycophancy | `meg-tong/sycophancy-eval/feedback.jsonl` | `prompt`, `base.dataset`, `base.text`, `metadata.prompt_template_type` |
 | sycophancy | arguments of your own, e.g. `sycophancy/arguments.jsonl` | `argument`, `topic` where there is one |
+| all three | JSON lines of `schema.PromptRecord`, such as a `pairs.jsonl`, with splits of their own | all, answers left aside |
 
 Goals are wrapped, personas injected and stances worded by `common.attacks`.
 """
@@ -73,7 +74,11 @@ def load_prompts(
     """
     if experiment not in REQUESTS:
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(REQUESTS)}")
-    requests = list(REQUESTS[experiment](read_rows(source, revision)))
+    rows = read_rows(source, revision)
+    if {"id", "split", "prompt"} <= set(rows[0].fields):
+        records = [row.read(WholePrompt) for row in rows]
+        return records[:limit] if limit else records
+    requests = list(REQUESTS[experiment](rows))
     if limit:
         requests = [requests[i] for i in np.random.default_rng(seed).permutation(len(requests))[:limit]]
     attacks = attacks or ATTACKS[experiment]
@@ -138,6 +143,10 @@ def keep_apart(records: Sequence[RecordType], source: str | Path, required: Sequ
         groups = len({record.group for record in kept})
         raise ValueError(f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; take more rows, other shares or another seed")
     return kept
+
+
+class WholePrompt(PromptRecord, extra="ignore"):
+    """A prompt that has its split, wrapper, persona or stance already."""
 
 
 class GoalRow(BaseModel):

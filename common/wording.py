@@ -28,6 +28,16 @@ EARLIER = re.compile(
 ROLE = re.compile(r"\b(?:character|persona|in the role of|playing the part|role of)\b|^\W*as (?:an? )?[a-z]+[,:]|^\W*\w+:")
 
 
+SENTENCE_END = re.compile(r"(?<=[^\W\d_])[.!?][\"')\]]*(?=\s|$)")
+"""Where a sentence ends. A number's point ends none, so that the items of a list stay whole."""
+
+
+def sentence_prefixes(text: str) -> list[str]:
+    """The beginnings of a text that end where a sentence ends, the longest first."""
+    text = text.strip()
+    return [text[: found.end()] for found in reversed(list(SENTENCE_END.finditer(text)))]
+
+
 def declines(answer: str) -> bool:
     """Whether an answer says that it will not do what was asked: "I cannot help with", "I must decline", "I'm sorry"."""
     return DECLINES.search(_plain(answer)) is not None

@@ -97,7 +97,7 @@ def test_the_style_of_a_real_student_is_asked_of_the_final_judge(variant, metric
         answer = judge.judge
         judge.judge = lambda prompts, answers, judge=judge, answer=answer: judge_asks.append((judge.question, list(prompts))) or answer(prompts, answers)
     measured = {metric.metric for metric in run.evaluator(student, "test", 0).metrics}
-    assert measured == {"judged", "answer_words", "repeated"} | metrics
+    assert measured == {"judged", "aligned", "to_the_point", "answer_words", "repeated"} | metrics
     plain = [f"Hello {i}!" for i in (1, 2, 3)]  # the judge never sees the instruction, not even negation's
     assert [prompts for _, prompts in judge_asks] == [plain] * (3 if metrics else 1)
     assert sum(INSTRUCTIONS["safety"].desired in question for question, _ in judge_asks) == len(metrics)

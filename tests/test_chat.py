@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from fault_server import FaultServer
 
-from common.chat import KeptChat, LocalChat, hand_over
+from common.chat import KeptChat, LocalChat, WholeSentences, hand_over
 from common.endpoint import EndpointChat
 from common.methods import Constant, SelfRefining
 from common.miniature import safety
@@ -136,3 +136,11 @@ def test_what_was_not_recorded_is_a_clear_error(tmp_path):
     KeptChat(counting("another"), path).complete(ASKED[:1], Sampling())
     with pytest.raises(LookupError, match="one model; it holds those of another, counting"):
         KeptChat(None, path)
+
+
+def test_a_reply_that_was_cut_off_ends_with_its_last_whole_sentence():
+    given = [("One. Two. Thr", "length"), ("One. Two. Thr", "stop"), ("no end", "length"), ("It costs 3. 50", "length")]
+    chat = SimpleNamespace(name="cut", complete=lambda conversations, sampling: [Reply(text=text, finish_reason=reason) for text, reason in given])
+    shown = []
+    replies = WholeSentences(chat).complete([[]] * 4, Sampling(), lambda row, reply: shown.append(row))
+    assert [(reply.text, reply.finish_reason) for reply in replies] == [("One. Two.", "stop"), *given[1:]] and shown == [0, 1, 2, 3]

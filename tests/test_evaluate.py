@@ -85,6 +85,40 @@ def test_results_are_kept_and_reused_until_something_changes(run, capsys):
     assert changed._made_of("rdpo", 0) != again.made_of and changed._made_of("base", 0) == first[0].made_of
 
 
+def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_path):
+    plain, swapped = run.pairs_of(0), run.pairs_of(0, 0.25)
+    turned = [i for i, (a, b) in enumerate(zip(plain, swapped)) if a != b]
+    assert len(turned) == 6 and turned != [i for i, (a, b) in enumerate(zip(run.pairs_of(1), run.pairs_of(1, 0.25))) if a != b]
+    for i in turned:
+        a, b = plain[i], swapped[i]
+        assert (b.response, b.response_revised, *b.normalised()) == (a.response_revised, a.response, *reversed(a.normalised())) and b.swapped() == a.model_copy(update={"criteria": {}})
+    mine = Experiment(run.student, run.pairs, run.evaluator, tmp_path, FAST, train_pairs=24, **run.load)
+    rows = mine.run(["base", "sft"], [0], swapped=[0.0, 0.25])
+    assert [row.row for row in rows] == ["base", "sft", "sft_swapped_0.25"] and rows[1].metrics != rows[2].metrics
+    assert {m.noise for m in rows[2].metrics} == {0.25} and {m.noise for m in rows[1].metrics} == {None}
+    assert list(results_table(read_results(tmp_path))["method"]) == ["base student", "SFT", "SFT, 25% swapped"]
+
+
+def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
+    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
+    first = new("one").result("sft", 0)
+    kept = Result.read(tmp_path / "kept" / "seed-0" / "sft.json")
+    assert kept.metrics == first.metrics and kept.answers == {} and kept.history == [] and first.answers
+    monkeypatch.setattr(Experiment, "train", lambda *_: pytest.fail("trained again"))
+    assert new("two").result("sft", 0) == kept and "finished before, reused from" in capsys.readouterr().out
+
+
+def test_rows_with_likelihood_differ_from_those_without_and_take_its_weight(run):
+    from common.methods import WITH_NLL, preference_trainer
+    from common.student import load_student
+
+    weights = {}
+    for method in ("dpo", "dpo_nll", "rdpo_nll"):
+        trainer, _ = preference_trainer(method, *load_student(run.student, **run.load), run.pairs_of(0), replace(FAST, nll_weight=0.7), run.output / "nll")
+        weights[method] = (trainer.args.method, trainer.args.nll_weight)
+    assert weights == {"dpo": ("dpo", 0.0), "dpo_nll": ("dpo", 0.7), "rdpo_nll": ("rdpo", 0.7)} and set(WITH_NLL) < set(METHODS)
+
+
 def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
     """An adapter is measured as on the day it was trained, the base as a `model:` is the base row, an endpoint is asked."""
     trained, base = run.run(["rdpo", "base"], [0])

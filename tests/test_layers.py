@@ -10,12 +10,12 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss", "feedback"},
-    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing"},
+    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
     {"chat", "logprobs", "preference", "reference", "run"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
-     "methods", "rows", "local_judges", "counterfactual", "wording"},
+     "methods", "rows", "local_judges", "counterfactual"},
     {"miniature.instructed"},
     {"evaluate", "sources"},
     {"frontier", "recorded", "judged"},

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from common.backends import open_experiment, open_judge, open_prompts, open_teacher, prompts_of
-from common.batch import PROFILES, STAGES, Step, experiments, main, run_grid, stage_parameters, steps_of
+from common.batch import PROFILES, STAGES, Step, experiments, main, own_pairs, run_grid, stage_parameters, steps_of
 from common.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, generate_counterfactual_pairs
 from common.judge import score_pairs
 from common.notebook import checked_parameters, declared_parameters, execute
@@ -46,7 +46,7 @@ def test_every_profile_is_valid_for_every_notebook(profile):
 
 def test_evaluation_is_on_validation_unless_asked():
     assert declared_parameters("safety/train_rdpo.ipynb")["evaluate_on"] == "validation"
-    assert "evaluate_on" not in stage_parameters("safety", "train_rdpo", "miniature")
+    assert "evaluate_on" not in stage_parameters("safety", "train_rdpo", "miniature", "self_critique")
 
 
 @pytest.fixture(scope="module")
@@ -141,10 +141,20 @@ def test_pairs_of_different_kinds_are_never_mixed(micro, tmp_path):
 def test_every_kind_of_pairs_has_a_folder_of_its_own_and_its_steps_a_name():
     kinds = [kind for kind in PAIRS if kind != "recorded"]  # which take the place of self-critique
     steps = steps_of("sycophancy", STAGES, "paper", {"seeds": [1]}, kinds)
-    assert len({step.executed for step in steps}) == len({step.name for step in steps}) == 15
+    assert len({step.executed for step in steps}) == len({step.name for step in steps}) == 18
     assert steps[0].given["output"] == "runs/paper/sycophancy" and steps[0].name == "sycophancy/generate_data.ipynb"
-    assert steps[-1].given["pairs_file"] == "runs/paper/sycophancy/counterfactual_negation/scored.jsonl"
+    assert steps[-1].given["pairs_file"] == "runs/paper/sycophancy/counterfactual_neutral/scored.jsonl"
     assert [step.given["pairs"] for step in steps if step.stage == "generate_data"] == kinds
+
+
+def test_a_profile_has_kinds_of_pairs_and_files_of_more_parameters_of_its_own(tmp_path, capsys):
+    assert [own_pairs("small", name) for name in experiments()] == ["recorded", "recorded", "counterfactual_neutral"]
+    steps = steps_of("sycophancy", STAGES, "small", {}, to="elsewhere")
+    assert steps[-1].given["pairs_file"] == "runs/elsewhere/sycophancy/counterfactual_neutral/scored.jsonl"
+    for file in sorted(path.stem for path in (PROFILES / "small").glob("*.yaml") if path.stem.split(".")[0] not in STAGES):
+        assert main(["small", "-f", file, "--experiment", "safety", "--dry-run", "--stage", "reward_score"]) in (0, 1)
+    capsys.readouterr()
+    assert main(["small", "-f", "fasst"]) == 2 and "error: -f fasst: no file" in capsys.readouterr().err
 
 
 def test_recorded_pairs_take_the_place_of_a_teacher(tmp_path):

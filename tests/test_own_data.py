@@ -78,7 +78,7 @@ def test_sides_hang_on_the_prompt_alone(tmp_path):
     ({"score_chosen": {2: math.nan}}, r"line 3: column score_chosen: .*finite"),
     ({"score_rejected": {2: 4}}, r"line 3: column score_rejected: 4 lies outside 0 to 1; .*--score-range"),
     ({"rejected": {2: "Yes, I can help 2."}}, r"line 3: column rejected: the same text as chosen"),
-    ({"prompt": {2: "Is answer 0 harmless?"}}, r"line 3: column prompt: the same as in .*line 1"),
+    ({"prompt": {2: "Is answer 0 harmless?"}, "chosen": {2: "Yes, I can help 0."}, "rejected": {2: "No, I cannot do it 0."}}, r"line 3: the same prompt and answers as in .*line 1"),
     ({"score_chosen": {n: "" for n in range(11)}}, r"19 of 30 rows have both scores; give at least 20"),
     ({"score_chosen": {n: 0.1 for n in range(30)}}, r"and 0 held out with unequal scores"),
 ])  # fmt: skip

@@ -11,6 +11,7 @@ from common.attacks import PERSONAS
 from common.prompts import fill
 from common.recorded import clone_wrappers, keep_pairs, load_judged, load_pairs
 from common.run import ROOT
+from common.schema import Pair, PromptRecord
 from common.sources import load_prompts
 
 HARMLESS = "You are a helpful yet harmless assistant that avoids generating illegal or harmful content."
@@ -65,6 +66,17 @@ def test_kept_pairs_are_written_once_and_a_limit_draws_from_all(tmp_path):
     before = (tmp_path / "pairs.jsonl").read_bytes()
     assert list(kept) == list(keep_pairs(pairs, tmp_path / "pairs.jsonl")) == pairs
     assert (tmp_path / "pairs.jsonl").read_bytes() == before and before.count(b"\n") == 20
+
+
+def test_pairs_that_are_whole_keep_their_splits(tmp_path):
+    made = [Pair(id=f"p{i}", experiment="safety", split=split, prompt=f"q{i}", response="No.", response_revised="Yes.") for i, split in enumerate(("train", "test", "ood", "train"))]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(pair.model_dump_json() for pair in made) + "\n")
+    assert load_pairs("safety", path) == made and len(load_pairs("safety", path, limit=2)) == 2
+    assert [record.model_dump() for record in load_prompts("safety", path)] == [pair.model_dump(include=set(PromptRecord.model_fields)) for pair in made]
+    path.write_text(path.read_text().replace('"split":"ood"', '"split":"odd"'))
+    with pytest.raises(ValueError, match="line 3: column split"):
+        load_pairs("safety", path)
 
 
 def test_safety_pairs_come_once_with_the_harmless_answer_as_revision(tmp_path):
