@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on")
     asked = parser.parse_args(arguments)
     try:
-        overrides = _overrides(asked)
+        from_files = _from_files(asked.profile, asked.f)
+        overrides = from_files | _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         names = asked.experiment or experiments()
         grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in _known(names)}
-        _check(grid, overrides)
+        _check(grid, overrides, from_files)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -129,13 +130,17 @@ def _rehearse(steps: list[Step]) -> bool:
     return possible
 
 
-def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
-    overrides: dict[str, Any] = {}
-    for name in asked.f:
-        if not (path := PROFILES / asked.profile / f"{name}.yaml").exists():
+def _from_files(profile: str, names: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in names:
+        if not (path := PROFILES / profile / f"{name}.yaml").exists():
             raise ValueError(f"-f {name}: no file {path}")
-        overrides |= yaml.safe_load(path.read_text(encoding="utf-8"))
-    overrides |= {name: _literal(value) for name, value in asked.p}
+        found |= yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
+    overrides = {name: _literal(value) for name, value in asked.p}
     if asked.seed:
         overrides["seeds"] = asked.seed
     if asked.method:
@@ -157,7 +162,7 @@ def _known(names: list[str]) -> list[str]:
     return names
 
 
-def _check(grid: dict[str, list[Step]], overrides: dict[str, Any]) -> None:
+def _check(grid: dict[str, list[Step]], overrides: dict[str, Any], from_files: Collection[str]) -> None:
     """Every parameter of every notebook that will run, before the first kernel starts."""
     if "pairs" in overrides:
         raise ValueError(f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own")
@@ -166,9 +171,10 @@ def _check(grid: dict[str, list[Step]], overrides: dict[str, Any]) -> None:
         raise ValueError("two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique")
     for step in steps:
         checked_parameters(step.notebook, step.given)
-    stray = {name: value for name, value in overrides.items() if not any(name in step.given for step in steps)}
-    if stray:
-        checked_parameters(steps[-1].notebook, stray)
+    for name in [name for name in overrides if not any(name in step.given for step in steps)]:
+        elsewhere = name in from_files and any(name in declared_parameters(f"{step.experiment}/{stage}.ipynb") for step in steps for stage in STAGES)
+        if not elsewhere:  # a file is for every notebook of the profile, whichever of them run
+            checked_parameters(steps[-1].notebook, {name: overrides[name]})
 
 
 if __name__ == "__main__":
