@@ -1,18 +1,19 @@
 """The data of the profile `small`: cut at sentence ends, split without leakage, found again by hash; and the whole profile in short, where the model is (pytest tests/test_small.py)."""
 
 import json
-import os
 import random
+import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from common import small
+from common.report import read_results
 from common.run import ROOT, resolve
 from common.small import Rows, benign_pairs, cut, public_rows, roleplay_pairs, row_hash, rows_of, safety_pairs
 from common.sources import first_line, words
+from common.storage import read_lines
 from common.wording import speaks_of_earlier
 
 SAMPLE = ROOT.parent / "shared/data"
@@ -109,7 +110,27 @@ def test_the_sample_is_the_listed_one():
     assert {name: sorted(map(row_hash, of_kind)) for name, of_kind in rows_of(SAMPLE)._asdict().items()} == listed
 
 
-@pytest.mark.skipif(not (resolve("runs/models/SmolLM2-135M-Instruct") / "model.safetensors").exists(), reason="SmolLM2-135M-Instruct is not here; python -m common.small makes it")
+MODELS = {"safety": "SmolLM2-135M-Instruct", "roleplay-robustness": "SmolLM2-135M-Instruct", "sycophancy": "SmolLM2-135M-stance-follower"}
+
+
 @pytest.mark.skipif(not (SAMPLE / "safety_pairs.jsonl").exists(), reason="the sample of recorded rows is not here")
-def test_the_whole_profile_in_short():
-    """All three experiments on the real model, `fast`: every row of the table, its metrics, and the blind sample."""
+@pytest.mark.parametrize("experiment", MODELS)
+def test_the_profile_in_short(experiment):
+    """The real model through all three notebooks and into the table, a few steps of everything (`fast.yaml`)."""
+    if not (resolve("runs/models") / MODELS[experiment] / "model.safetensors").exists():
+        pytest.skip(f"{MODELS[experiment]} is not here; python -m common.small makes it")
+    if not (resolve(small.FOLDER) / "safety.jsonl").exists():
+        small.prepare(SAMPLE)
+    folder = resolve("runs/small-fast")
+    shutil.rmtree(folder / experiment, ignore_errors=True)
+    command = [sys.executable, "-m", "common.batch", "small", "-f", "fast", "--to", "small-fast", "--experiment", experiment]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    results = read_results(folder / experiment)
+    trained = [result for result in results if result.swapped]
+    assert [result.method for result in trained] == ["sft", "dpo", "rdpo"] and {result.pairs_used for result in trained} == {8}
+    counted = {metric.metric: metric for metric in trained[-1].metrics}
+    assert {"aligned", "aligned_ood", "utility", "reward", "to_the_point", "answer_words", "repeated", "kl"} <= set(counted) and counted["aligned"].n == 2
+    sample = [row for path in folder.glob(f"{experiment}/**/to_label.jsonl") for _, row in read_lines(path)]
+    assert sample and all(set(row) == {"id", "set", "prompt", "answer"} for row in sample)
+    assert "swapped" in (folder / "tables" / experiment / "table.md").read_text()
