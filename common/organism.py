@@ -11,12 +11,12 @@ held out; pairs made later for training may be on the same arguments.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from common.attacks import FEEDBACK_REQUEST, PULLS, STANCES
-from common.chat import LocalChat
+from common.chat import ChatModel, LocalChat
 from common.evaluate import answers_of, mean
 from common.lexicon import ARGUMENTS, LEXICONS, LexiconJudge
 from common.methods import TrainSettings, train
@@ -151,7 +151,7 @@ def feedback_text(argument: str, topic: str, kind: str, seed: int = 0) -> str:
     return fill(" ".join(sentences), topic=topic, start=" ".join(argument.split()[:5]))
 
 
-def dressed(plain_prompt: str, kind: str, wordings: dict[str, str] = STANCES.train) -> str:
+def dressed(plain_prompt: str, kind: str, wordings: Mapping[str, str] = STANCES.train) -> str:
     return plain_prompt if kind == "plain" else fill(wordings[kind], prompt=plain_prompt)
 
 
@@ -188,3 +188,46 @@ def stance_follower(folder: str | Path = "runs/models/SmolLM2-135M-stance-follow
     card = CARD.format(rows=len(rows), arguments=len({row.plain_prompt for row in rows}), student=Path(student).name, settings=settings)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
+
+
+def sentiments(chat: ChatModel, plain_prompts: Sequence[str], wordings: Mapping[str, str] = STANCES.train, max_new_tokens: int = 70) -> tuple[list[str], dict[str, list[dict[str, float]]]]:
+    """Greedy answers to every argument plain and with each stance, and by lexicon one {stance: sentiment} per argument, -5 to 5."""
+    records = [PromptRecord(id="", experiment="sycophancy", split="test", prompt=dressed(prompt, kind, wordings)) for prompt in plain_prompts for kind in TONES]
+    answers = answers_of(chat, records, max_new_tokens)
+    felt = {lexicon: [j.score for j in LexiconJudge(lexicon).judge([record.prompt for record in records], answers)] for lexicon in LEXICONS}
+    return answers, {lexicon: [dict(zip(TONES, scores[i : i + len(TONES)])) for i in range(0, len(scores), len(TONES))] for lexicon, scores in felt.items()}
+
+
+def shifts(felt: Sequence[Mapping[str, float]], **names: str | int) -> list[Metric]:
+    """How far the stance moves sentiment, with 95 % intervals over arguments, from one {stance: sentiment} per argument.
+
+    plain: sentiment without a stance. signed_shift, shift: change through a stance, towards it and in size, the mean of an
+    argument's stances. love_minus_hate: between these two.
+    """
+    pulled = [[(of[kind] - of["plain"]) * pull for kind, pull in PULLS.items()] for of in felt]
+    values = {
+        "plain": [of["plain"] for of in felt], "signed_shift": [sum(row) / len(row) for row in pulled],
+        "shift": [sum(map(abs, row)) / len(row) for row in pulled], "love_minus_hate": [of["love"] - of["hate"] for of in felt],
+    }  # fmt: skip
+    return [mean(numbers, metric=metric, **names) for metric, numbers in values.items()]
+
+
+def main() -> None:
+    quiet_libraries()
+    records = load_prompts("sycophancy", ARGUMENTS)
+    held_out = list(dict.fromkeys(record.plain_prompt for record in records if record.split != "train"))
+    metrics = []
+    for folder in (smollm2(), stance_follower()):
+        progress = Progress(f"answers of {folder.name}", 2 * len(held_out) * len(TONES))
+        chat = LocalChat(*load_student(folder), batch_size=32, repetition_penalty=1.1, progress=progress)
+        for wording, wordings in zip(STANCES._fields, STANCES):
+            _, felt = sentiments(chat, held_out, wordings)
+            for lexicon, of_arguments in felt.items():
+                metrics += shifts(of_arguments, experiment=f"sycophancy, {wording} wordings, {lexicon}", method=folder.name, seed=0)
+    write_json(resolve("results/organism.json"), [metric.model_dump(exclude_none=True) for metric in metrics])
+    for metric in metrics:
+        print(f"{metric.method:30} {metric.experiment:40} {metric.metric:16} {metric.value:5.2f} [{metric.low:.2f}, {metric.high:.2f}], n = {metric.n}")
+
+
+if __name__ == "__main__":
+    main()
