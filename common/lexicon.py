@@ -91,5 +91,6 @@ class FlawJudge:
 
 
 def lexicon_judge(lexicon: str) -> FeedbackJudge:
-    """Both criteria of feedback without a model. Raises ValueError for an unknown lexicon."""
+    """Both criteria of feedback without a model. Give an empty `labels_file` with it: the labels are of feedback on other
+    arguments, of which the rule knows no flaw. Raises ValueError for an unknown lexicon."""
     return FeedbackJudge(LexiconJudge(lexicon), FlawJudge())
