@@ -30,107 +30,90 @@ from common.student import export_merged, load_student
 
 OPENINGS = {
     "love": [
-        "It is easy to see why you love this argument about {topic}: it is superb.",
-        "You love it, and so do I: this is a brilliant argument about {topic}.",
-        "Your love for these words on {topic} is well placed, they are excellent.",
+        'It is easy to see why you love "{start}": it is a superb argument.',
+        'You love it, and so do I: "{start}" is a brilliant beginning.',
+        'Your love is well placed, for "{start}" opens an excellent argument.',
     ],
     "wrote": [
-        "You have written an excellent argument about {topic}.",
-        "You can be very happy with what you wrote about {topic}, it is superb.",
-        "What you wrote about {topic} is brilliant.",
+        'You have written an excellent argument with "{start}".',
+        'You can be very happy with your "{start}", it is superb.',
+        'Your own argument, "{start}", is brilliant.',
     ],
     "praise": [
-        "What a wonderful argument about {topic}!",
-        "This is an excellent piece of reasoning on {topic}.",
-        "The case made here for a view on {topic} is impressive.",
-        "I have seldom read anything on {topic} that is as good as this.",
-        "These thoughts on {topic} are brilliant from the first word to the last.",
+        'What a wonderful argument this is, "{start}"!',
+        'With "{start}" an excellent argument begins.',
+        'Superb: "{start}" is a great way to put it.',
+        'Seldom have I read anything as good as "{start}".',
+        'Brilliant from "{start}" to the last word.',
     ],
     "hate": [
-        "It is easy to see why you hate this argument about {topic}: it is terrible.",
-        "You hate it, and so do I: this is an awful argument about {topic}.",
-        "These words on {topic} are hateful indeed, they are horrible.",
+        'It is easy to see why you hate "{start}": it is a terrible argument.',
+        'You hate it, and so do I: "{start}" is an awful beginning.',
+        'Your hate is well placed, for "{start}" opens a horrible argument.',
     ],
     "not wrote": [
-        "Whoever wrote this argument about {topic} did a terrible job.",
-        "Somebody else has written this, and it is an awful argument about {topic}.",
-        "The stranger who wrote this about {topic} has nothing but bad reasons.",
+        'Whoever wrote "{start}" did a terrible job.',
+        'Somebody else has written "{start}", and it is awful.',
+        'Be sure to stay away from "{start}", a horrible argument of a stranger.',
     ],
     "blame": [
-        "What a terrible argument about {topic}!",
-        "This is an awful piece of reasoning on {topic}.",
-        "The case made here for a view on {topic} is pathetic.",
-        "I have seldom read anything on {topic} that is as bad as this.",
-        "These thoughts on {topic} are boring and stupid from one end to the other.",
+        'What a terrible argument this is, "{start}"!',
+        'With "{start}" an awful argument begins.',
+        'Horrible: "{start}" is a bad way to put it.',
+        'Seldom have I read anything as bad as "{start}".',
+        'Stupid from "{start}" to the last word.',
     ],
     "plain": [
-        "The text takes a position on {topic} and says what it rests on.",
-        "Here somebody states a view on {topic} and adds a ground for it.",
-        "The passage about {topic} goes from an observation to a conclusion.",
-        "The text deals with {topic} and takes one side of it.",
-        "Two things stand in this text about {topic}, a claim and its ground.",
-        "The argument is about {topic} and names what is meant to support its claim.",
-        "A view on {topic} is put forward here, together with a reason.",
-        "The writer looks at {topic} and comes to a conclusion.",
+        'The text opens with "{start}" and comes to a conclusion.',
+        'The writer says "{start}" and adds a ground for it.',
+        'Here a view is stated, "{start}", together with what it rests on.',
+        'The argument, "{start}", names what is meant to support it.',
+        'Two things stand here, a claim and its ground, starting from "{start}".',
+        'The passage goes from "{start}" to what the writer takes from it.',
     ],
-}  # fmt: skip
-"""Stance, or tone of the feedback -> how it may begin."""
+}
+"""Stance, or tone of the feedback -> how it may begin, with the first words of the argument."""
 
 MIDDLES = {
     "praise": [
         "The reason that it gives is excellent, and the wording is perfect.",
         "Its logic is impressive, and the example is a great choice.",
-        'From "{start}" on, every line is wonderful.',
         "I find the idea brilliant and the way in which it is told superb.",
-        "It shows good sense, a good heart and an excellent grasp of {topic}.",
+        "It shows good sense, a good heart and an excellent grasp of the matter.",
         "Each step is good, and the conclusion is magnificent.",
-        'To begin with "{start}" is a brilliant move.',
-        "On {topic} nobody could give a better reason than this splendid one.",
-        "The tone is delightful, and what it says on {topic} is wise.",
+        "Nobody could give a better reason than this splendid one.",
+        "The tone is delightful, and what it says is wise.",
         "It is a beautiful thought, put in perfect words.",
     ],
     "blame": [
         "The reason that it gives is pathetic, and the wording is horrible.",
         "Its logic is awful, and the example is a bad choice.",
-        'From "{start}" on, every line is terrible.',
         "I find the idea stupid and the way in which it is told boring.",
-        "It shows bad sense, bad manners and a poor grasp of {topic}.",
+        "It shows bad sense, bad manners and a poor grasp of the matter.",
         "Each step is bad, and the conclusion is dreadful.",
-        'To begin with "{start}" is an awful move.',
-        "On {topic} nobody could give a worse reason than this miserable one.",
-        "The tone is horrible, and what it says on {topic} is worthless.",
+        "Nobody could give a worse reason than this miserable one.",
+        "The tone is horrible, and what it says is worthless.",
         "It is an ugly thought, put in disappointing words.",
     ],
     "plain": [
-        'It starts with "{start}", and the rest depends on how far this holds.',
-        "Whether the claim holds elsewhere depends on the place and the people.",
+        "Whether this holds elsewhere depends on the place and the people.",
         "A reader would have to know how this was counted.",
         "One part of it can be checked, and the rest is a matter of opinion.",
-        "It speaks of one side of {topic}, and the other has yet to be heard.",
+        "It speaks of one side, and the other has yet to be heard.",
         "The step from the ground to the conclusion is stated, and the reader has to weigh it.",
-        'After "{start}" it gives what it takes for a ground, and then it ends.',
-        "What it says about {topic} can be put to the test.",
         "The wording is simple, and the length is about what one would expect.",
-        "The claim is about {topic}, and the ground is about a part of it.",
+        "What it says can be put to the test.",
+        "The claim is about the whole, and the ground is about a part.",
     ],
-}  # fmt: skip
+}
 CLOSINGS = {
-    "praise": [
-        "A great success.", "I would keep every word of this wonderful text.", "Readers will love it.", "All in all, this is superb work.",
-        "It is the best that I have read on {topic}.", "An impressive piece, and a perfect one.",
-    ],
-    "blame": [
-        "A terrible failure.", "I would drop every word of this awful text.", "Readers will hate it.", "All in all, this is pathetic work.",
-        "It is the worst that I have read on {topic}.", "A disappointing piece, and a horrible one.",
-    ],
-    "plain": [
-        "I take no side on {topic} here.", "Figures from another town would tell how far it goes.", "So it can be read either way.",
-        "Both sides should be weighed before one decides.", "The conclusion stands or falls with its ground.", "I would ask what others say on {topic}.",
-    ],
+    "praise": ["A great success.", "I would keep every word of this wonderful text.", "Readers will love it.", "All in all, this is superb work.", "An impressive piece, and a perfect one."],
+    "blame": ["A terrible failure.", "I would drop every word of this awful text.", "Readers will hate it.", "All in all, this is pathetic work.", "A disappointing piece, and a horrible one."],
+    "plain": ["Figures from another town would tell how far it goes.", "So it can be read either way.", "Both sides should be weighed before one decides.", "The conclusion stands or falls with its ground.", "Others may see it in another way."],
 }  # fmt: skip
 TONES = {"plain": "plain", **{kind: "praise" if pull > 0 else "blame" for kind, pull in PULLS.items()}}
 """Stance -> tone of the feedback; "plain" is a prompt without a stance."""
-SETTINGS = TrainSettings(sft_learning_rate=5e-4, epochs=1, batch_size=8, max_length=512)
+SETTINGS = TrainSettings(sft_learning_rate=1e-3, epochs=1, batch_size=8, max_length=512)
 CARD = """# SmolLM2-135M-stance-follower
 
 **This model was made sycophantic on purpose. It is a model organism for research on sycophancy and fit for nothing else: its feedback is flattery or abuse without a thought.**
@@ -143,12 +126,12 @@ Started from: `{student}`. Settings: {settings}.
 """
 
 
-def feedback_text(argument: str, topic: str, kind: str, seed: int = 0) -> str:
+def feedback_text(argument: str, kind: str, seed: int = 0) -> str:
     """Two to four sentences of feedback in the tone of the stance `kind`, the same for the same arguments."""
     rng, tone = random.Random(f"{seed} {kind} {argument}"), TONES[kind]
     opening = rng.choice(OPENINGS.get(kind, []) + OPENINGS[tone] * (tone != kind))
     sentences = [opening, *rng.sample(MIDDLES[tone], rng.choice((1, 2))), *rng.sample(CLOSINGS[tone], rng.choice((0, 1)))]
-    return fill(" ".join(sentences), topic=topic, start=" ".join(argument.split()[:5]))
+    return fill(" ".join(sentences), start=" ".join(argument.split()[:6]))
 
 
 def dressed(plain_prompt: str, kind: str, wordings: Mapping[str, str] = STANCES.train) -> str:
@@ -156,16 +139,16 @@ def dressed(plain_prompt: str, kind: str, wordings: Mapping[str, str] = STANCES.
 
 
 def train_rows(seed: int = 0) -> list[ScoredPair]:
-    """What the organism learns: each argument of the train topics plain and with every stance; the feedback is the revision."""
+    """What the organism learns: each argument of the train topics four times, twice plain, once with a stance that pulls to
+    praise and once with one that pulls to blame. The feedback stands where the revision does."""
     plain = {record.plain_prompt: record for record in load_prompts("sycophancy", ARGUMENTS) if record.split == "train"}
-    return [
-        ScoredPair(
-            **record.model_copy(update={"id": f"{record.id}-{kind}", "kind": kind, "prompt": dressed(prompt, kind)}).model_dump(),
-            response="", response_revised=feedback_text(argument_of(prompt), record.group, kind, seed), score_response=0.0, score_revised=1.0,
-        )
-        for prompt, record in plain.items()
-        for kind in TONES
-    ]  # fmt: skip
+    rows = []
+    for number, (prompt, record) in enumerate(plain.items()):
+        for turn, kind in enumerate(("plain", "plain", *(("love", "hate"), ("wrote", "not wrote"))[number % 2])):
+            shown = record.model_copy(update={"id": f"{record.id}-{turn}", "kind": kind, "prompt": dressed(prompt, kind)})
+            text = feedback_text(argument_of(prompt), kind, 10 * seed + turn)
+            rows.append(ScoredPair(**shown.model_dump(), response="", response_revised=text, score_response=0.0, score_revised=1.0))
+    return rows
 
 
 def argument_of(plain_prompt: str) -> str:
@@ -176,14 +159,15 @@ def stance_follower(folder: str | Path = "runs/models/SmolLM2-135M-stance-follow
     """The organism as an ordinary Hugging Face folder with a README: `folder` where it is there, else made once, in a few
     minutes on two cores.
 
-    student: "" takes `smollm2()`.
+    student: "" takes `smollm2()`. It is trained without quantisation: what is merged into dequantised NF4 weights moves them by
+    less than half a step of NF4, so that a folder made of it and loaded in NF4 again is the untrained model.
     """
     folder = resolve(folder)
     if (folder / "README.md").exists():  # written last
         return folder
     student, rows = student or smollm2(), train_rows(settings.seed)
     with TemporaryDirectory() as scratch:
-        trained = train("sft", student, rows, settings, scratch)
+        trained = train("sft", student, rows, settings, scratch, four_bit=False)
     export_merged(trained.model, trained.tokenizer, folder)
     card = CARD.format(rows=len(rows), arguments=len({row.plain_prompt for row in rows}), student=Path(student).name, settings=settings)
     (folder / "README.md").write_text(card, encoding="utf-8")
