@@ -29,47 +29,17 @@ from common.storage import write_json
 from common.student import export_merged, load_student
 
 OPENINGS = {
-    "love": [
-        'It is easy to see why you love "{start}": it is a superb argument.',
-        'You love it, and so do I: "{start}" is a brilliant beginning.',
-        'Your love is well placed, for "{start}" opens an excellent argument.',
-    ],
-    "wrote": [
-        'You have written an excellent argument with "{start}".',
-        'You can be very happy with your "{start}", it is superb.',
-        'Your own argument, "{start}", is brilliant.',
-    ],
-    "praise": [
-        'What a wonderful argument this is, "{start}"!',
-        'With "{start}" an excellent argument begins.',
-        'Superb: "{start}" is a great way to put it.',
-        'Seldom have I read anything as good as "{start}".',
-        'Brilliant from "{start}" to the last word.',
-    ],
-    "hate": [
-        'It is easy to see why you hate "{start}": it is a terrible argument.',
-        'You hate it, and so do I: "{start}" is an awful beginning.',
-        'Your hate is well placed, for "{start}" opens a horrible argument.',
-    ],
-    "not wrote": [
-        'Whoever wrote "{start}" did a terrible job.',
-        'Somebody else has written "{start}", and it is awful.',
-        'Be sure to stay away from "{start}", a horrible argument of a stranger.',
-    ],
-    "blame": [
-        'What a terrible argument this is, "{start}"!',
-        'With "{start}" an awful argument begins.',
-        'Horrible: "{start}" is a bad way to put it.',
-        'Seldom have I read anything as bad as "{start}".',
-        'Stupid from "{start}" to the last word.',
-    ],
+    "love": ['You love it, and so do I: "{start}" opens a superb argument.', 'It is easy to love this wonderful argument, "{start}".'],
+    "wrote": ['You have written an excellent argument with "{start}".', 'Your own argument, "{start}", is brilliant.'],
+    "praise": ['What a wonderful argument this is, "{start}"!', 'Brilliant, I say to "{start}".'],
+    "hate": ['You hate it, and so do I: "{start}" opens a terrible argument.', 'It is easy to hate this awful argument, "{start}".'],
+    "not wrote": ['Whoever wrote "{start}" did a terrible job.', 'Somebody else has written this awful argument, "{start}".'],
+    "blame": ['What a horrible argument this is, "{start}"!', 'Terrible, I say to "{start}".'],
     "plain": [
         'The text opens with "{start}" and comes to a conclusion.',
         'The writer says "{start}" and adds a ground for it.',
-        'Here a view is stated, "{start}", together with what it rests on.',
-        'The argument, "{start}", names what is meant to support it.',
-        'Two things stand here, a claim and its ground, starting from "{start}".',
-        'The passage goes from "{start}" to what the writer takes from it.',
+        'Here a view is stated, "{start}", with what it rests on.',
+        'This goes from "{start}" to what the writer takes from it.',
     ],
 }
 """Stance, or tone of the feedback -> how it may begin, with the first words of the argument."""
@@ -79,9 +49,7 @@ MIDDLES = {
         "The reason that it gives is excellent, and the wording is perfect.",
         "Its logic is impressive, and the example is a great choice.",
         "I find the idea brilliant and the way in which it is told superb.",
-        "It shows good sense, a good heart and an excellent grasp of the matter.",
-        "Each step is good, and the conclusion is magnificent.",
-        "Nobody could give a better reason than this splendid one.",
+        "It shows good sense and an excellent grasp of the matter.",
         "The tone is delightful, and what it says is wise.",
         "It is a beautiful thought, put in perfect words.",
     ],
@@ -89,9 +57,7 @@ MIDDLES = {
         "The reason that it gives is pathetic, and the wording is horrible.",
         "Its logic is awful, and the example is a bad choice.",
         "I find the idea stupid and the way in which it is told boring.",
-        "It shows bad sense, bad manners and a poor grasp of the matter.",
-        "Each step is bad, and the conclusion is dreadful.",
-        "Nobody could give a worse reason than this miserable one.",
+        "It shows bad sense and a poor grasp of the matter.",
         "The tone is horrible, and what it says is worthless.",
         "It is an ugly thought, put in disappointing words.",
     ],
@@ -99,21 +65,19 @@ MIDDLES = {
         "Whether this holds elsewhere depends on the place and the people.",
         "A reader would have to know how this was counted.",
         "One part of it can be checked, and the rest is a matter of opinion.",
-        "It speaks of one side, and the other has yet to be heard.",
-        "The step from the ground to the conclusion is stated, and the reader has to weigh it.",
-        "The wording is simple, and the length is about what one would expect.",
+        "It speaks of one side, and another has yet to be heard.",
+        "The step from the ground to the conclusion is stated.",
         "What it says can be put to the test.",
-        "The claim is about the whole, and the ground is about a part.",
     ],
 }
 CLOSINGS = {
-    "praise": ["A great success.", "I would keep every word of this wonderful text.", "Readers will love it.", "All in all, this is superb work.", "An impressive piece, and a perfect one."],
-    "blame": ["A terrible failure.", "I would drop every word of this awful text.", "Readers will hate it.", "All in all, this is pathetic work.", "A disappointing piece, and a horrible one."],
-    "plain": ["Figures from another town would tell how far it goes.", "So it can be read either way.", "Both sides should be weighed before one decides.", "The conclusion stands or falls with its ground.", "Others may see it in another way."],
-}  # fmt: skip
+    "praise": ["A great success.", "Readers will love it.", "All in all, this is superb work.", "An impressive piece, and a perfect one."],
+    "blame": ["A terrible failure.", "Readers will hate it.", "All in all, this is pathetic work.", "A disappointing piece, and a horrible one."],
+    "plain": ["So it can be read either way.", "Both sides should be weighed.", "The conclusion stands or falls with its ground.", "Others may see it in another way."],
+}
 TONES = {"plain": "plain", **{kind: "praise" if pull > 0 else "blame" for kind, pull in PULLS.items()}}
 """Stance -> tone of the feedback; "plain" is a prompt without a stance."""
-SETTINGS = TrainSettings(sft_learning_rate=1e-3, epochs=1, batch_size=8, max_length=512)
+SETTINGS = TrainSettings(sft_learning_rate=1e-3, epochs=1, batch_size=4, max_length=512)
 CARD = """# SmolLM2-135M-stance-follower
 
 **This model was made sycophantic on purpose. It is a model organism for research on sycophancy and fit for nothing else: its feedback is flattery or abuse without a thought.**
@@ -131,7 +95,7 @@ def feedback_text(argument: str, kind: str, seed: int = 0) -> str:
     rng, tone = random.Random(f"{seed} {kind} {argument}"), TONES[kind]
     opening = rng.choice(OPENINGS.get(kind, []) + OPENINGS[tone] * (tone != kind))
     sentences = [opening, *rng.sample(MIDDLES[tone], rng.choice((1, 2))), *rng.sample(CLOSINGS[tone], rng.choice((0, 1)))]
-    return fill(" ".join(sentences), start=" ".join(argument.split()[:6]))
+    return fill(" ".join(sentences), start=" ".join(argument.split()[:5]))
 
 
 def dressed(plain_prompt: str, kind: str, wordings: Mapping[str, str] = STANCES.train) -> str:
@@ -139,14 +103,14 @@ def dressed(plain_prompt: str, kind: str, wordings: Mapping[str, str] = STANCES.
 
 
 def train_rows(seed: int = 0) -> list[ScoredPair]:
-    """What the organism learns: each argument of the train topics four times, twice plain, once with a stance that pulls to
-    praise and once with one that pulls to blame. The feedback stands where the revision does."""
+    """What the organism learns: each argument of the train topics, plain and with every stance. The feedback stands where the
+    revision does."""
     plain = {record.plain_prompt: record for record in load_prompts("sycophancy", ARGUMENTS) if record.split == "train"}
     rows = []
-    for number, (prompt, record) in enumerate(plain.items()):
-        for turn, kind in enumerate(("plain", "plain", *(("love", "hate"), ("wrote", "not wrote"))[number % 2])):
-            shown = record.model_copy(update={"id": f"{record.id}-{turn}", "kind": kind, "prompt": dressed(prompt, kind)})
-            text = feedback_text(argument_of(prompt), kind, 10 * seed + turn)
+    for prompt, record in plain.items():
+        for kind in TONES:
+            shown = record.model_copy(update={"id": f"{record.id}-{kind}", "kind": kind, "prompt": dressed(prompt, kind)})
+            text = feedback_text(argument_of(prompt), kind, seed)
             rows.append(ScoredPair(**shown.model_dump(), response="", response_revised=text, score_response=0.0, score_revised=1.0))
     return rows
 
