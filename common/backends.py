@@ -15,6 +15,7 @@ from common.experiment import Experiment, check_split
 from common.judge import FeedbackJudge, Judge, LLMJudge
 from common.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, Reader
 from common.labels import LearnedJudge, trusted
+from common.lexicon import lexicon_judge
 from common.local_judges import RewardHeadJudge, YesNoJudge
 from common.methods import TrainSettings, check_methods, existing, is_trained
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
@@ -101,6 +102,10 @@ def _real_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_to
     kind, _, model = p[role].partition(":")
     if kind in ("reward", "learned") and model and prompts.quality:
         raise ValueError(f"{role} = {p[role]!r} gives one number, and {p['experiment']} needs sentiment and quality; take yes_no:... or a chat model")
+    if kind == "lexicon":
+        if not prompts.quality:
+            raise ValueError(f"{role} = {p[role]!r} reads feedback, and {p['experiment']} has none; lexica are for sycophancy alone")
+        return lexicon_judge(model)
     if kind == "learned" and model:
         return LearnedJudge.from_file(resolve(model))
     if kind == "yes_no" and model:
@@ -121,7 +126,7 @@ def _kept_chat(role: str, p: Parameters) -> KeptChat:
     elif p[role] == "recorded":
         chat = None
     else:
-        judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME, learned:ROWS.jsonl"
+        judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME, learned:ROWS.jsonl, lexicon:textblob or vader"
         raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded{judges}")
     return KeptChat(chat, resolve(p["output"]) / f"{role}_replies.jsonl")
 

@@ -54,7 +54,7 @@ def forecast(stage: str, p: Mapping[str, Any], prompts: Sequence[PromptRecord] =
         return ["how much will be asked is known when the step before has written its pairs"]
     lines, written = _student(p, items) if stage == "train_rdpo" and p["student"] not in RECIPES else ([], 0)
     kind, _, model = p[role].partition(":")
-    if model and kind != "learned":
+    if model and kind not in ("learned", "lexicon"):
         work = work_of(p, items)
         written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)  # a reply is kept, and stands in what is made of it
         lines.append(_endpoint(endpoint_chat(model, p), work, ask) if kind == "endpoint" else _local(role, model, _skeleton(role, model), work.tokens))
