@@ -44,15 +44,13 @@ lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.
 
 small: $(INSTALLED)
-	$(BIN)/python -m common.small $(DATA)
+	$(if $(DATA),$(BIN)/python -m common.small $(DATA))
 	$(BIN)/python -m common.batch small
 
 small-full: $(INSTALLED)
-	$(BIN)/python -m common.small $(DATA)
 	$(BIN)/python -m common.batch small -f full
 
 small-chain: $(INSTALLED)
-	$(BIN)/python -m common.small $(DATA)
 	$(BIN)/python -m common.batch small -f chain --pairs self_critique --to small-chain
 
 results:

@@ -2,11 +2,12 @@
 
     python -m common.small [FOLDER]
 
-writes `runs/small/data/` and makes SmolLM2-135M-Instruct; `python -m common.batch small` does the rest. Rows come from the
-public repository vicgalle/configurable-safety-tuning (MIT) at a pinned commit, or from FOLDER, which holds rows of it as
-JSON lines: `safety_pairs` (prompt, response, response_revised), `roleplay_personas` (persona, prompt, persona_response,
-assistant_response), `factual_pairs` (prompt, chosen, rejected), `safety_judged` (prompt, answer, gpt4_harmless). The rows behind the
-results shown are listed by hash in `results/small/rows.json`, and only those are taken from the public files.
+writes `runs/small/data/` and makes the two students, SmolLM2-135M-Instruct and the model organism of sycophancy; `python -m
+common.batch small` calls it where that is missing. Rows come from the public repository vicgalle/configurable-safety-tuning
+(MIT) at pinned commits, or from FOLDER, which holds rows of it as JSON lines: `safety_pairs` (prompt, response,
+response_revised), `roleplay_personas` (persona, prompt, persona_response, assistant_response), `factual_pairs` (prompt, chosen,
+rejected), `safety_judged` (prompt, answer, gpt4_harmless). The rows behind the results shown are listed by hash in
+`results/small/rows.json`, and only those are taken from the public files.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any, NamedTuple
 from urllib.request import urlretrieve
 
 from common.attacks import JAILBREAKS, PERSONAS
+from common.organism import stance_follower
 from common.recorded import load_judged
 from common.rows import read_rows
-from common.run import ROOT, resolve
+from common.run import ROOT, quiet_libraries, resolve
 from common.schema import Pair, fingerprint
 from common.smollm2 import smollm2
 from common.sources import SPLITS, first_line, keep_apart, words
@@ -176,7 +178,7 @@ def _shuffled(items: Iterable[Any], seed: int) -> list[Any]:
     return items
 
 
-def prepare(folder: str | Path = "", output: str | Path = FOLDER) -> dict[str, int]:
+def write_data(folder: str | Path = "", output: str | Path = FOLDER) -> dict[str, int]:
     """Writes the pairs and the judges' rows of safety and role-play robustness below `output`; returns how many lines each file has.
 
     Args:
@@ -200,11 +202,19 @@ def prepare(folder: str | Path = "", output: str | Path = FOLDER) -> dict[str, i
     return {name: len(lines) for name, lines in contents.items()}
 
 
+def prepare(folder: str | Path = "") -> None:
+    """Everything that the profile needs before its first notebook: data (see `write_data`) and students. What is there stays."""
+    quiet_libraries()
+    if folder or not (resolve(FOLDER) / "rows.json").exists():  # written last
+        for name, count in write_data(folder).items():
+            print(f"{resolve(FOLDER) / name}.jsonl: {count} lines", flush=True)
+    print(f"students: {smollm2()}, {stance_follower()}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.small", description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", default="", help="where the recorded rows are; default: the public repository")
-    for name, count in prepare(parser.parse_args().folder).items():
-        print(f"{resolve(FOLDER) / name}.jsonl: {count} lines")
+    prepare(parser.parse_args().folder)
 
 
 if __name__ == "__main__":

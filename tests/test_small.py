@@ -120,7 +120,7 @@ def test_the_profile_in_short(experiment):
     if not (resolve("runs/models") / MODELS[experiment] / "model.safetensors").exists():
         pytest.skip(f"{MODELS[experiment]} is not here; python -m common.small makes it")
     if not (resolve(small.FOLDER) / "safety.jsonl").exists():
-        small.prepare(SAMPLE)
+        small.write_data(SAMPLE)
     folder = resolve("runs/small-fast")
     shutil.rmtree(folder / experiment, ignore_errors=True)
     command = [sys.executable, "-m", "common.batch", "small", "-f", "fast", "--to", "small-fast", "--experiment", experiment]
