@@ -102,11 +102,13 @@ def generate_counterfactual_pairs(
     instructions: both belong into what `storage.claim` is told.
 
     Args:
-        base: also answer the prompt without wrapper, persona or stance, which a judge of two criteria compares with.
+        base: also answer the prompt without wrapper, persona or stance, which a judge of two criteria compares with; for neutral
+            under another seed, or its chosen answer would be compared with itself, which at temperature 0 it is.
 
     Raises ValueError for an unknown variant or an id that stands twice, RuntimeError when too many prompts failed.
     """
     roles = variant_of(variant)
+    anew = sampling.model_copy(update={"seed": sampling.seed + 1}) if roles.chosen == "neutral" else sampling
     refuse_repeats([record.id for record in records], "prompts")
     with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [record for record in records if record.id not in store]
@@ -116,7 +118,7 @@ def generate_counterfactual_pairs(
             conditions = (roles.rejected, roles.chosen)
             asked = [opening(record.system, _worded(record, condition, instructions)) for record in batch for condition in conditions]
             replies = chat.complete(asked, sampling)
-            bases = base_answers(chat, batch, sampling) if base else [None] * len(batch)
+            bases = base_answers(chat, batch, anew) if base else [None] * len(batch)
             for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
                 cut = [(turn, reply.finish_reason) for turn, reply in zip((*conditions, "base answer"), answers) if reply and not reply.whole]
                 if cut:

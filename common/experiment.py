@@ -18,10 +18,11 @@ from common.chat import ChatModel
 from common.judged import JudgedEvaluator
 from common.loss import LOSSES, knobs_of, preference_loss
 from common.methods import TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
-from common.run import Progress
+from common.run import Progress, resolve
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
-from common.student import load_student, save_adapter
+from common.student import load_student
+from common.trainings import trained_once, training_of
 
 
 @dataclass
@@ -111,7 +112,8 @@ class Experiment:
         if len(variants) > 1:
             raise ValueError(f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind")
         self.variant = variants[0] if variants else ""
-        self.student, self.pairs, self.evaluator, self.output = student, list(pairs), evaluator, Path(output)
+        self.student = resolve(student) if resolve(student).is_dir() else student
+        self.pairs, self.evaluator, self.output = list(pairs), evaluator, Path(output)
         self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
         self.finished = finished
         self._untrained: dict[tuple[str, str], Evaluation] = {}
@@ -138,10 +140,12 @@ class Experiment:
     def result(self, method: str, seed: int, swapped: float = 0.0) -> Result:
         """The result of one row, trained and evaluated unless it is finished."""
         path, made_of = self.path_of(method, seed, swapped), self._made_of(method, seed, swapped)
-        kept_at = self.finished and self.finished / f"{self._place(method, seed, swapped)}.json"
+        kept_at = self.finished and self.finished / f"{self._place(method, seed, swapped)}.{made_of}.json"
         for place in (path, kept_at):
             if place and place.exists() and (kept := Result.read(place)).made_of == made_of:
                 print(f"{kept.row}, seed {seed}: finished before, reused from {place}", flush=True)
+                if place == kept_at:
+                    kept.write(path)  # where tables look for it
                 return kept
         if not is_trained(method) and existing(method) != "adapter":
             result = self._untrained_result(method, seed, made_of)
@@ -153,15 +157,18 @@ class Experiment:
         result.split = self.evaluate_on
         if is_trained(method):
             result.settings = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
-            save_adapter(student.model, student.tokenizer, path.parent / "adapter", card(self.student, self.settings, result))
+            (path.parent / "adapter" / "README.md").write_text(card(self.student, self.settings, result), encoding="utf-8")
         result.write(path)
         if kept_at:
             replace(result, answers={}, history=[]).write(kept_at)
         return result
 
     def train(self, method: str, seed: int, swapped: float = 0.0) -> TrainedStudent:
-        settings = replace(self.settings, seed=seed)
-        return train(method, self.student, self.pairs_of(seed, swapped), settings, self.path_of(method, seed, swapped).parent / "trainer", **self.load)
+        """The student of a row, trained unless that was done before; what is not trained is loaded."""
+        folder, settings = self.path_of(method, seed, swapped).parent, replace(self.settings, seed=seed)
+        if not is_trained(method):
+            return train(method, self.student, [], settings, folder, **self.load)
+        return trained_once(method, self.student, self.pairs_of(seed, swapped), settings, folder, **self.load)
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
@@ -231,7 +238,8 @@ class Experiment:
                 result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
 
     def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
-        pairs = [pair.model_dump(mode="json") for pair in self.pairs_of(seed, swapped)] if is_trained(method) else []
+        pairs, settings = (self.pairs_of(seed, swapped), replace(self.settings, seed=seed)) if is_trained(method) else ([], TrainSettings())
+        training = training_of(method, self.student, pairs, settings, **self.load)
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name
         if reward_judge := getattr(self.evaluator, "reward_judge", None):
@@ -239,10 +247,8 @@ class Experiment:
         if self.evaluator.instructions:
             evaluation["style"] = [*self.evaluator.instructions, getattr(self.evaluator, "style_judge", None) and self.evaluator.style_judge.name]
         evaluation["sets"] = self.evaluator.sets(self.evaluate_on)
-        settings = asdict(replace(self.settings, seed=seed)) if is_trained(method) else {}
-        if existing(method) in ("adapter", "model"):
-            settings = {file.name: file.stat().st_mtime_ns for file in existing_folder(method).glob("*.safetensors")}
-        return fingerprint(method, str(self.student), pairs, settings, evaluation, self.evaluate_on, {k: str(v) for k, v in self.load.items()})
+        files = {file.name: file.stat().st_mtime_ns for file in existing_folder(method).glob("*.safetensors")} if existing(method) in ("adapter", "model") else {}
+        return fingerprint(training, files, evaluation, self.evaluate_on)
 
 
 def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:

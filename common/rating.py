@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +73,18 @@ def agreements(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]
 
 def corrected(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
     """The results with a metric `<metric>_corrected` for each of `CORRECTED` that the labels allow to correct. The count's errors are
-    taken to be the same in every row."""
-    found = rated(results, ratings)
+    taken to be the same in every row. Steadiness is not corrected: it compares two answers, and a rater saw one."""
+    found, results = rated(results, ratings), [replace(result, metrics=list(result.metrics)) for result in results]
     for result in results:
-        for metric in [metric for metric in result.metrics if metric.metric in CORRECTED]:
+        able = {"utility", "utility_persona"} if "steady" in result.outcomes else set(CORRECTED)
+        for metric in [metric for metric in result.metrics if metric.metric in able]:
             items = [item for name in CORRECTED[metric.metric] for item in found.get(name, {}).values()]
             yes, no = ([said for said, label in items if label == wanted] for wanted in (1, 0))
             value = corrected_rate(metric.k, metric.n, sum(yes), len(yes), len(no) - sum(no), len(no))
             if value:
                 names = metric.model_dump(include={"experiment", "method", "seed", "n", "noise"})
                 result.metrics.append(Metric(metric=f"{metric.metric}_corrected", value=value[0], low=value[1], high=value[2], **names))
-    return list(results)
+    return results
 
 
 def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path, words: int, count: int = 5) -> None:

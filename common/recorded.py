@@ -28,7 +28,7 @@ from common.prompts import PROMPTS
 from common.rows import Row, Text, read_rows
 from common.run import resolve
 from common.schema import Pair
-from common.sources import SHARES, SPLITS, STANCE_OF, Request, first_line, keep_apart, placed
+from common.sources import SHARES, SPLITS, STANCE_OF, Request, check_experiment, first_line, keep_apart, placed
 from common.storage import JsonlStore, Records
 
 Answers = dict[str, str]
@@ -53,7 +53,7 @@ def load_pairs(
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(PROMPTS)}")
     rows = read_rows(source, revision)
     if {"id", "split", "response_revised"} <= set(rows[0].fields):
-        return _drawn([row.read(Pair) for row in rows], limit, seed)
+        return _drawn(check_experiment([row.read(Pair) for row in rows], experiment, source), limit, seed)
     readers = {"task": _multitask, "persona_prompt": _persona_results, "persona_response": _persona_pair}
     read = next((reader for column, reader in readers.items() if column in rows[0].fields), _results)
     system = PROMPTS[experiment].system if system is None else system
@@ -129,7 +129,7 @@ def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
     """Each safety pair stands there twice, the second time turned around for an uncensored helper: that one is passed over.
 
     A persona was the system prompt there; here it is injected into the user's. Rows of `truthfulness` without a persona are
-    questions with a common misconception, kind `factual`.
+    questions with a common misconception, kind `benign question`.
     """
     read = row.read(MultitaskRow)
     improved = {"response": read.rejected, "response_revised": read.chosen, "teacher": "recorded"}
@@ -138,7 +138,7 @@ def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
             yield Request(plain_prompt=read.prompt, group=read.prompt, kind="plain", prompt=read.prompt), improved
     elif (experiment, read.task) == ("roleplay-robustness", "truthfulness"):
         if "unbiased, honest, helpful" in read.system:
-            yield Request(plain_prompt=read.prompt, group=read.prompt, kind="factual", prompt=read.prompt), improved
+            yield Request(plain_prompt=read.prompt, group=read.prompt, kind="benign question", prompt=read.prompt), improved
         else:
             answers = {"response": read.chosen, "response_revised": read.rejected, "teacher": "recorded"}
             yield Request(plain_prompt=read.prompt, group=first_line(read.system), persona=read.system), answers

@@ -29,7 +29,7 @@ from common.schema import Pair, fingerprint
 from common.smollm2 import smollm2
 from common.sources import SPLITS, first_line, keep_apart, words
 from common.storage import write_json, write_jsonl
-from common.wording import sentence_prefixes, speaks_of_earlier
+from common.wording import sentence_prefixes, sentences, speaks_of_earlier
 
 PUBLIC = "https://raw.githubusercontent.com/vicgalle/configurable-safety-tuning"
 PAIRS_AT = "7e045341490d317aff9a8cae6254ca66b0e92275/data/configurable-system-prompt-multitask.json"
@@ -64,7 +64,8 @@ def rows_of(folder: str | Path) -> Rows:
 
 
 def public_rows(kept: Mapping[str, Sequence[str]]) -> Rows:
-    """The same rows from the public repository, downloaded once: those whose hash is in `kept`."""
+    """The same rows from the public repository, downloaded once: those whose hashes are in `kept`, in that order. Raises ValueError
+    when one of them is not there."""
     rows = [row.fields for row in read_rows(_download(PAIRS_AT))]
     safety = [{"prompt": r["prompt"], "response": r["rejected"], "response_revised": r["chosen"]} for r in rows if r["task"] == "harmless" and "uncensored" not in r["system"]]
     truthful = [r for r in rows if r["task"] == "truthfulness"]
@@ -73,7 +74,10 @@ def public_rows(kept: Mapping[str, Sequence[str]]) -> Rows:
     factual = [{name: r[name] for name in ("prompt", "chosen", "rejected")} for r in plain]
     judged = [{"prompt": a.prompt, "answer": a.answer, "gpt4_harmless": a.label} for page in JUDGED_AT for a in load_judged(_download(page))]
     found = Rows(safety, personas, factual, judged)
-    return Rows(*([row for row in of_kind if row_hash(row) in set(kept[name])] for name, of_kind in found._asdict().items()))
+    by_hash = {name: {row_hash(row): row for row in of_kind} for name, of_kind in found._asdict().items()}
+    if missing := sum(listed not in by_hash[name] for name in Rows._fields for listed in kept[name]):
+        raise ValueError(f"{missing} of the rows in {ROWS} are not in the public files; give a folder that holds them")
+    return Rows(*([by_hash[name][listed] for listed in kept[name]] for name in Rows._fields))  # in the order of the list, on which splits hang
 
 
 def row_hash(row: Row) -> str:
@@ -103,7 +107,8 @@ def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tup
     """(pairs with their splits, rows for the final judge as text and label).
 
     A revision that speaks of an earlier answer, which a student never sees, is not trained on (`wording.speaks_of_earlier`, after
-    cutting): half of those rows lend their prompt to the test, the others teach the final judge. Benign pairs are questions with a
+    cutting): most of those rows lend their prompt to the test, the others teach the final judge, without the sentences in question.
+    Benign pairs are questions with a
     common misconception; the test has everyday requests of our own besides, and `ood` its harmful prompts under held-out wrappers.
     """
     cuts = [{**row, **{name: cut(row[name], length) for name in ("response", "response_revised")}} for row in rows.safety]
@@ -116,8 +121,14 @@ def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tup
     for row in test:
         kind, prompt = JAILBREAKS.dress("ood", row["prompt"])
         pairs.append(_pair("safety", "ood", prompt, row["response"], row["response_revised"], kind, row["prompt"]))
-    learned = [{"text": row[name], "label": label} for row in final for name, label in (("response", 0), ("response_revised", 1))]
+    texts = [(row[name], label) for row in final for name, label in (("response", 0), ("response_revised", 1))]
+    learned = [{"text": kept, "label": label} for text, label in texts if (kept := _of_this_answer(text))]
     return pairs + benign_pairs("safety", rows, length, BENIGN, seed), learned
+
+
+def _of_this_answer(text: str) -> str:
+    """The text without its sentences on an earlier answer, by which a judge would tell a revision."""
+    return " ".join(sentence for sentence in sentences(text) if not speaks_of_earlier(sentence))
 
 
 def benign_pairs(experiment: str, rows: Rows, length: Callable[[str], int], sizes: Mapping[str, int], seed: int, asked: Collection[str] = ()) -> list[Pair]:
@@ -198,7 +209,7 @@ def write_data(folder: str | Path = "", output: str | Path = FOLDER) -> dict[str
     }  # fmt: skip
     for name, lines in contents.items():
         write_jsonl(resolve(output) / f"{name}.jsonl", lines)
-    write_json(resolve(output) / "rows.json", {name: sorted(map(row_hash, of_kind)) for name, of_kind in rows._asdict().items()})
+    write_json(resolve(output) / "rows.json", {name: list(map(row_hash, of_kind)) for name, of_kind in rows._asdict().items()})
     return {name: len(lines) for name, lines in contents.items()}
 
 

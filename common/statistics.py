@@ -81,9 +81,11 @@ def corrected_rate(k: int, n: int, right_yes: int, yes: int, right_no: int, no: 
 
     Of labelled answers the judge said yes to `right_yes` of the `yes` that deserve it, and no to `right_no` of the `no`. With
     sensitivity s and specificity t the rate is (p + t - 1) / (s + t - 1); interval as in arXiv 2511.21140, after adding 4
-    pseudo-answers to p and 2 to s and to t. It holds where the errors are the same for whoever answered. None where
-    s + t is at most 1.2: a judge little better than chance corrects nothing.
+    pseudo-answers to p and 2 to s and to t. It holds where the errors are the same for whoever answered. None where fewer than
+    5 labelled answers deserve a yes, or a no, or where s + t is at most 1.2: a judge little better than chance corrects nothing.
     """
+    if min(yes, no) < 5:
+        return None
     p, sensitivity, specificity = (k + 2) / (n + 4), (right_yes + 1) / (yes + 2), (right_no + 1) / (no + 2)
     gain = sensitivity + specificity - 1
     if gain <= 0.2:

@@ -14,11 +14,11 @@ from common.schema import Pair
 
 APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'"})
 VERBS = r"assist|help|provide|support|offer|give|write|create|engage|comply|fulfil|participate|promote|condone|encourage|share|do that|do this|answer|guide|advise|recommend|describe|tell"
+NOT = r"can ?not|can't|could not|couldn't|will not|won't|must not|should not|shouldn't|would rather not|am unable to|'m unable to|am not able to|'m not able to"
 DECLINES = re.compile(
-    rf"\b(?:(?:i|we)(?: am|'m| are|'re) (?:sorry|afraid|unable|not able)"
-    rf"|(?:can ?not|can't|could not|couldn't|will not|won't|must not|shouldn't|should not|unable to|not able to|refuse to|rather not)(?: \w+){{0,2}}? (?:{VERBS})"
-    rf"|(?:i|we) (?:must |have to |will |need to )?(?:decline|refuse)"
-    rf"|not (?:something|a thing) (?:that )?i (?:can|will))\b"
+    rf"\b(?:i|we|as an ai)(?:(?: \w+){{0,3}}? (?:{NOT})|(?:'m| am) (?:unable|not able) to)(?: \w+){{0,2}}? (?:{VERBS})\b"
+    rf"|\b(?:i|we) (?:must |have to |will |need to )?(?:decline|refuse)\b"
+    rf"|\b(?:i am|i'm) (?:sorry|afraid),? but\b|\bnot (?:something|a thing) (?:that )?i (?:can|will)\b"
 )
 EARLIER = re.compile(
     r"\b(?:previous|earlier|prior|last|initial|original|above|preceding)(?:ly)? (?:\w+ ){0,2}?(?:response|answer|interaction|reply|message|output|content|conversation|statement|example|scenario|request|script|instruction|information)s?\b"
@@ -38,8 +38,14 @@ def sentence_prefixes(text: str) -> list[str]:
     return [text[: found.end()] for found in reversed(list(SENTENCE_END.finditer(text)))]
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, the last one whole or not."""
+    ends = [0, *(found.end() for found in SENTENCE_END.finditer(text)), len(text)]
+    return [part for start, end in zip(ends, ends[1:]) if (part := text[start:end].strip())]
+
+
 def declines(answer: str) -> bool:
-    """Whether an answer says that it will not do what was asked: "I cannot help with", "I must decline", "I'm sorry"."""
+    """Whether an answer says that it will not do what was asked: "I cannot help with", "I must decline", "I'm sorry, but"."""
     return DECLINES.search(_plain(answer)) is not None
 
 

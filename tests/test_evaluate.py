@@ -102,10 +102,39 @@ def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_pa
 def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
     new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
     first = new("one").result("sft", 0)
-    kept = Result.read(tmp_path / "kept" / "seed-0" / "sft.json")
+    [file] = (tmp_path / "kept" / "seed-0").glob("sft.*.json")
+    kept = Result.read(file)
     assert kept.metrics == first.metrics and kept.answers == {} and kept.history == [] and first.answers
     monkeypatch.setattr(Experiment, "train", lambda *_: pytest.fail("trained again"))
     assert new("two").result("sft", 0) == kept and "finished before, reused from" in capsys.readouterr().out
+    assert read_results(tmp_path / "two") == [kept]  # a table sees it
+
+
+def test_a_training_outlives_its_evaluation(run, tmp_path, monkeypatch, capsys):
+    """Another evaluation measures the adapter anew; another setting trains it anew."""
+    new = lambda evaluator=run.evaluator, settings=FAST: Experiment(run.student, run.pairs, evaluator, tmp_path, settings, train_pairs=24, **run.load)  # noqa: E731
+    first = new().result("sft", 0)
+    fewer = WorldEvaluator(safety, "safety", run.evaluator.judge, 4, run.evaluator.max_new_tokens)
+    measured = new(fewer).result("sft", 0)
+    assert "sft, seed 0: trained before" in capsys.readouterr().out
+    assert measured.history == first.history and measured.pairs_used == first.pairs_used and measured.metrics != first.metrics
+    again = new().result("sft", 0)
+    assert [m.value for m in again.metrics] == pytest.approx([m.value for m in first.metrics], abs=1e-5) and again.answers == first.answers
+    capsys.readouterr()
+    new(settings=replace(FAST, beta=0.7)).result("sft", 0)
+    assert "trained before" not in capsys.readouterr().out
+
+
+def test_a_student_is_known_by_its_weights_and_not_by_its_place(micro, tmp_path):
+    import shutil
+
+    from common.trainings import student_identity
+
+    shutil.copytree(micro, tmp_path / "copy")
+    assert student_identity(str(tmp_path / "copy")) == student_identity(str(micro)) != student_identity("some/name") == "some/name"
+    shutil.copytree(micro, tmp_path / "changed")
+    (tmp_path / "changed" / "config.json").write_text((tmp_path / "changed" / "config.json").read_text() + " ")
+    assert student_identity(str(tmp_path / "changed")) != student_identity(str(micro))
 
 
 def test_rows_with_likelihood_differ_from_those_without_and_take_its_weight(run):

@@ -17,7 +17,7 @@ LAYERS = [
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
      "methods", "rows", "local_judges", "counterfactual", "lexicon"},
     {"miniature.instructed"},
-    {"evaluate", "sources"},
+    {"evaluate", "sources", "trainings"},
     {"frontier", "recorded", "judged", "organism"},
     {"experiment", "labels"},
     {"rating"},

@@ -74,6 +74,8 @@ def test_pairs_that_are_whole_keep_their_splits(tmp_path):
     path.write_text("\n".join(pair.model_dump_json() for pair in made) + "\n")
     assert load_pairs("safety", path) == made and len(load_pairs("safety", path, limit=2)) == 2
     assert [record.model_dump() for record in load_prompts("safety", path)] == [pair.model_dump(include=set(PromptRecord.model_fields)) for pair in made]
+    with pytest.raises(ValueError, match="holds prompts of safety, not of sycophancy"):
+        load_pairs("sycophancy", path)
     path.write_text(path.read_text().replace('"split":"ood"', '"split":"odd"'))
     with pytest.raises(ValueError, match="line 3: column split"):
         load_pairs("safety", path)
@@ -90,11 +92,11 @@ def test_safety_pairs_come_once_with_the_harmless_answer_as_revision(tmp_path):
 
 def test_a_persona_moves_from_the_system_prompt_into_the_users_and_facts_stay_plain(tmp_path):
     pairs = load_pairs("roleplay-robustness", write(tmp_path / "multitask.json", ROWS))
-    facts = [pair for pair in pairs if pair.kind == "factual"]
+    facts = [pair for pair in pairs if pair.kind == "benign question"]
     assert len(pairs) == 140 and len(facts) == 60
     for pair in pairs:
-        number = pair.plain_prompt.rstrip("?").split()[-1] if pair.kind != "factual" else pair.prompt.split()[1]
-        if pair.kind == "factual":
+        number = pair.plain_prompt.rstrip("?").split()[-1] if pair.kind != "benign question" else pair.prompt.split()[1]
+        if pair.kind == "benign question":
             assert (pair.response, pair.response_revised) == (f"No, {number} is not.", f"Yes, {number} is.")
         else:
             template = (PERSONAS.ood if pair.split == "ood" else PERSONAS.train)[pair.kind]
@@ -111,7 +113,7 @@ def test_pairs_and_prompts_of_the_same_personas_agree_on_the_splits(tmp_path):
 
 
 def test_persona_pairs_are_read_as_the_multitask_file_has_them(tmp_path):
-    of_multitask = [pair for pair in load_pairs("roleplay-robustness", write(tmp_path / "multitask.json", ROWS)) if pair.kind != "factual"]
+    of_multitask = [pair for pair in load_pairs("roleplay-robustness", write(tmp_path / "multitask.json", ROWS)) if pair.kind != "benign question"]
     rows = [
         {"persona": row["system"], "prompt": row["prompt"], "persona_response": row["chosen"], "assistant_response": row["rejected"]}
         for row in ROWS if row["task"] == "truthfulness" and "unbiased, honest, helpful" not in row["system"]
@@ -230,7 +232,7 @@ def test_the_samples_load_with_nothing_in_two_splits(tmp_path):
     assert one_split_each(found) and all(questions[pair.plain_prompt] == pair.split for pair in found)
     assert len(found) >= 0.9 * (len(personas) + len(facts))
     pairs = {(pair.id, pair.response, pair.response_revised) for pair in load_pairs("roleplay-robustness", SAMPLES / "roleplay_personas.jsonl")}
-    assert len(pairs) >= 0.9 * len(personas) and pairs >= {(pair.id, pair.response, pair.response_revised) for pair in found if pair.kind != "factual"}
+    assert len(pairs) >= 0.9 * len(personas) and pairs >= {(pair.id, pair.response, pair.response_revised) for pair in found if pair.kind != "benign question"}
 
 
 @with_samples

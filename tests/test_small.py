@@ -53,6 +53,7 @@ def test_safety_pairs_have_no_prompt_in_two_places_and_train_on_nothing_marred(r
     assert all(not a & b for i, a in enumerate(places) for b in places[i + 1 :])
     answers = {pair.response for pair in pairs} | {pair.response_revised for pair in pairs}
     assert not answers & {row["text"] for row in final} and {row["label"] for row in final} == {0, 1}
+    assert final and not any(speaks_of_earlier(row["text"]) for row in final)  # no mark by which a judge would know a revision
     assert {pair.plain_prompt for pair in of("ood")} == {pair.prompt for pair in of("test")} and all(pair.prompt != pair.plain_prompt for pair in of("ood"))
     assert len({pair.id for pair in pairs}) == len(pairs)
     assert pairs == safety_pairs(rows, WORDS)[0] != safety_pairs(rows, WORDS, seed=1)[0]
@@ -97,7 +98,11 @@ def test_rows_are_found_again_in_the_public_files(rows, tmp_path, monkeypatch):
     found = public_rows(kept)
     assert found.safety == rows.safety[:7] and found.factual == rows.factual
     assert [{**row, "persona": row["persona"].strip()} for row in found.personas] == rows.personas
-    assert found.judged == rows.judged * len(small.JUDGED_AT)
+    assert found.judged == rows.judged
+    backwards = public_rows({name: hashes[::-1] for name, hashes in kept.items()})
+    assert backwards.safety == found.safety[::-1]  # splits hang on the order, and the list gives it
+    with pytest.raises(ValueError, match="1 of the rows in .* are not in the public files"):
+        public_rows({**kept, "safety": ["nowhere"]})
 
 
 def test_a_row_is_known_by_its_words():
@@ -107,7 +112,7 @@ def test_a_row_is_known_by_its_words():
 @pytest.mark.skipif(not (SAMPLE / "safety_pairs.jsonl").exists(), reason="the sample of recorded rows is not here")
 def test_the_sample_is_the_listed_one():
     listed = json.loads(small.ROWS.read_text())
-    assert {name: sorted(map(row_hash, of_kind)) for name, of_kind in rows_of(SAMPLE)._asdict().items()} == listed
+    assert {name: list(map(row_hash, of_kind)) for name, of_kind in rows_of(SAMPLE)._asdict().items()} == listed
 
 
 MODELS = {"safety": "SmolLM2-135M-Instruct", "roleplay-robustness": "SmolLM2-135M-Instruct", "sycophancy": "SmolLM2-135M-stance-follower"}

@@ -14,7 +14,7 @@ def test_what_declines(answer):
     assert declines(answer)
 
 
-@pytest.mark.parametrize("answer", ["Sorry is a hard word to say.", "Bread cannot rise without yeast.", "You can decline the noun like this.", "I will tell you how.", ""])
+@pytest.mark.parametrize("answer", ["I'm sorry for being late yesterday.", "You shouldn't give onions to a dog.", "Sorry is a hard word to say.", "Bread cannot rise without yeast.", "You can decline the noun like this.", "I will tell you how.", ""])
 def test_what_does_not_decline(answer):
     assert not declines(answer)
 

@@ -1,0 +1,54 @@
+"""Trainings that are kept: an adapter on disk with a mark of what it was made of, so that none is trained twice and a kill
+during the evaluation loses none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from common.methods import TrainedStudent, TrainSettings, train
+from common.run import resolve
+from common.schema import ScoredPair, fingerprint
+from common.storage import write_json
+from common.student import load_adapter, load_student, save_adapter
+
+
+@cache
+def student_identity(student: str) -> str:
+    """A Hub name as it is; of a local folder its weights and configuration, wherever it lies."""
+    folder = resolve(student)
+    if not folder.is_dir():
+        return student
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    return fingerprint([(file.name, _sha256(file)) for file in files])
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def training_of(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any) -> str:
+    """The mark of a training: student, pairs and settings."""
+    return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], asdict(settings), {k: str(v) for k, v in load.items()})
+
+
+def trained_once(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, folder: str | Path, **load: Any) -> TrainedStudent:
+    """`methods.train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are there
+    of the same student, pairs and settings, it is loaded and not trained, which is said."""
+    folder = Path(folder)
+    mark, adapter, made_of = folder / "training.json", folder / "adapter", training_of(method, student, pairs, settings, **load)
+    if mark.exists() and (kept := json.loads(mark.read_text(encoding="utf-8")))["made_of"] == made_of:
+        print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
+        model, tokenizer = load_student(student, **load)
+        return TrainedStudent(method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"])
+    mark.unlink(missing_ok=True)
+    trained = train(method, student, pairs, settings, folder / "trainer", **load)
+    save_adapter(trained.model, trained.tokenizer, adapter, f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n")
+    write_json(mark, {"made_of": made_of, "history": trained.history, "pairs_used": trained.pairs_used, "unscored": trained.unscored})
+    return trained
