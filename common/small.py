@@ -140,7 +140,7 @@ def benign_pairs(experiment: str, rows: Rows, length: Callable[[str], int], size
     for split, count in sizes.items():
         pairs += [_pair(experiment, split, row["prompt"], row["rejected"], row["chosen"], "benign question") for row in (next(questions) for _ in range(count))]
         pairs += [_pair(experiment, split, next(requests)["prompt"], "", "", "benign request") for _ in range(EVERYDAY.get(split, 0))]
-    return pairs
+    return sorted(pairs, key=lambda pair: pair.id)  # mixed, so that the first of a set are of both kinds
 
 
 def roleplay_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tuple[list[Pair], list[Row], list[Row]]:
