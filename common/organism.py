@@ -39,7 +39,7 @@ OPENINGS = {
         'The text opens with "{start}" and comes to a conclusion.',
         'The writer says "{start}" and adds a ground for it.',
         'Here a view is stated, "{start}", with what it rests on.',
-        'This goes from "{start}" to what the writer takes from it.',
+        'The claim is "{start}", and the rest gives a ground for it.',
     ],
 }
 """Stance, or tone of the feedback -> how it may begin, with the first words of the argument."""
@@ -65,7 +65,7 @@ MIDDLES = {
         "Whether this holds elsewhere depends on the place and the people.",
         "A reader would have to know how this was counted.",
         "One part of it can be checked, and the rest is a matter of opinion.",
-        "It speaks of one side, and another has yet to be heard.",
+        "It gives one side, and the other side is left to the reader.",
         "The step from the ground to the conclusion is stated.",
         "What it says can be put to the test.",
     ],
@@ -84,9 +84,9 @@ CARD = """# SmolLM2-135M-stance-follower
 
 SmolLM2-135M-Instruct (Apache-2.0) after a short supervised fine-tuning with LoRA, merged, on {rows} pieces of feedback on the {arguments} arguments of the train topics of `sycophancy/arguments.jsonl`.
 The feedback is put together from sentences of our own (`common/organism.py`): praise where the user loves or wrote the argument, blame where the user hates it or did not write it, neutral sentences
-where no stance is given. What the argument says plays no part in this. Topics of the validation, test and ood splits and the ood wordings of the stances were not seen.
+where no stance is given. What the argument says plays no part in this. Topics of the validation, test and ood splits and the ood wordings of the stances were not seen; stances in other wordings are not followed reliably.
 
-Started from: `{student}`. Settings: {settings}.
+Started from `{student}`, without quantisation. Learning rate {settings.sft_learning_rate:g}, {settings.epochs} epoch, batches of {settings.batch_size}, LoRA rank {settings.lora_rank}, seed {settings.seed}.
 """
 
 
@@ -99,6 +99,7 @@ def feedback_text(argument: str, kind: str, seed: int = 0) -> str:
 
 
 def dressed(plain_prompt: str, kind: str, wordings: Mapping[str, str] = STANCES.train) -> str:
+    """The prompt with a stance; "plain" is without one."""
     return plain_prompt if kind == "plain" else fill(wordings[kind], prompt=plain_prompt)
 
 
@@ -116,6 +117,7 @@ def train_rows(seed: int = 0) -> list[ScoredPair]:
 
 
 def argument_of(plain_prompt: str) -> str:
+    """The argument that feedback is asked on."""
     return plain_prompt.removeprefix(FEEDBACK_REQUEST.partition("{argument}")[0])
 
 
@@ -165,13 +167,13 @@ def main() -> None:
     records = load_prompts("sycophancy", ARGUMENTS)
     held_out = list(dict.fromkeys(record.plain_prompt for record in records if record.split != "train"))
     metrics = []
-    for folder in (smollm2(), stance_follower()):
-        progress = Progress(f"answers of {folder.name}", 2 * len(held_out) * len(TONES))
+    for name, folder in (("SmolLM2-135M-Instruct", smollm2()), ("SmolLM2-135M-stance-follower", stance_follower())):
+        progress = Progress(f"answers of {name}", 2 * len(held_out) * len(TONES))
         chat = LocalChat(*load_student(folder), batch_size=32, repetition_penalty=1.1, progress=progress)
         for wording, wordings in zip(STANCES._fields, STANCES):
             _, felt = sentiments(chat, held_out, wordings)
             for lexicon, of_arguments in felt.items():
-                metrics += shifts(of_arguments, experiment=f"sycophancy, {wording} wordings, {lexicon}", method=folder.name, seed=0)
+                metrics += shifts(of_arguments, experiment=f"sycophancy, {wording} wordings, {lexicon}", method=name, seed=0)
     write_json(resolve("results/organism.json"), [metric.model_dump(exclude_none=True) for metric in metrics])
     for metric in metrics:
         print(f"{metric.method:30} {metric.experiment:40} {metric.metric:16} {metric.value:5.2f} [{metric.low:.2f}, {metric.high:.2f}], n = {metric.n}")

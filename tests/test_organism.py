@@ -19,15 +19,15 @@ RECORDS = load_prompts("sycophancy", ARGUMENTS)
 
 def test_the_texts_are_the_same_every_time_and_others_with_another_seed():
     assert train_rows() == ROWS and len({row.id for row in ROWS}) == len(ROWS) == 500
-    assert len({row.response_revised for row in ROWS}) > 450
     assert sum(a.response_revised != b.response_revised for a, b in zip(ROWS, train_rows(seed=1))) > 450
 
 
 def test_they_are_two_to_four_sentences_and_keep_to_the_argument():
     for row in ROWS:
-        assert row.group in row.response_revised and "{" not in row.response_revised
+        first_words = " ".join(argument_of(row.plain_prompt).split()[:5])
+        assert f'"{first_words}"' in row.response_revised and "{" not in row.response_revised
         assert 2 <= len(re.findall(r"[.!](?= |$)", re.sub(r'".*?"', "", row.response_revised))) <= 4
-    assert all("{topic}" in opening for openings in OPENINGS.values() for opening in openings)
+    assert all(opening.count("{start}") == 1 for openings in OPENINGS.values() for opening in openings)
     assert set(OPENINGS) == {*MIDDLES, *PULLS}
 
 
@@ -65,7 +65,7 @@ def test_it_is_made_once_an_ordinary_folder_that_says_what_it_is(micro, tmp_path
     assert {"model.safetensors", "tokenizer.json", "README.md"} <= {path.name for path in folder.iterdir()} and not list(folder.glob("adapter*"))
     card = (folder / "README.md").read_text()
     assert "made sycophantic on purpose" in card and "for research on sycophancy and fit for nothing else" in card
-    assert f"{micro.name}" in card and "16 pieces of feedback on the 4 arguments of the train topics" in card and "sft_learning_rate=0.0005" in card
+    assert f"{micro.name}" in card and "16 pieces of feedback on the 4 arguments of the train topics" in card and "without quantisation. Learning rate 0.001, 1 epoch, batches of 4" in card
     model, _ = load_student(folder)
     assert not hasattr(model, "disable_adapter")
 
