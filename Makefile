@@ -11,7 +11,7 @@ help:
 	@echo "make counterfactual  adds the rows of Counterfactual DPO to the tables of make reproduce"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
-	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS as for small)"
+	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS: persona pairs, see the script)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
 	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"

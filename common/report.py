@@ -114,7 +114,9 @@ def _by_row(results: Sequence[Result]) -> list[list[Result]]:
 def objective_of(results: Sequence[Result]) -> tuple[str, str]:
     """(metric of behaviour, what its held-out prompts hold out) of the experiment that the results belong to."""
     objective, held_out = OBJECTIVES[results[0].metrics[0].experiment]
-    return (REAL if any(metric.metric == REAL for metric in results[0].metrics) else objective), held_out
+    if any(metric.metric == REAL for metric in results[0].metrics):
+        return REAL, held_out if held_out == "wrappers" else "wordings"
+    return objective, held_out
 
 
 def _cell(metrics: Sequence[Metric], method: str) -> str:
