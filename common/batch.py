@@ -98,11 +98,13 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.only_failed:
         grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
     if asked.dry_run:
+        if asked.profile == "small" and not resolve("runs/small/data/rows.json").exists():
+            print("python -m common.small would run first: it downloads the data and makes the students")
         return 0 if all([_rehearse(steps) for steps in grid.values()]) else 1
     if asked.profile == "small" and "generate_data" in stages:
         from common.small import prepare  # heavy: brings torch
 
-        prepare()
+        prepare(experiments=names)
     failures = run_grid(grid, asked.jobs)
     if grid and not failures and "train_rdpo" in stages:
         runs = f"runs/{asked.to or asked.profile}"

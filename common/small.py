@@ -213,13 +213,14 @@ def write_data(folder: str | Path = "", output: str | Path = FOLDER) -> dict[str
     return {name: len(lines) for name, lines in contents.items()}
 
 
-def prepare(folder: str | Path = "") -> None:
-    """Everything that the profile needs before its first notebook: data (see `write_data`) and students. What is there stays."""
+def prepare(folder: str | Path = "", experiments: Collection[str] = ("sycophancy",)) -> None:
+    """Everything that the profile needs before its first notebook: data (see `write_data`) and students, the organism where
+    sycophancy is among the experiments. What is there stays."""
     quiet_libraries()
     if folder or not (resolve(FOLDER) / "rows.json").exists():  # written last
         for name, count in write_data(folder).items():
             print(f"{resolve(FOLDER) / name}.jsonl: {count} lines", flush=True)
-    print(f"students: {smollm2()}, {stance_follower()}", flush=True)
+    print(f"students: {', '.join(map(str, [smollm2(), *([stance_follower()] if 'sycophancy' in experiments else [])]))}", flush=True)
 
 
 def main() -> None:
