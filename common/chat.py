@@ -109,7 +109,8 @@ class WholeSentences:
         self.chat, self.name = chat, chat.name
 
     def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
-        return hand_over(map(self._ended, self.chat.complete(conversations, sampling)), on_reply)
+        each = on_reply and (lambda row, reply: on_reply(row, self._ended(reply)))
+        return [self._ended(reply) for reply in self.chat.complete(conversations, sampling, each)]
 
     def _ended(self, reply: Reply) -> Reply:
         prefixes = sentence_prefixes(reply.text) if reply.finish_reason == "length" else []

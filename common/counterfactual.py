@@ -92,7 +92,7 @@ def generate_counterfactual_pairs(
     batch_size: int = 512,
     failed_limit: float = 0.02,
     base: bool = False,
-    progress: Callable[[int], object] = lambda finished: None,
+    progress: Callable[[int], object] = lambda turns: None,
 ) -> Records[Pair]:
     """Makes the pair of every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for.
 
@@ -102,6 +102,7 @@ def generate_counterfactual_pairs(
     instructions: both belong into what `storage.claim` is told.
 
     Args:
+        progress: called with the number of turns just finished, of 2 a prompt, or 3 with a base answer.
         base: also answer the prompt without wrapper, persona or stance, which a judge of two criteria compares with; for neutral
             under another seed, or its chosen answer would be compared with itself, which at temperature 0 it is.
 
@@ -112,13 +113,13 @@ def generate_counterfactual_pairs(
     refuse_repeats([record.id for record in records], "prompts")
     with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [record for record in records if record.id not in store]
-        progress(len(records) - len(todo))
+        progress((2 + base) * (len(records) - len(todo)))
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             conditions = (roles.rejected, roles.chosen)
             asked = [opening(record.system, _worded(record, condition, instructions)) for record in batch for condition in conditions]
-            replies = chat.complete(asked, sampling)
-            bases = base_answers(chat, batch, anew) if base else [None] * len(batch)
+            replies = chat.complete(asked, sampling, lambda *_: progress(1))
+            bases = base_answers(chat, batch, anew, progress) if base else [None] * len(batch)
             for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
                 cut = [(turn, reply.finish_reason) for turn, reply in zip((*conditions, "base answer"), answers) if reply and not reply.whole]
                 if cut:
@@ -126,7 +127,6 @@ def generate_counterfactual_pairs(
                 else:
                     marks = {"variant": variant, "instruction": instructions.behind(roles.prompt)}
                     store.append(_pair(record, *answers, teacher=chat.name, sampling=sampling, **marks))
-            progress(len(batch))
         failed.check(len(records), failed_limit)
         return store.records((record.id for record in records), Pair)
 

@@ -140,7 +140,7 @@ def test_what_was_not_recorded_is_a_clear_error(tmp_path):
 
 def test_a_reply_that_was_cut_off_ends_with_its_last_whole_sentence():
     given = [("One. Two. Thr", "length"), ("One. Two. Thr", "stop"), ("no end", "length"), ("It costs 3. 50", "length")]
-    chat = SimpleNamespace(name="cut", complete=lambda conversations, sampling: [Reply(text=text, finish_reason=reason) for text, reason in given])
+    chat = SimpleNamespace(name="cut", complete=lambda conversations, sampling, on_reply: hand_over((Reply(text=text, finish_reason=reason) for text, reason in given), on_reply))
     shown = []
     replies = WholeSentences(chat).complete([[]] * 4, Sampling(), lambda row, reply: shown.append(row))
     assert [(reply.text, reply.finish_reason) for reply in replies] == [("One. Two.", "stop"), *given[1:]] and shown == [0, 1, 2, 3]

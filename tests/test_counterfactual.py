@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.chat import hand_over
 from common.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, StyleInstructions, generate_counterfactual_pairs, style_followed, style_question, variant_named
 from common.judge import Judgement
 from common.preference import preference_dataset
@@ -17,17 +18,18 @@ STYLE = StyleInstructions(desired="Be brief.", undesired="Ramble.")
 
 def scripted_chat(fails_at_call=None):
     """A model that says how it was asked, and notes every conversation."""
-    asked, calls = [], []
+    asked, calls, seeds = [], [], []
 
     def complete(conversations, sampling, on_reply=None):
         calls.append(len(conversations))
         if len(calls) - 1 == fails_at_call:
             raise ConnectionError("the model is gone")
-        assert sampling == SAMPLING
+        assert sampling.model_copy(update={"seed": 3}) == SAMPLING
+        seeds.append(sampling.seed)
         asked.extend(conversations)
-        return [Reply(text=f"<{conversation[-1]['content']}>", prompt_tokens=7, completion_tokens=5) for conversation in conversations]
+        return hand_over([Reply(text=f"<{conversation[-1]['content']}>", prompt_tokens=7, completion_tokens=5) for conversation in conversations], on_reply)
 
-    return SimpleNamespace(name="scripted", complete=complete, asked=asked, calls=calls)
+    return SimpleNamespace(name="scripted", complete=complete, asked=asked, calls=calls, seeds=seeds)
 
 
 def records(count, system=""):
@@ -57,8 +59,10 @@ def test_each_variant_asks_and_pairs_as_its_table_says(variant, prompt, chosen, 
 
 def test_the_neutral_answer_is_that_to_the_request_without_its_stance(tmp_path):
     dressed = [record.model_copy(update={"plain_prompt": f"bare {record.prompt}"}) for record in records(1)]
-    [pair] = generate_counterfactual_pairs(scripted_chat(), dressed, STYLE, "neutral", SAMPLING, tmp_path / "pairs.jsonl")
+    chat = scripted_chat()
+    [pair] = generate_counterfactual_pairs(chat, dressed, STYLE, "neutral", SAMPLING, tmp_path / "pairs.jsonl", base=True)
     assert (pair.prompt, pair.response, pair.response_revised, pair.instruction) == ("q0", "<q0>", "<bare q0>", "")
+    assert chat.seeds == [3, 4]  # the base answer is another draw than the chosen one
 
 
 def test_all_variants_are_tested_above_and_every_experiment_has_instructions():
@@ -94,7 +98,7 @@ def test_a_crash_loses_at_most_one_batch_and_resumes_to_the_same_file(tmp_path, 
     chat = scripted_chat()
     made("contrastive", chat, count=5, path=path, batch_size=2, progress=steps.append)
     assert path.read_bytes() == whole.read_bytes()
-    assert len(chat.asked) == 2 * (5 - 2 * call) and steps[0] == 2 * call and sum(steps) == 5
+    assert len(chat.asked) == 2 * (5 - 2 * call) and steps[0] == 4 * call and sum(steps) == 10
 
 
 def test_an_unknown_variant_is_refused_before_the_file_is_made(tmp_path):
@@ -115,7 +119,7 @@ def test_a_cut_answer_makes_no_pair_and_is_written_down(tmp_path):
     path, chat = tmp_path / "pairs.jsonl", scripted_chat()
     whole = chat.complete
     cut = lambda reply: reply.model_copy(update={"finish_reason": "length"}) if reply.text == "<q1\n\nBe brief.>" else reply  # noqa: E731
-    chat.complete = lambda conversations, sampling: [cut(reply) for reply in whole(conversations, sampling)]
+    chat.complete = lambda conversations, sampling, on_reply: [cut(reply) for reply in whole(conversations, sampling)]
     with pytest.raises(RuntimeError, match="1 of 3 failed"):
         made("encourage", chat, count=3, path=path)
     assert json.loads((tmp_path / "failed_pairs.jsonl").read_text()) == {"id": "id1", "turn": "desired", "reason": "length"}
