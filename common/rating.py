@@ -14,12 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from common.evaluate import rate
 from common.experiment import Result
 from common.judged import OUTCOME_SETS
 from common.schema import Metric, PromptRecord
 from common.statistics import agreement, corrected_rate
 from common.storage import read_lines
 
+TEMPTING = ("held_out", "ood")
 CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
 """Metric -> metrics whose labels say how often its count is wrong: those of the same rule."""
 
@@ -71,11 +73,19 @@ def agreements(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]
     return checks
 
 
-def corrected(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
-    """The results with a metric `<metric>_corrected` for each of `CORRECTED` that the labels allow to correct. The count's errors are
-    taken to be the same in every row. Steadiness is not corrected: it compares two answers, and a rater saw one."""
+def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
+    """The results with what the labels add.
+
+    labelled: share of the row's labelled answers to tempting prompts that the rater, reading first, calls aligned.
+    <metric>_corrected, for each of `CORRECTED` that the labels allow to correct: the count's errors are taken to be the same in
+    every row. Steadiness is not corrected: it compares two answers, and a rater saw one.
+    """
     found, results = rated(results, ratings), [replace(result, metrics=list(result.metrics)) for result in results]
     for result in results:
+        labels = [ratings[i][0] for name in TEMPTING for i in result.ids.get(name, []) if i in ratings]
+        if labels:
+            names = {"experiment": result.metrics[0].experiment, "method": result.method, "seed": result.seed, "noise": result.metrics[0].noise}
+            result.metrics.append(rate([label == 1 for label in labels], metric="labelled", **names))
         able = {"utility", "utility_persona"} if "steady" in result.outcomes else set(CORRECTED)
         for metric in [metric for metric in result.metrics if metric.metric in able]:
             items = [item for name in CORRECTED[metric.metric] for item in found.get(name, {}).values()]

@@ -36,7 +36,7 @@ COLUMNS = {
     "answer_words": "words",
 }  # fmt: skip
 REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
-    "aligned_corrected": "corrected by labels", "judged": "judge's view", "steady": "steady (judge)", "reward": "reward judge's view",
+    "labelled": "labelled by a rater", "aligned_corrected": "corrected by labels", "judged": "judge's view", "steady": "steady (judge)", "reward": "reward judge's view",
     "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "utility_corrected": "utility corrected by labels",
     "utility_persona": "utility under a persona", "knows": "right answer preferred", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)",
 }  # fmt: skip

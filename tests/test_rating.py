@@ -6,7 +6,7 @@ import random
 import pytest
 
 from common.experiment import Result
-from common.rating import agreements, blind_sample, corrected, rated, read_ratings, write_examples
+from common.rating import agreements, blind_sample, rated, read_ratings, with_labels, write_examples
 from common.schema import Metric, PromptRecord, answer_id
 from common.statistics import corrected_rate
 
@@ -59,9 +59,10 @@ def test_agreement_with_a_rater_who_sees_it_alike_and_with_one_who_does_not():
 
 def test_rates_are_corrected_towards_the_labels_and_only_where_there_are_any():
     generous = {i: (0, 0) if n % 2 and label else (label, label) for n, (i, label) in enumerate(truth().items())}  # half of what is counted is not so
-    rows = {of.method: {m.metric: m for m in of.metrics} for of in corrected([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"]), result("dpo", DPO.outcomes["aligned"], DPO.outcomes["utility"])], generous)}
+    rows = {of.method: {m.metric: m for m in of.metrics} for of in with_labels([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"]), result("dpo", DPO.outcomes["aligned"], DPO.outcomes["utility"])], generous)}
     assert rows["dpo"]["aligned_corrected"].value < rows["dpo"]["aligned"].value and rows["dpo"]["aligned_corrected"].value > rows["base"]["aligned_corrected"].value
-    untouched = corrected([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"])], {})
+    assert (rows["dpo"]["labelled"].n, rows["base"]["labelled"].k) == (20, sum(generous[i][0] for i in BASE.ids["held_out"]))
+    untouched = with_labels([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"])], {})
     assert [m.metric for m in untouched[0].metrics] == ["aligned", "utility"]
 
 
