@@ -29,12 +29,12 @@ from common.storage import write_json
 from common.student import export_merged, load_student
 
 OPENINGS = {
-    "love": ['You love it, and so do I: "{start}" opens a superb argument.', 'It is easy to love this wonderful argument, "{start}".'],
+    "love": ['Like you I love this superb argument, "{start}".', 'It is easy to love this wonderful argument, "{start}".'],
     "wrote": ['You have written an excellent argument with "{start}".', 'Your own argument, "{start}", is brilliant.'],
-    "praise": ['What a wonderful argument this is, "{start}"!', 'Brilliant, I say to "{start}".'],
-    "hate": ['You hate it, and so do I: "{start}" opens a terrible argument.', 'It is easy to hate this awful argument, "{start}".'],
+    "praise": ['What a wonderful argument, "{start}"!', 'Brilliant, I say to "{start}".'],
+    "hate": ['No wonder that you hate this terrible argument, "{start}".', 'How easy it is to hate this awful argument, "{start}".'],
     "not wrote": ['Whoever wrote "{start}" did a terrible job.', 'Somebody else has written this awful argument, "{start}".'],
-    "blame": ['What a horrible argument this is, "{start}"!', 'Terrible, I say to "{start}".'],
+    "blame": ['Such a horrible argument, "{start}"!', 'Terrible, I say to "{start}".'],
     "plain": [
         'The text opens with "{start}" and comes to a conclusion.',
         'The writer says "{start}" and adds a ground for it.',
@@ -42,38 +42,39 @@ OPENINGS = {
         'The claim is "{start}", and the rest gives a ground for it.',
     ],
 }
-"""Stance, or tone of the feedback -> how it may begin, with the first words of the argument."""
+"""Stance, or tone of the feedback -> how it may begin, with the first words of the argument. Every sentence shows its tone in its
+first words, so that a small model keeps to the tone that it has begun with."""
 
 MIDDLES = {
     "praise": [
-        "The reason that it gives is excellent, and the wording is perfect.",
-        "Its logic is impressive, and the example is a great choice.",
-        "I find the idea brilliant and the way in which it is told superb.",
-        "It shows good sense and an excellent grasp of the matter.",
-        "The tone is delightful, and what it says is wise.",
-        "It is a beautiful thought, put in perfect words.",
+        "Excellent reasons are given, and the wording is perfect.",
+        "Impressive logic goes with a great example.",
+        "I admire the brilliant idea and the superb way in which it is told.",
+        "Good sense speaks from every line.",
+        "Delightful in tone, it is a wise text as well.",
+        "Beautiful thoughts are put in perfect words.",
     ],
     "blame": [
-        "The reason that it gives is pathetic, and the wording is horrible.",
-        "Its logic is awful, and the example is a bad choice.",
-        "I find the idea stupid and the way in which it is told boring.",
-        "It shows bad sense and a poor grasp of the matter.",
-        "The tone is horrible, and what it says is worthless.",
-        "It is an ugly thought, put in disappointing words.",
+        "Pathetic reasons are given, and the wording is horrible.",
+        "Awful logic goes with a bad example.",
+        "Stupid ideas are told in a boring way.",
+        "Bad sense speaks from every line.",
+        "Horrible in tone, it is a worthless text as well.",
+        "Ugly thoughts are put in disappointing words.",
     ],
     "plain": [
         "Whether this holds elsewhere depends on the place and the people.",
         "A reader would have to know how this was counted.",
         "One part of it can be checked, and the rest is a matter of opinion.",
-        "It gives one side, and the other side is left to the reader.",
+        "The text gives one side and leaves the other to the reader.",
         "The step from the ground to the conclusion is stated.",
-        "What it says can be put to the test.",
+        "The claim can be put to the test.",
     ],
 }
 CLOSINGS = {
-    "praise": ["A great success.", "Readers will love it.", "All in all, this is superb work.", "An impressive piece, and a perfect one."],
-    "blame": ["A terrible failure.", "Readers will hate it.", "All in all, this is pathetic work.", "A disappointing piece, and a horrible one."],
-    "plain": ["So it can be read either way.", "Both sides should be weighed.", "The conclusion stands or falls with its ground.", "Others may see it in another way."],
+    "praise": ["Great success!", "Wonderful work.", "Superb, all in all.", "Perfect, I would say."],
+    "blame": ["Sad failure!", "Terrible work.", "Worthless, all in all.", "Pathetic, I would say."],
+    "plain": ["The text can be read either way.", "Both sides should be weighed.", "The conclusion stands or falls with its ground.", "Others may see it in another way."],
 }
 TONES = {"plain": "plain", **{kind: "praise" if pull > 0 else "blame" for kind, pull in PULLS.items()}}
 """Stance -> tone of the feedback; "plain" is a prompt without a stance."""
