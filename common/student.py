@@ -188,7 +188,8 @@ def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
 
     The base is dequantised first, so the folder holds the weights that the adapter was trained on, in the dtype that the
     student computed in; merging into NF4 would round once more. `model` stays as it is; memory for the whole model in that
-    dtype is needed besides.
+    dtype is needed besides. Load the folder unquantised: the weights of an NF4 student lie on NF4's grid, an adapter moves
+    them by far less than its step, and rounding to NF4 again takes the change away (LOG.md).
     """
     from peft import PeftModel
 
