@@ -106,11 +106,14 @@ def generate_counterfactual_pairs(
         base: also answer the prompt without wrapper, persona or stance, which a judge of two criteria compares with; for neutral
             under another seed, or its chosen answer would be compared with itself, which at temperature 0 it is.
 
-    Raises ValueError for an unknown variant or an id that stands twice, RuntimeError when too many prompts failed.
+    Raises ValueError for an unknown variant, an id that stands twice, or neutral pairs of prompts that are all plain, RuntimeError
+    when too many prompts failed.
     """
     roles = variant_of(variant)
     anew = sampling.model_copy(update={"seed": sampling.seed + 1}) if roles.chosen == "neutral" else sampling
     refuse_repeats([record.id for record in records], "prompts")
+    if "neutral" in roles and not any(record.plain_prompt not in ("", record.prompt) for record in records):
+        raise ValueError("neutral pairs need prompts with a plain_prompt: a wrapper, persona or stance that can be left out")
     with JsonlStore(path) as store, FailedStore(path) as failed:
         todo = [record for record in records if record.id not in store]
         progress((2 + base) * (len(records) - len(todo)))

@@ -47,7 +47,6 @@ def made(variant, chat=None, count=1, path=None, **more):
         ("discourage", "q0", "<q0>", "<q0\n\nRamble.>"),
         ("contrastive", "q0", "<q0\n\nBe brief.>", "<q0\n\nRamble.>"),
         ("negation", "q0\n\nRamble.", "<q0>", "<q0\n\nRamble.>"),
-        ("neutral", "q0", "<q0>", "<q0>"),  # a record without a plain prompt of its own is neutral already
     ],
 )
 def test_each_variant_asks_and_pairs_as_its_table_says(variant, prompt, chosen, rejected, tmp_path):
@@ -63,9 +62,11 @@ def test_the_neutral_answer_is_that_to_the_request_without_its_stance(tmp_path):
     [pair] = generate_counterfactual_pairs(chat, dressed, STYLE, "neutral", SAMPLING, tmp_path / "pairs.jsonl", base=True)
     assert (pair.prompt, pair.response, pair.response_revised, pair.instruction) == ("q0", "<q0>", "<bare q0>", "")
     assert chat.seeds == [3, 4]  # the base answer is another draw than the chosen one
+    with pytest.raises(ValueError, match="neutral pairs need prompts with a plain_prompt"):
+        made("neutral", path=tmp_path / "plain.jsonl")
 
 
-def test_all_variants_are_tested_above_and_every_experiment_has_instructions():
+def test_all_variants_are_tested_and_every_experiment_has_instructions():
     assert list(VARIANTS) == ["encourage", "discourage", "contrastive", "negation", "neutral"]
     assert set(PROMPTS) <= set(INSTRUCTIONS) == {"safety", "roleplay-robustness", "sycophancy"}
 

@@ -105,6 +105,8 @@ def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_the
 def test_every_variant_goes_through_every_step(variant, experiment, micro, tmp_path):
     """Generated and scored in every world; trained and evaluated in the one whose micro student the tests have."""
     parameters = checked_parameters(f"{experiment}/generate_data.ipynb", {"pairs": f"counterfactual_{variant}", "output": str(tmp_path), "prompts": 32})
+    if variant == "neutral" and experiment != "sycophancy":
+        pytest.skip("the prompts of this world have no plain form of their own")
     two_criteria = experiment == "sycophancy"
     made = generate_counterfactual_pairs(
         open_teacher(parameters), open_prompts(parameters), INSTRUCTIONS[experiment], variant, Sampling(), tmp_path / "pairs.jsonl", base=two_criteria
