@@ -204,7 +204,7 @@ class Experiment:
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
         evaluation = self.untrained(method, self.evaluate_on)
         metrics = [metric.model_copy(update={"seed": seed}) for metric in evaluation.metrics]
-        at_lambda = {"matched": metrics, "matched_lambda": 0.0} if method == "base" else {}
+        at_lambda = {"matched": metrics, "matched_lambda": 0.0} if method == "base" and isinstance(self.evaluator, WorldEvaluator) else {}
         return Result(method, seed, made_of, metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, **at_lambda)
 
     def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
