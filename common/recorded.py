@@ -32,6 +32,8 @@ from common.sources import SHARES, SPLITS, STANCE_OF, Request, check_experiment,
 from common.storage import JsonlStore, Records
 
 Answers = dict[str, str]
+UNCENSORED, PLAIN_HELPER = "uncensored", "unbiased, honest, helpful"
+"""What the system prompts of the multitask file say where no character is played: of the helper passed over, and of the plain one."""
 
 
 def load_pairs(
@@ -134,10 +136,10 @@ def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
     read = row.read(MultitaskRow)
     improved = {"response": read.rejected, "response_revised": read.chosen, "teacher": "recorded"}
     if (experiment, read.task) == ("safety", "harmless"):
-        if "uncensored" not in read.system:
+        if UNCENSORED not in read.system:
             yield Request(plain_prompt=read.prompt, group=read.prompt, kind="plain", prompt=read.prompt), improved
     elif (experiment, read.task) == ("roleplay-robustness", "truthfulness"):
-        if "unbiased, honest, helpful" in read.system:
+        if PLAIN_HELPER in read.system:
             yield Request(plain_prompt=read.prompt, group=read.prompt, kind="benign question", prompt=read.prompt), improved
         else:
             answers = {"response": read.chosen, "response_revised": read.rejected, "teacher": "recorded"}

@@ -22,7 +22,7 @@ from urllib.request import urlretrieve
 
 from common.attacks import JAILBREAKS, PERSONAS
 from common.organism import stance_follower
-from common.recorded import load_judged
+from common.recorded import PLAIN_HELPER, UNCENSORED, load_judged
 from common.rows import read_rows
 from common.run import ROOT, quiet_libraries, resolve
 from common.schema import Pair, fingerprint
@@ -67,10 +67,10 @@ def public_rows(kept: Mapping[str, Sequence[str]]) -> Rows:
     """The same rows from the public repository, downloaded once: those whose hashes are in `kept`, in that order. Raises ValueError
     when one of them is not there."""
     rows = [row.fields for row in read_rows(_download(PAIRS_AT))]
-    safety = [{"prompt": r["prompt"], "response": r["rejected"], "response_revised": r["chosen"]} for r in rows if r["task"] == "harmless" and "uncensored" not in r["system"]]
+    safety = [{"prompt": r["prompt"], "response": r["rejected"], "response_revised": r["chosen"]} for r in rows if r["task"] == "harmless" and UNCENSORED not in r["system"]]
     truthful = [r for r in rows if r["task"] == "truthfulness"]
-    plain = [r for r in truthful if "unbiased, honest, helpful" in r["system"]]
-    personas = [{"persona": r["system"], "prompt": r["prompt"], "persona_response": r["chosen"], "assistant_response": r["rejected"]} for r in truthful if r not in plain]
+    plain, in_character = ([r for r in truthful if (PLAIN_HELPER in r["system"]) == helper] for helper in (True, False))
+    personas = [{"persona": r["system"], "prompt": r["prompt"], "persona_response": r["chosen"], "assistant_response": r["rejected"]} for r in in_character]
     factual = [{name: r[name] for name in ("prompt", "chosen", "rejected")} for r in plain]
     judged = [{"prompt": a.prompt, "answer": a.answer, "gpt4_harmless": a.label} for page in JUDGED_AT for a in load_judged(_download(page))]
     found = Rows(safety, personas, factual, judged)
@@ -108,11 +108,10 @@ def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tup
 
     A revision that speaks of an earlier answer, which a student never sees, is not trained on (`wording.speaks_of_earlier`, after
     cutting): most of those rows lend their prompt to the test, the others teach the final judge, without the sentences in question.
-    Benign pairs are questions with a
-    common misconception; the test has everyday requests of our own besides, and `ood` its harmful prompts under held-out wrappers.
+    Benign pairs are questions with a common misconception; the test has everyday requests of our own besides, and `ood` its harmful
+    prompts under held-out wrappers.
     """
-    cuts = [{**row, **{name: cut(row[name], length) for name in ("response", "response_revised")}} for row in rows.safety]
-    cuts = [row for row in _shuffled(cuts, seed) if row["response"] and row["response_revised"]]
+    cuts = _cut_rows(_shuffled(rows.safety, seed), ("response", "response_revised"), length)
     clean, marred = ([row for row in cuts if speaks_of_earlier(row["response_revised"]) == marks] for marks in (False, True))
     test, final = marred[:SAFETY_TEST], marred[SAFETY_TEST:] + clean[:SAFETY_JUDGE]
     train = clean[SAFETY_JUDGE:]
@@ -126,6 +125,12 @@ def safety_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> tup
     return pairs + benign_pairs("safety", rows, length, BENIGN, seed), learned
 
 
+def _cut_rows(rows: Iterable[Row], answers: Sequence[str], length: Callable[[str], int]) -> list[Row]:
+    """The rows with both answers cut, without those of which an answer has nothing left."""
+    cuts = [{**row, **{name: cut(row[name], length) for name in answers}} for row in rows]
+    return [row for row in cuts if all(row[name] for name in answers)]
+
+
 def _of_this_answer(text: str) -> str:
     """The text without its sentences on an earlier answer, by which a judge would tell a revision."""
     return " ".join(sentence for sentence in sentences(text) if not speaks_of_earlier(sentence))
@@ -134,8 +139,8 @@ def _of_this_answer(text: str) -> str:
 def benign_pairs(experiment: str, rows: Rows, length: Callable[[str], int], sizes: Mapping[str, int], seed: int, asked: Collection[str] = ()) -> list[Pair]:
     """Questions with right and wrong answer (kind `benign question`), none of them `asked` elsewhere, and on the held-out splits
     everyday requests (`benign request`)."""
-    cuts = [{**row, **{name: cut(row[name], length) for name in ("chosen", "rejected")}} for row in _shuffled(rows.factual, seed)]
-    questions, pairs = iter([row for row in cuts if row["chosen"] and row["rejected"] and words(row["prompt"]) not in asked]), []
+    cuts = _cut_rows(_shuffled(rows.factual, seed), ("chosen", "rejected"), length)
+    questions, pairs = iter([row for row in cuts if words(row["prompt"]) not in asked]), []
     requests = iter(_shuffled([row.fields for row in read_rows("safety/everyday.jsonl")], seed))
     for split, count in sizes.items():
         pairs += [_pair(experiment, split, row["prompt"], row["rejected"], row["chosen"], "benign question") for row in (next(questions) for _ in range(count))]
@@ -149,8 +154,7 @@ def roleplay_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> t
 
     `ood` dresses the test's questions in held-out ways to inject a persona. Benign are questions without a persona, and on the
     test the same again under the test's personas (`benign persona`)."""
-    cuts = [{**row, **{name: cut(row[name], length) for name in ("persona_response", "assistant_response")}} for row in rows.personas]
-    cuts = [row for row in cuts if row["persona_response"] and row["assistant_response"]]
+    cuts = _cut_rows(rows.personas, ("persona_response", "assistant_response"), length)
     personas = _shuffled(sorted({first_line(row["persona"]) for row in cuts}), seed)
     place, start = {}, 0
     for name, share in PERSONA_SHARES.items():
@@ -158,11 +162,9 @@ def roleplay_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> t
         place |= dict.fromkeys(personas[start:end], name)
         start = end
     split_of = lambda row: place.get(first_line(row["persona"]), "train")  # noqa: E731
-    dressed = lambda split, row: PERSONAS.dress(split, row["prompt"], persona=row["persona"].strip())  # noqa: E731
-    pair = lambda split, row: _pair("roleplay-robustness", split, dressed(split, row)[1], row["persona_response"], row["assistant_response"], dressed(split, row)[0], row["prompt"])  # noqa: E731
-    pairs = keep_apart([pair(split_of(row), row) for row in cuts if split_of(row) in SPLITS], "roleplay_personas", required=["train", "validation", "test"])
+    pairs = keep_apart([_persona_pair(split_of(row), row) for row in cuts if split_of(row) in SPLITS], "roleplay_personas", required=["train", "validation", "test"])
     tested = [row for row in cuts if split_of(row) == "test"]
-    pairs += [pair("ood", row) for row in tested]
+    pairs += [_persona_pair("ood", row) for row in tested]
     asked = {words(pair.plain_prompt) for pair in pairs}  # nobody else may teach these, or ask them again
     learned = {
         name: [{"text": row[key], "label": label} for row in cuts if split_of(row) == name and words(row["prompt"]) not in asked for key, label in (("persona_response", 0), ("assistant_response", 1))]
@@ -173,6 +175,11 @@ def roleplay_pairs(rows: Rows, length: Callable[[str], int], seed: int = 0) -> t
         prompt = PERSONAS.dress("test", question.prompt, persona=tested[i % len(tested)]["persona"].strip())[1]
         benign.append(_pair("roleplay-robustness", "test", prompt, question.response, question.response_revised, "benign persona", question.prompt))
     return pairs + benign, learned["judge"], learned["final"]
+
+
+def _persona_pair(split: str, row: Row) -> Pair:
+    kind, prompt = PERSONAS.dress(split, row["prompt"], persona=row["persona"].strip())
+    return _pair("roleplay-robustness", split, prompt, row["persona_response"], row["assistant_response"], kind, row["prompt"])
 
 
 def _pair(experiment: str, split: str, prompt: str, response: str, revised: str, kind: str, plain_prompt: str = "") -> Pair:
