@@ -28,6 +28,7 @@ from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
 from common.storage import read_records
 from common.student import load_student
+from common.tuning import read_tuned
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 Parameters = Mapping[str, Any]
@@ -162,6 +163,7 @@ def open_experiment(p: Parameters) -> Experiment:
     settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
     chats = {row: _kept_chat("student", {**p, "student": row}) for row in p["methods"] if existing(row) == "endpoint"}
     common = {"evaluate_on": p["evaluate_on"], "train_pairs": trains * p["train_pairs"], "chats": chats, "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
+    common["tuned"] = read_tuned(resolve(p["tuned"])) if p["tuned"] else {}
     common["finished"] = resolve(p["finished"]) / p["experiment"] / "finished" if p["finished"] else None
     instructions = INSTRUCTIONS[p["experiment"]] if train and train[0].variant not in ("", "neutral") else None
     if p["student"] in RECIPES:

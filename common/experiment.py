@@ -92,6 +92,7 @@ class Experiment:
         evaluator: how answers are looked at.
         output: results go to `<output>/seed-<s>/<row>/`.
         settings: shared by all methods; the seed is replaced by each run's own.
+        tuned: method -> what it takes in place of the shared settings (`common.tuning`).
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
         finished: folder of results without their texts, as a project keeps them: what is made of the same is taken from there
@@ -103,7 +104,7 @@ class Experiment:
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
         settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {},
-        finished: Path | None = None, **load: Any,
+        finished: Path | None = None, tuned: Mapping[str, dict[str, Any]] = {}, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):
@@ -115,7 +116,7 @@ class Experiment:
         self.student = resolve(student) if resolve(student).is_dir() else student
         self.pairs, self.evaluator, self.output = list(pairs), evaluator, Path(output)
         self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
-        self.finished = finished
+        self.finished, self.tuned = finished, tuned
         self._untrained: dict[tuple[str, str], Evaluation] = {}
 
     def run(self, methods: Sequence[str], seeds: Sequence[int], swapped: Sequence[float] = (0.0,)) -> list[Result]:
@@ -156,8 +157,9 @@ class Experiment:
                 result.swapped, result.metrics = swapped, [metric.model_copy(update={"noise": swapped}) for metric in result.metrics]
         result.split = self.evaluate_on
         if is_trained(method):
-            result.settings = {name: value for name, value in asdict(self.settings).items() if name != "seed"}
-            (path.parent / "adapter" / "README.md").write_text(card(self.student, self.settings, result), encoding="utf-8")
+            settings = self.settings_of(method, seed)
+            result.settings = {name: value for name, value in asdict(settings).items() if name != "seed"}
+            (path.parent / "adapter" / "README.md").write_text(card(self.student, settings, result), encoding="utf-8")
         result.write(path)
         if kept_at:
             replace(result, answers={}, history=[]).write(kept_at)
@@ -165,10 +167,14 @@ class Experiment:
 
     def train(self, method: str, seed: int, swapped: float = 0.0) -> TrainedStudent:
         """The student of a row, trained unless that was done before; what is not trained is loaded."""
-        folder, settings = self.path_of(method, seed, swapped).parent, replace(self.settings, seed=seed)
+        folder, settings = self.path_of(method, seed, swapped).parent, self.settings_of(method, seed)
         if not is_trained(method):
             return train(method, self.student, [], settings, folder, **self.load)
         return trained_once(method, self.student, self.pairs_of(seed, swapped), settings, folder, **self.load)
+
+    def settings_of(self, method: str, seed: int) -> TrainSettings:
+        """The shared settings, with what was chosen for the method on top."""
+        return replace(self.settings, seed=seed, **self.tuned.get(method, {}))
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
@@ -188,7 +194,7 @@ class Experiment:
         """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
 
         Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
-        settings = replace(self.settings, seed=seed)
+        settings = self.settings_of(method, seed)
         chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
         model, tokenizer = load_student(self.student, **self.load)
         trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
@@ -238,7 +244,7 @@ class Experiment:
                 result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
 
     def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
-        pairs, settings = (self.pairs_of(seed, swapped), replace(self.settings, seed=seed)) if is_trained(method) else ([], TrainSettings())
+        pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
         training = training_of(method, self.student, pairs, settings, **self.load)
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name

@@ -1,0 +1,109 @@
+"""Equal tuning: every trained method tries the same settings on the validation split and keeps the best by one criterion.
+
+    python -m common.tuning PROFILE [--experiment NAME] [--method NAME]
+
+tries what `common/profiles/<profile>/tuning.yaml` lists on the pairs that `reward_score` has left in `runs/<profile>/`, and writes
+`results/<profile>/<experiment>/trials.json`; `train_rdpo` takes each method's choice from there (`tuned`). Trials are kept
+like any other training, so a stopped search goes on where it was. Search space and criterion are ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.experiment import Experiment, Result
+from common.methods import is_trained
+from common.run import Progress, quiet_libraries, resolve
+from common.storage import write_json
+
+Setting = dict[str, Any]
+"""Of a training: some of the fields of `TrainSettings`."""
+CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility, on the validation split; the first setting on a tie"
+
+
+def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
+    """Every combination of the space's values, in its order. `learning_rate` is the rate of every method, SFT and dSC included."""
+    settings = [dict(zip(space, values)) for values in product(*space.values())]
+    return [{**setting, "sft_learning_rate": setting["learning_rate"]} if "learning_rate" in setting else setting for setting in settings]
+
+
+def criterion(result: Result) -> float:
+    """See `CRITERION`: what a practitioner has who owns the reward judge and no truth. Between 0 and 1, higher is better. Raises
+    ValueError for a result without one of the two."""
+    values = {metric.metric: metric.value for metric in result.metrics}
+    if missing := {"reward", "utility"} - values.keys():
+        raise ValueError(f"{result.row}: no {' and no '.join(sorted(missing))} was measured; trials need reward_judge and benign prompts of split validation")
+    return (values["reward"] + values["utility"]) / 2
+
+
+def tune(run: Experiment, methods: Sequence[str], settings: Sequence[Setting], swapped: float) -> list[tuple[str, Setting, Result]]:
+    """A result of every trained method under every setting, seed 0, kept in a folder of the setting's own below the run's."""
+    trials, start, output = [], run.settings, run.output
+    tried = [(setting, method) for setting in settings for method in methods if is_trained(method)]
+    progress = Progress("trials", len(tried))
+    for setting, method in tried:
+        run.settings, run.output = replace(start, **setting), output / "tuning" / ",".join(f"{name}-{value:g}" for name, value in setting.items())
+        trials.append((method, setting, run.result(method, 0, swapped)))
+        progress(1)
+    return trials
+
+
+def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> dict[str, Setting]:
+    """Writes every trial with its metrics as [value, n], and each method's choice, which is returned. Trials of other methods that the
+    file holds stay."""
+    rows = [
+        {"method": method, "swapped": result.swapped, "seed": result.seed, "setting": setting, "criterion": round(criterion(result), 4),
+         "metrics": {m.metric: [round(m.value, 4), m.n] for m in result.metrics}}
+        for method, setting, result in trials
+    ]  # fmt: skip
+    tried = {row["method"] for row in rows}
+    others = [row for row in json.loads(path.read_text(encoding="utf-8"))["trials"] if row["method"] not in tried] if path.exists() else []
+    best: dict[str, dict[str, Any]] = {}
+    for row in others + rows:
+        if row["criterion"] > best.setdefault(row["method"], row)["criterion"]:
+            best[row["method"]] = row
+    chosen = {method: row["setting"] for method, row in best.items()}
+    write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen, "trials": others + rows})
+    return chosen
+
+
+def read_tuned(path: str | Path) -> dict[str, Setting]:
+    """Method -> its chosen setting, of a file that `write_trials` wrote. Raises FileNotFoundError or ValueError for another file."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"tuned: no file {path}; python -m common.tuning makes it")
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not content.get("chosen"):
+        raise ValueError(f"tuned: {path} holds no trials; python -m common.tuning makes such a file")
+    return content["chosen"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.tuning", description=__doc__.split("\n")[0])
+    parser.add_argument("profile")
+    parser.add_argument("--experiment", action="append", help="default: all")
+    parser.add_argument("--method", action="append", help="default: those of the profile")
+    asked = parser.parse_args()
+    from common.backends import open_experiment  # heavy, and itself a reader of choices
+    from common.batch import PROFILES, experiments, own_pairs, stage_parameters
+    from common.notebook import checked_parameters
+
+    quiet_libraries()
+    for experiment in asked.experiment or experiments():
+        space = yaml.safe_load((PROFILES / asked.profile / "tuning.yaml").read_text(encoding="utf-8"))
+        own = stage_parameters(experiment, "train_rdpo", asked.profile, own_pairs(asked.profile, experiment)) | {"evaluate_on": "validation", "tuned": ""}
+        parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": asked.method} if asked.method else {}))
+        trials = tune(open_experiment(parameters), parameters["methods"], settings_of(space), parameters["swapped"][0])
+        path = resolve(f"results/{asked.profile}/{experiment}/trials.json")
+        print(f"{path}: {write_trials(trials, path)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
