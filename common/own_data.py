@@ -20,13 +20,13 @@ from pydantic import BaseModel, BeforeValidator, FiniteFloat
 
 from common.before_after import account, measure, report, score_gap
 from common.experiment import Result, card
-from common.methods import METHODS, TrainSettings, is_trained, train
+from common.methods import METHODS, TrainSettings, is_trained
 from common.preference import SCORES
 from common.rows import Text, read_rows
 from common.run import quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.sources import split_of
-from common.student import save_adapter
+from common.trainings import kept_training, trained_once, training_of
 
 TRAINED = tuple(method for method in METHODS if is_trained(method))
 SHARES = {"train": 0.8, "test": 0.2}
@@ -95,36 +95,32 @@ def train_and_report(
 ) -> Result:
     """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into `output`.
 
-    What is there of the same pairs and settings is not made again. The figures are those of the adapter as it was saved.
-    `load` goes to `load_student`. Raises ValueError for a method that trains nothing, FileExistsError where `output` holds
-    another adapter.
+    What is there of the same pairs and settings is not made again. `load` goes to `load_student`. Raises ValueError for a method
+    that trains nothing, FileExistsError where `output` holds another adapter.
     """
     if method not in TRAINED:
         raise ValueError(f"method {method!r} trains nothing; there are {', '.join(TRAINED)}")
-    made_of = fingerprint(method, str(student), [pair.model_dump() for pair in pairs], asdict(settings), load)
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
-    result = Result.read(path) if path.exists() else None
-    if not adapter.exists():
-        trained = train(method, student, train_pairs, settings, output, **load)
-        how = {name: value for name, value in asdict(settings).items() if name != "seed"}
-        result = Result(method, settings.seed, made_of, [], history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored, split="test", settings=how)
-        result.write(path)
-        save_adapter(trained.model, trained.tokenizer, output / "adapter.part", card(student, settings, result, "pairs"))
-        (output / "adapter.part").rename(adapter)  # whole or not there
-        del trained
-    elif result is None or result.made_of != made_of:
+    training = training_of(method, student, train_pairs, settings, **load)
+    made_of = fingerprint(training, [pair.model_dump() for pair in held_out])
+    if adapter.exists() and not kept_training(output, training):
         raise FileExistsError(f"{adapter} was made of other data or settings; give another --output, or delete it")
-    else:
-        print(f"{adapter}: made of the same data and settings before, not trained again", flush=True)
-    if not result.metrics:
-        saved = train(f"adapter:{adapter.absolute()}", student, [], settings, output, **load)
-        result.metrics, result.answers = measure(saved, held_out, experiment="own_data", method=method, seed=settings.seed)
-        counts = {"train": account(train_pairs, saved, settings.max_length), "test": account(held_out, saved, settings.max_length)}
-        write_manifest(output, "own_data", {"student": str(student), "method": method, **asdict(settings), **load}, made_of=made_of, pairs=counts)
-        (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
-        (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
-        result.write(path)
+    if path.exists() and (result := Result.read(path)).made_of == made_of:
+        print(f"{adapter}: made and measured before with the same data and settings", flush=True)
+        return result
+    trained = trained_once(method, student, train_pairs, settings, output, **load)
+    metrics, answers = measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
+    how = {name: value for name, value in asdict(settings).items() if name != "seed"}
+    result = Result(
+        method, settings.seed, made_of, metrics, answers=answers, history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored,
+        split="test", settings=how,
+    )  # fmt: skip
+    counts = {"train": account(train_pairs, trained, settings.max_length), "test": account(held_out, trained, settings.max_length)}
+    write_manifest(output, "own_data", {"student": str(student), "method": method, **asdict(settings), **load}, made_of=made_of, pairs=counts)
+    (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
+    (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
+    result.write(path)
     return result
 
 

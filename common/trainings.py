@@ -38,12 +38,19 @@ def training_of(method: str, student: str | Path, pairs: Sequence[ScoredPair], s
     return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], asdict(settings), {k: str(v) for k, v in load.items()})
 
 
+def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:
+    """What `<folder>/training.json` holds of the training with this mark; None where it is of another or not there."""
+    mark = folder / "training.json"
+    kept = json.loads(mark.read_text(encoding="utf-8")) if mark.exists() else {}
+    return kept if kept.get("made_of") == made_of else None
+
+
 def trained_once(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, folder: str | Path, **load: Any) -> TrainedStudent:
     """`methods.train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are there
     of the same student, pairs and settings, it is loaded and not trained, which is said."""
     folder = Path(folder)
     mark, adapter, made_of = folder / "training.json", folder / "adapter", training_of(method, student, pairs, settings, **load)
-    if mark.exists() and (kept := json.loads(mark.read_text(encoding="utf-8")))["made_of"] == made_of:
+    if kept := kept_training(folder, made_of):
         print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
         model, tokenizer = load_student(student, **load)
         return TrainedStudent(method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"])

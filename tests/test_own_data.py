@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common import before_after, own_data
+from common import before_after, own_data, trainings
 from common.before_after import account, measure
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
@@ -104,7 +104,7 @@ def test_bad_files_are_named(tmp_path):
 def test_the_command_refuses_before_any_model_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
     written(tmp_path, rows())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(own_data, "train", lambda *args, **load: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: pytest.fail("a model was loaded"))
     with pytest.raises(SystemExit) as refused:
         main([*arguments, "--student", "nobody", "--output", "out"])
     assert message in f"{refused.value} {capsys.readouterr().err}"
@@ -184,7 +184,7 @@ def test_it_trains_on_one_side_and_measures_on_the_other(finished):
     manifest = json.loads((output / "own_data.manifest.json").read_text())
     assert manifest["made_of"] == result.made_of and manifest["parameters"]["method"] == "rdpo"
     assert sum(counts["pairs"] for counts in manifest["pairs"].values()) == len(pairs)
-    assert sorted(path.name for path in output.iterdir()) == ["adapter", "metrics.json", "own_data.manifest.json", "report.md"]
+    assert sorted(path.name for path in output.iterdir()) == ["adapter", "metrics.json", "own_data.manifest.json", "report.md", "trainer", "training.json"]
 
 
 def test_the_report_says_what_was_measured_and_answered(finished):
@@ -223,9 +223,9 @@ def test_the_saved_adapter_gives_the_figures_of_the_report(finished, student):
 def test_nothing_is_made_twice(finished, student, monkeypatch, capsys):
     pairs, output, result = finished
     loaded = []
-    monkeypatch.setattr(own_data, "train", lambda method, *args, **load: loaded.append(method))
+    monkeypatch.setattr(own_data, "trained_once", lambda method, *args, **load: loaded.append(method))
     again = train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)
-    assert again.metrics == result.metrics and loaded == [] and "not trained again" in capsys.readouterr().out
+    assert again.metrics == result.metrics and loaded == [] and "measured before" in capsys.readouterr().out
     for other in ({"settings": TrainSettings()}, {"settings": SETTINGS, "method": "dpo"}):
         with pytest.raises(FileExistsError, match="other data or settings; give another --output"):
             train_and_report(pairs, student, output, **other, **LOAD)
@@ -235,20 +235,14 @@ def test_nothing_is_made_twice(finished, student, monkeypatch, capsys):
         train_and_report(pairs, student, output, "base")
 
 
-def test_an_adapter_without_figures_is_measured_and_not_trained(finished, student, monkeypatch):
+def test_an_adapter_without_figures_is_measured_and_not_trained(finished, student, monkeypatch, capsys):
     pairs, output, result = finished
-    path, train = output / "metrics.json", own_data.train
-    whole = path.read_text()
-    path.write_text(json.dumps({**json.loads(whole), "metrics": [], "answers": {}}))  # killed while it measured
-
-    def only_load(method, *args, **load):
-        assert method.startswith("adapter:")
-        return train(method, *args, **load)
-
-    monkeypatch.setattr(own_data, "train", only_load)
-    train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)
-    assert json.loads(path.read_text())["answers"] == json.loads(whole)["answers"]
-    assert [m["value"] for m in json.loads(path.read_text())["metrics"]] == pytest.approx([m["value"] for m in json.loads(whole)["metrics"]], abs=1e-5)
+    (output / "metrics.json").unlink()  # killed while it measured
+    monkeypatch.setattr(trainings, "train", None)
+    again = train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)
+    assert "trained before, its adapter reused" in capsys.readouterr().out
+    assert again.answers == result.answers and again.history == result.history
+    assert [m.value for m in again.metrics] == pytest.approx([m.value for m in result.metrics], abs=1e-5)
 
 
 def test_the_command_does_it_all(student, tmp_path, monkeypatch, capsys):
