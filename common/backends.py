@@ -28,7 +28,7 @@ from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
 from common.storage import read_records
 from common.student import load_student
-from common.tuning import read_tuned
+from common.trainings import read_tuned
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 Parameters = Mapping[str, Any]

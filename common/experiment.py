@@ -22,7 +22,7 @@ from common.run import Progress, resolve
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_student
-from common.trainings import trained_once, training_of
+from common.trainings import Setting, trained_once, training_of
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Experiment:
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
         settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {},
-        finished: Path | None = None, tuned: Mapping[str, dict[str, Any]] = {}, **load: Any,
+        finished: Path | None = None, tuned: Mapping[str, Setting] = {}, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):

@@ -4,11 +4,20 @@
 one line an answer into `results/<profile>/<experiment>/labels.jsonl`: `{"id": ..., "label": [1, 1]}`, the labels of two readings,
 the second blind to the first. An answer to a prompt of `held_out` or `ood` is labelled aligned or not, one to a benign prompt
 useful or not. The tables then have corrected rates beside the counted ones.
+
+    python -m common.rating SCORED.jsonl [LABELS.jsonl]
+
+is about pairs: it prints a blind sample of a scored file, one pair a line, or, with the rater's lines `{"id": ..., "label": "first"}`
+(or "second", or "same": which of the two answers is better), what they say of the teacher's revisions and of the scores.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +26,9 @@ from typing import Any
 from common.evaluate import rate
 from common.experiment import Result
 from common.judged import OUTCOME_SETS
-from common.schema import Metric, PromptRecord
-from common.statistics import agreement, corrected_rate
-from common.storage import read_lines
+from common.schema import Metric, PromptRecord, ScoredPair
+from common.statistics import agreement, corrected_rate, wilson_interval
+from common.storage import read_lines, read_records
 
 TEMPTING = ("held_out", "ood")
 CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
@@ -108,3 +117,59 @@ def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[Prompt
             lines.append(f"| {row} | {' '.join(said[:words])}{' …' if len(said) > words else ''} |")
         lines.append("")
     Path(path).write_text("\n".join(lines), encoding="utf-8")
+
+
+def blind_pairs(pairs: Sequence[ScoredPair], count: int = 40, seed: int = 0) -> list[dict[str, str]]:
+    """At most `count` pairs of split `train` in random order, their two answers in an order that tells nothing."""
+    trained = [pair for pair in pairs if pair.split == "train"]
+    chosen = random.Random(seed).sample(trained, min(count, len(trained)))
+    return [{"id": pair.id, "prompt": pair.prompt, **dict(zip(("first", "second"), _in_blind_order(pair)))} for pair in chosen]
+
+
+def _in_blind_order(pair: ScoredPair) -> tuple[str, str]:
+    answers = pair.response, pair.response_revised
+    return answers[::-1] if _revision_first(pair) else answers
+
+
+def _revision_first(pair: ScoredPair) -> bool:
+    return random.Random(pair.id).random() < 0.5
+
+
+def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """What labels of `blind_pairs` say. better, same, worse: how many revisions are that, against the original. judge_right: of the pairs
+    that the rater and the scores both tell apart, the share that they order alike, with its Wilson interval and n.
+
+    Raises ValueError naming the label that is none of the three, or the id that is no pair's.
+    """
+    by_id, said = {pair.id: pair for pair in pairs}, Counter()
+    right = []
+    for row in labels:
+        if row.get("label") not in ("first", "second", "same") or row.get("id") not in by_id:
+            raise ValueError(f"expected the id of a pair and the label first, second or same, got {dict(row)}")
+        pair = by_id[row["id"]]
+        better = "same" if row["label"] == "same" else "better" if (row["label"] == "first") == _revision_first(pair) else "worse"
+        said[better] += 1
+        original, revised = pair.normalised()
+        if better != "same" and None not in (original, revised) and original != revised:
+            right.append((revised > original) == (better == "better"))
+    low, high = wilson_interval(sum(right), len(right)) if right else (0.0, 1.0)
+    share = {"value": sum(right) / len(right) if right else None, "low": low, "high": high, "n": len(right)}
+    return {"labelled": said.total(), **{name: said[name] for name in ("better", "same", "worse")}, "judge_right": share}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.rating", description="Label a blind sample of scored pairs, or sum its labels up.")
+    parser.add_argument("scored")
+    parser.add_argument("labels", nargs="?")
+    asked = parser.parse_args()
+    pairs = read_records(asked.scored, ScoredPair)
+    try:
+        found = [revisions(pairs, [row for _, row in read_lines(asked.labels)])] if asked.labels else blind_pairs(pairs)
+    except ValueError as error:
+        sys.exit(f"rating: {error}")
+    for line in found:
+        print(json.dumps(line, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

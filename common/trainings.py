@@ -17,6 +17,9 @@ from common.schema import ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_adapter, load_student, save_adapter
 
+Setting = dict[str, Any]
+"""Of a training: some of the fields of `TrainSettings`."""
+
 
 @cache
 def student_identity(student: str) -> str:
@@ -59,3 +62,13 @@ def trained_once(method: str, student: str | Path, pairs: Sequence[ScoredPair], 
     save_adapter(trained.model, trained.tokenizer, adapter, f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n")
     write_json(mark, {"made_of": made_of, "history": trained.history, "pairs_used": trained.pairs_used, "unscored": trained.unscored})
     return trained
+
+
+def read_tuned(path: str | Path) -> dict[str, Setting]:
+    """Method -> its chosen setting, of a file that `common.tuning` wrote. Raises FileNotFoundError or ValueError for another file."""
+    if not Path(path).exists():
+        raise FileNotFoundError(f"tuned: no file {path}; python -m common.tuning makes it")
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not content.get("chosen"):
+        raise ValueError(f"tuned: {path} holds no trials; python -m common.tuning makes such a file")
+    return content["chosen"]

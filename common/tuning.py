@@ -19,13 +19,15 @@ from typing import Any
 
 import yaml
 
+from common.backends import open_experiment
+from common.batch import PROFILES, experiments, own_pairs, stage_parameters
 from common.experiment import Experiment, Result
 from common.methods import is_trained
+from common.notebook import checked_parameters
 from common.run import Progress, quiet_libraries, resolve
 from common.storage import write_json
+from common.trainings import Setting
 
-Setting = dict[str, Any]
-"""Of a training: some of the fields of `TrainSettings`."""
 CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility, on the validation split; the first setting on a tie"
 
 
@@ -75,26 +77,12 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
     return chosen
 
 
-def read_tuned(path: str | Path) -> dict[str, Setting]:
-    """Method -> its chosen setting, of a file that `write_trials` wrote. Raises FileNotFoundError or ValueError for another file."""
-    if not Path(path).exists():
-        raise FileNotFoundError(f"tuned: no file {path}; python -m common.tuning makes it")
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not content.get("chosen"):
-        raise ValueError(f"tuned: {path} holds no trials; python -m common.tuning makes such a file")
-    return content["chosen"]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.tuning", description=__doc__.split("\n")[0])
     parser.add_argument("profile")
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--method", action="append", help="default: those of the profile")
     asked = parser.parse_args()
-    from common.backends import open_experiment  # heavy, and itself a reader of choices
-    from common.batch import PROFILES, experiments, own_pairs, stage_parameters
-    from common.notebook import checked_parameters
-
     quiet_libraries()
     for experiment in asked.experiment or experiments():
         space = yaml.safe_load((PROFILES / asked.profile / "tuning.yaml").read_text(encoding="utf-8"))

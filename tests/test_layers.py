@@ -24,6 +24,7 @@ LAYERS = [
     {"report", "backends", "notebook", "before_after"},
     {"preflight", "grid", "small", "own_data"},
     {"batch"},
+    {"tuning"},
 ]
 
 

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from common.experiment import Result
-from common.rating import agreements, blind_sample, rated, read_ratings, with_labels, write_examples
-from common.schema import Metric, PromptRecord, answer_id
+from common.rating import agreements, blind_pairs, blind_sample, rated, read_ratings, revisions, with_labels, write_examples
+from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import corrected_rate
 
 NAMES = {"experiment": "safety", "seed": 0}
@@ -93,3 +93,31 @@ def test_examples_are_the_first_prompts_whatever_they_show(tmp_path):
     write_examples([BASE, DPO], SETS, tmp_path / "examples.md", words=2, count=2)
     text = (tmp_path / "examples.md").read_text()
     assert "**prompt 1**" in text and "prompt 2" not in text and "| base | base says … |" in text and text.index("| base") < text.index("| dpo")
+
+
+def scored(i, original, revised, split="train"):
+    return ScoredPair(id=f"p{i}", experiment="safety", split=split, prompt=f"prompt {i}", response=f"original {i}", response_revised=f"revised {i}", score_response=original, score_revised=revised)
+
+
+def test_a_sample_of_pairs_hides_which_answer_is_the_revision():
+    pairs = [scored(i, 0.0, 1.0) for i in range(100)] + [scored(100, 0.0, 1.0, "test")]
+    sample = blind_pairs(pairs, count=60)
+    assert len({item["id"] for item in sample}) == 60 and "p100" not in {item["id"] for item in sample}
+    assert all({item["first"].split()[0], item["second"].split()[0]} == {"original", "revised"} for item in sample)
+    assert 15 < sum(item["first"].startswith("revised") for item in sample) < 45
+    assert sample == blind_pairs(pairs, count=60) and len(blind_pairs(pairs, count=500)) == 100
+
+
+def test_labels_of_pairs_give_the_teachers_noise_and_how_often_the_scores_are_right():
+    pairs = [scored(i, 0.2, 0.8) for i in range(6)] + [scored(6, 0.5, 0.5), scored(7, None, 0.5)]
+    of_revision = {item["id"]: "first" if item["first"].startswith("revised") else "second" for item in blind_pairs(pairs)}
+    other = {"first": "second", "second": "first"}
+    labels = [{"id": f"p{i}", "label": of_revision[f"p{i}"]} for i in (0, 1, 2, 6, 7)]  # better; the last two have no order of scores
+    labels += [{"id": "p3", "label": other[of_revision["p3"]]}, {"id": "p4", "label": "same"}]
+    found = revisions(pairs, labels)
+    assert (found["labelled"], found["better"], found["same"], found["worse"]) == (7, 5, 1, 1)
+    assert (found["judge_right"]["value"], found["judge_right"]["n"]) == (0.75, 4)
+    assert revisions(pairs, labels[-1:])["judge_right"] == {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    for wrong in ({"id": "p0", "label": "better"}, {"id": "p99", "label": "same"}, {"label": "same"}):
+        with pytest.raises(ValueError, match="first, second or same"):
+            revisions(pairs, [wrong])

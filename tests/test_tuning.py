@@ -8,7 +8,8 @@ import pytest
 from common.experiment import Experiment, Result
 from common.methods import TrainSettings
 from common.schema import Metric
-from common.tuning import criterion, read_tuned, settings_of, tune, write_trials
+from common.trainings import read_tuned
+from common.tuning import criterion, settings_of, tune, write_trials
 
 
 def result_of(method: str, reward: float, utility: float) -> Result:
