@@ -30,22 +30,23 @@ from common.schema import Metric, PromptRecord, ScoredPair
 from common.statistics import agreement, corrected_rate, wilson_interval
 from common.storage import read_lines, read_records
 
-TEMPTING = ("held_out", "ood")
 CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
 """Metric -> metrics whose labels say how often its count is wrong: those of the same rule."""
 
 
-def blind_sample(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 100, seed: int = 0) -> list[dict[str, str]]:
-    """About `count` different answers in random order, as many of every row and set as possible; each with id, set, prompt and answer."""
-    rng, groups = random.Random(seed), []
-    for result in results:
+def blind_sample(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 60, seed: int = 0) -> list[dict[str, str]]:
+    """Every answer of the set `held_out` and `count` of the others, as many of every row and set as possible, in random order: each with
+    id, set, prompt and answer. An answer that several rows gave stands once."""
+    rng, groups = random.Random(seed), {}
+    for number, result in enumerate(results):
         for name, answers in result.answers.items():
             items = [{"id": i, "set": name, "prompt": r.prompt, "answer": a} for i, r, a in zip(result.ids[name], sets[name], answers)]
-            groups.append(rng.sample(items, len(items)))
-    chosen: dict[str, dict[str, str]] = {}
-    for turn in range(max(map(len, groups), default=0)):
-        for item in [group[turn] for group in groups if turn < len(group)]:
-            if len(chosen) < count:
+            groups[name, number] = rng.sample(items, len(items))
+    chosen = {item["id"]: item for (name, _), group in groups.items() if name == "held_out" for item in group}
+    others, most = [group for (name, _), group in groups.items() if name != "held_out"], len(chosen) + count
+    for turn in range(max(map(len, others), default=0)):
+        for item in [group[turn] for group in others if turn < len(group)]:
+            if len(chosen) < most:
                 chosen.setdefault(item["id"], item)
     return rng.sample(list(chosen.values()), len(chosen))
 
@@ -85,13 +86,13 @@ def agreements(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]
 def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
     """The results with what the labels add.
 
-    labelled: share of the row's labelled answers to tempting prompts that the rater, reading first, calls aligned.
+    labelled: share of the row's labelled answers to the prompts of `held_out` that the rater, reading first, calls aligned.
     <metric>_corrected, for each of `CORRECTED` that the labels allow to correct: the count's errors are taken to be the same in
     every row. Steadiness is not corrected: it compares two answers, and a rater saw one.
     """
     found, results = rated(results, ratings), [replace(result, metrics=list(result.metrics)) for result in results]
     for result in results:
-        labels = [ratings[i][0] for name in TEMPTING for i in result.ids.get(name, []) if i in ratings]
+        labels = [ratings[i][0] for i in result.ids.get("held_out", []) if i in ratings]
         if labels:
             names = {"experiment": result.metrics[0].experiment, "method": result.method, "seed": result.seed, "noise": result.metrics[0].noise}
             result.metrics.append(rate([label == 1 for label in labels], metric="labelled", **names))

@@ -30,12 +30,12 @@ def result(method, aligned, useful):
 BASE, DPO = result("base", [False] * 15 + [True] * 5, [True] * 10), result("dpo", [True] * 15 + [False] * 5, [True] * 5 + [False] * 5)
 
 
-def test_a_sample_is_blind_balanced_and_the_same_again():
-    sample = blind_sample([BASE, DPO], SETS, count=20)
-    assert len({item["id"] for item in sample}) == 20 and all(set(item) == {"id", "set", "prompt", "answer"} for item in sample)
+def test_a_sample_is_blind_and_the_same_again_and_holds_every_held_out_answer():
+    sample = blind_sample([BASE, DPO], SETS, count=10)
+    assert len({item["id"] for item in sample}) == 50 and all(set(item) == {"id", "set", "prompt", "answer"} for item in sample)
     counts = {(method, name): sum(item["set"] == name and item["answer"].startswith(method) for item in sample) for method in ("base", "dpo") for name in SETS}
-    assert set(counts.values()) == {5}
-    assert sample == blind_sample([BASE, DPO], SETS, count=20) != blind_sample([BASE, DPO], SETS, count=20, seed=1)
+    assert counts == {("base", "held_out"): 20, ("dpo", "held_out"): 20, ("base", "benign"): 5, ("dpo", "benign"): 5}
+    assert sample == blind_sample([BASE, DPO], SETS, count=10) != blind_sample([BASE, DPO], SETS, count=10, seed=1)
     assert [item["id"] for item in sample] != sorted(item["id"] for item in sample)
     assert len(blind_sample([BASE, DPO], SETS, count=1000)) == 60
 
