@@ -84,7 +84,8 @@ def label_of(result: Result) -> str:
 
 
 def _color_of(result: Result) -> str:
-    return VARIANT_COLORS[result.variant] if result.variant else COLORS.get(result.method, "#000000")
+    """The method's colour; plain DPO has one for each variant of its pairs."""
+    return VARIANT_COLORS[result.variant] if result.variant and result.method == "dpo" else COLORS.get(result.method, "#000000")
 
 
 def results_table(results: Sequence[Result]) -> pd.DataFrame:

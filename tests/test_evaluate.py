@@ -17,7 +17,7 @@ from common.methods import METHODS, Constant, TrainedStudent, TrainSettings, che
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge
 from common.miniature.instructed import style_predicate
-from common.report import read_results, results_table, table_rows
+from common.report import read_results, results_table, safety_utility_figure, table_rows
 from common.run import world_of
 from common.schema import Metric, PromptRecord, Reply
 from common.student import load_adapter
@@ -194,6 +194,22 @@ def test_the_table_has_a_row_per_method_and_no_bare_number(run):
     assert list(table["method"]) == ["base student", "SFT", "rDPO (offset)"]
     assert all("[" in cell for column in ("harmlessness", "utility", "judge's view", "harmlessness at matched utility") for cell in table[column])
     assert all(row["n"] > 0 and row["low"] <= row["value"] + 1e-9 and row["value"] <= row["high"] + 1e-9 for row in table_rows(results))
+
+
+def test_every_row_of_the_figure_has_a_mark_of_its_own():
+    def row(method, variant="", swapped=0.0):
+        metrics = [Metric(experiment="safety", method=method, seed=0, metric=name, value=0.5, n=10, low=0.4, high=0.6) for name in ("harmlessness", "utility")]
+        return Result(method, 0, "", metrics, variant=variant, swapped=swapped)
+
+    tables = {
+        "methods": [row(method) for method in METHODS],
+        "variants of plain DPO": [row("base"), row("dpo"), *(row("dpo", variant) for variant in ("encourage", "discourage", "contrastive", "negation"))],
+        "methods on one variant": [row("base"), *(row(method, "neutral", 0.3) for method in ("sft", "dsc", "dpo", "rdpo"))],
+    }
+    for name, results in tables.items():
+        marks = safety_utility_figure(results).axes[0].collections
+        looks = {(tuple(mark.get_facecolor()[0]), mark.get_paths()[0].vertices.tobytes()) for mark in marks if len(mark.get_facecolor())}
+        assert len(looks) == len(results), name
 
 
 def test_results_of_different_splits_or_settings_are_no_table(run, tmp_path):
