@@ -88,7 +88,7 @@ def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]
 
     labelled: share of the row's labelled answers to the prompts of `held_out` that the rater, reading first, calls aligned.
     <metric>_corrected, for each of `CORRECTED` that the labels allow to correct: the count's errors are taken to be the same in
-    every row. Steadiness is not corrected: it compares two answers, and a rater saw one.
+    every row. Not corrected are a row whose every answer was labelled, and steadiness, which compares two answers where a rater saw one.
     """
     found, results = rated(results, ratings), [replace(result, metrics=list(result.metrics)) for result in results]
     for result in results:
@@ -97,7 +97,8 @@ def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]
             names = {"experiment": result.metrics[0].experiment, "method": result.method, "seed": result.seed, "noise": result.metrics[0].noise}
             result.metrics.append(rate([label == 1 for label in labels], metric="labelled", **names))
         able = {"utility", "utility_persona"} if "steady" in result.outcomes else set(CORRECTED)
-        for metric in [metric for metric in result.metrics if metric.metric in able]:
+        partly = {name for name in able if not ratings.keys() >= set(result.ids.get(OUTCOME_SETS[name], [""]))}
+        for metric in [metric for metric in result.metrics if metric.metric in partly]:
             items = [item for name in CORRECTED[metric.metric] for item in found.get(name, {}).values()]
             yes, no = ([said for said, label in items if label == wanted] for wanted in (1, 0))
             value = corrected_rate(metric.k, metric.n, sum(yes), len(yes), len(no) - sum(no), len(no))

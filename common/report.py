@@ -38,7 +38,7 @@ COLUMNS = {
 REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
     "labelled": "labelled by a rater", "aligned_corrected": "corrected by labels", "judged": "judge's view", "steady": "steady (judge)", "reward": "reward judge's view",
     "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "utility_corrected": "utility corrected by labels",
-    "utility_persona": "utility under a persona", "knows": "right answer preferred", "answer_words": "words", "repeated": "repeated", "kl": "KL (nats)",
+    "utility_persona": "utility under a persona", "answer_words": "words", "kl": "KL (nats)",
 }  # fmt: skip
 STYLE_COLUMNS = {"style": "desired style", "style_against": "and against the instruction"}  # shown where a row is of Counterfactual DPO
 COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",

@@ -59,11 +59,13 @@ def test_agreement_with_a_rater_who_sees_it_alike_and_with_one_who_does_not():
 
 def test_rates_are_corrected_towards_the_labels_and_only_where_there_are_any():
     generous = {i: (0, 0) if n % 2 and label else (label, label) for n, (i, label) in enumerate(truth().items())}  # half of what is counted is not so
-    rows = {of.method: {m.metric: m for m in of.metrics} for of in with_labels([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"]), result("dpo", DPO.outcomes["aligned"], DPO.outcomes["utility"])], generous)}
+    unread = {of.ids["held_out"][0] for of in (BASE, DPO)}
+    rows = {of.method: {m.metric: m for m in of.metrics} for of in with_labels([BASE, DPO], {i: labels for i, labels in generous.items() if i not in unread})}
     assert rows["dpo"]["aligned_corrected"].value < rows["dpo"]["aligned"].value and rows["dpo"]["aligned_corrected"].value > rows["base"]["aligned_corrected"].value
-    assert (rows["dpo"]["labelled"].n, rows["base"]["labelled"].k) == (20, sum(generous[i][0] for i in BASE.ids["held_out"]))
-    untouched = with_labels([result("base", BASE.outcomes["aligned"], BASE.outcomes["utility"])], {})
-    assert [m.metric for m in untouched[0].metrics] == ["aligned", "utility"]
+    assert (rows["dpo"]["labelled"].n, rows["base"]["labelled"].k) == (19, sum(generous[i][0] for i in BASE.ids["held_out"][1:]))
+    assert "aligned_corrected" not in {m.metric for m in with_labels([BASE, DPO], generous)[0].metrics}  # all read, nothing to correct
+    untouched = with_labels([BASE], {})
+    assert [m.metric for m in untouched[0].metrics] == [m.metric for m in BASE.metrics] == ["aligned", "utility"]
 
 
 def test_a_corrected_rate_by_hand_and_its_coverage():
