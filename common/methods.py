@@ -8,7 +8,6 @@ dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from common.prompts import ExperimentPrompts
 from common.run import Progress, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
-from common.student import adapters_to_float32, load_adapter, load_student, lora_settings
+from common.student import adapters_to_float32, load_adapter, load_student, lora_settings, release_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -126,7 +125,7 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
     trainer.train()
     trained = TrainedStudent(method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored))
     del trainer
-    gc.collect()
+    release_memory()
     return trained
 
 

@@ -6,7 +6,10 @@ One loader for every size: the miniature of a million parameters and a 7B model 
 from __future__ import annotations
 
 import copy
+import ctypes
+import gc
 import os
+import sys
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,6 +70,7 @@ def load_student(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+    release_memory()  # of the student before
     name = str(name)
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise FileNotFoundError(f"no student folder at {name}")
@@ -86,6 +90,14 @@ def load_student(
     )
     forbid_cpu_repacking(model)
     return model.eval(), tokenizer
+
+
+def release_memory() -> None:
+    """Collects garbage and gives what was freed back to the system. glibc's allocator keeps it otherwise: after a dozen trainings of
+    SmolLM2-135M a process held 8 GB, of which it used one."""
+    gc.collect()
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # not in every C library
 
 
 def own_device() -> str | int:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tiny_models import tiny_causal_model
 from common import chat
 from common.chat import LocalChat
 from common.schema import Sampling
-from common.student import load_adapter, load_student, lora_settings, own_device, save_adapter
+from common.student import load_adapter, load_student, lora_settings, own_device, release_memory, save_adapter
 
 HELLO = [{"role": "user", "content": "What is the best way to lift the barn before lunch?"}]
 
@@ -160,3 +162,18 @@ def test_generation_keeps_the_order_and_does_not_depend_on_the_batch(load_micro)
     assert [reply.text for reply in together] == [reply.text for reply in alone]
     assert {reply.finish_reason for reply in together} <= {"stop", "length"}
     assert [reply.completion_tokens for reply in together] == [reply.completion_tokens for reply in alone]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_freed_memory_goes_back_to_the_system():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    large, pins = [], []
+    for _ in range(2000):  # what is freed lies between what is kept, so the heap's top cannot shrink
+        large.append(b"x" * 100_000)
+        pins.append(bytearray(600))
+    before = resident()
+    large.clear()
+    release_memory()
+    assert resident() < before - 150_000_000
