@@ -113,7 +113,8 @@ def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[Prompt
     first = {result.row: result for result in reversed(results) if "held_out" in result.answers}
     lines = [f"The first {count} held-out prompts and the first {words} words of every row's answer, chosen by this rule alone.", ""]
     for i, record in enumerate(sets["held_out"][:count]):
-        lines += [f"**{record.plain_prompt or record.prompt}**", "", "| row | answer |", "|:--|:--|"]
+        asked = " ".join((record.plain_prompt or record.prompt).split())
+        lines += [f"**{asked}** ({record.kind or 'plain'})", "", "| row | answer |", "|:--|:--|"]
         for row, result in reversed(first.items()):
             said = result.answers["held_out"][i].replace("|", "\\|").split()
             lines.append(f"| {row} | {' '.join(said[:words])}{' …' if len(said) > words else ''} |")

@@ -94,7 +94,7 @@ def test_a_bad_label_names_its_line(line, tmp_path):
 def test_examples_are_the_first_prompts_whatever_they_show(tmp_path):
     write_examples([BASE, DPO], SETS, tmp_path / "examples.md", words=2, count=2)
     text = (tmp_path / "examples.md").read_text()
-    assert "**prompt 1**" in text and "prompt 2" not in text and "| base | base says … |" in text and text.index("| base") < text.index("| dpo")
+    assert "**prompt 1** (plain)" in text and "prompt 2" not in text and "| base | base says … |" in text and text.index("| base") < text.index("| dpo")
 
 
 def scored(i, original, revised, split="train"):
