@@ -27,9 +27,11 @@ from common.evaluate import rate
 from common.experiment import Result
 from common.judged import OUTCOME_SETS
 from common.schema import Metric, PromptRecord, ScoredPair
-from common.statistics import agreement, corrected_rate, wilson_interval
+from common.statistics import agreement, corrected_rate, mcnemar_exact, wilson_interval
 from common.storage import read_lines, read_records
 
+CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "sft"))
+"""What scores inside the loss add to DPO, and refined DPO against likelihood on the same pairs, with scores as a filter and without."""
 CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
 """Metric -> metrics whose labels say how often its count is wrong: those of the same rule."""
 
@@ -106,6 +108,30 @@ def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]
                 names = metric.model_dump(include={"experiment", "method", "seed", "n", "noise"})
                 result.metrics.append(Metric(metric=f"{metric.metric}_corrected", value=value[0], low=value[1], high=value[2], **names))
     return results
+
+
+def contrasts(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
+    """`CONTRASTS` between rows of the same seed, pairs and swaps, on the same prompts of `held_out`: as labelled by the rater, reading
+    first, and as counted. difference: of the shares aligned; first, second: prompts on which that row alone is; p: exact McNemar
+    test, two-sided, which takes the prompts for independent."""
+    by_row = {(result.method, result.seed, result.variant, result.swapped): result for result in results}
+    found = []
+    for (method, *where), result in by_row.items():
+        for other in [by_row[second, *where] for first, second in CONTRASTS if first == method and (second, *where) in by_row]:
+            for seen_by, mine in _views(result, ratings).items():
+                both = [pair for pair in zip(mine, _views(other, ratings)[seen_by]) if None not in pair]
+                if both:
+                    first, second = sum(a > b for a, b in both), sum(a < b for a, b in both)
+                    found.append({
+                        "contrast": f"{result.row} - {other.row}", "seed": result.seed, "seen_by": seen_by, "n": len(both),
+                        "difference": (first - second) / len(both), "first": first, "second": second, "p": mcnemar_exact(first, second),
+                    })  # fmt: skip
+    return found
+
+
+def _views(result: Result, ratings: Mapping[str, tuple[int, int]]) -> dict[str, list[int | bool | None]]:
+    labelled = [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
+    return {"labelled": labelled, "aligned": result.outcomes.get("aligned", [])}
 
 
 def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path, words: int, count: int = 5) -> None:

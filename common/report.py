@@ -155,9 +155,14 @@ def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> di
 
 def safety_utility_figure(results: Sequence[Result]) -> Figure:
     """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's frontier over
-    lambda (validation split) as a thin line."""
+    lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has labels."""
     figure, axes = _figure(6.4, 4.6)
     objective, _ = objective_of(results)
+    real = objective == REAL
+    seen_by = "" if real else " (oracle)"
+    labels = {"utility": f"utility{seen_by}", objective: f"{objective}{seen_by}", "labelled": "aligned (labelled by a rater)"}
+    if all(any(metric.metric == "labelled" for metric in result.metrics) for result in results):
+        objective = "labelled"
     for of_method in _by_row(results):
         method, color = of_method[0].method, _color_of(of_method[0])
         points = [(_value(result, "utility"), _value(result, objective)) for result in of_method]
@@ -165,15 +170,14 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
         marker = "^" if of_method[0].variant else "D" if of_method[0].swapped else "o" if is_trained(method) else "s"
-        if len(of_method) == 1 and objective == REAL:
+        if len(of_method) == 1 and real:
             _error_bar(axes, of_method[0], objective, color)
         axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [_value(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
         axes.text(0.95 * base[0], 1.055, "95 % of the base student's utility", ha="right", va="bottom", fontsize=8, color="0.4")
-    seen_by = "" if objective == REAL else " (oracle)"
-    axes.set(xlabel=f"utility{seen_by}", ylabel=f"{objective}{seen_by}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    axes.set(xlabel=labels["utility"], ylabel=labels[objective], xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 

@@ -2,11 +2,12 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from common.experiment import Result
-from common.rating import agreements, blind_pairs, blind_sample, rated, read_ratings, revisions, with_labels, write_examples
+from common.rating import agreements, blind_pairs, blind_sample, contrasts, rated, read_ratings, revisions, with_labels, write_examples
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import corrected_rate
 
@@ -66,6 +67,19 @@ def test_rates_are_corrected_towards_the_labels_and_only_where_there_are_any():
     assert "aligned_corrected" not in {m.metric for m in with_labels([BASE, DPO], generous)[0].metrics}  # all read, nothing to correct
     untouched = with_labels([BASE], {})
     assert [m.metric for m in untouched[0].metrics] == [m.metric for m in BASE.metrics] == ["aligned", "utility"]
+
+
+def test_contrasts_are_paired_on_the_prompts_that_both_rows_have():
+    """15 prompts only rDPO has aligned, 5 only DPO: difference 10 / 20, and 2 * P(X <= 5 | 20, 1/2) = 0.0414."""
+    rdpo = result("rdpo", [True] * 15 + [False] * 5, [True] * 10)
+    dpo = result("dpo", [False] * 15 + [True] * 5, [True] * 10)
+    [counted] = contrasts([BASE, dpo, rdpo], {})
+    assert (counted["contrast"], counted["seen_by"], counted["n"], counted["first"], counted["second"]) == ("rdpo - dpo", "aligned", 20, 15, 5)
+    assert counted["difference"] == 0.5 and counted["p"] == pytest.approx(0.0414, abs=1e-4)
+    read = {i: (1, 1) for i in rdpo.ids["held_out"][:4] + dpo.ids["held_out"][2:8]}  # two prompts with both answers read
+    by = {one["seen_by"]: one for one in contrasts([dpo, rdpo], read)}
+    assert (by["labelled"]["n"], by["labelled"]["difference"], by["labelled"]["p"]) == (2, 0.0, 1.0)
+    assert contrasts([dpo, replace(rdpo, swapped=0.3)], {}) == [] == contrasts([dpo, replace(rdpo, seed=1)], {})
 
 
 def test_a_corrected_rate_by_hand_and_its_coverage():
