@@ -267,6 +267,14 @@ def test_one_failure_leaves_the_others_alone_and_a_rerun_executes_only_what_fail
     assert not mended["bad"][0].failed_before()
 
 
+def test_notebooks_take_no_more_threads_than_the_user_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for allowed, share in (("1", "1"), ("64", "8")):
+        monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+        step = tiny_step(tmp_path, f"allowed-{allowed}", "print('threads', __import__('os').environ['OMP_NUM_THREADS'])")
+        assert run_grid({"one": [step]}, jobs=1) == [] and f"threads {share}\n" in step.log.read_text()
+
+
 def test_a_gpu_is_used_by_one_notebook_at_a_time(tmp_path, monkeypatch):
     """Two training notebooks and one pretended GPU: their intervals on it do not overlap."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
