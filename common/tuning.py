@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -38,16 +39,16 @@ def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
 
 
 def criterion(result: Result) -> float:
-    """See `CRITERION`: what a practitioner has who owns the reward judge and no truth. Between 0 and 1, higher is better. Raises
-    ValueError for a result without one of the two."""
+    """See `CRITERION`: what a practitioner has who owns the reward judge and no truth. Between 0 and 1, higher is better."""
     values = {metric.metric: metric.value for metric in result.metrics}
-    if missing := {"reward", "utility"} - values.keys():
-        raise ValueError(f"{result.row}: no {' and no '.join(sorted(missing))} was measured; trials need reward_judge and benign prompts of split validation")
     return (values["reward"] + values["utility"]) / 2
 
 
 def tune(run: Experiment, methods: Sequence[str], settings: Sequence[Setting], swapped: float) -> list[tuple[str, Setting, Result]]:
-    """A result of every trained method under every setting, seed 0, kept in a folder of the setting's own below the run's."""
+    """A result of every trained method under every setting, seed 0, kept in a folder of the setting's own below the run's. Raises
+    ValueError where the criterion could not be measured, before anything is trained."""
+    if not getattr(run.evaluator, "reward_judge", None) or "benign" not in run.evaluator.sets("validation"):
+        raise ValueError("trials need reward_judge, of a real student, and benign prompts of split validation")
     trials, start, output = [], run.settings, run.output
     tried = [(setting, method) for setting in settings for method in methods if is_trained(method)]
     progress = Progress("trials", len(tried))
@@ -84,13 +85,20 @@ def main() -> None:
     parser.add_argument("--method", action="append", help="default: those of the profile")
     asked = parser.parse_args()
     quiet_libraries()
-    for experiment in asked.experiment or experiments():
-        space = yaml.safe_load((PROFILES / asked.profile / "tuning.yaml").read_text(encoding="utf-8"))
-        own = stage_parameters(experiment, "train_rdpo", asked.profile, own_pairs(asked.profile, experiment)) | {"evaluate_on": "validation", "tuned": ""}
-        parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": asked.method} if asked.method else {}))
-        trials = tune(open_experiment(parameters), parameters["methods"], settings_of(space), parameters["swapped"][0])
-        path = resolve(f"results/{asked.profile}/{experiment}/trials.json")
-        print(f"{path}: {write_trials(trials, path)}", flush=True)
+    try:
+        for experiment in asked.experiment or experiments():
+            _tune_experiment(asked.profile, experiment, asked.method)
+    except (ValueError, OSError) as error:
+        sys.exit(f"tuning: {error}")
+
+
+def _tune_experiment(profile: str, experiment: str, methods: Sequence[str] | None) -> None:
+    own = stage_parameters(experiment, "train_rdpo", profile, own_pairs(profile, experiment)) | {"evaluate_on": "validation", "tuned": ""}
+    parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": methods} if methods else {}))
+    space = yaml.safe_load((PROFILES / profile / "tuning.yaml").read_text(encoding="utf-8"))
+    trials = tune(open_experiment(parameters), parameters["methods"], settings_of(space), parameters["swapped"][0])
+    path = resolve(f"results/{profile}/{experiment}/trials.json")
+    print(f"{path}: {write_trials(trials, path)}", flush=True)
 
 
 if __name__ == "__main__":
