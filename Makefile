@@ -51,7 +51,7 @@ small-full: $(INSTALLED)
 	$(BIN)/python -m common.batch small -f full
 
 small-chain: $(INSTALLED)
-	$(BIN)/python -m common.batch small -f chain --pairs self_critique --to small-chain
+	$(BIN)/python -m common.batch small -f chain --pairs self_critique --to small-chain --jobs 2
 
 results:
 	[ ! -f runs/small/data/rows.json ] || (mkdir -p results/small && cp runs/small/data/rows.json results/small/)

@@ -107,8 +107,9 @@ def main(arguments: list[str] | None = None) -> int:
         prepare(experiments=names)
     failures = run_grid(grid, asked.jobs)
     if grid and not failures and "train_rdpo" in stages:
-        runs = f"runs/{asked.to or asked.profile}"
-        parameters = {"profile": asked.profile, "runs": runs, "output": f"{runs}/tables", "labels": f"results/{asked.profile}"}
+        name = asked.to or asked.profile
+        runs = f"runs/{name}"
+        parameters = {"profile": asked.profile, "runs": runs, "output": f"{runs}/tables", "labels": f"results/{name}"}
         execute("paper_tables.ipynb", resolve(f"{runs}/tables/paper_tables.ipynb"), parameters, again=True)
         print(f"executed notebooks and their logs are below {resolve(runs)}")
     for failure in failures:
