@@ -80,7 +80,7 @@ def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
     and the others go on. Returns the reports of all failures."""
     waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
     cores = os.cpu_count() or 1
-    threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS", cores)), cores // jobs))
+    threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS", str(cores)).split(",")[0]), cores // jobs))
     with Manager() as manager, ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
         gpus = manager.Queue() if (devices := _gpus()) else None
         for device in devices:

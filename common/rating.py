@@ -191,10 +191,10 @@ def main() -> None:
     parser.add_argument("scored")
     parser.add_argument("labels", nargs="?")
     asked = parser.parse_args()
-    pairs = read_records(asked.scored, ScoredPair)
     try:
+        pairs = read_records(asked.scored, ScoredPair)
         found = [revisions(pairs, [row for _, row in read_lines(asked.labels)])] if asked.labels else blind_pairs(pairs)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"rating: {error}")
     for line in found:
         print(json.dumps(line, ensure_ascii=False))
