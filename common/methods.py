@@ -113,6 +113,8 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
     check_methods([method])
     if existing(method) == "model":
         student = existing_folder(method) if existing_folder(method).exists() else method.partition(":")[2]
+    if is_trained(method):
+        release_memory()  # of the student before
     model, tokenizer = load_student(student, **load)
     if existing(method) == "adapter":
         model = load_adapter(model, existing_folder(method))

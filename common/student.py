@@ -70,7 +70,6 @@ def load_student(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    release_memory()  # of the student before
     name = str(name)
     if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
         raise FileNotFoundError(f"no student folder at {name}")
