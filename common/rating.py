@@ -94,8 +94,7 @@ def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]
     """
     found, results = rated(results, ratings), [replace(result, metrics=list(result.metrics)) for result in results]
     for result in results:
-        labels = [ratings[i][0] for i in result.ids.get("held_out", []) if i in ratings]
-        if labels:
+        if labels := [label for label in _held_out_labels(result, ratings) if label is not None]:
             names = {"experiment": result.metrics[0].experiment, "method": result.method, "seed": result.seed, "noise": result.metrics[0].noise}
             result.metrics.append(rate([label == 1 for label in labels], metric="labelled", **names))
         able = {"utility", "utility_persona"} if "steady" in result.outcomes else set(CORRECTED)
@@ -130,8 +129,12 @@ def contrasts(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]])
 
 
 def _views(result: Result, ratings: Mapping[str, tuple[int, int]]) -> dict[str, list[int | bool | None]]:
-    labelled = [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
-    return {"labelled": labelled, "aligned": result.outcomes.get("aligned", [])}
+    return {"labelled": _held_out_labels(result, ratings), "aligned": result.outcomes.get("aligned", [])}
+
+
+def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> list[int | None]:
+    """What the rater, reading first, says of each answer to the prompts of `held_out`; None of one not read."""
+    return [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
 
 
 def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path, words: int, count: int = 5) -> None:
