@@ -31,6 +31,7 @@ from common.student import load_student
 from common.trainings import read_tuned
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
+FINAL_JUDGE_ERROR = 0.1  # of the miniature's second judge
 Parameters = Mapping[str, Any]
 
 
@@ -191,7 +192,7 @@ def _final_judge(p: Parameters) -> Judge | FeedbackJudge:
     For a real student what `final_judge` names."""
     if p["student"] in RECIPES:
         prompts = world_of(p["experiment"]).PROMPTS
-        chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, error=p["final_judge_error"], seed=1_000)
+        chat: ChatModel = MiniatureJudge(world_of(p["experiment"]), prompts, error=FINAL_JUDGE_ERROR, seed=1_000)
         return LLMJudge(chat, prompts.quality or prompts)
     if not p["final_judge"]:
         raise ValueError("a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes")
