@@ -1,0 +1,115 @@
+"""Runs the study (`common.study`) in the miniature worlds and writes `results/evidence/`.
+
+    python -m common.evidence [--full] [--part NAME] [--experiment NAME] [--jobs N]
+
+Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full` all, or those
+named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where it was. Every process has
+one thread, whatever the machine, so that the numbers do not hang on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from common.batch import experiments
+from common.experiment import Result
+from common.laboratory import admitted_student, folder_of, run_row
+from common.run import Progress, quiet_libraries, resolve
+from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, trial_rows
+from common.trainings import Setting
+from common.tuning import write_trials
+
+FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
+
+
+def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[str]:
+    """Runs the wanted parts of these experiments; returns what failed."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
+        students = [(name, seed) for seed in (*SEEDS, *TRIAL_SEEDS) for name in names]
+        _, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), students)
+        chosen: dict[str, dict[str, Setting]] = {}
+        for name in names:
+            found, failures = _finish(f"trials of {name}", pool, partial(_run, FOLDER), [(row,) for row in trial_rows(name)])
+            failed += failures
+            if not failures:
+                chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], RESULTS / name / "trials.json")
+        for part in wanted:
+            rows = [(row,) for name in chosen for row in parts(name, chosen[name]).get(part, [])]
+            found, failures = _finish(part, pool, partial(_run, FOLDER), rows)
+            failed += failures
+            _write_rows([line for (row,), result in found for line in lines_of(row, result)])
+    return failed
+
+
+def _run(folder: Path, row: Row) -> Result:
+    return run_row(row, folder)
+
+
+def _begin_worker(folder: Path) -> None:
+    sys.stdout = sys.stderr = open(folder / f"worker-{os.getpid()}.log", "w", buffering=1)
+    quiet_libraries()
+
+
+def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
+    """(task and what came of it, in the order of the tasks; what failed)."""
+    futures = {pool.submit(run, *task): task for task in dict.fromkeys(tasks)}
+    progress, failed = Progress(label, len(futures)), []
+    for future in as_completed(futures):
+        if error := future.exception():
+            failed.append(f"{futures[future]}: {type(error).__name__}: {error}")
+        progress(1)
+    return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
+
+
+def lines_of(row: Row, result: Result) -> list[dict[str, Any]]:
+    """What was measured of a row, one line a metric. `_matched`: at matched utility. cell: what differs from the centre."""
+    about = {
+        "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
+        "cell": row.cell.unlike_centre,
+    }  # fmt: skip
+    measured = [(metric, metric.metric) for metric in result.metrics] + [(metric, f"{metric.metric}_matched") for metric in result.matched]
+    lines = [{**about, "metric": name, "value": round(metric.value, 4), "n": metric.n, "low": round(metric.low, 4), "high": round(metric.high, 4)} for metric, name in measured]
+    seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
+    single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None}
+    return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
+
+
+def _write_rows(lines: Sequence[dict[str, Any]]) -> None:
+    """Adds lines to `table.json`, in place of those of the same cell, method and seed."""
+    key = lambda line: json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)  # noqa: E731
+    path, new = RESULTS / "table.json", {key(line) for line in lines}
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    content = [line for line in before if key(line) not in new] + list(lines)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[\n" + ",\n".join(json.dumps(line) for line in sorted(content, key=lambda line: (key(line), line["metric"]))) + "\n]\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.evidence", description=__doc__.split("\n")[0])
+    parser.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
+    parser.add_argument("--part", action="append", help="only these parts")
+    parser.add_argument("--experiment", action="append", help="default: all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
+    asked = parser.parse_args()
+    every = list(parts("safety", defaultdict(dict)))
+    unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
+    if unknown:
+        sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
+    failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs)
+    sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""How a row of the study becomes a result: an admitted base student, pairs made and scored in the cell's way, a training, an evaluation.
+
+Everything is opened with the parameters of the notebooks, so the study does what they do. Threads decide what pre-training and training
+come to in the last digits, and small students carry that on: the study gives every process one (`common.evidence`).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.backends import open_final_judge, open_judge, open_prompts, open_teacher, prompts_of
+from common.chat import LocalChat
+from common.evaluate import Evaluation, WorldEvaluator
+from common.experiment import Experiment, Result
+from common.judge import score_pairs
+from common.methods import TrainedStudent, TrainSettings
+from common.miniature.language_model import Recipe, pretrained_student
+from common.notebook import checked_parameters
+from common.preference import accepted
+from common.run import world_of
+from common.schema import Sampling, ScoredPair, fingerprint
+from common.self_critique import generate_pairs
+from common.storage import write_json
+from common.student import load_student
+from common.study import Cell, Row
+
+SETTINGS = TrainSettings(batch_size=8, max_length=512)
+PROMPTS, MAX_NEW_TOKENS = 150, 52  # as in the profile `miniature`
+LEAST_UTILITY, MOST_BEHAVIOUR = 0.9, 0.6
+"""A base student is admitted with at least that utility and at most that much of the behaviour wanted, on the validation split: after a
+minute of pre-training some know too little, and some need no cure."""
+CANDIDATES = 5
+
+
+def run_row(row: Row, folder: Path) -> Result:
+    """The result of a row, kept below `folder` and taken from there where it was made of the same before."""
+    student, evaluator = admitted_student(row.cell.experiment, row.seed, folder), _evaluator(row.cell, row.seed)
+    run = Experiment(
+        student, scored_pairs(row.cell, row.seed, student), evaluator, folder_of(row, folder), SETTINGS, row.split, tuned={row.method: row.setting},
+        match_utility=row.split == "test", evaluations=_evaluations(row.cell.experiment, row.seed, evaluator.reward_judge.name), compute_dtype=torch.float32,
+    )  # fmt: skip
+    return run.result(row.method, row.seed)
+
+
+def folder_of(row: Row, folder: Path) -> Path:
+    """Where the results of rows in this cell with this setting lie."""
+    return folder / row.cell.experiment / fingerprint(row.cell.unlike_centre, row.setting, row.split)
+
+
+def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
+    """The base student of a seed: the first admitted one of `CANDIDATES` pre-training seeds, which it shares with no other seed. What was
+    measured of them is kept in `<folder>/<experiment>/student-<seed>.json`. Raises RuntimeError where none is admitted."""
+    path, world = folder / experiment / f"student-{seed}.json", world_of(experiment)
+    tried = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    for number in range(CANDIDATES):
+        student = pretrained_student(world, Recipe(seed=seed + 1000 * number), cache=folder / "students")
+        if len(tried) <= number or tried[number]["student"] != student.name:
+            evaluation = _evaluator(Cell(experiment), seed)(TrainedStudent("base", *load_student(student, compute_dtype=torch.float32)), "validation", seed)
+            measured = {"utility": evaluation.value("utility"), "behaviour": evaluation.value(world.OBJECTIVE)}
+            tried = [*tried[:number], {"student": student.name, **measured, "admitted": measured["utility"] >= LEAST_UTILITY and measured["behaviour"] <= MOST_BEHAVIOUR}]
+            write_json(path, tried)
+        if tried[number]["admitted"]:
+            return student
+    raise RuntimeError(f"{experiment}, seed {seed}: none of {CANDIDATES} base students is admitted, see {path}")
+
+
+@lru_cache(maxsize=4)
+def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
+    """The pairs of a cell, with prompts, teacher and judge of this seed. `student` is the teacher where the cell wants that."""
+    making, scoring = _parameters(cell, seed)
+    records, texts = open_prompts(making), prompts_of(making)
+    sampling = Sampling(max_new_tokens=making["max_new_tokens"] if cell.teacher == "program" else 2 * MAX_NEW_TOKENS)
+    teacher = open_teacher(making) if cell.teacher == "program" else LocalChat(*load_student(student, compute_dtype=torch.float32), "the student itself", batch_size=128)
+    with tempfile.TemporaryDirectory(prefix="rdpo-") as scratch:
+        pairs = generate_pairs(teacher, records, texts, sampling, Path(scratch, "pairs.jsonl"), failed_limit=0.0 if cell.teacher == "program" else 1.0)
+        scored = list(score_pairs(open_judge(scoring), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
+    rng = random.Random(seed)
+    if cell.control == "subset":
+        return rng.sample(scored, len(accepted(scored)))
+    if cell.control == "shuffled":
+        others = rng.sample(scored, len(scored))
+        return [pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")}) for pair, other in zip(scored, others)]
+    return scored
+
+
+def _parameters(cell: Cell, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of generate_data and reward_score."""
+    noise = {"noise_no_better": cell.noise / 2, "noise_worse": cell.noise / 2, "noise_on": cell.noise_on}
+    making = {"prompts": cell.pairs, "benign_share": cell.benign_share, "seed": seed, **noise}
+    scoring = {"judge_error": cell.judge_error, "judge_blind_to": cell.blind_to, "seed": seed} | ({"scale": "BINARY"} if cell.binary else {})
+    return checked_parameters(f"{cell.experiment}/generate_data.ipynb", making), checked_parameters(f"{cell.experiment}/reward_score.ipynb", scoring)
+
+
+@lru_cache(maxsize=4)
+def _evaluator(cell: Cell, seed: int) -> WorldEvaluator:
+    """With the judge that scored the cell's pairs as reward judge, and another one with other errors as final judge."""
+    final = open_final_judge(checked_parameters(f"{cell.experiment}/train_rdpo.ipynb", {}))
+    return WorldEvaluator(world_of(cell.experiment), cell.experiment, final, PROMPTS, MAX_NEW_TOKENS, reward_judge=open_judge(_parameters(cell, seed)[1]))
+
+
+@lru_cache(maxsize=2)
+def _evaluations(experiment: str, seed: int, reward_judge: str) -> dict[tuple[str, str], Evaluation]:
+    """What experiments on the same student with the same judges share: evaluations of untrained rows."""
+    return {}

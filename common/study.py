@@ -1,0 +1,133 @@
+"""The study of what scores inside the loss buy, as data: where students are trained, by which methods and seeds, with which trials.
+
+It was written down (`LOG.md`) before it was run. `common.evidence` runs it in the miniature worlds, where the truth is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from scipy.stats import qmc
+
+from common.loss import LOSSES, knobs_of
+from common.methods import WITH_NLL
+from common.trainings import Setting
+
+MAIN = ("sft", "dsc", "dpo", "rdpo")
+"""The methods of every part; the others are compared at the centre."""
+CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
+"""Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
+UNTRAINED = ("base", "always_refuse", "sr")
+NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip", "rdpo_filter")
+SEEDS, FEW = tuple(range(10)), tuple(range(5))
+"""At the centre, and elsewhere. A seed is one of prompts, teacher, judge, adapter, order of pairs, and base student."""
+TRIAL_SEEDS = (100, 101)
+"""Of the trials: other data and students than any that is reported."""
+TRIALS = 8
+LEARNING_RATES, BETAS = (2e-4, 2e-3), (0.1, 1.0)
+KNOBS = {"alpha": (0.5, 4.0), "eta": (0.5, 8.0), "label_smoothing": (0.05, 0.4)}
+"""Where settings are looked for, on a logarithmic scale; a loss has at most one knob."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a student is trained: everything but method, seed and setting. The defaults are the centre of the study.
+
+    noise: share of the teacher's revisions that are no better than the answer (half of them) or worse (the other half).
+    noise_on: all prompts alike, or one kind, see `MiniatureTeacher`. teacher: "program", or "student": the base student itself
+    answers, criticises and revises. judge_error, blind_to: see `MiniatureJudge`; binary: it says good or bad and no grade.
+    pairs: prompts, unscored pairs included. benign_share: of the prompts. control: "shuffled": every pair has the scores of
+    another one; "subset": as many pairs, drawn at random, as dSC accepts.
+    """
+
+    experiment: str = "safety"
+    noise: float = 0.3
+    judge_error: float = 0.1
+    pairs: int = 400
+    benign_share: float = 0.25
+    noise_on: str = "all"
+    blind_to: str = ""
+    binary: bool = False
+    teacher: Literal["program", "student"] = "program"
+    control: Literal["", "shuffled", "subset"] = ""
+
+    @property
+    def unlike_centre(self) -> dict[str, Any]:
+        """What differs from the centre; {} for the centre itself."""
+        return {f.name: getattr(self, f.name) for f in fields(self)[1:] if getattr(self, f.name) != f.default}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One student of the study: trained in a cell by a method with a setting, measured on a split."""
+
+    cell: Cell
+    method: str
+    seed: int
+    setting: Setting = field(default_factory=dict, hash=False)
+    split: Literal["validation", "test"] = "test"
+
+
+def trial_settings(method: str) -> list[Setting]:
+    """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning rate, beta, number of
+    epochs, and the quantile of the method's own knob where its loss has one."""
+    loss, _ = WITH_NLL.get(method, (method, ""))
+    knobs, settings = knobs_of(loss) if loss in LOSSES else [], []
+    for rate, beta, own, long in qmc.LatinHypercube(4, scramble=False, rng=0).random(TRIALS):
+        learning_rate = _between(*LEARNING_RATES, rate)
+        setting: Setting = {"learning_rate": learning_rate, "sft_learning_rate": learning_rate, "epochs": 2 if long > 0.5 else 1}
+        setting |= {"beta": _between(*BETAS, beta)} if loss in LOSSES else {}
+        settings.append(setting | {name: _between(*KNOBS[name], own) for name in knobs})
+    return settings
+
+
+def _between(low: float, high: float, quantile: float) -> float:
+    return float(f"{low * (high / low) ** quantile:.2g}")
+
+
+def methods_of(experiment: str) -> tuple[str, ...]:
+    """The trained methods at the centre of an experiment."""
+    return (*MAIN, *NEIGHBOURS) if experiment == "safety" else (*MAIN, "rdpo_filter")
+
+
+def trial_rows(experiment: str) -> list[Row]:
+    return [Row(Cell(experiment), method, seed, setting, "validation") for method in methods_of(experiment) for setting in trial_settings(method) for seed in TRIAL_SEEDS]
+
+
+def parts(experiment: str, chosen: Mapping[str, Setting]) -> dict[str, list[Row]]:
+    """The rows of each part of the study, in the order in which they are run; the same row may stand in several.
+
+    Args:
+        chosen: setting of every trained method, by the trials; rows with an NLL term take their loss's.
+    """
+    centre = Cell(experiment)
+
+    def rows(cells: Iterable[Cell], methods: Sequence[str], seeds: Sequence[int]) -> list[Row]:
+        setting_of = lambda method: chosen[WITH_NLL[method][0] if method in WITH_NLL else method]  # noqa: E731
+        return [Row(cell, method, seed, {} if method in UNTRAINED else setting_of(method)) for seed in seeds for cell in cells for method in methods]
+
+    varied = lambda **values: [replace(centre, **{name: value}) for name, of_name in values.items() for value in of_name]  # noqa: E731
+    safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
+    found = {
+        "centre": rows([centre], (*UNTRAINED, *methods_of(experiment)), SEEDS),
+        "controls": rows(varied(control=["shuffled"]), ["rdpo"], FEW) + rows(varied(control=["subset"]), ["dpo"], FEW),
+        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), MAIN, FEW),
+    }
+    if safety:
+        errors, noises = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5)
+        found |= {
+            "judge": rows(varied(judge_error=errors), aware, FEW),
+            "pairs": rows(varied(pairs=[50, 100, 200, 800]), MAIN, FEW),
+            "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], ("dsc", "rdpo"), FEW),
+            "kinds": rows(varied(blind_to=["story"], binary=[True]), aware, FEW) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN, FEW),
+            "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN, FEW),
+            "self": rows(varied(teacher=["student"]), MAIN, FEW),
+            "nll": rows([centre], list(WITH_NLL), FEW),
+        }
+    return found
+
+
+CORE = ("centre", "controls", "noise", "judge")
+"""The parts of `make evidence`; `make evidence-full` runs all."""
