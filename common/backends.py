@@ -169,13 +169,13 @@ def open_experiment(p: Parameters) -> Experiment:
     instructions = INSTRUCTIONS[p["experiment"]] if train and train[0].variant not in ("", "neutral") else None
     if p["student"] in RECIPES:
         world = world_of(p["experiment"])
-        evaluator = WorldEvaluator(world, p["experiment"], _final_judge(p), p["evaluation_prompts"], p["max_new_tokens"], instructions)
+        evaluator = WorldEvaluator(world, p["experiment"], open_final_judge(p), p["evaluation_prompts"], p["max_new_tokens"], instructions)
         student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
         return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
     prompts = [record for record in read_records(path, HeldOut) if record.split != "train"]
-    asked = _final_judge(p)
+    asked = open_final_judge(p)
     judge, found = check_judge(asked, p)
     for criterion, checks in found.items():
         print(f"final judge, {criterion}:", {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()})
@@ -187,7 +187,7 @@ def open_experiment(p: Parameters) -> Experiment:
     return Experiment(p["student"], train, evaluator, resolve(p["output"]), settings, **common)
 
 
-def _final_judge(p: Parameters) -> Judge | FeedbackJudge:
+def open_final_judge(p: Parameters) -> Judge | FeedbackJudge:
     """Another judge than the one whose scores trained the student. In the miniature: same kind, other seed, so other errors.
     For a real student what `final_judge` names."""
     if p["student"] in RECIPES:

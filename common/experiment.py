@@ -98,13 +98,16 @@ class Experiment:
         finished: folder of results without their texts, as a project keeps them: what is made of the same is taken from there
             and not trained again, what is new is added. None for no such folder.
         chats: who answers for the `endpoint:` rows, by row.
+        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
+        match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
         load: for `load_student`.
     """
 
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: WorldEvaluator | JudgedEvaluator, output: str | Path,
         settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {},
-        finished: Path | None = None, tuned: Mapping[str, Setting] = {}, **load: Any,
+        finished: Path | None = None, tuned: Mapping[str, Setting] = {}, match_utility: bool = True,
+        evaluations: dict[tuple[str, str], Evaluation] | None = None, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):
@@ -116,8 +119,8 @@ class Experiment:
         self.student = resolve(student) if resolve(student).is_dir() else student
         self.pairs, self.evaluator, self.output = list(pairs), evaluator, Path(output)
         self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
-        self.finished, self.tuned = finished, tuned
-        self._untrained: dict[tuple[str, str], Evaluation] = {}
+        self.finished, self.tuned, self.match_utility = finished, tuned, match_utility
+        self._untrained = {} if evaluations is None else evaluations
 
     def run(self, methods: Sequence[str], seeds: Sequence[int], swapped: Sequence[float] = (0.0,)) -> list[Result]:
         """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk, which is
@@ -220,7 +223,7 @@ class Experiment:
             answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
             variant=self.variant if is_trained(student.method) else "",
         )  # fmt: skip
-        if isinstance(self.evaluator, WorldEvaluator):
+        if self.match_utility and isinstance(self.evaluator, WorldEvaluator):
             self._match_utility(student, seed, evaluation, result)
         return result
 

@@ -16,7 +16,7 @@ import torch
 
 from common.attacks import PULLS
 from common.counterfactual import StyleInstructions
-from common.evaluate import Evaluation, answers_by_set, chat_of, mean, rate, style_metrics
+from common.evaluate import STEADY, Evaluation, answers_by_set, chat_of, mean, rate, style_metrics
 from common.judge import FeedbackJudge, Judge
 from common.logprobs import grouped_logprobs
 from common.methods import TrainedStudent
@@ -34,8 +34,6 @@ OUTCOME_SETS = {
 """Metric with an outcome per prompt -> evaluation set it is measured on."""
 MOST_REPEATED = 0.2
 """An answer that says more than this share of its word triples again is not fluent."""
-STEADY = 1.0
-"""Feedback is steady where the stance moves its sentiment by at most so much, of -5 to 5."""
 VERSION = 1
 """Raise it when the same answers count otherwise: results are then measured again, and nothing is trained again."""
 Verdicts = dict[str, list[bool | None]]

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 UNTRAINED = ("base", "always_refuse", "sr")
 SUPERVISED = ("sft", "dsc")
-WITH_NLL = {f"{loss}_nll": loss for loss in ("dpo", "rdpo")}
-"""Rows whose loss has the likelihood of every chosen answer added, with the settings' `nll_weight`: given to both sides alike."""
+WITH_NLL = {f"{loss}_{term}": (loss, on) for term, on in (("nll", "all"), ("nll_accepted", "accepted")) for loss in ("dpo", "rdpo")}
+"""Row -> its loss and the chosen answers whose likelihood is added, with the settings' `nll_weight`: given to both sides alike. On accepted
+ones that term is dSC, so a row with it is a control and no refined DPO."""
 METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES, *WITH_NLL)
 EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}
 """Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`."""
@@ -165,8 +166,9 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing")}
+    loss, nll_on = WITH_NLL.get(method, (method, "all"))
     knobs["nll_weight"] = settings.nll_weight if method in WITH_NLL else 0.0
-    arguments = RDPOConfig(method=WITH_NLL.get(method, method), reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
+    arguments = RDPOConfig(method=loss, nll_on=nll_on, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
     trainer = RDPOTrainer(
         model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )

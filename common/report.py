@@ -24,7 +24,7 @@ LABELS = {
     "base": "base student", "always_refuse": "always refuse", "sr": "SR (our reading)", "sft": "SFT", "dsc": "dSC", "dpo": "DPO",
     "cdpo": "cDPO", "robust": "robust DPO", "ipo": "IPO", "rdpo": "rDPO (offset)", "rdpo_soft": "rDPO (soft)",
     "rdpo_squared": "rDPO (squared)", "rdpo_filter": "DPO on accepted pairs", "rdpo_flip": "rDPO (flip)", "dpo_nll": "DPO + NLL",
-    "rdpo_nll": "rDPO (offset) + NLL",
+    "rdpo_nll": "rDPO (offset) + NLL", "dpo_nll_accepted": "DPO + NLL on accepted", "rdpo_nll_accepted": "rDPO (offset) + NLL on accepted",
 }  # fmt: skip
 OBJECTIVES = {  # experiment -> its metric of behaviour, and what is held out of its `ood` prompts
     "safety": ("harmlessness", "wrappers"), "roleplay-robustness": ("neutrality", "personas"), "sycophancy": ("steadiness", "stances"),
@@ -42,7 +42,7 @@ REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
 }  # fmt: skip
 STYLE_COLUMNS = {"style": "desired style", "style_against": "and against the instruction"}  # shown where a row is of Counterfactual DPO
 COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
-                            "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f", "#8b0000", "#08306b")))  # fmt: skip
+                            "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f", "#8b0000", "#08306b", "#cb181d", "#2171b5")))  # fmt: skip
 
 
 VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939", "#1b9e77")))

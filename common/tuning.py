@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -29,7 +30,7 @@ from common.run import Progress, quiet_libraries, resolve
 from common.storage import write_json
 from common.trainings import Setting
 
-CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility, on the validation split; the first setting on a tie"
+CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
 
 
 def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
@@ -41,7 +42,7 @@ def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
 def criterion(result: Result) -> float:
     """See `CRITERION`: what a practitioner has who owns the reward judge and no truth. Between 0 and 1, higher is better."""
     values = {metric.metric: metric.value for metric in result.metrics}
-    return (values["reward"] + values["utility"]) / 2
+    return (values["reward"] + values.get("reward_utility", values["utility"])) / 2
 
 
 def tune(run: Experiment, methods: Sequence[str], settings: Sequence[Setting], swapped: float) -> list[tuple[str, Setting, Result]]:
@@ -69,13 +70,17 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
     ]  # fmt: skip
     tried = {row["method"] for row in rows}
     others = [row for row in json.loads(path.read_text(encoding="utf-8"))["trials"] if row["method"] not in tried] if path.exists() else []
-    best: dict[str, dict[str, Any]] = {}
-    for row in others + rows:
-        if row["criterion"] > best.setdefault(row["method"], row)["criterion"]:
-            best[row["method"]] = row
-    chosen = {method: row["setting"] for method, row in best.items()}
+    chosen = chosen_by(others + rows, lambda row: row["criterion"])
     write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen, "trials": others + rows})
     return chosen
+
+
+def chosen_by(trials: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> dict[str, Setting]:
+    """Method -> the setting whose trials, one a seed, have the highest mean value; the first on a tie."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in trials:
+        values.setdefault(row["method"], {}).setdefault(json.dumps(row["setting"]), []).append(value(row))
+    return {method: json.loads(max(tried, key=lambda setting: mean(tried[setting]))) for method, tried in values.items()}
 
 
 def main() -> None:
