@@ -23,7 +23,9 @@ from typing import Any
 
 from common.batch import experiments
 from common.experiment import Result
+from common.evidence_report import write_report
 from common.laboratory import admitted_student, folder_of, run_row
+from common.report import OBJECTIVES
 from common.run import Progress, quiet_libraries, resolve
 from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, trial_rows
 from common.trainings import Setting
@@ -74,7 +76,8 @@ def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tup
 
 
 def lines_of(row: Row, result: Result) -> list[dict[str, Any]]:
-    """What was measured of a row, one line a metric. `_matched`: at matched utility. cell: what differs from the centre."""
+    """What was measured of a row, one line a metric. `_matched`: at matched utility; `@`: with the adapter scaled by that lambda, on the
+    validation split. cell: what differs from the centre."""
     about = {
         "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
         "cell": row.cell.unlike_centre,
@@ -83,6 +86,8 @@ def lines_of(row: Row, result: Result) -> list[dict[str, Any]]:
     lines = [{**about, "metric": name, "value": round(metric.value, 4), "n": metric.n, "low": round(metric.low, 4), "high": round(metric.high, 4)} for metric, name in measured]
     seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
     single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None}
+    for point in result.frontier if not row.cell.unlike_centre else []:
+        single |= {f"utility@{point['lambda']:g}": round(point["utility"], 4), f"{OBJECTIVES[row.cell.experiment][0]}@{point['lambda']:g}": round(point["safety"], 4)}
     return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
 
 
@@ -108,6 +113,7 @@ def main() -> None:
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
     failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs)
+    print(*write_report(RESULTS), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
 
 

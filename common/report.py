@@ -139,14 +139,20 @@ def table_rows(results: Sequence[Result]) -> list[dict]:
 
 def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> dict[str, Path]:
     """The table as Markdown, LaTeX and HTML, and the long form as JSON; `note` stands below the table. Returns the paths."""
+    written = write_table(results_table(results), folder, note)
+    written["table.json"] = Path(folder) / "table.json"
+    written["table.json"].write_text(json.dumps(table_rows(results), indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+def write_table(table: pd.DataFrame, folder: str | Path, note: str) -> dict[str, Path]:
+    """`table.md`, `.tex` and `.html` in a folder, each with the note below; returns the paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    table = results_table(results)
     contents = {
         "table.md": f"{table.to_markdown(index=False)}\n\n{note}\n",
         "table.tex": f"{table.to_latex(index=False, escape=True)}% {note}\n",
         "table.html": f"{table.to_html(index=False)}\n<p>{note}</p>\n",
-        "table.json": json.dumps(table_rows(results), indent=1) + "\n",
     }
     for name, text in contents.items():
         (folder / name).write_text(text, encoding="utf-8")
@@ -249,10 +255,16 @@ def _value(result: Result, metric: str) -> float:
 
 
 def _figure(width: float, height: float, columns: int = 1):
+    figure, [axes] = grid_of_axes(1, columns, width, height)
+    return figure, axes[0] if columns == 1 else axes
+
+
+def grid_of_axes(rows: int, columns: int, width: float, height: float):
+    """(figure, its axes by row and column), inches."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, columns, figsize=(width, height), layout="constrained")
+    figure, axes = pyplot.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False)
     pyplot.close(figure)  # shown where it is displayed or saved, once
-    for one in [axes] if columns == 1 else axes:
+    for one in axes.flat:
         one.spines[["top", "right"]].set_visible(False)
     return figure, axes

@@ -33,6 +33,23 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     return mean, mean - half, mean + half
 
 
+def paired_t_test(differences: Sequence[float]) -> float:
+    """Two-sided p-value of per-seed paired differences with mean 0 (Student's t). 1 where all are 0, nan for fewer than two."""
+    values = np.asarray(differences, dtype=float)
+    if values.size < 2:
+        return float("nan")
+    return float(stats.ttest_1samp(values, 0.0).pvalue) if values.any() else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number (Holm's step-down), in the order given; none above 1."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
 def mcnemar_exact(b: int, c: int) -> float:
     """Two-sided exact p-value for two systems on the same prompts: b only the first solved, c only the second."""
     if b < 0 or c < 0:

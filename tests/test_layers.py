@@ -22,9 +22,10 @@ LAYERS = [
     {"experiment", "labels"},
     {"rating"},
     {"report", "backends", "notebook", "before_after"},
-    {"preflight", "grid", "small", "own_data"},
-    {"batch"},
-    {"tuning"},
+    {"preflight", "grid", "small", "own_data", "study"},
+    {"batch", "laboratory"},
+    {"tuning", "evidence_report"},
+    {"evidence"},
 ]
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from common.statistics import mcnemar_exact, paired_bootstrap, seed_interval, wilson_interval
+from common.statistics import holm, mcnemar_exact, paired_bootstrap, paired_t_test, seed_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -147,3 +147,14 @@ def test_clusters_may_be_any_labels(labels):
 def test_paired_bootstrap_refuses(a, b, clusters):
     with pytest.raises(ValueError):
         paired_bootstrap(a, b, clusters)
+
+
+def test_a_paired_t_test_over_seeds_by_hand():
+    # differences .3, .2, .4: t = .3 / (.1 / sqrt 3) = 5.196 on 2 degrees of freedom, p = 1 - t / sqrt(t^2 + 2)
+    assert paired_t_test([0.3, 0.2, 0.4]) == pytest.approx(1 - 5.196152 / (27 + 2) ** 0.5, abs=1e-6)
+    assert paired_t_test([0.0, 0.0]) == 1.0 and math.isnan(paired_t_test([0.3]))
+
+
+def test_holm_corrects_step_by_step_and_keeps_the_order_of_the_p_values():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 * .01; 2 * .03; 1 * .04 is below the one before
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []

@@ -1,0 +1,212 @@
+"""The study: what is run, how a row becomes a result, what is read out of the rows (pytest tests/test_study.py)."""
+
+import json
+import math
+from collections import Counter, defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common import evidence, laboratory
+from common.evidence import lines_of, main
+from common.evidence_report import Study, behaviour, centre_table, contrasts, paired, write_report
+from common.experiment import Result
+from common.laboratory import admitted_student, folder_of, run_row, scored_pairs
+from common.methods import METHODS
+from common.miniature import roleplay, safety
+from common.miniature.language_model import MICRO
+from common.preference import accepted
+from common.report import OBJECTIVES
+from common.schema import Metric
+from common.study import BETAS, CONTRASTS, CORE, KNOBS, LEARNING_RATES, SEEDS, TRIAL_SEEDS, TRIALS, UNTRAINED, Cell, Row, methods_of, parts, trial_rows, trial_settings
+
+CENTRE = Cell()
+
+
+def test_every_method_tries_the_same_points_and_only_its_own_knob_besides():
+    rdpo, soft, cdpo, dpo, sft = (trial_settings(method) for method in ("rdpo", "rdpo_soft", "cdpo", "dpo", "sft"))
+    for trials in (rdpo, soft, cdpo, dpo, sft):
+        assert len(trials) == TRIALS == len({json.dumps(setting) for setting in trials})
+        assert [t["learning_rate"] for t in trials] == [t["learning_rate"] for t in dpo] and [t["epochs"] for t in trials] == [t["epochs"] for t in dpo]
+        assert all(LEARNING_RATES[0] <= t["learning_rate"] == t["sft_learning_rate"] <= LEARNING_RATES[1] for t in trials)
+    assert sorted(t["epochs"] for t in dpo) == [1] * 4 + [2] * 4
+    assert [t["beta"] for t in rdpo] == [t["beta"] for t in dpo] and all(BETAS[0] <= t["beta"] <= BETAS[1] for t in dpo) and "beta" not in sft[0]
+    for trials, knob in ((rdpo, "alpha"), (soft, "eta"), (cdpo, "label_smoothing")):
+        low, high = KNOBS[knob]
+        assert set(trials[0]) - set(dpo[0]) == {knob}
+        quantiles = sorted(math.log(t[knob] / low) / math.log(high / low) for t in trials)
+        assert all(i / TRIALS - 0.03 < quantile < (i + 1) / TRIALS + 0.03 for i, quantile in enumerate(quantiles))  # one in every eighth
+    assert trial_settings("rdpo_nll_accepted") == rdpo
+
+
+def test_trials_are_of_other_seeds_than_any_result_and_see_the_validation_split():
+    rows = trial_rows("safety")
+    assert {row.seed for row in rows} == set(TRIAL_SEEDS) and not set(TRIAL_SEEDS) & set(SEEDS) and {row.split for row in rows} == {"validation"}
+    assert Counter(row.method for row in rows) == dict.fromkeys(methods_of("safety"), TRIALS * len(TRIAL_SEEDS))
+    assert {row.cell for row in rows} == {CENTRE}
+
+
+@pytest.mark.parametrize("experiment", OBJECTIVES)
+def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(experiment):
+    chosen = {method: {"epochs": number} for number, method in enumerate(METHODS)}
+    found = parts(experiment, chosen)
+    rows = [row for part in found.values() for row in part]
+    assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
+    for row in rows:
+        loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo"}.get(row.method, row.method)
+        assert row.setting == ({} if row.method in UNTRAINED else chosen[loss])
+    at_centre = {row.method for row in found["centre"] if row.cell == Cell(experiment)}
+    assert {method for contrast in CONTRASTS for method in contrast} <= at_centre and {row.seed for row in found["centre"]} == set(SEEDS)
+
+
+def test_a_method_that_sees_no_scores_is_not_trained_again_for_another_judge():
+    blind = [row for part in ("judge", "map") for row in parts("safety", defaultdict(dict))[part] if row.method in ("sft", "dpo")]
+    assert blind == []
+    assert [(p.id, p.response, p.response_revised) for p in scored_pairs(CENTRE, 3, Path())] == [(p.id, p.response, p.response_revised) for p in scored_pairs(replace(CENTRE, judge_error=0.3), 3, Path())]
+
+
+def grades(pairs, world):
+    return [(world.right(pair.prompt, pair.response), world.right(pair.prompt, pair.response_revised)) for pair in pairs]
+
+
+def test_a_cell_decides_how_noisy_and_how_many_its_pairs_are():
+    clean, noisy = (scored_pairs(replace(CENTRE, noise=noise, pairs=200), 0, Path()) for noise in (0.0, 0.5))
+    assert len(clean) == len(noisy) == 200 and all(revised for _, revised in grades(clean, safety))
+    worse = sum(original and not revised for original, revised in grades(noisy, safety))
+    assert 35 <= worse <= 65 and not any(original and not revised for original, revised in grades(clean, safety))  # a quarter of 200
+    benign = scored_pairs(replace(CENTRE, benign_share=0.0, pairs=50), 0, Path())
+    assert all(safety.read_request(pair.prompt).harmful for pair in benign)
+    assert scored_pairs(replace(CENTRE, pairs=50), 1, Path())[0].id != scored_pairs(replace(CENTRE, pairs=50), 2, Path())[0].id
+
+
+def test_a_judge_without_errors_orders_clean_pairs_rightly_and_a_binary_one_says_good_or_bad():
+    sure = [pair for pair in scored_pairs(replace(CENTRE, noise=0.0, judge_error=0.0, binary=True, pairs=60), 0, Path()) if None not in pair.normalised()]
+    assert {score for pair in sure for score in pair.normalised()} <= {0.0, 1.0}
+    assert all(pair.normalised()[1] == 1.0 for pair in sure)
+    fooled = scored_pairs(replace(CENTRE, judge_error=0.0, blind_to="story", pairs=200), 0, Path())
+    story = [pair for pair in fooled if pair.kind == "story" and safety.misbehaves(safety.read_request(pair.prompt), pair.response) and pair.score_response is not None]
+    plain = [pair for pair in fooled if pair.kind == "plain" and safety.misbehaves(safety.read_request(pair.prompt), pair.response) and pair.score_response is not None]
+    assert story and plain and min(pair.score_response for pair in story) >= 4 and max(pair.score_response for pair in plain) <= 1
+
+
+def test_controls_change_scores_or_number_and_nothing_else():
+    own, shuffled, subset = (scored_pairs(replace(CENTRE, pairs=120, control=control), 0, Path()) for control in ("", "shuffled", "subset"))
+    texts = lambda pairs: [(p.id, p.response, p.response_revised) for p in pairs]  # noqa: E731
+    scores = lambda pairs: [(p.score_response, p.score_revised) for p in pairs]  # noqa: E731
+    assert texts(shuffled) == texts(own) and Counter(scores(shuffled)) == Counter(scores(own)) and scores(shuffled) != scores(own)
+    assert len(subset) == len(accepted(own)) < len(own) and set(texts(subset)) < set(texts(own)) and texts(subset) != texts(accepted(own))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A study whose students are made in seconds, and all admitted."""
+    monkeypatch.setattr(laboratory, "Recipe", lambda seed: replace(MICRO, documents=600, seed=seed))
+    monkeypatch.setattr(laboratory, "LEAST_UTILITY", 0.0)
+    monkeypatch.setattr(laboratory, "MOST_BEHAVIOUR", 1.0)
+    monkeypatch.setattr(laboratory, "PROMPTS", 6)
+    monkeypatch.setattr(laboratory, "MAX_NEW_TOKENS", 16)
+    for cached in (laboratory.scored_pairs, laboratory._evaluator, laboratory._evaluations):
+        cached.cache_clear()
+    yield
+    for cached in (laboratory.scored_pairs, laboratory._evaluator, laboratory._evaluations):
+        cached.cache_clear()
+
+
+def test_a_row_is_trained_once_and_tells_what_the_reward_judge_sees(tiny, tmp_path, capsys):
+    cell = replace(CENTRE, pairs=24)
+    row = Row(cell, "rdpo", 1, {"learning_rate": 1e-3, "epochs": 1, "beta": 0.5, "alpha": 2.0})
+    result = run_row(row, tmp_path)
+    assert (result.settings["alpha"], result.settings["beta"], result.settings["learning_rate"], result.seed, result.split) == (2.0, 0.5, 1e-3, 1, "test")
+    assert {"harmlessness", "harmlessness_ood", "utility", "judged", "reward", "reward_utility", "kl", "answer_words"} <= {m.metric for m in result.metrics}
+    assert len(result.outcomes["harmlessness"]) == len(result.outcomes["judged"]) == 6 and result.matched_lambda is not None
+    capsys.readouterr()
+    assert run_row(row, tmp_path) == result and "finished before" in capsys.readouterr().out
+    trial = run_row(replace(row, split="validation"), tmp_path)
+    assert trial.split == "validation" and trial.matched == [] and folder_of(row, tmp_path) != folder_of(replace(row, split="validation"), tmp_path)
+    lines = {line["metric"]: line for line in lines_of(row, result)}
+    assert lines["utility"]["cell"] == {"pairs": 24} and lines["utility"]["noise"] == 0.3 and lines["harmlessness_matched"]["n"] == 6
+    assert lines["pairs_used"]["value"] == result.pairs_used and lines["train_seconds"]["value"] > 0 and "utility@0.5" not in lines
+    assert {"utility@0.5", "harmlessness@1"} <= {line["metric"] for line in lines_of(replace(row, cell=CENTRE), result)}
+
+
+def test_a_base_student_that_is_not_admitted_makes_way_for_the_next(tiny, tmp_path, monkeypatch):
+    first = admitted_student("safety", 7, tmp_path)
+    monkeypatch.setattr(laboratory, "MOST_BEHAVIOUR", -1.0)
+    (tmp_path / "safety" / "student-7.json").unlink()
+    monkeypatch.setattr(laboratory, "CANDIDATES", 2)
+    with pytest.raises(RuntimeError, match="safety, seed 7: none of 2 base students is admitted"):
+        admitted_student("safety", 7, tmp_path)
+    tried = json.loads((tmp_path / "safety" / "student-7.json").read_text())
+    assert len(tried) == 2 and tried[0]["student"] == first.name != tried[1]["student"] and not any(one["admitted"] for one in tried)
+
+
+def test_the_student_can_be_its_own_teacher(tiny, tmp_path):
+    student = admitted_student("safety", 0, tmp_path)
+    pairs = scored_pairs(replace(CENTRE, teacher="student", pairs=8), 0, student)
+    assert all(pair.teacher == "the student itself" and pair.response for pair in pairs) and len(pairs) <= 8
+
+
+def table_of(values, path):
+    """values: (method, metric, cell) -> list over seeds, in safety."""
+    lines = [
+        {"experiment": "safety", "method": method, "noise": 0.3, "judge_error": 0.1, "seed": seed, "cell": cell, "metric": metric, "value": value, "n": 150, "low": 0.0, "high": 1.0}
+        for method, metric, cell, of_seeds in values for seed, value in enumerate(of_seeds)
+    ]  # fmt: skip
+    path.write_text(json.dumps(lines))
+    return path
+
+
+def test_contrasts_are_paired_by_seed_and_corrected_for_their_number(tmp_path):
+    matched = "harmlessness_matched"
+    study = Study(table_of([("rdpo", matched, {}, [0.8, 0.7, 0.9]), ("dpo", matched, {}, [0.5, 0.5, 0.5, 0.4]), ("dsc", matched, {}, [0.8, 0.8, 0.8])], tmp_path / "table.json"))
+    first, second = contrasts(study)  # dpo on accepted pairs was not measured
+    assert (first["contrast"], first["seeds"]) == ("rdpo - dpo", 3) and first["difference"] == pytest.approx(0.3)
+    # differences .3, .2, .4: mean .3, standard error .1 / sqrt 3, t = 5.196 on 2 degrees of freedom; quantile 4.3027
+    assert first["low"] == pytest.approx(0.3 - 4.3027 * 0.1 / 3**0.5, abs=1e-4) and first["p"] == pytest.approx(0.0351, abs=1e-4)
+    assert second["difference"] == pytest.approx(0.0) and first["p_holm"] == pytest.approx(2 * first["p"]) and second["p_holm"] == second["p"]
+    assert paired({0: 1.0, 2: 0.5}, {2: 0.25, 3: 9.0}) == [0.25]
+
+
+def test_a_score_blind_method_stands_for_itself_under_every_judge(tmp_path):
+    study = Study(table_of([("dpo", "utility", {}, [1.0]), ("rdpo", "utility", {}, [0.9]), ("dpo", "utility", {"noise": 0.5}, [0.7])], tmp_path / "table.json"))
+    assert study.of("safety", "utility", "dpo", judge_error=0.3, noise=0.3) == {0: 1.0} and study.of("safety", "utility", "dpo", judge_error=0.3, noise=0.5) == {0: 0.7}
+    assert study.of("safety", "utility", "rdpo", judge_error=0.3) == {} and study.of("safety", "utility", "rdpo", judge_error=0.1) == {0: 0.9}
+    with pytest.raises(FileNotFoundError, match="python -m common.evidence makes them"):
+        Study(tmp_path / "none.json")
+
+
+def test_the_report_is_written_from_the_rows_alone(tmp_path):
+    values = [(method, metric, cell, [0.1 * i + 0.02 * seed + 0.001 * i * (seed == 1) for seed in range(3)])
+              for i, method in enumerate(("base", "sft", "dsc", "dpo", "rdpo", "rdpo_filter")) for metric in ("harmlessness", behaviour("safety"), "utility") for cell in ({}, {"noise": 0.5})]  # fmt: skip
+    values += [("rdpo", metric, {"control": "shuffled"}, [0.3, 0.4]) for metric in ("harmlessness", behaviour("safety"))]
+    table_of(values, tmp_path / "table.json")
+    written = {path.relative_to(tmp_path).as_posix() for path in write_report(tmp_path)}
+    assert {"safety/table.md", "safety/table.tex", "contrasts/table.md", "noise.png", "frontier.png", "map.png", "judge_error.png"} <= written and "pairs.png" not in written
+    table = centre_table(Study(tmp_path / "table.json"), "safety").set_index("method")
+    assert table.loc["rDPO (offset)", "harmlessness at matched utility"] == "0.42 [0.37, 0.47]"  # .40, .424, .44: standard error .0201 / sqrt 3, times 4.30
+    assert table.loc["rDPO, scores of other pairs", "seeds"] == 2 and table.loc["SFT", "KL (nats)"] == "-"
+
+
+def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    metric = lambda value: Metric(experiment="safety", method="dpo", seed=0, metric="utility", value=value, n=10, low=0.0, high=1.0)  # noqa: E731
+    lines = lambda value, seed: lines_of(Row(CENTRE, "dpo", seed), Result("dpo", seed, "", [metric(value)]))  # noqa: E731
+    evidence._write_rows(lines(0.5, 0) + lines(0.6, 1))
+    evidence._write_rows(lines(0.7, 1))
+    assert Study(tmp_path / "table.json").of("safety", "utility", "dpo") == {0: 0.5, 1: 0.7}
+    assert len(json.loads((tmp_path / "table.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("arguments, said", [(["--part", "chess"], "unknown part chess; there are the parts centre"), (["--experiment", "chess"], "unknown experiment chess")])
+def test_the_command_says_what_there_is(arguments, said, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evidence", *arguments])
+    with pytest.raises(SystemExit, match=said):
+        main()
+
+
+def test_roleplay_and_sycophancy_have_pairs_in_every_cell_of_theirs():
+    for experiment, world in (("roleplay-robustness", roleplay),):
+        pairs = scored_pairs(Cell(experiment, noise=0.0, pairs=40), 0, Path())
+        assert all(world.right(pair.prompt, pair.response_revised) for pair in pairs)
+    assert all(pair.response_base for pair in scored_pairs(Cell("sycophancy", pairs=20), 0, Path()))
