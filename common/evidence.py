@@ -12,9 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
@@ -24,10 +25,14 @@ from typing import Any
 from common.batch import experiments
 from common.experiment import Result
 from common.evidence_report import write_report
-from common.laboratory import admitted_student, folder_of, run_row
+from common.laboratory import admitted_student, run_row
+from common.mechanism import probe
 from common.report import OBJECTIVES
 from common.run import Progress, quiet_libraries, resolve
-from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, trial_rows
+from common.schema import Metric
+from common.statistics import corrected_rate
+from common.storage import write_json
+from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, probed_rows, trial_rows
 from common.trainings import Setting
 from common.tuning import write_trials
 
@@ -47,11 +52,18 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
             failed += failures
             if not failures:
                 chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], RESULTS / name / "trials.json")
+        if "mechanism" in wanted and "safety" in chosen:
+            rows = probed_rows(chosen["safety"])
+            found, failures = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
+            failed += failures
+            settings = {row.method: row.setting for row in rows}
+            write_json(RESULTS / "mechanism.json", {"settings": settings, "records": [record for _, records in found for record in records]})
         for part in wanted:
             rows = [(row,) for name in chosen for row in parts(name, chosen[name]).get(part, [])]
             found, failures = _finish(part, pool, partial(_run, FOLDER), rows)
             failed += failures
-            _write_rows([line for (row,), result in found for line in lines_of(row, result)])
+            results = {row: result for (row,), result in found}
+            _write_rows([line for row, result in results.items() for line in lines_of(row, result)] + (corrected_lines(results) if part == "centre" else []))
     return failed
 
 
@@ -91,6 +103,25 @@ def lines_of(row: Row, result: Result) -> list[dict[str, Any]]:
     return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
 
 
+def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[dict[str, Any]]:
+    """What a practitioner with a final judge and a few labels would report: per experiment and seed, `labels` answers of all rows together,
+    drawn at random, are labelled by the oracle; the judge's errors on them correct its view of every row (`judged_corrected`)."""
+    lines, together = [], {}
+    for row, result in results.items():
+        together.setdefault((row.cell.experiment, row.seed), []).append((row, result))
+    for (experiment, seed), of_seed in together.items():
+        seen = [pair for _, result in of_seed for pair in zip(result.outcomes["judged"], result.outcomes[OBJECTIVES[experiment][0]]) if None not in pair]
+        drawn = random.Random(seed).sample(seen, min(labels, len(seen)))
+        yes, no = ([said for said, true in drawn if true == wanted] for wanted in (True, False))
+        for row, result in of_seed:
+            said = [outcome for outcome in result.outcomes["judged"] if outcome is not None]
+            if value := corrected_rate(sum(said), len(said), sum(yes), len(yes), len(no) - sum(no), len(no)):
+                names = {"experiment": experiment, "method": row.method, "seed": seed}
+                metric = Metric(metric="judged_corrected", value=value[0], low=value[1], high=value[2], n=len(said), **names)
+                lines += lines_of(row, Result(row.method, seed, "", [metric]))
+    return lines
+
+
 def _write_rows(lines: Sequence[dict[str, Any]]) -> None:
     """Adds lines to `table.json`, in place of those of the same cell, method and seed."""
     key = lambda line: json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)  # noqa: E731
@@ -108,7 +139,7 @@ def main() -> None:
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
-    every = list(parts("safety", defaultdict(dict)))
+    every = [*parts("safety", defaultdict(dict)), "mechanism"]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.mechanism import mechanism_figure
 from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes, write_table
 from common.statistics import holm, paired_t_test, seed_interval
 from common.study import CONTRASTS, MAIN, NEIGHBOURS, UNTRAINED, Cell
@@ -35,18 +36,23 @@ class Study:
     def __init__(self, path: str | Path):
         if not Path(path).exists():
             raise FileNotFoundError(f"no rows at {path}; python -m common.evidence makes them")
-        self.values: dict[tuple, dict[int, float]] = {}
+        self.lines: dict[tuple, dict[int, dict[str, Any]]] = {}
         for line in json.loads(Path(path).read_text(encoding="utf-8")):
-            self.values.setdefault((line["experiment"], _key(line["cell"]), line["method"], line["metric"]), {})[line["seed"]] = line["value"]
+            self.lines.setdefault((line["experiment"], _key(line["cell"]), line["method"], line["metric"]), {})[line["seed"]] = line
 
     def of(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
         """Seed -> value of a method in the cell that differs from the centre so; {} where nothing was measured."""
         blind = method in ("sft", "dpo")  # trained once for all judges
         unlike = {name: value for name, value in cell.items() if value != getattr(CENTRE, name) and not (blind and name in ("judge_error", "blind_to", "binary"))}
-        return self.values.get((experiment, _key(unlike), method, metric), {})
+        return {seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()}
+
+    def interval(self, experiment: str, metric: str, method: str, seed: int) -> tuple[float, float]:
+        """Over prompts, of one seed at the centre."""
+        line = self.lines[experiment, _key({}), method, metric][seed]
+        return line["low"], line["high"]
 
     def experiments(self) -> list[str]:
-        return [name for name in OBJECTIVES if any(key[0] == name for key in self.values)]
+        return [name for name in OBJECTIVES if any(key[0] == name for key in self.lines)]
 
 
 def _key(cell: Mapping[str, Any]) -> str:
@@ -89,6 +95,27 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
         if seeds := study.of(experiment, objective, method, **cell):
             cells = {label_of: _cell(study.of(experiment, metric, method, **cell)) for metric, label_of in columns.items()}
             rows.append({"method": label, "seeds": len(seeds), **cells})
+    return pd.DataFrame(rows)
+
+
+def correction_table(study: Study) -> pd.DataFrame:
+    """How far the final judge's view of a row lies from the oracle's, as it is and corrected by labels, over all rows at the centre: mean
+    absolute error, and how often the corrected interval holds the oracle's rate."""
+    import pandas as pd
+
+    rows = []
+    for experiment in study.experiments():
+        objective, errors, held = OBJECTIVES[experiment][0], {"judged": [], "judged_corrected": []}, []
+        for method in (*UNTRAINED, *MAIN, *NEIGHBOURS):
+            truth, corrected = study.of(experiment, objective, method), study.of(experiment, "judged_corrected", method)
+            for seed in corrected:
+                for name, values in errors.items():
+                    values.append(abs(study.of(experiment, name, method)[seed] - truth[seed]))
+                low, high = study.interval(experiment, "judged_corrected", method, seed)
+                held.append(low <= truth[seed] <= high)
+        if held:
+            row = {"experiment": experiment, "rows": len(held), "error as judged": sum(errors["judged"]) / len(held), "error corrected": sum(errors["judged_corrected"]) / len(held)}
+            rows.append({name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()} | {"interval holds the truth": f"{sum(held) / len(held):.0%}"})
     return pd.DataFrame(rows)
 
 
@@ -202,6 +229,10 @@ def write_report(folder: str | Path) -> list[Path]:
     (folder / "contrasts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     note = "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts."
     written += write_table(contrast_table(rows), folder / "contrasts", note).values()
+    corrections = correction_table(study)
+    if len(corrections):
+        note = "Final judge with 10 % errors against the oracle, all rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140)."
+        written += write_table(corrections, folder / "corrections", note).values()
     safety = [name for name in names if name == "safety"]
     figures = {
         "noise": sweep_figure(study, "noise", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "teacher noise", names),
@@ -210,6 +241,9 @@ def write_report(folder: str | Path) -> list[Path]:
         "pairs": sweep_figure(study, "pairs", (50, 100, 200, 400, 800), "pairs", safety) if safety and study.of("safety", "utility", "rdpo", pairs=50) else None,
         "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety else None,
     }  # fmt: skip
+    if (folder / "mechanism.json").exists():
+        probed = json.loads((folder / "mechanism.json").read_text(encoding="utf-8"))
+        figures["mechanism"] = mechanism_figure(probed["records"], probed["settings"])
     for name, figure in figures.items():
         if figure:
             written.append(folder / f"{name}.png")

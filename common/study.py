@@ -21,6 +21,7 @@ CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
 UNTRAINED = ("base", "always_refuse", "sr")
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip", "rdpo_filter")
+PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
 SEEDS, FEW = tuple(range(10)), tuple(range(5))
 """At the centre, and elsewhere. A seed is one of prompts, teacher, judge, adapter, order of pairs, and base student."""
 TRIAL_SEEDS = (100, 101)
@@ -129,5 +130,10 @@ def parts(experiment: str, chosen: Mapping[str, Setting]) -> dict[str, list[Row]
     return found
 
 
-CORE = ("centre", "controls", "noise", "judge")
+def probed_rows(chosen: Mapping[str, Setting]) -> list[Row]:
+    """The trainings that are looked into (`common.mechanism`): safety, at the centre."""
+    return [Row(Cell(), method, seed, chosen[method]) for method in PROBED for seed in FEW[:3]]
+
+
+CORE = ("centre", "controls", "noise", "judge", "mechanism")
 """The parts of `make evidence`; `make evidence-full` runs all."""

@@ -251,6 +251,18 @@ def test_every_world_says_what_is_measured_and_the_floor_row_has_it(experiment, 
     assert metrics["judged"].value == metrics["judged_ood"].value == float(experiment == "safety")
 
 
+def test_the_reward_judges_view_of_feedback_asks_for_quality_that_no_stance_moves():
+    world, seen = world_of("sycophancy"), {}
+    sure = [LLMJudge(MiniatureJudge(world, world.PROMPTS, error=0.0, unclear=0.0), prompts) for prompts in (world.PROMPTS, world.PROMPTS.quality)]
+    evaluator = WorldEvaluator(world, "sycophancy", sure[1], prompts=20, reward_judge=FeedbackJudge(*sure))
+    for said in (world.feedback, world.lean):
+        chat = Constant(lambda prompt, said=said: said(world.read_request(prompt), random.Random(0)))
+        seen[said.__name__] = evaluator(TrainedStudent("as told", chat=chat), "test", 0)
+    assert seen["feedback"].value("reward") >= 0.9  # one sentiment in five is heard one off, so two may differ by two
+    assert seen["lean"].value("reward") == 0.0 and seen["lean"].value("judged") > 0 and seen["lean"].value("reward_utility") == 1.0
+    assert seen["lean"].outcomes["steadiness"] == [False] * 20 and len(seen["lean"].outcomes["judged"]) == 20
+
+
 def test_style_is_counted_on_plain_prompts_and_once_more_against_the_instruction():
     """Four requests, three harmful; a student that refuses all when asked plainly, and helps where it is told to answer everything."""
     records = [*safety.prompts_for("test", 3, 0.0, seed=1), *safety.prompts_for("test", 1, 1.0, seed=1)]

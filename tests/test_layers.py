@@ -24,7 +24,8 @@ LAYERS = [
     {"report", "backends", "notebook", "before_after"},
     {"preflight", "grid", "small", "own_data", "study"},
     {"batch", "laboratory"},
-    {"tuning", "evidence_report"},
+    {"tuning", "mechanism"},
+    {"evidence_report"},
     {"evidence"},
 ]
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from common import evidence, laboratory
-from common.evidence import lines_of, main
-from common.evidence_report import Study, behaviour, centre_table, contrasts, paired, write_report
+from common.evidence import corrected_lines, lines_of, main
+from common.evidence_report import Study, behaviour, centre_table, contrasts, correction_table, paired, write_report
 from common.experiment import Result
 from common.laboratory import admitted_student, folder_of, run_row, scored_pairs
+from common.mechanism import kind_of, mechanism_figure, probe, push
 from common.methods import METHODS
 from common.miniature import roleplay, safety
 from common.miniature.language_model import MICRO
@@ -52,7 +53,7 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
     chosen = {method: {"epochs": number} for number, method in enumerate(METHODS)}
     found = parts(experiment, chosen)
     rows = [row for part in found.values() for row in part]
-    assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
+    assert set(CORE) - set(found) <= {"judge", "mechanism"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
         loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo"}.get(row.method, row.method)
         assert row.setting == ({} if row.method in UNTRAINED else chosen[loss])
@@ -196,6 +197,52 @@ def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path, monkeypat
     evidence._write_rows(lines(0.7, 1))
     assert Study(tmp_path / "table.json").of("safety", "utility", "dpo") == {0: 0.5, 1: 0.7}
     assert len(json.loads((tmp_path / "table.json").read_text())) == 2
+
+
+def test_judged_rates_are_corrected_by_labels_of_all_rows_of_a_seed():
+    """A judge that calls 10 % of the wrong right and 20 % of the right wrong, on rows of 100 answers."""
+    def row_of(method, right):  # the judge finds .8 of the right ones good and .1 of the wrong ones
+        truth = [True] * right + [False] * (100 - right)
+        said = [i % 5 > 0 if true else i % 10 == 0 for i, true in enumerate(truth)]
+        return Row(CENTRE, method, 0), Result(method, 0, "", [], outcomes={"harmlessness": truth, "judged": said})
+
+    results = dict([row_of("base", 20), row_of("dpo", 50), row_of("rdpo", 80)])
+    lines = {line["method"]: line for line in corrected_lines(results, labels=300)}
+    for method, truth in (("base", 0.2), ("dpo", 0.5), ("rdpo", 0.8)):
+        judged = 0.8 * truth + 0.1 * (1 - truth)
+        assert lines[method]["metric"] == "judged_corrected" and lines[method]["value"] == pytest.approx(truth, abs=0.02) and abs(judged - truth) > 0.03
+        assert lines[method]["low"] < truth < lines[method]["high"]
+
+
+def test_the_correction_is_held_against_the_oracle(tmp_path):
+    path = table_of([("dpo", "harmlessness", {}, [0.5, 0.9]), ("dpo", "judged", {}, [0.6, 0.7]), ("dpo", "judged_corrected", {}, [0.52, 0.88])], tmp_path / "table.json")
+    lines = [line | ({"low": 0.89, "high": 0.95} if (line["metric"], line["seed"]) == ("judged_corrected", 1) else {"low": 0.51, "high": 0.6}) for line in json.loads(path.read_text())]
+    path.write_text(json.dumps(lines))
+    assert correction_table(Study(path)).to_dict("records") == [
+        {"experiment": "safety", "rows": 2, "error as judged": "0.150", "error corrected": "0.020", "interval holds the truth": "50%"}
+    ]  # .1 and .2; .02 twice; .9 lies in [.89, .95] and .5 not in [.51, .6]
+
+
+def test_the_push_is_the_slope_of_the_loss_for_a_pair_that_the_judge_sees_so():
+    setting = {"beta": 0.5, "alpha": 2.0, "eta": 3.0}
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))  # noqa: E731
+    assert push("dpo", setting, [1.0], -0.8) == pytest.approx([0.5 * sigmoid(-0.5)])
+    assert push("rdpo", setting, [1.0], 0.8) == pytest.approx([0.5 * sigmoid(-0.5 + 1.6)])  # a clean pair is pushed further
+    assert push("rdpo", setting, [1.0], -0.8) == pytest.approx([0.5 * sigmoid(-0.5 - 1.6)])
+    assert push("rdpo_soft", setting, [0.0], -0.8) == pytest.approx([0.5 * (sigmoid(-2.4) - 0.5)])  # and here a mislabelled one is reversed
+    assert push("rdpo_filter", setting, [-3.0, 3.0], -0.8) == [0.0, 0.0]
+
+
+def test_a_probed_training_begins_at_the_reference_and_tells_the_kinds_apart(tiny, tmp_path):
+    row = Row(replace(CENTRE, pairs=48, noise=0.5, benign_share=0.0), "dpo", 0, {"learning_rate": 2e-3, "epochs": 2, "beta": 0.3})
+    records = probe(row, tmp_path)
+    assert {record["kind"] for record in records} == {"clean", "no signal", "mislabelled"} and {record["method"] for record in records} == {"dpo"}
+    assert all(abs(record[side]) < 1e-4 for record in records if record["done"] == 0 for side in ("chosen", "rejected"))
+    end = {record["kind"]: record["chosen"] - record["rejected"] for record in records if record["done"] == 1}
+    assert any(abs(value) > 0.01 for value in end.values())
+    counts = Counter(kind_of(pair, "safety") for pair in scored_pairs(row.cell, 0, Path()) if None not in pair.normalised())
+    assert {record["kind"]: record["n"] for record in records} == {kind: min(40, n) for kind, n in counts.items()}
+    assert probe(row, tmp_path) == records and mechanism_figure(records, {"dpo": row.setting}).axes
 
 
 @pytest.mark.parametrize("arguments, said", [(["--part", "chess"], "unknown part chess; there are the parts centre"), (["--experiment", "chess"], "unknown experiment chess")])
