@@ -118,19 +118,28 @@ def test_the_sample_is_the_listed_one():
 MODELS = {"safety": "SmolLM2-135M-Instruct", "roleplay-robustness": "SmolLM2-135M-Instruct", "sycophancy": "SmolLM2-135M-stance-follower"}
 
 
+@pytest.fixture(scope="module")
+def short_run():
+    """The real model through all three notebooks and into the tables, a few steps of everything (`fast.yaml`), two experiments side by side;
+    those whose model is here. (folder, experiments)"""
+    here = [name for name, model in MODELS.items() if (resolve("runs/models") / model / "model.safetensors").exists()]
+    folder = resolve("runs/small-fast")
+    shutil.rmtree(folder, ignore_errors=True)
+    if here:
+        if not (resolve(small.FOLDER) / "safety.jsonl").exists():
+            small.write_data(SAMPLE)
+        command = [sys.executable, "-m", "common.batch", "small", "-f", "fast", "--to", "small-fast", "--jobs", "2", *(word for name in here for word in ("--experiment", name))]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder, here
+
+
 @pytest.mark.skipif(not (SAMPLE / "safety_pairs.jsonl").exists(), reason="the sample of recorded rows is not here")
 @pytest.mark.parametrize("experiment", MODELS)
-def test_the_profile_in_short(experiment):
-    """The real model through all three notebooks and into the table, a few steps of everything (`fast.yaml`)."""
-    if not (resolve("runs/models") / MODELS[experiment] / "model.safetensors").exists():
+def test_the_profile_in_short(experiment, short_run):
+    folder, here = short_run
+    if experiment not in here:
         pytest.skip(f"{MODELS[experiment]} is not here; python -m common.small makes it")
-    if not (resolve(small.FOLDER) / "safety.jsonl").exists():
-        small.write_data(SAMPLE)
-    folder = resolve("runs/small-fast")
-    shutil.rmtree(folder / experiment, ignore_errors=True)
-    command = [sys.executable, "-m", "common.batch", "small", "-f", "fast", "--to", "small-fast", "--experiment", experiment]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
     results = read_results(folder / experiment)
     trained = [result for result in results if result.swapped]
     assert [result.method for result in trained] == ["rdpo"] and {result.pairs_used for result in trained} == {8}
