@@ -82,7 +82,7 @@ def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tup
     progress, failed = Progress(label, len(futures)), []
     for future in as_completed(futures):
         if error := future.exception():
-            failed.append(f"{futures[future]}: {type(error).__name__}: {error}")
+            failed.append(f"{', '.join(map(str, futures[future]))}: {type(error).__name__}: {error}")
         progress(1)
     return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
 

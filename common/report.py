@@ -1,6 +1,7 @@
 """Tables and figures: one function each, from result files or lists of records, nothing computed twice.
 
-Trained rows carry t-intervals over seeds, untrained rows (which have no seed) Wilson intervals over prompts.
+Trained rows of three seeds or more carry t-intervals over seeds, rows of two the means of both seeds' values and intervals over prompts,
+others, and untrained rows (which have no seed), intervals over prompts.
 """
 
 from __future__ import annotations
@@ -123,10 +124,12 @@ def objective_of(results: Sequence[Result]) -> tuple[str, str]:
 def _cell(metrics: Sequence[Metric], method: str) -> str:
     if not metrics:
         return "-"
-    if not is_trained(method) or len(metrics) == 1:
-        value, low, high = metrics[0].value, metrics[0].low, metrics[0].high
-    else:
+    if not is_trained(method):
+        metrics = metrics[:1]
+    if len(metrics) > 2:
         value, low, high = seed_interval([metric.value for metric in metrics])
+    else:  # a t-interval over two seeds says nothing: one degree of freedom
+        value, low, high = (sum(getattr(metric, end) for metric in metrics) / len(metrics) for end in ("value", "low", "high"))
     digits = 2 if abs(value) < 10 else 1
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 

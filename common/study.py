@@ -70,6 +70,9 @@ class Row:
     setting: Setting = field(default_factory=dict, hash=False)
     split: Literal["validation", "test"] = "test"
 
+    def __str__(self) -> str:
+        return f"{self.cell.experiment}, {self.method}, seed {self.seed}, {self.cell.unlike_centre or 'centre'}, {self.split}"
+
 
 def trial_settings(method: str) -> list[Setting]:
     """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning rate, beta, number of

@@ -196,6 +196,16 @@ def test_the_table_has_a_row_per_method_and_no_bare_number(run):
     assert all(row["n"] > 0 and row["low"] <= row["value"] + 1e-9 and row["value"] <= row["high"] + 1e-9 for row in table_rows(results))
 
 
+@pytest.mark.parametrize("values, cell", [
+    ([0.5], "0.50 [0.40, 0.60]"), ([0.5, 0.7], "0.60 [0.50, 0.70]"),  # one and two seeds: over prompts
+    ([0.5, 0.6, 0.7], "0.60 [0.35, 0.85]"),  # three: t on 2 degrees of freedom, 4.303 * .1 / sqrt 3
+])  # fmt: skip
+def test_a_cell_has_an_interval_over_seeds_from_three_on(values, cell):
+    metrics = lambda seed, value: [Metric(experiment="safety", method="dpo", seed=seed, metric=name, value=value, n=10, low=value - 0.1, high=value + 0.1) for name in ("harmlessness", "utility")]  # noqa: E731
+    [shown] = results_table([Result("dpo", seed, "", metrics(seed, value)) for seed, value in enumerate(values)])["harmlessness"]
+    assert shown == cell
+
+
 def test_every_row_of_the_figure_has_a_mark_of_its_own():
     def row(method, variant="", swapped=0.0):
         metrics = [Metric(experiment="safety", method=method, seed=0, metric=name, value=0.5, n=10, low=0.4, high=0.6) for name in ("harmlessness", "utility")]
