@@ -11,8 +11,7 @@ from common.counterfactual import INSTRUCTIONS
 from common.evaluate import Evaluation, WorldEvaluator, divergence, style_metrics
 from common.experiment import Experiment, Result
 from common.frontier import LAMBDAS, choose_lambda, scaled
-from common.judge import FeedbackJudge, Judgement, LLMJudge
-from common.labels import LearnedJudge
+from common.judge import FeedbackJudge, LLMJudge
 from common.methods import METHODS, Constant, TrainedStudent, TrainSettings, check_methods
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge
