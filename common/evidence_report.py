@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONTROLS = {"rdpo": ("shuffled", "rDPO, scores of other pairs"), "dpo": ("subset", "DPO, as many random pairs as dSC accepts")}
 COLUMNS = {
     "utility": "utility", "judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words",
-    "lambda": "lambda", "train_seconds": "seconds of training",
+    "lambda": "lambda", "pairs_used": "pairs trained on", "train_seconds": "seconds of training",
 }  # fmt: skip
 CENTRE = Cell()
 
