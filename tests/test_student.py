@@ -177,3 +177,16 @@ def test_freed_memory_goes_back_to_the_system():
     large.clear()
     release_memory()
     assert resident() < before - 150_000_000
+
+
+def test_the_head_sees_contiguous_states_so_that_torch_makes_no_copy_of_it_for_every_row(load_micro):
+    """Of a (rows, 1, width) slice torch multiplies each row with a copy of a frozen head of its own."""
+    model, _ = load_micro()
+    head, seen = model.requires_grad_(False).get_output_embeddings(), []
+    head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous()))
+    ids = torch.arange(5, 33).view(4, 7)
+    with torch.no_grad():
+        kept = model(input_ids=ids, logits_to_keep=1).logits
+        head._forward_pre_hooks.clear()
+        assert torch.allclose(model(input_ids=ids, logits_to_keep=1).logits, kept, atol=1e-5) and torch.allclose(model(input_ids=ids).logits[:, -1:], kept, atol=1e-5)
+    assert seen == [True, False, True]  # with it, without, and all positions
