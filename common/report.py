@@ -1,7 +1,7 @@
 """Tables and figures: one function each, from result files or lists of records, nothing computed twice.
 
-Trained rows of three seeds or more carry t-intervals over seeds, rows of two the means of both seeds' values and intervals over prompts,
-others, and untrained rows (which have no seed), intervals over prompts.
+Trained rows of three seeds or more carry t-intervals over seeds; rows of two the mean and all that both intervals over prompts cover; others,
+and untrained rows (which have no seed), intervals over prompts.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def _cell(metrics: Sequence[Metric], method: str) -> str:
         metrics = metrics[:1]
     if len(metrics) > 2:
         value, low, high = seed_interval([metric.value for metric in metrics])
-    else:  # a t-interval over two seeds says nothing: one degree of freedom
-        value, low, high = (sum(getattr(metric, end) for metric in metrics) / len(metrics) for end in ("value", "low", "high"))
+    else:  # a t-interval over two seeds says nothing, with its one degree of freedom
+        value, low, high = sum(m.value for m in metrics) / len(metrics), min(m.low for m in metrics), max(m.high for m in metrics)
     digits = 2 if abs(value) < 10 else 1
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
