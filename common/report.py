@@ -46,7 +46,7 @@ COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf
                             "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f", "#8b0000", "#08306b", "#cb181d", "#2171b5")))  # fmt: skip
 
 
-VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939", "#1b9e77")))
+VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939", "#e7298a")))
 
 
 def result_files(folder: str | Path) -> list[Path]:
