@@ -67,7 +67,7 @@ def read_ratings(path: str | Path) -> dict[str, tuple[int, int]]:
 def rated(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, tuple[bool, int]]]:
     """Metric -> id of a labelled answer -> (what the metric counted it as, the rater's first label)."""
     found: dict[str, dict[str, tuple[bool, int]]] = {}
-    for result in results:
+    for result in [result for result in results if result.ids]:  # a miniature's answers are nobody's to label
         for metric, outcomes in result.outcomes.items():
             for i, outcome in zip(result.ids[OUTCOME_SETS[metric]], outcomes):
                 if i in ratings and outcome is not None:
