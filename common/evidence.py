@@ -14,11 +14,12 @@ import json
 import os
 import random
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,15 @@ def _run(folder: Path, row: Row) -> Result:
 
 
 def _begin_worker(folder: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = open(folder / f"worker-{os.getpid()}.log", "w", buffering=1)
     quiet_libraries()
+
+
+def _end_with_parent() -> None:
+    """Else a worker goes on after its run was killed, beside the next one."""
+    parent_process().join()
+    os._exit(1)
 
 
 def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
