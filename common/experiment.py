@@ -58,13 +58,13 @@ class Result:
         return row_of(self.method, self.variant, self.swapped)
 
     @classmethod
-    def read(cls, path: Path) -> Result:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+    def read(cls, path: str | Path) -> Result:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
         for name in ("metrics", "matched"):
             fields[name] = [Metric(**metric) for metric in fields[name]]
         return cls(**fields)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         content = asdict(self)
         for name in ("metrics", "matched"):
             content[name] = [metric.model_dump() for metric in getattr(self, name)]
