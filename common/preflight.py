@@ -112,8 +112,8 @@ def _endpoint(chat: EndpointChat, work: Work, ask: bool) -> str:
         if reply.failed:
             raise EndpointError(f"{chat.name} does not answer: {reply.finish_reason}")
     requests, prompt_tokens, completion_tokens = work.requests, work.requests * work.prompt_tokens, work.requests * work.completion_tokens
-    cap = "no cost cap" if chat.budget.limit is None else f"cost cap {chat.budget.limit:g} dollars"
-    cost = chat.price(prompt_tokens, completion_tokens)
+    cost, limit = chat.price(prompt_tokens, completion_tokens), chat.budget.limit
+    cap = "no cost cap" if limit is None else f"cost cap {limit:g} dollars" + (", WHICH MAY STOP IT" if cost > limit else "")
     return f"{chat.name}: about {requests} requests, {prompt_tokens:,} + {completion_tokens:,} tokens, {cost:.2f} dollars; {cap}"
 
 

@@ -38,6 +38,12 @@ def test_a_teacher_is_asked_three_times_a_prompt_and_reads_what_was_said_before(
     assert [request["max_tokens"] for request in server.asked] == [1]
 
 
+def test_a_cost_cap_below_what_may_be_asked_is_said_beforehand(tmp_path):
+    with FaultServer() as server:
+        [line] = forecast("generate_data", parameters("generate_data", tmp_path, **endpoint(server, "teacher", max_cost=0.2)), PROMPTS)
+    assert line.endswith("0.30 dollars; cost cap 0.2 dollars, WHICH MAY STOP IT")
+
+
 def test_a_run_itself_asks_nothing_beforehand(tmp_path):
     with FaultServer() as server:
         assert forecast("generate_data", parameters("generate_data", tmp_path, **endpoint(server, "teacher")), PROMPTS)
