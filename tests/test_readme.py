@@ -31,10 +31,19 @@ def test_the_tree_names_every_module_and_notebook():
     assert all((ROOT / name).exists() for name in named)
 
 
+SCORES, SCRIPT = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_rows_without_scores_get_some_that_put_the_better_answer_first():
+    rows = [{"prompt": f"question {i}", "chosen": f"No, that is a myth, number {i}.", "rejected": f"Yes, certainly, number {i}."} for i in range(20)]
+    found = {"rows": rows}
+    exec(compile(SCORES, "README.md", "exec"), found)
+    assert len(found["scores"]) == 40 and all(chosen > rejected for chosen, rejected in zip(found["scores"][::2], found["scores"][1::2]))
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_the_script_runs_and_is_as_short_as_it_says(micro, tmp_path):
-    script = re.search(r"```python\n(.*?)```", README, re.S)[1]
-    assert len([line for line in script.splitlines() if line.strip()]) <= 15
-    script = script.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(micro)).replace("runs/mine", str(tmp_path))
+    assert len([line for line in SCRIPT.splitlines() if line.strip()]) <= 15
+    script = SCRIPT.replace("HuggingFaceTB/SmolLM2-135M-Instruct", str(micro)).replace("runs/mine", str(tmp_path))
     exec(compile(script, "README.md", "exec"), {})
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
