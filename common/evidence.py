@@ -57,8 +57,9 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
             rows = probed_rows(chosen["safety"])
             found, failures = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
             failed += failures
-            settings = {row.method: row.setting for row in rows}
-            write_json(RESULTS / "mechanism.json", {"settings": settings, "records": [record for _, records in found for record in records]})
+            records = [record for _, of_row in found for record in of_row]
+            if records:
+                write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
         for part in wanted:
             rows = [(row,) for name in chosen for row in parts(name, chosen[name]).get(part, [])]
             found, failures = _finish(part, pool, partial(_run, FOLDER), rows)
@@ -152,7 +153,8 @@ def main() -> None:
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
     failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs)
-    print(*write_report(RESULTS), sep="\n")
+    if (RESULTS / "table.json").exists():  # none where every row failed
+        print(*write_report(RESULTS), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
 
 

@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.loss import LOSSES, uses_scores
 from common.mechanism import mechanism_figure
+from common.methods import UNTRAINED
 from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes, write_table
 from common.statistics import holm, paired_t_test, seed_interval
-from common.study import CONTRASTS, MAIN, NEIGHBOURS, UNTRAINED, Cell
+from common.study import CONTRASTS, MAIN, NEIGHBOURS, Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +44,7 @@ class Study:
 
     def of(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
         """Seed -> value of a method in the cell that differs from the centre so; {} where nothing was measured."""
-        blind = method in ("sft", "dpo")  # trained once for all judges
+        blind = method == "sft" or method in LOSSES and not uses_scores(method)  # trained once for all judges
         unlike = {name: value for name, value in cell.items() if value != getattr(CENTRE, name) and not (blind and name in ("judge_error", "blind_to", "binary"))}
         return {seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()}
 
@@ -59,9 +61,9 @@ def _key(cell: Mapping[str, Any]) -> str:
     return json.dumps(cell, sort_keys=True)
 
 
-def behaviour(experiment: str, matched: bool = True) -> str:
+def behaviour(experiment: str) -> str:
     """The metric of the headline: wanted behaviour at matched utility, by the oracle."""
-    return OBJECTIVES[experiment][0] + ("_matched" if matched else "")
+    return f"{OBJECTIVES[experiment][0]}_matched"
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:

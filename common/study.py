@@ -12,14 +12,13 @@ from typing import Any, Literal
 from scipy.stats import qmc
 
 from common.loss import LOSSES, knobs_of
-from common.methods import WITH_NLL
+from common.methods import UNTRAINED, WITH_NLL
 from common.trainings import Setting
 
 MAIN = ("sft", "dsc", "dpo", "rdpo")
 """The methods of every part; the others are compared at the centre."""
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
-UNTRAINED = ("base", "always_refuse", "sr")
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip", "rdpo_filter")
 PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
 SEEDS, FEW = tuple(range(10)), tuple(range(5))

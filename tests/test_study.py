@@ -14,13 +14,13 @@ from common.evidence_report import Study, behaviour, centre_table, contrasts, co
 from common.experiment import Result
 from common.laboratory import admitted_student, folder_of, run_row, scored_pairs
 from common.mechanism import kind_of, mechanism_figure, probe, push
-from common.methods import METHODS
+from common.methods import METHODS, UNTRAINED
 from common.miniature import roleplay, safety
 from common.miniature.language_model import MICRO
 from common.preference import accepted
 from common.report import OBJECTIVES
 from common.schema import Metric
-from common.study import BETAS, CONTRASTS, CORE, KNOBS, LEARNING_RATES, SEEDS, TRIAL_SEEDS, TRIALS, UNTRAINED, Cell, Row, methods_of, parts, trial_rows, trial_settings
+from common.study import BETAS, CONTRASTS, CORE, KNOBS, LEARNING_RATES, SEEDS, TRIAL_SEEDS, TRIALS, Cell, Row, methods_of, parts, trial_rows, trial_settings
 
 CENTRE = Cell()
 
