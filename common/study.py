@@ -23,7 +23,7 @@ NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip",
 PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
 SEEDS, FEW = tuple(range(10)), tuple(range(5))
 """At the centre, and elsewhere. A seed is one of prompts, teacher, judge, adapter, order of pairs, and base student."""
-TRIAL_SEEDS = (100, 101)
+TRIAL_SEEDS = (100, 101, 102, 103)
 """Of the trials: other data and students than any that is reported."""
 TRIALS = 8
 LEARNING_RATES, BETAS = (2e-4, 2e-3), (0.1, 1.0)
