@@ -26,7 +26,7 @@ from typing import Any
 from common.batch import experiments
 from common.experiment import Result
 from common.evidence_report import write_report
-from common.laboratory import admitted_student, run_row
+from common.laboratory import admitted_student, cost_of, run_row
 from common.mechanism import probe
 from common.report import OBJECTIVES
 from common.run import Progress, quiet_libraries, resolve
@@ -35,7 +35,7 @@ from common.statistics import corrected_rate
 from common.storage import write_json
 from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, probed_rows, trial_rows
 from common.trainings import Setting
-from common.tuning import write_trials
+from common.tuning import chosen_by, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
 
@@ -48,11 +48,14 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
         students = [(name, seed) for seed in (*SEEDS, *TRIAL_SEEDS) for name in names]
         _, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), students)
         chosen: dict[str, dict[str, Setting]] = {}
+        by_oracle: dict[str, dict[str, Setting]] = {}
         for name in names:
             found, failures = _finish(f"trials of {name}", pool, partial(_run, FOLDER), [(row,) for row in trial_rows(name)])
             failed += failures
             if not failures:
-                chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], RESULTS / name / "trials.json")
+                path = RESULTS / name / "trials.json"
+                chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
+                by_oracle[name] = chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
         if "mechanism" in wanted and "safety" in chosen:
             rows = probed_rows(chosen["safety"])
             found, failures = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
@@ -61,12 +64,20 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
             if records:
                 write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
         for part in wanted:
-            rows = [(row,) for name in chosen for row in parts(name, chosen[name]).get(part, [])]
+            rows = [(row,) for name in chosen for row in parts(name, chosen[name], by_oracle[name]).get(part, [])]
             found, failures = _finish(part, pool, partial(_run, FOLDER), rows)
             failed += failures
             results = {row: result for (row,), result in found}
-            _write_rows([line for row, result in results.items() for line in lines_of(row, result)] + (corrected_lines(results) if part == "centre" else []))
+            costs, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results]) if part == "centre" else ([], [])
+            failed += failures
+            more = {row: cost for (row,), cost in costs}
+            _write_rows([line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))] + (corrected_lines(results) if part == "centre" else []))
     return failed
+
+
+def chosen_by_oracle(trials: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Setting]:
+    """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no practitioner can choose by."""
+    return chosen_by(trials, lambda row: row["metrics"][objective][0] + row["metrics"]["utility"][0])
 
 
 def _run(folder: Path, row: Row) -> Result:
@@ -96,18 +107,18 @@ def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tup
     return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
 
 
-def lines_of(row: Row, result: Result) -> list[dict[str, Any]]:
-    """What was measured of a row, one line a metric. `_matched`: at matched utility; `@`: with the adapter scaled by that lambda, on the
-    validation split. cell: what differs from the centre."""
+def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
+    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility; `@`: with the adapter scaled by that
+    lambda, on the validation split. cell: what differs from the centre."""
     about = {
         "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
-        "cell": row.cell.unlike_centre,
+        "cell": row.unlike_centre,
     }  # fmt: skip
     measured = [(metric, metric.metric) for metric in result.metrics] + [(metric, f"{metric.metric}_matched") for metric in result.matched]
     lines = [{**about, "metric": name, "value": round(metric.value, 4), "n": metric.n, "low": round(metric.low, 4), "high": round(metric.high, 4)} for metric, name in measured]
     seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
-    single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None}
-    for point in result.frontier if not row.cell.unlike_centre else []:
+    single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None, **more}
+    for point in result.frontier if not row.unlike_centre else []:
         single |= {f"utility@{point['lambda']:g}": round(point["utility"], 4), f"{OBJECTIVES[row.cell.experiment][0]}@{point['lambda']:g}": round(point["safety"], 4)}
     return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
 
@@ -148,7 +159,7 @@ def main() -> None:
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
-    every = [*parts("safety", defaultdict(dict)), "mechanism"]
+    every = [*parts("safety", defaultdict(dict), defaultdict(dict)), "mechanism"]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")

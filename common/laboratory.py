@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from common.backends import open_final_judge, open_judge, open_prompts, open_teacher, prompts_of
 from common.chat import LocalChat
+from common.counterfactual import INSTRUCTIONS, generate_counterfactual_pairs
 from common.evaluate import Evaluation, WorldEvaluator
 from common.experiment import Experiment, Result
 from common.judge import score_pairs
-from common.methods import TrainedStudent, TrainSettings
+from common.methods import SUPERVISED, TrainedStudent, TrainSettings, is_trained, sees_scores
 from common.miniature.language_model import Recipe, pretrained_student
 from common.notebook import checked_parameters
 from common.preference import accepted
@@ -47,6 +49,19 @@ def run_row(row: Row, folder: Path) -> Result:
         match_utility=row.split == "test", evaluations=_evaluations(row.cell.experiment, row.seed, evaluator.reward_judge.name), compute_dtype=torch.float32,
     )  # fmt: skip
     return run.result(row.method, row.seed)
+
+
+def cost_of(row: Row, folder: Path) -> dict[str, int]:
+    """What a row takes before it is measured: the teacher's replies, the reward judge's verdicts, and the tokens of prompts and answers
+    that training reads over all epochs (a prompt once a pair; the reference pass not counted). Zeros for an untrained row."""
+    if not is_trained(row.method):
+        return {"teacher_replies": 0, "judge_verdicts": 0, "tokens_trained_on": 0}
+    student = admitted_student(row.cell.experiment, row.seed, folder)
+    pairs, tokenizer = scored_pairs(row.cell, row.seed, student), AutoTokenizer.from_pretrained(student)
+    used = accepted(pairs) if row.method == "dsc" else [pair for pair in pairs if None not in pair.normalised()]
+    texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([] if row.method in SUPERVISED else [pair.response]))]
+    tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return {"teacher_replies": 3 * len(pairs), "judge_verdicts": 2 * len(pairs) * sees_scores(row.method), "tokens_trained_on": tokens * row.setting["epochs"]}
 
 
 def folder_of(row: Row, folder: Path) -> Path:
@@ -79,7 +94,11 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
     sampling = Sampling(max_new_tokens=making["max_new_tokens"] if cell.teacher == "program" else 2 * MAX_NEW_TOKENS)
     teacher = open_teacher(making) if cell.teacher == "program" else LocalChat(*load_student(student, compute_dtype=torch.float32), "the student itself", batch_size=128)
     with tempfile.TemporaryDirectory(prefix="rdpo-") as scratch:
-        pairs = generate_pairs(teacher, records, texts, sampling, Path(scratch, "pairs.jsonl"), failed_limit=0.0 if cell.teacher == "program" else 1.0)
+        path, limit = Path(scratch, "pairs.jsonl"), 0.0 if cell.teacher == "program" else 1.0
+        if cell.variant:
+            pairs = generate_counterfactual_pairs(teacher, records, INSTRUCTIONS[cell.experiment], cell.variant, sampling, path, failed_limit=limit, base=texts.quality is not None)
+        else:
+            pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
         scored = list(score_pairs(open_judge(scoring), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
     rng = random.Random(seed)
     if cell.control == "subset":
@@ -93,6 +112,7 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
 def _parameters(cell: Cell, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of generate_data and reward_score."""
     noise = {"noise_no_better": cell.noise / 2, "noise_worse": cell.noise / 2, "noise_on": cell.noise_on}
+    noise |= {"pairs": f"counterfactual_{cell.variant}"} if cell.variant else {}
     making = {"prompts": cell.pairs, "benign_share": cell.benign_share, "seed": seed, **noise}
     scoring = {"judge_error": cell.judge_error, "judge_blind_to": cell.blind_to, "seed": seed} | ({"scale": "BINARY"} if cell.binary else {})
     return checked_parameters(f"{cell.experiment}/generate_data.ipynb", making), checked_parameters(f"{cell.experiment}/reward_score.ipynb", scoring)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.chat import ChatModel, LocalChat, OnReply, hand_over
 from common.logprobs import grouped_logprobs
-from common.loss import LOSSES
+from common.loss import LOSSES, uses_scores
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
 from common.run import Progress, resolve
@@ -95,6 +95,12 @@ def existing(method: str) -> str:
 def is_trained(method: str) -> bool:
     """Whether a row is trained here, so that every seed gives another student."""
     return method not in UNTRAINED and not existing(method)
+
+
+def sees_scores(method: str) -> bool:
+    """Whether a row that is trained here depends on the external scores."""
+    loss, on = WITH_NLL.get(method, (method, "all"))
+    return method == "dsc" or on == "accepted" or loss in LOSSES and uses_scores(loss)
 
 
 def existing_folder(method: str) -> Path:

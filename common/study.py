@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from scipy.stats import qmc
 
+from common.counterfactual import VARIANTS
 from common.loss import LOSSES, knobs_of
 from common.methods import UNTRAINED, WITH_NLL
 from common.trainings import Setting
@@ -20,7 +21,14 @@ MAIN = ("sft", "dsc", "dpo", "rdpo")
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip", "rdpo_filter")
+ABLATED = {
+    "rdpo": {"alpha": (0.0, 0.5, 2.0, 8.0, 20.0), "beta": (0.1, 0.3, 1.0), "lora_rank": (4, 64)},
+    "rdpo_soft": {"eta": (0.5, 2.0, 8.0)},
+    "dpo": {"beta": (0.1, 0.3, 1.0)},
+}
+"""What is changed in a method's chosen setting, one value at a time. Scores are normalised to [0, 1]: alpha on raw scores of 0 to 5 would be a fifth of it."""
 PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
+INSTRUCTED = tuple(variant for variant in VARIANTS if variant != "neutral")
 SEEDS, FEW = tuple(range(10)), tuple(range(5))
 """At the centre, and elsewhere. A seed is one of prompts, teacher, judge, adapter, order of pairs, and base student."""
 TRIAL_SEEDS = (100, 101, 102, 103)
@@ -37,7 +45,7 @@ class Cell:
 
     noise: share of the teacher's revisions that are no better than the answer (half of them) or worse (the other half).
     noise_on: all prompts alike, or one kind, see `MiniatureTeacher`. teacher: "program", or "student": the base student itself
-    answers, criticises and revises. judge_error, blind_to: see `MiniatureJudge`; binary: it says good or bad and no grade.
+    answers, criticises and revises. variant: "" for pairs of self-critique, else of Counterfactual DPO. judge_error, blind_to: see `MiniatureJudge`; binary: it says good or bad and no grade.
     pairs: prompts, unscored pairs included. benign_share: of the prompts. control: "shuffled": every pair has the scores of
     another one; "subset": as many pairs, drawn at random, as dSC accepts.
     """
@@ -51,6 +59,7 @@ class Cell:
     blind_to: str = ""
     binary: bool = False
     teacher: Literal["program", "student"] = "program"
+    variant: str = ""
     control: Literal["", "shuffled", "subset"] = ""
 
     @property
@@ -61,16 +70,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One student of the study: trained in a cell by a method with a setting, measured on a split."""
+    """One student of the study: trained in a cell by a method with a setting, measured on a split. changed: how the setting is unlike the
+    one that the trials chose, for its place in the tables."""
 
     cell: Cell
     method: str
     seed: int
     setting: Setting = field(default_factory=dict, hash=False)
     split: Literal["validation", "test"] = "test"
+    changed: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def unlike_centre(self) -> dict[str, Any]:
+        return {**self.cell.unlike_centre, **self.changed}
 
     def __str__(self) -> str:
-        return f"{self.cell.experiment}, {self.method}, seed {self.seed}, {self.cell.unlike_centre or 'centre'}, {self.split}"
+        return f"{self.cell.experiment}, {self.method}, seed {self.seed}, {self.unlike_centre or 'centre'}, {self.split}"
 
 
 def trial_settings(method: str) -> list[Setting]:
@@ -99,11 +114,12 @@ def trial_rows(experiment: str) -> list[Row]:
     return [Row(Cell(experiment), method, seed, setting, "validation") for method in methods_of(experiment) for setting in trial_settings(method) for seed in TRIAL_SEEDS]
 
 
-def parts(experiment: str, chosen: Mapping[str, Setting]) -> dict[str, list[Row]]:
+def parts(experiment: str, chosen: Mapping[str, Setting], by_oracle: Mapping[str, Setting]) -> dict[str, list[Row]]:
     """The rows of each part of the study, in the order in which they are run; the same row may stand in several.
 
     Args:
         chosen: setting of every trained method, by the trials; rows with an NLL term take their loss's.
+        by_oracle: the settings that the oracle would have chosen from the same trials.
     """
     centre = Cell(experiment)
 
@@ -117,6 +133,7 @@ def parts(experiment: str, chosen: Mapping[str, Setting]) -> dict[str, list[Row]
         "centre": rows([centre], (*UNTRAINED, *methods_of(experiment)), SEEDS),
         "controls": rows(varied(control=["shuffled"]), ["rdpo"], FEW) + rows(varied(control=["subset"]), ["dpo"], FEW),
         "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), MAIN, FEW),
+        "oracle": [Row(centre, method, seed, by_oracle[method], changed={"chosen_by": "oracle"}) for seed in FEW for method in (*MAIN, "rdpo_filter")],
     }
     if safety:
         errors, noises = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5)
@@ -128,6 +145,11 @@ def parts(experiment: str, chosen: Mapping[str, Setting]) -> dict[str, list[Row]
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN, FEW),
             "self": rows(varied(teacher=["student"]), MAIN, FEW),
             "nll": rows([centre], list(WITH_NLL), FEW),
+            "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo"), FEW),
+            "settings": [
+                Row(centre, method, seed, chosen[method] | {name: value}, changed={name: value})
+                for seed in FEW for method, changes in ABLATED.items() for name, values in changes.items() for value in values
+            ],
         }
     return found
 

@@ -25,6 +25,8 @@ LAYERS = [
     {"preflight", "grid", "small", "own_data", "study"},
     {"batch", "laboratory"},
     {"tuning", "mechanism"},
+    {"evidence_rows"},
+    {"evidence_figures"},
     {"evidence_report"},
     {"evidence"},
 ]

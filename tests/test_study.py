@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from common import evidence, laboratory
-from common.evidence import corrected_lines, lines_of, main
-from common.evidence_report import Study, behaviour, centre_table, contrasts, correction_table, paired, write_report
+from common.evidence import chosen_by_oracle, corrected_lines, lines_of, main
+from common.evidence_report import centre_table, contrasts, correction_table, cost_table, elsewhere_table, oracle_table, settings_table, write_report
+from common.evidence_rows import Study, behaviour, paired
 from common.experiment import Result
-from common.laboratory import admitted_student, folder_of, run_row, scored_pairs
+from common.laboratory import admitted_student, cost_of, folder_of, run_row, scored_pairs
 from common.mechanism import kind_of, mechanism_figure, probe, push
 from common.methods import METHODS, UNTRAINED
 from common.miniature import roleplay, safety
@@ -50,19 +51,22 @@ def test_trials_are_of_other_seeds_than_any_result_and_see_the_validation_split(
 
 @pytest.mark.parametrize("experiment", OBJECTIVES)
 def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(experiment):
-    chosen = {method: {"epochs": number} for number, method in enumerate(METHODS)}
-    found = parts(experiment, chosen)
+    chosen, by_oracle = ({method: {"epochs": start + number} for number, method in enumerate(METHODS)} for start in (0, 100))
+    found = parts(experiment, chosen, by_oracle)
     rows = [row for part in found.values() for row in part]
     assert set(CORE) - set(found) <= {"judge", "mechanism"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
         loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo"}.get(row.method, row.method)
-        assert row.setting == ({} if row.method in UNTRAINED else chosen[loss])
+        if row.changed == {"chosen_by": "oracle"}:
+            assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
+        else:
+            assert row.setting == ({} if row.method in UNTRAINED else chosen[loss]) | dict(row.changed)
     at_centre = {row.method for row in found["centre"] if row.cell == Cell(experiment)}
     assert {method for contrast in CONTRASTS for method in contrast} <= at_centre and {row.seed for row in found["centre"]} == set(SEEDS)
 
 
 def test_a_method_that_sees_no_scores_is_not_trained_again_for_another_judge():
-    blind = [row for part in ("judge", "map") for row in parts("safety", defaultdict(dict))[part] if row.method in ("sft", "dpo")]
+    blind = [row for part in ("judge", "map") for row in parts("safety", defaultdict(dict), defaultdict(dict))[part] if row.method in ("sft", "dpo")]
     assert blind == []
     assert [(p.id, p.response, p.response_revised) for p in scored_pairs(CENTRE, 3, Path())] == [(p.id, p.response, p.response_revised) for p in scored_pairs(replace(CENTRE, judge_error=0.3), 3, Path())]
 
@@ -131,6 +135,32 @@ def test_a_row_is_trained_once_and_tells_what_the_reward_judge_sees(tiny, tmp_pa
     assert {"utility@0.5", "harmlessness@1"} <= {line["metric"] for line in lines_of(replace(row, cell=CENTRE), result)}
 
 
+def test_a_changed_setting_stands_in_a_cell_of_its_own():
+    row = Row(CENTRE, "rdpo", 0, {"alpha": 8.0}, changed={"alpha": 8.0})
+    metric = Metric(experiment="safety", method="rdpo", seed=0, metric="utility", value=0.5, n=10, low=0.0, high=1.0)
+    lines = lines_of(row, Result("rdpo", 0, "", [metric]), tokens_trained_on=7)
+    assert [(line["metric"], line["value"], line["cell"]) for line in lines] == [("utility", 0.5, {"alpha": 8.0}), ("tokens_trained_on", 7, {"alpha": 8.0})]
+
+
+def test_the_oracle_may_choose_another_setting_than_the_judge():
+    trial = lambda setting, harmless, utility: {"method": "dpo", "setting": setting, "metrics": {"harmlessness": [harmless, 150], "utility": [utility, 150]}}  # noqa: E731
+    trials = [trial({"beta": 0.1}, 0.9, 0.2), trial({"beta": 0.1}, 0.8, 0.9), trial({"beta": 1.0}, 0.6, 1.0), trial({"beta": 1.0}, 0.5, 0.9)]  # means 1.4 and 1.5
+    assert chosen_by_oracle(trials, "harmlessness") == {"dpo": {"beta": 1.0}}
+
+
+def test_a_row_costs_what_its_method_asks_and_reads(tiny, tmp_path):
+    cell = replace(CENTRE, pairs=24)
+    costs = {method: cost_of(Row(cell, method, 1, {"epochs": epochs}), tmp_path) for method, epochs in (("sft", 1), ("dsc", 1), ("dpo", 1), ("rdpo", 2))}
+    assert {method: (cost["teacher_replies"], cost["judge_verdicts"]) for method, cost in costs.items()} == {"sft": (72, 0), "dsc": (72, 48), "dpo": (72, 0), "rdpo": (72, 48)}
+    assert 0 < costs["dsc"]["tokens_trained_on"] < costs["sft"]["tokens_trained_on"] < costs["dpo"]["tokens_trained_on"] == costs["rdpo"]["tokens_trained_on"] / 2
+    assert set(cost_of(Row(cell, "base", 1), tmp_path).values()) == {0}
+
+
+def test_pairs_can_be_of_counterfactual_dpo():
+    pairs = scored_pairs(replace(CENTRE, variant="contrastive", pairs=24), 0, Path())
+    assert {pair.variant for pair in pairs} == {"contrastive"} and any(None not in pair.normalised() for pair in pairs)
+
+
 def test_a_base_student_that_is_not_admitted_makes_way_for_the_next(tiny, tmp_path, monkeypatch):
     first = admitted_student("safety", 7, tmp_path)
     monkeypatch.setattr(laboratory, "MOST_BEHAVIOUR", -1.0)
@@ -187,6 +217,23 @@ def test_the_report_is_written_from_the_rows_alone(tmp_path):
     table = centre_table(Study(tmp_path / "table.json"), "safety").set_index("method")
     assert table.loc["rDPO (offset)", "harmlessness at matched utility"] == "0.42 [0.37, 0.47]"  # .40, .424, .44: standard error .0201 / sqrt 3, times 4.30
     assert table.loc["rDPO, scores of other pairs", "seeds"] == 2 and table.loc["SFT", "KL (nats)"] == "-"
+
+
+def test_tables_away_from_the_centre_compare_seed_by_seed(tmp_path):
+    matched, own = behaviour("safety"), [0.4, 0.5, 0.6]
+    values = [("rdpo", matched, {}, own), ("dpo", matched, {}, [0.3, 0.4, 0.5]), ("rdpo", matched, {"alpha": 8.0}, [0.5, 0.6, 0.6]), ("rdpo", "utility", {"alpha": 8.0}, [0.9] * 3)]
+    values += [("rdpo", matched, {"binary": True}, [0.6, 0.5, 0.7]), ("rdpo", matched, {"chosen_by": "oracle"}, [0.5, 0.6])]
+    values += [(method, metric, {}, [number]) for method, numbers in (("rdpo", (1200, 800, 400, 5000, 12.4)), ("base", (0, 0, 0, 0, 0))) for metric, number in zip(("teacher_replies", "judge_verdicts", "pairs_used", "tokens_trained_on", "train_seconds"), numbers)]  # fmt: skip
+    study = Study(table_of(values, tmp_path / "table.json"))
+    assert cost_table(study, "safety").to_dict("records") == [
+        {"method": "rDPO (offset)", "teacher's replies": "1200", "judge's verdicts": "800", "pairs trained on": "400", "tokens trained on": "5000", "seconds of training, one core": "12"}
+    ]
+    centre, binary = elsewhere_table(study).to_dict("records")
+    assert centre["rDPO - DPO"] == "+0.10 [+0.10, +0.10]" and (binary["cell"], binary["DPO"], binary["rDPO - DPO"]) == ("the judge says good or bad only", centre["DPO"], "+0.20 [-0.05, +0.45]")
+    chosen, changed = [row for row in settings_table(study).to_dict("records") if row["method"] == "rDPO (offset)"]
+    assert (chosen["setting"], chosen["difference"]) == ("as chosen", "-") and changed["setting"] == "alpha 8" and changed["difference"].startswith("+0.07 [")
+    (oracle,) = oracle_table(study, {"safety": {"chosen": {"rdpo": {"learning_rate": 1e-3, "sft_learning_rate": 1e-3, "alpha": 2.0}, "dpo": {"beta": 0.1}}}}).to_dict("records")
+    assert oracle["chosen by the judge"] == "learning rate 0.001, alpha 2" and oracle["judge's choice"].startswith("0.45 [") and oracle["difference"] == "+0.10 [+0.10, +0.10]"
 
 
 def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path, monkeypatch):

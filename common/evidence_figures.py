@@ -1,0 +1,91 @@
+"""Figures of the study: every value a mean over seeds with its t-interval, differences paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from common.evidence_rows import Study, behaviour, paired
+from common.methods import UNTRAINED
+from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes
+from common.statistics import seed_interval
+from common.study import MAIN, NEIGHBOURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str], methods: Sequence[str] = MAIN) -> Figure:
+    """Wanted behaviour at matched utility, and utility as trained below it, against one factor around the centre: a line a method, its
+    t-interval as a band, a column an experiment. The base student is a dotted line."""
+    figure, axes = grid_of_axes(2, len(names), 3.6 * len(names) + 1.6, 5.6)
+    for column, experiment in enumerate(names):
+        for row, metric in enumerate((behaviour(experiment), "utility")):
+            one = axes[row][column]
+            for method in methods:
+                points = [(value, *seed_interval(list(found.values()))) for value in values if (found := study.of(experiment, metric, method, **{factor: value}))]
+                if points:
+                    x, mean, low, high = zip(*points)
+                    one.plot(x, mean, color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
+                    one.fill_between(x, low, high, color=COLORS[method], alpha=0.12, linewidth=0)
+            if base := study.of(experiment, metric, "base"):
+                one.axhline(seed_interval(list(base.values()))[0], color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+            one.set(ylim=(-0.03, 1.05), xlabel=label if row else "")
+            if factor == "pairs":
+                one.set_xscale("log", base=2)
+                one.set_xticks(values, [f"{value:g}" for value in values])
+            if not row:
+                one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
+        axes[0][column].set_ylabel("at matched utility" if not column else "")
+        axes[1][column].set_ylabel("utility as trained" if not column else "")
+    axes[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
+    """Behaviour against utility on the test split at the centre: a small mark a seed, a large one the mean, and a thin line the mean
+    frontier over lambda (validation split) from the base student to the student as trained."""
+    figure, axes = grid_of_axes(1, len(names), 4.2 * len(names) + 2.2, 4.2)
+    for one, experiment in zip(axes[0], names):
+        objective = OBJECTIVES[experiment][0]
+        for method in (*UNTRAINED, *MAIN, *NEIGHBOURS):
+            x, y = (study.of(experiment, metric, method) for metric in ("utility", objective))
+            if not x:
+                continue
+            color = COLORS[method]
+            one.scatter(list(x.values()), [y[seed] for seed in x], color=color, s=9, alpha=0.35, linewidth=0)
+            one.scatter(_mean(x), _mean(y), color=color, s=58, label=LABELS[method], edgecolor="white", linewidth=0.7, zorder=3, marker="s" if method in UNTRAINED else "o")
+            line = [(_mean(u), _mean(b)) for factor in ("0", "0.25", "0.5", "0.75", "1") if (u := study.of(experiment, f"utility@{factor}", method)) and (b := study.of(experiment, f"{objective}@{factor}", method))]
+            one.plot(*zip(*line), color=color, linewidth=0.8, alpha=0.6) if line else None
+        one.axvline(0.95 * _mean(study.of(experiment, "utility", "base")), color="0.6", linestyle=":", linewidth=1)
+        one.set(xlabel="utility", ylabel=objective, xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+        one.set_title(experiment, fontsize=10)
+    axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def _mean(values: Mapping[int, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: Sequence[float], against: Sequence[str] = ("dpo", "dsc")) -> Figure:
+    """Who wins where: mean paired difference of rDPO and another method, at matched utility, over teacher noise and judge error, with its
+    t-interval. Bold where the interval leaves zero out; not corrected for their number."""
+    figure, axes = grid_of_axes(1, len(against), 6.6 * len(against) + 0.8, 3.6)
+    for one, other in zip(axes[0], against):
+        cells = [[paired(*(study.of(experiment, behaviour(experiment), method, noise=noise, judge_error=error) for method in ("rdpo", other))) for noise in noises] for error in errors]
+        shown = one.imshow([[sum(values) / len(values) if values else float("nan") for values in row] for row in cells], cmap="RdBu", vmin=-0.6, vmax=0.6, aspect="auto", origin="lower")
+        for y, row in enumerate(cells):
+            for x, values in enumerate(row):
+                if len(values) > 1:
+                    mean, low, high = seed_interval(values)
+                    style = {"ha": "center", "color": "white" if abs(mean) > 0.4 else "black"}
+                    one.text(x, y, f"{mean:+.2f}", va="bottom", fontsize=9, weight="bold" if low > 0 or high < 0 else "normal", **style)
+                    one.text(x, y - 0.05, f"[{low:+.2f}, {high:+.2f}]", va="top", fontsize=7, **style)
+        one.set_xticks(range(len(noises)), [f"{noise:.0%}" for noise in noises])
+        one.set_yticks(range(len(errors)), [f"{error:.0%}" for error in errors])
+        one.set(xlabel="teacher noise", ylabel="judge error")
+        one.set_title(f"{OBJECTIVES[experiment][0]}, rDPO - {LABELS[other]}", fontsize=10)
+        one.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes[0].tolist(), label="at matched utility")
+    return figure
