@@ -85,6 +85,21 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def gains_table(study: Study) -> pd.DataFrame:
+    """Safety as trained, gained over the base student, paired by seed, as the judge of the pairs, another judge and the oracle see it: what
+    only the judge of the pairs sees is over-optimisation."""
+    import pandas as pd
+
+    judges = {"reward": "reward judge sees", "judged": "second judge sees", "harmlessness": "oracle sees"}
+    rows = []
+    for label, cell in {"10 % judge error": {}, "30 % judge error": {"judge_error": 0.3}, "blind to one wrapper": {"blind_to": "story"}}.items():
+        for method in ("dsc", "rdpo", "rdpo_filter"):
+            gains = {said: paired(*(study.of("safety", metric, row, **cell) for row in (method, "base"))) for metric, said in judges.items()}
+            if all(gains.values()):
+                rows.append({"reward judge": label, "method": LABELS[method], **{said: _difference(values) for said, values in gains.items()}})
+    return pd.DataFrame(rows)
+
+
 def settings_table(study: Study) -> pd.DataFrame:
     """Safety at the centre with one value of a method's chosen setting changed: behaviour at matched utility, its difference to the chosen
     setting paired by seed, and utility as trained."""
@@ -188,6 +203,7 @@ def write_report(folder: str | Path) -> list[Path]:
         "corrections": (correction_table(study), "Final judge with 10 % errors against the oracle, all rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140)."),
         "cost": (cost_table(study, "safety"), "What one student of the centre takes, safety, mean over seeds. A prompt counts once a pair; the reference pass of the preference losses, kept for all of them, is not counted."),
         "elsewhere": (elsewhere_table(study), f"Harmlessness at matched utility away from the centre. {over_seeds}, differences paired by seed."),
+        "gains": (gains_table(study), "Harmlessness as trained, gained over the base student, paired by seed, with 95 % t-intervals: as the judge that scored the pairs, another judge and the oracle see it."),
         "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, differences paired by seed."),
         "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, differences paired by seed."),
     }  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.methods import sees_scores
+from common.methods import is_trained, sees_scores
 from common.report import OBJECTIVES
 from common.study import Cell
 
@@ -26,7 +26,7 @@ class Study:
 
     def of(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
         """Seed -> value of a method in the cell that differs from the centre so; {} where nothing was measured."""
-        shared = () if sees_scores(method) else ("judge_error", "blind_to", "binary")  # trained once for all judges
+        shared = ("judge_error", "blind_to", "binary") if is_trained(method) and not sees_scores(method) else ()  # one training for all judges
         unlike = {name: value for name, value in cell.items() if value != getattr(CENTRE, name, None) and name not in shared}
         return {seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()}
 

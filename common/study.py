@@ -138,10 +138,10 @@ def parts(experiment: str, chosen: Mapping[str, Setting], by_oracle: Mapping[str
     if safety:
         errors, noises = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5)
         found |= {
-            "judge": rows(varied(judge_error=errors), aware, FEW),
+            "judge": rows(varied(judge_error=errors), ("base", *aware), FEW),
             "pairs": rows(varied(pairs=[50, 100, 200, 800]), MAIN, FEW),
             "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], ("dsc", "rdpo"), FEW),
-            "kinds": rows(varied(blind_to=["story"], binary=[True]), aware, FEW) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN, FEW),
+            "kinds": rows(varied(blind_to=["story"], binary=[True]), ("base", *aware), FEW) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN, FEW),
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN, FEW),
             "self": rows(varied(teacher=["student"]), MAIN, FEW),
             "nll": rows([centre], list(WITH_NLL), FEW),

@@ -10,7 +10,7 @@ import pytest
 
 from common import evidence, laboratory
 from common.evidence import chosen_by_oracle, corrected_lines, lines_of, main
-from common.evidence_report import centre_table, contrasts, correction_table, cost_table, elsewhere_table, oracle_table, settings_table, write_report
+from common.evidence_report import centre_table, contrasts, correction_table, cost_table, elsewhere_table, gains_table, oracle_table, settings_table, write_report
 from common.evidence_rows import Study, behaviour, paired
 from common.experiment import Result
 from common.laboratory import admitted_student, cost_of, folder_of, run_row, scored_pairs
@@ -234,6 +234,15 @@ def test_tables_away_from_the_centre_compare_seed_by_seed(tmp_path):
     assert (chosen["setting"], chosen["difference"]) == ("as chosen", "-") and changed["setting"] == "alpha 8" and changed["difference"].startswith("+0.07 [")
     (oracle,) = oracle_table(study, {"safety": {"chosen": {"rdpo": {"learning_rate": 1e-3, "sft_learning_rate": 1e-3, "alpha": 2.0}, "dpo": {"beta": 0.1}}}}).to_dict("records")
     assert oracle["chosen by the judge"] == "learning rate 0.001, alpha 2" and oracle["judge's choice"].startswith("0.45 [") and oracle["difference"] == "+0.10 [+0.10, +0.10]"
+
+
+def test_a_gain_that_only_the_reward_judge_sees_is_shown(tmp_path):
+    cell = {"blind_to": "story"}
+    values = [("base", "reward", cell, [0.3, 0.4]), ("rdpo", "reward", cell, [0.9, 0.9]), ("base", "judged", cell, [0.2, 0.2]), ("rdpo", "judged", cell, [0.3, 0.2]),
+              ("base", "harmlessness", cell, [0.1, 0.1]), ("rdpo", "harmlessness", cell, [0.1, 0.1]), ("base", "reward", {}, [0.3, 0.3])]  # fmt: skip
+    (row,) = gains_table(Study(table_of(values, tmp_path / "table.json"))).to_dict("records")
+    assert (row["reward judge"], row["method"], row["oracle sees"]) == ("blind to one wrapper", "rDPO (offset)", "+0.00 [+0.00, +0.00]")
+    assert row["reward judge sees"].startswith("+0.55 [") and row["second judge sees"].startswith("+0.05 [")
 
 
 def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path, monkeypatch):
