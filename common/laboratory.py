@@ -17,6 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from common.backends import open_final_judge, open_judge, open_prompts, open_teacher, prompts_of
+from common.batch import profile_parameters
 from common.chat import LocalChat
 from common.counterfactual import INSTRUCTIONS, generate_counterfactual_pairs
 from common.evaluate import Evaluation, WorldEvaluator
@@ -34,7 +35,7 @@ from common.student import load_student
 from common.study import Cell, Row
 
 SETTINGS = TrainSettings(batch_size=8, max_length=512)
-PROMPTS, MAX_NEW_TOKENS = 150, 52  # as in the profile `miniature`
+PROMPTS, MAX_NEW_TOKENS = (profile_parameters("miniature", "safety", "train_rdpo")[name] for name in ("evaluation_prompts", "max_new_tokens"))
 LEAST_UTILITY, MOST_BEHAVIOUR = 0.9, 0.6
 """A base student is admitted with at least that utility and at most that much of the behaviour wanted, on the validation split: after a
 minute of pre-training some know too little, and some need no cure."""
