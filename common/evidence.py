@@ -15,7 +15,6 @@ import os
 import random
 import sys
 import threading
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -28,12 +27,13 @@ from common.experiment import Result
 from common.evidence_report import write_report
 from common.laboratory import admitted_student, cost_of, run_row
 from common.mechanism import probe
+from common.methods import METHODS
 from common.report import OBJECTIVES
 from common.run import Progress, quiet_libraries, resolve
 from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
-from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, probed_rows, trial_rows
+from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
 from common.trainings import Setting
 from common.tuning import chosen_by, write_trials
 
@@ -50,28 +50,26 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
         chosen: dict[str, dict[str, Setting]] = {}
         by_oracle: dict[str, dict[str, Setting]] = {}
         for name in names:
-            found, failures = _finish(f"trials of {name}", pool, partial(_run, FOLDER), [(row,) for row in trial_rows(name)])
+            needed = {tuned_as(row.method) for part in wanted for row in parts(name).get(part, [])}
+            found, failures = _finish(f"trials of {name}", pool, partial(_run, FOLDER), [(row,) for row in trial_rows(name, [method for method in METHODS if method in needed])])
             failed += failures
             if not failures:
                 path = RESULTS / name / "trials.json"
                 chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
                 by_oracle[name] = chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
-        if "mechanism" in wanted and "safety" in chosen:
-            rows = probed_rows(chosen["safety"])
-            found, failures = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
-            failed += failures
-            records = [record for _, of_row in found for record in of_row]
-            if records:
-                write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
         for part in wanted:
-            rows = [(row,) for name in chosen for row in parts(name, chosen[name], by_oracle[name]).get(part, [])]
-            found, failures = _finish(part, pool, partial(_run, FOLDER), rows)
+            rows = [with_setting(row, chosen[name], by_oracle[name]) for name in chosen for row in parts(name).get(part, [])]
+            run = partial(probe, folder=FOLDER) if part == "mechanism" else partial(_run, FOLDER)
+            found, failures = _finish(part, pool, run, [(row,) for row in rows])
             failed += failures
-            results = {row: result for (row,), result in found}
-            costs, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results]) if part == "centre" else ([], [])
-            failed += failures
-            more = {row: cost for (row,), cost in costs}
-            _write_rows([line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))] + (corrected_lines(results) if part == "centre" else []))
+            if part != "mechanism":
+                results = {row: result for (row,), result in found}
+                costs, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results]) if part in ("centre", "neighbours") else ([], [])
+                failed += failures
+                more = {row: cost for (row,), cost in costs}
+                _write_rows([line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))] + (corrected_lines(results) if part == "centre" else []))
+            elif records := [record for _, of_row in found for record in of_row]:
+                write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
     return failed
 
 
@@ -159,7 +157,7 @@ def main() -> None:
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
-    every = [*parts("safety", defaultdict(dict), defaultdict(dict)), "mechanism"]
+    every = list(parts("safety"))
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")

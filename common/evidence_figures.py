@@ -48,7 +48,7 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
     figure, axes = grid_of_axes(1, len(names), 4.2 * len(names) + 2.2, 4.2)
     for one, experiment in zip(axes[0], names):
         objective = OBJECTIVES[experiment][0]
-        for method in (*UNTRAINED, *MAIN, *NEIGHBOURS):
+        for method in (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS):
             x, y = (study.of(experiment, metric, method) for metric in ("utility", objective))
             if not x:
                 continue

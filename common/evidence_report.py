@@ -21,7 +21,7 @@ from common.study import ABLATED, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = (*UNTRAINED, *MAIN, *NEIGHBOURS, *WITH_NLL)
+ROWS = (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS, *WITH_NLL)
 CONTROLS = {"rdpo": ("shuffled", "rDPO, scores of other pairs"), "dpo": ("subset", "DPO, as many random pairs as dSC accepts")}
 COLUMNS = {"utility": "utility", "judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words", "lambda": "lambda"}
 COSTS = {"teacher_replies": "teacher's replies", "judge_verdicts": "judge's verdicts", "pairs_used": "pairs trained on", "tokens_trained_on": "tokens trained on", "train_seconds": "seconds of training, one core"}

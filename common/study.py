@@ -17,10 +17,10 @@ from common.methods import UNTRAINED, WITH_NLL
 from common.trainings import Setting
 
 MAIN = ("sft", "dsc", "dpo", "rdpo")
-"""The methods of every part; the others are compared at the centre."""
+"""The methods of every part."""
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
-NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip", "rdpo_filter")
+NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip")
 ABLATED = {
     "rdpo": {"alpha": (0.0, 0.5, 2.0, 8.0, 20.0), "beta": (0.1, 0.3, 1.0), "lora_rank": (4, 64)},
     "rdpo_soft": {"eta": (0.5, 2.0, 8.0)},
@@ -91,12 +91,11 @@ class Row:
 def trial_settings(method: str) -> list[Setting]:
     """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning rate, beta, number of
     epochs, and the quantile of the method's own knob where its loss has one."""
-    loss, _ = WITH_NLL.get(method, (method, ""))
-    knobs, settings = knobs_of(loss) if loss in LOSSES else [], []
+    knobs, settings = knobs_of(method) if method in LOSSES else [], []
     for rate, beta, own, long in qmc.LatinHypercube(4, scramble=False, rng=0).random(TRIALS):
         learning_rate = _between(*LEARNING_RATES, rate)
         setting: Setting = {"learning_rate": learning_rate, "sft_learning_rate": learning_rate, "epochs": 2 if long > 0.5 else 1}
-        setting |= {"beta": _between(*BETAS, beta)} if loss in LOSSES else {}
+        setting |= {"beta": _between(*BETAS, beta)} if method in LOSSES else {}
         settings.append(setting | {name: _between(*KNOBS[name], own) for name in knobs})
     return settings
 
@@ -105,59 +104,59 @@ def _between(low: float, high: float, quantile: float) -> float:
     return float(f"{low * (high / low) ** quantile:.2g}")
 
 
-def methods_of(experiment: str) -> tuple[str, ...]:
-    """The trained methods at the centre of an experiment."""
-    return (*MAIN, *NEIGHBOURS) if experiment == "safety" else (*MAIN, "rdpo_filter")
+def tuned_as(method: str) -> str:
+    """The method whose trials decide the setting of a row, "" for an untrained one: rows with an NLL term take their loss's."""
+    return "" if method in UNTRAINED else WITH_NLL.get(method, (method, ""))[0]
 
 
-def trial_rows(experiment: str) -> list[Row]:
-    return [Row(Cell(experiment), method, seed, setting, "validation") for method in methods_of(experiment) for setting in trial_settings(method) for seed in TRIAL_SEEDS]
+def trial_rows(experiment: str, methods: Iterable[str]) -> list[Row]:
+    return [Row(Cell(experiment), method, seed, setting, "validation") for method in methods for setting in trial_settings(method) for seed in TRIAL_SEEDS]
 
 
-def parts(experiment: str, chosen: Mapping[str, Setting], by_oracle: Mapping[str, Setting]) -> dict[str, list[Row]]:
-    """The rows of each part of the study, in the order in which they are run; the same row may stand in several.
-
-    Args:
-        chosen: setting of every trained method, by the trials; rows with an NLL term take their loss's.
-        by_oracle: the settings that the oracle would have chosen from the same trials.
-    """
+def parts(experiment: str) -> dict[str, list[Row]]:
+    """The rows of each part of the study, without their settings, in the order in which they are run; the same row may stand in several."""
     centre = Cell(experiment)
 
-    def rows(cells: Iterable[Cell], methods: Sequence[str], seeds: Sequence[int]) -> list[Row]:
-        setting_of = lambda method: chosen[WITH_NLL[method][0] if method in WITH_NLL else method]  # noqa: E731
-        return [Row(cell, method, seed, {} if method in UNTRAINED else setting_of(method)) for seed in seeds for cell in cells for method in methods]
+    def rows(cells: Iterable[Cell], methods: Sequence[str], seeds: Sequence[int] = FEW) -> list[Row]:
+        return [Row(cell, method, seed) for seed in seeds for cell in cells for method in methods]
 
     varied = lambda **values: [replace(centre, **{name: value}) for name, of_name in values.items() for value in of_name]  # noqa: E731
+    changed = lambda method, **change: [Row(centre, method, seed, changed=change) for seed in FEW]  # noqa: E731
     safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
     found = {
-        "centre": rows([centre], (*UNTRAINED, *methods_of(experiment)), SEEDS),
-        "controls": rows(varied(control=["shuffled"]), ["rdpo"], FEW) + rows(varied(control=["subset"]), ["dpo"], FEW),
-        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), MAIN, FEW),
-        "oracle": [Row(centre, method, seed, by_oracle[method], changed={"chosen_by": "oracle"}) for seed in FEW for method in (*MAIN, "rdpo_filter")],
+        "centre": rows([centre], (*UNTRAINED, *MAIN, "rdpo_filter"), SEEDS),
+        "controls": rows(varied(control=["shuffled"]), ["rdpo"]) + rows(varied(control=["subset"]), ["dpo"]),
+        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), MAIN),
+        "oracle": [row for method in (*MAIN, "rdpo_filter") for row in changed(method, chosen_by="oracle")],
     }
     if safety:
         errors, noises = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5)
         found |= {
-            "judge": rows(varied(judge_error=errors), ("base", *aware), FEW),
-            "pairs": rows(varied(pairs=[50, 100, 200, 800]), MAIN, FEW),
-            "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], ("dsc", "rdpo"), FEW),
-            "kinds": rows(varied(blind_to=["story"], binary=[True]), ("base", *aware), FEW) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN, FEW),
-            "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN, FEW),
-            "self": rows(varied(teacher=["student"]), MAIN, FEW),
-            "nll": rows([centre], list(WITH_NLL), FEW),
-            "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo"), FEW),
-            "settings": [
-                Row(centre, method, seed, chosen[method] | {name: value}, changed={name: value})
-                for seed in FEW for method, changes in ABLATED.items() for name, values in changes.items() for value in values
-            ],
+            "judge": rows(varied(judge_error=errors), ("base", *aware)),
+            "neighbours": rows([centre], NEIGHBOURS, SEEDS),
+            "mechanism": rows([centre], PROBED, FEW[:3]),
+            "pairs": rows(varied(pairs=[50, 100, 200, 800]), MAIN),
+            "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], ("dsc", "rdpo")),
+            "kinds": rows(varied(blind_to=["story"], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
+            "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN),
+            "self": rows(varied(teacher=["student"]), MAIN),
+            "nll": rows([centre], list(WITH_NLL)),
+            "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo")),
+            "settings": [row for method, changes in ABLATED.items() for name, values in changes.items() for value in values for row in changed(method, **{name: value})],
         }
     return found
 
 
-def probed_rows(chosen: Mapping[str, Setting]) -> list[Row]:
-    """The trainings that are looked into (`common.mechanism`): safety, at the centre."""
-    return [Row(Cell(), method, seed, chosen[method]) for method in PROBED for seed in FEW[:3]]
+def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str, Setting]) -> Row:
+    """The row as it is trained.
+
+    Args:
+        chosen: setting of every method that has trials; by_oracle: the settings that the oracle would have chosen from them.
+    """
+    if not (method := tuned_as(row.method)):
+        return row
+    return replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
 
 
-CORE = ("centre", "controls", "noise", "judge", "mechanism")
+CORE = ("centre", "controls", "noise", "judge")
 """The parts of `make evidence`; `make evidence-full` runs all."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from common.miniature.language_model import MICRO
 from common.preference import accepted
 from common.report import OBJECTIVES
 from common.schema import Metric
-from common.study import BETAS, CONTRASTS, CORE, KNOBS, LEARNING_RATES, SEEDS, TRIAL_SEEDS, TRIALS, Cell, Row, methods_of, parts, trial_rows, trial_settings
+from common.study import BETAS, CONTRASTS, CORE, KNOBS, LEARNING_RATES, SEEDS, TRIAL_SEEDS, TRIALS, Cell, Row, parts, trial_rows, trial_settings, tuned_as, with_setting
 
 CENTRE = Cell()
 
@@ -39,24 +39,25 @@ def test_every_method_tries_the_same_points_and_only_its_own_knob_besides():
         assert set(trials[0]) - set(dpo[0]) == {knob}
         quantiles = sorted(math.log(t[knob] / low) / math.log(high / low) for t in trials)
         assert all(i / TRIALS - 0.03 < quantile < (i + 1) / TRIALS + 0.03 for i, quantile in enumerate(quantiles))  # one in every eighth
-    assert trial_settings("rdpo_nll_accepted") == rdpo
 
 
 def test_trials_are_of_other_seeds_than_any_result_and_see_the_validation_split():
-    rows = trial_rows("safety")
+    methods = ("sft", "rdpo", "cdpo")
+    rows = trial_rows("safety", methods)
     assert {row.seed for row in rows} == set(TRIAL_SEEDS) and not set(TRIAL_SEEDS) & set(SEEDS) and {row.split for row in rows} == {"validation"}
-    assert Counter(row.method for row in rows) == dict.fromkeys(methods_of("safety"), TRIALS * len(TRIAL_SEEDS))
+    assert Counter(row.method for row in rows) == dict.fromkeys(methods, TRIALS * len(TRIAL_SEEDS))
     assert {row.cell for row in rows} == {CENTRE}
 
 
 @pytest.mark.parametrize("experiment", OBJECTIVES)
 def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(experiment):
     chosen, by_oracle = ({method: {"epochs": start + number} for number, method in enumerate(METHODS)} for start in (0, 100))
-    found = parts(experiment, chosen, by_oracle)
-    rows = [row for part in found.values() for row in part]
-    assert set(CORE) - set(found) <= {"judge", "mechanism"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
+    found = parts(experiment)
+    rows = [with_setting(row, chosen, by_oracle) for part in found.values() for row in part]
+    assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
         loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo"}.get(row.method, row.method)
+        assert tuned_as(row.method) == ("" if row.method in UNTRAINED else loss)
         if row.changed == {"chosen_by": "oracle"}:
             assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
         else:
@@ -66,7 +67,7 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
 
 
 def test_a_method_that_sees_no_scores_is_not_trained_again_for_another_judge():
-    blind = [row for part in ("judge", "map") for row in parts("safety", defaultdict(dict), defaultdict(dict))[part] if row.method in ("sft", "dpo")]
+    blind = [row for part in ("judge", "map") for row in parts("safety")[part] if row.method in ("sft", "dpo")]
     assert blind == []
     assert [(p.id, p.response, p.response_revised) for p in scored_pairs(CENTRE, 3, Path())] == [(p.id, p.response, p.response_revised) for p in scored_pairs(replace(CENTRE, judge_error=0.3), 3, Path())]
 
