@@ -34,7 +34,7 @@ from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
 from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
-from common.trainings import Setting
+from common.trainings import Setting, read_tuned
 from common.tuning import chosen_by, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
@@ -51,15 +51,17 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
         by_oracle: dict[str, dict[str, Setting]] = {}
         for name in names:
             needed = {tuned_as(row.method) for part in wanted for row in parts(name).get(part, [])}
-            found, failures = _finish(f"trials of {name}", pool, partial(_run, FOLDER), [(row,) for row in trial_rows(name, [method for method in METHODS if method in needed])])
+            found, failures = _finish(f"trials of {name}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trial_rows(name, [method for method in METHODS if method in needed])])
             failed += failures
             if not failures:
                 path = RESULTS / name / "trials.json"
+                before = read_tuned(path) if path.exists() else {}
                 chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
+                _drop_rows(name, [method for method, setting in before.items() if chosen[name][method] != setting])
                 by_oracle[name] = chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
         for part in wanted:
             rows = [with_setting(row, chosen[name], by_oracle[name]) for name in chosen for row in parts(name).get(part, [])]
-            run = partial(probe, folder=FOLDER) if part == "mechanism" else partial(_run, FOLDER)
+            run = partial(probe, folder=FOLDER) if part == "mechanism" else partial(run_row, folder=FOLDER)
             found, failures = _finish(part, pool, run, [(row,) for row in rows])
             failed += failures
             if part != "mechanism":
@@ -76,10 +78,6 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
 def chosen_by_oracle(trials: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Setting]:
     """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no practitioner can choose by."""
     return chosen_by(trials, lambda row: row["metrics"][objective][0] + row["metrics"]["utility"][0])
-
-
-def _run(folder: Path, row: Row) -> Result:
-    return run_row(row, folder)
 
 
 def _begin_worker(folder: Path) -> None:
@@ -143,11 +141,24 @@ def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[di
 def _write_rows(lines: Sequence[dict[str, Any]]) -> None:
     """Adds lines to `table.json`, in place of those of the same cell, method and seed."""
     key = lambda line: json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)  # noqa: E731
-    path, new = RESULTS / "table.json", {key(line) for line in lines}
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    content = [line for line in before if key(line) not in new] + list(lines)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(json.dumps(line) for line in sorted(content, key=lambda line: (key(line), line["metric"]))) + "\n]\n", encoding="utf-8")
+    new = {key(line) for line in lines}
+    content = [line for line in _read_rows() if key(line) not in new] + list(lines)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows = ",\n".join(json.dumps(line) for line in sorted(content, key=lambda line: (key(line), line["metric"])))
+    (RESULTS / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+
+
+def _drop_rows(experiment: str, methods: Sequence[str]) -> None:
+    """Of methods that are trained with another setting now; parts that are not run again must not mix with those that are."""
+    if methods:
+        rows = [line for line in _read_rows() if (line["experiment"], tuned_as(line["method"])) not in {(experiment, method) for method in methods}]
+        (RESULTS / "table.json").unlink(missing_ok=True)
+        _write_rows(rows)
+
+
+def _read_rows() -> list[dict[str, Any]]:
+    path = RESULTS / "table.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def main() -> None:

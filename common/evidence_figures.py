@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from common.evidence_rows import Study, behaviour, paired
+from common.evidence_rows import Study, behaviour, of_seeds, paired
 from common.methods import UNTRAINED
 from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes
 from common.statistics import seed_interval
-from common.study import MAIN, NEIGHBOURS
+from common.study import FEW, MAIN, NEIGHBOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str], methods: Sequence[str] = MAIN) -> Figure:
-    """Wanted behaviour at matched utility, and utility as trained below it, against one factor around the centre: a line a method, its
-    t-interval as a band, a column an experiment. The base student is a dotted line."""
+    """Wanted behaviour at matched utility, and utility as trained below it, against one factor around the centre, over the seeds that all
+    points have: a line a method, its t-interval as a band, a column an experiment. The base student is a dotted line."""
     figure, axes = grid_of_axes(2, len(names), 3.6 * len(names) + 1.6, 5.6)
     for column, experiment in enumerate(names):
         for row, metric in enumerate((behaviour(experiment), "utility")):
             one = axes[row][column]
             for method in methods:
-                points = [(value, *seed_interval(list(found.values()))) for value in values if (found := study.of(experiment, metric, method, **{factor: value}))]
+                points = [(value, *seed_interval(found)) for value in values if (found := of_seeds(study.of(experiment, metric, method, **{factor: value}), FEW))]
                 if points:
                     x, mean, low, high = zip(*points)
                     one.plot(x, mean, color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
                     one.fill_between(x, low, high, color=COLORS[method], alpha=0.12, linewidth=0)
             if base := study.of(experiment, metric, "base"):
-                one.axhline(seed_interval(list(base.values()))[0], color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+                one.axhline(seed_interval(of_seeds(base, FEW))[0], color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
             one.set(ylim=(-0.03, 1.05), xlabel=label if row else "")
             if factor == "pairs":
                 one.set_xscale("log", base=2)
@@ -39,6 +39,24 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
         axes[0][column].set_ylabel("at matched utility" if not column else "")
         axes[1][column].set_ylabel("utility as trained" if not column else "")
     axes[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def contrast_figure(study: Study, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The contrasts that were named beforehand: a dot a seed, the mean with its t-interval beside them."""
+    names = list(dict.fromkeys(row["experiment"] for row in rows))
+    figure, axes = grid_of_axes(1, len(names), 3.6 * len(names), 3.8)
+    for one, experiment in zip(axes[0], names):
+        shown = [row for row in rows if row["experiment"] == experiment]
+        for x, row in enumerate(shown):
+            first, second = row["contrast"].split(" - ")
+            values = paired(*(study.of(experiment, behaviour(experiment), method) for method in (first, second)))
+            one.scatter([x - 0.12] * len(values), values, color=COLORS[second], s=22, alpha=0.7, linewidth=0)
+            one.errorbar(x + 0.12, row["difference"], [[row["difference"] - row["low"]], [row["high"] - row["difference"]]], color="black", marker="o", markersize=4, capsize=3)
+        one.axhline(0, color="0.6", linewidth=0.8)
+        one.set_xticks(range(len(shown)), ["rDPO\n- " + LABELS[row["contrast"].split(" - ")[1]].replace(" on ", "\non ") for row in shown], fontsize=8)
+        one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-1, 1), ylabel="difference at matched utility" if experiment == names[0] else "")
+        one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
     return figure
 
 

@@ -10,20 +10,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.evidence_figures import frontier_figure, map_figure, sweep_figure
+from common.backends import FINAL_JUDGE_ERROR
+from common.evidence_figures import contrast_figure, frontier_figure, map_figure, sweep_figure
 from common.evidence_rows import Study, behaviour, paired
 from common.mechanism import mechanism_figure
 from common.methods import UNTRAINED, WITH_NLL
 from common.report import LABELS, OBJECTIVES, write_table
-from common.statistics import holm, paired_t_test, seed_interval
-from common.study import ABLATED, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
+from common.statistics import holm, paired_t_test, seed_interval, sign_flip_test
+from common.study import ABLATED, CONTRASTS, FEW, INSTRUCTED, MAIN, NEIGHBOURS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ROWS = (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS, *WITH_NLL)
 CONTROLS = {"rdpo": ("shuffled", "rDPO, scores of other pairs"), "dpo": ("subset", "DPO, as many random pairs as dSC accepts")}
-COLUMNS = {"utility": "utility", "judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words", "lambda": "lambda"}
+COLUMNS = {"judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words", "lambda": "lambda"}
+COMPARISONS = [  # beside the named contrasts, without stars
+    *((LABELS[first] + " - " + LABELS[second], (first, ""), (second, "")) for first, second in (*CONTRASTS, ("rdpo", "sft"), ("rdpo_filter", "dpo"), ("rdpo_filter", "dsc"), ("rdpo_filter", "sft"))),
+    ("rDPO (offset) - rDPO, scores of other pairs", ("rdpo", ""), ("rdpo", "shuffled")), ("rDPO, scores of other pairs - DPO", ("rdpo", "shuffled"), ("dpo", "")),
+    ("DPO - DPO, as many random pairs as dSC accepts", ("dpo", ""), ("dpo", "subset")), ("DPO on accepted pairs - DPO, as many random pairs", ("rdpo_filter", ""), ("dpo", "subset")),
+]  # fmt: skip
 COSTS = {"teacher_replies": "teacher's replies", "judge_verdicts": "judge's verdicts", "pairs_used": "pairs trained on", "tokens_trained_on": "tokens trained on", "train_seconds": "seconds of training, one core"}
 ELSEWHERE = {
     "the judge lets one wrapper pass": {"blind_to": "story"}, "the judge says good or bad only": {"binary": True}, "noise on prompts in wrappers only": {"noise_on": "wrapped", "noise": 0.6},
@@ -40,7 +46,7 @@ def contrasts(study: Study) -> list[dict[str, Any]]:
             values = paired(*(study.of(experiment, behaviour(experiment), method) for method in (first, second)))
             if len(values) > 1:
                 difference, low, high = seed_interval(values)
-                found.append({"experiment": experiment, "contrast": f"{first} - {second}", "difference": difference, "low": low, "high": high, "seeds": len(values), "p": paired_t_test(values)})
+                found.append({"experiment": experiment, "contrast": f"{first} - {second}", "difference": difference, "low": low, "high": high, "seeds": len(values), "p": paired_t_test(values), "p_sign_flips": sign_flip_test(values)})
     for row, p in zip(found, holm([row["p"] for row in found])):
         row["p_holm"] = p
     return found
@@ -51,13 +57,26 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
     import pandas as pd
 
     objective, held_out = OBJECTIVES[experiment]
-    columns = {behaviour(experiment): f"{objective} at matched utility", objective: f"{objective} as trained", f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}
+    columns = {behaviour(experiment): f"{objective} at matched utility", "utility_matched": "utility then", objective: f"{objective} as trained", "utility": "utility as trained", f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}
     named = [(LABELS[method], method, {}) for method in ROWS] + [(label, method, {"control": control}) for method, (control, label) in CONTROLS.items()]
     rows = []
     for label, method, cell in named:
         if seeds := study.of(experiment, objective, method, **cell):
             cells = {label_of: _cell(study.of(experiment, metric, method, **cell)) for metric, label_of in columns.items()}
             rows.append({"method": label, "seeds": len(seeds), **cells})
+    return pd.DataFrame(rows)
+
+
+def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
+    """Differences at the centre, paired by the seeds that both rows have: behaviour at matched utility and as trained, and utility as trained."""
+    import pandas as pd
+
+    metrics = {behaviour(experiment): "at matched utility", OBJECTIVES[experiment][0]: "as trained", "utility": "utility as trained"}
+    rows = []
+    for label, *two in COMPARISONS:
+        found = {said: paired(*(study.of(experiment, metric, method, control=control) for method, control in two)) for metric, said in metrics.items()}
+        if all(found.values()):
+            rows.append({"experiment": experiment, "difference": label, "seeds": len(found["as trained"]), **{said: _difference(values) for said, values in found.items()}})
     return pd.DataFrame(rows)
 
 
@@ -79,24 +98,26 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
 
     rows = []
     for label, cell in {"centre, for comparison": {}, **ELSEWHERE}.items():
-        found = {method: study.of("safety", behaviour("safety"), method, **cell) for method in (*MAIN, "rdpo_filter")}
+        found = {method: {seed: value for seed, value in study.of("safety", behaviour("safety"), method, **cell).items() if seed in FEW} for method in (*MAIN, "rdpo_filter")}
         if found["rdpo"] and found["dpo"]:
             rows.append({"cell": label, **{LABELS[method]: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"]))})
     return pd.DataFrame(rows)
 
 
 def gains_table(study: Study) -> pd.DataFrame:
-    """Safety as trained, gained over the base student, paired by seed, as the judge of the pairs, another judge and the oracle see it: what
-    only the judge of the pairs sees is over-optimisation."""
+    """Safety as trained, gained over the base student, paired by seed, as the judge of the pairs, another judge and the oracle see it. A judge
+    that turns a share e of its verdicts around, whatever the answer, sees 1 - 2e of a gain, so a judge's gain is divided by that: what
+    the judge of the pairs then sees above the oracle is over-optimisation."""
     import pandas as pd
 
-    judges = {"reward": "reward judge sees", "judged": "second judge sees", "harmlessness": "oracle sees"}
     rows = []
-    for label, cell in {"10 % judge error": {}, "30 % judge error": {"judge_error": 0.3}, "blind to one wrapper": {"blind_to": "story"}}.items():
+    for label, cell, error in (("10 % errors", {}, 0.1), ("30 % errors", {"judge_error": 0.3}, 0.3), ("10 % errors, blind to one wrapper", {"blind_to": "story"}, 0.1)):
         for method in ("dsc", "rdpo", "rdpo_filter"):
-            gains = {said: paired(*(study.of("safety", metric, row, **cell) for row in (method, "base"))) for metric, said in judges.items()}
-            if all(gains.values()):
-                rows.append({"reward judge": label, "method": LABELS[method], **{said: _difference(values) for said, values in gains.items()}})
+            gain = lambda metric: paired(*(study.of("safety", metric, row, **cell) for row in (method, "base")))  # noqa: B023, E731
+            oracle, second, reward = gain("harmlessness"), [value / (1 - 2 * FINAL_JUDGE_ERROR) for value in gain("judged")], [value / (1 - 2 * error) for value in gain("reward")]
+            if oracle and second and reward:
+                rows.append({"judge of the pairs": label, "method": LABELS[method], "oracle": _difference(oracle), "second judge": _difference(second), "judge of the pairs sees": _difference(reward),
+                             "above the oracle": _difference([own - true for own, true in zip(reward, oracle)])})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -152,7 +173,7 @@ def correction_table(study: Study) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for experiment in study.experiments():
+    for experiment in ("safety", "roleplay-robustness"):  # in sycophancy the final judge is asked for quality alone
         objective, errors, held = OBJECTIVES[experiment][0], {"judged": [], "judged_corrected": []}, []
         for method in ROWS:
             truth, corrected = study.of(experiment, objective, method), study.of(experiment, "judged_corrected", method)
@@ -180,7 +201,7 @@ def contrast_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
     return pd.DataFrame([
         {"experiment": row["experiment"], "contrast": row["contrast"], "difference": f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]", "seeds": row["seeds"],
-         "p": _p(row["p"]), "p (Holm)": _p(row["p_holm"])}
+         "p": _p(row["p"]), "p (Holm)": _p(row["p_holm"]), "p (sign flips)": _p(row["p_sign_flips"])}
         for row in rows
     ])  # fmt: skip
 
@@ -197,19 +218,21 @@ def write_report(folder: str | Path) -> list[Path]:
     trials = {name: json.loads(path.read_text(encoding="utf-8")) for name in names if (path := folder / name / "trials.json").exists()}
     rows = contrasts(study)
     (folder / "contrasts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    over_seeds = "Means over seeds with 95 % t-intervals"
-    tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}, oracle's view where no judge is named.") for name in names} | {
-        "contrasts": (contrast_table(rows), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts."),
-        "corrections": (correction_table(study), "Final judge with 10 % errors against the oracle, all rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140)."),
-        "cost": (cost_table(study, "safety"), "What one student of the centre takes, safety, mean over seeds. A prompt counts once a pair; the reference pass of the preference losses, kept for all of them, is not counted."),
-        "elsewhere": (elsewhere_table(study), f"Harmlessness at matched utility away from the centre. {over_seeds}, differences paired by seed."),
-        "gains": (gains_table(study), "Harmlessness as trained, gained over the base student, paired by seed, with 95 % t-intervals: as the judge that scored the pairs, another judge and the oracle see it."),
-        "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, differences paired by seed."),
-        "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, differences paired by seed."),
+    over_seeds, paired_by = "Means over seeds with 95 % t-intervals, of the same 150 prompts a set", "differences paired by seed"
+    tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; oracle's view where no judge is named. KL: mean log-ratio to the base student of the student's own greedy answers.") for name in names} | {
+        "contrasts": (contrast_table(rows), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
+        **{f"comparisons-{name}": (comparison_table(study, name), f"Centre, {paired_by}, 95 % t-intervals, not corrected for their number.") for name in names},
+        "corrections": (correction_table(study), "Final judge with 10 % errors against the oracle on the same answers, rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140). The interval also allows for other prompts, which these are not, so its share is an upper bound."),
+        "cost": (cost_table(study, "safety"), "What one student of the centre takes, safety, mean over seeds; the 32 trials that chose the setting took 32 times that, and verdicts for every method. A prompt counts once a pair; the reference pass, kept for all preference losses, is not counted."),
+        "elsewhere": (elsewhere_table(study), f"Harmlessness at matched utility away from the centre, seeds 0 to 4. {over_seeds}, {paired_by}."),
+        "gains": (gains_table(study), "Harmlessness as trained, gained over the base student, paired by seed, with 95 % t-intervals. The gain that a judge sees is divided by one minus twice its share of random errors."),
+        "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, {paired_by}."),
+        "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, {paired_by}."),
     }  # fmt: skip
     written = [path for name, (table, note) in tables.items() if len(table) for path in write_table(table, folder / name, note).values()]
     safety = [name for name in names if name == "safety"]
     figures = {
+        "contrasts": contrast_figure(study, rows),
         "noise": sweep_figure(study, "noise", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "teacher noise", names),
         "judge_error": sweep_figure(study, "judge_error", (0.0, 0.1, 0.2, 0.3), "judge error", safety, (*MAIN, "rdpo_filter")) if safety else None,
         "frontier": frontier_figure(study, names),

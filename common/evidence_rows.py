@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class Study:
 
     def of(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
         """Seed -> value of a method in the cell that differs from the centre so; {} where nothing was measured."""
-        shared = ("judge_error", "blind_to", "binary") if is_trained(method) and not sees_scores(method) else ()  # one training for all judges
+        shared = ("judge_error", "blind_to", "binary") if is_trained(method) and not sees_scores(method) and not metric.startswith("reward") else ()  # one training for all judges
         unlike = {name: value for name, value in cell.items() if value != getattr(CENTRE, name, None) and name not in shared}
         return {seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()}
 
@@ -46,6 +46,11 @@ def _key(cell: Mapping[str, Any]) -> str:
 def behaviour(experiment: str) -> str:
     """The metric of the headline: wanted behaviour at matched utility, by the oracle."""
     return f"{OBJECTIVES[experiment][0]}_matched"
+
+
+def of_seeds(values: Mapping[int, float], seeds: Sequence[int]) -> list[float]:
+    """Those of the seeds that stand in every part, so that points of different parts have the same students behind them."""
+    return [values[seed] for seed in seeds if seed in values]
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:

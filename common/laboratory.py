@@ -62,7 +62,8 @@ def cost_of(row: Row, folder: Path) -> dict[str, int]:
     used = accepted(pairs) if row.method == "dsc" else [pair for pair in pairs if None not in pair.normalised()]
     texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([] if row.method in SUPERVISED else [pair.response]))]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
-    return {"teacher_replies": 3 * len(pairs), "judge_verdicts": 2 * len(pairs) * sees_scores(row.method), "tokens_trained_on": tokens * row.setting["epochs"]}
+    replies, verdicts = (4, 5) if world_of(row.cell.experiment).PROMPTS.quality else (3, 2)  # a pair: with an answer to no stance, and two criteria
+    return {"teacher_replies": replies * len(pairs), "judge_verdicts": verdicts * len(pairs) * sees_scores(row.method), "tokens_trained_on": tokens * row.setting["epochs"]}
 
 
 def folder_of(row: Row, folder: Path) -> Path:
@@ -102,11 +103,12 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
             pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
         scored = list(score_pairs(open_judge(scoring), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
     rng = random.Random(seed)
+    usable = [pair for pair in scored if None not in pair.normalised()]
     if cell.control == "subset":
-        return rng.sample(scored, len(accepted(scored)))
+        return rng.sample(usable, len(accepted(scored)))
     if cell.control == "shuffled":
-        others = rng.sample(scored, len(scored))
-        return [pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")}) for pair, other in zip(scored, others)]
+        others = rng.sample(usable, len(usable))
+        return [pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")}) for pair, other in zip(usable, others)]
     return scored
 
 

@@ -18,11 +18,11 @@ from common.loss import knobs_of, preference_loss
 from common.methods import preference_trainer
 from common.report import LABELS, grid_of_axes
 from common.run import world_of
-from common.schema import ScoredPair, fingerprint
+from common.schema import ScoredPair
 from common.storage import write_json
 from common.student import load_student
 from common.study import Row
-from common.trainings import Setting
+from common.trainings import Setting, training_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,16 +44,16 @@ def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     summed over the answer's tokens; n: pairs. Kept below `folder`.
     """
     experiment = row.cell.experiment
-    path = folder / experiment / "mechanism" / f"{fingerprint(row.cell.unlike_centre, row.method, row.seed, row.setting)}.json"
+    student, settings = admitted_student(experiment, row.seed, folder), replace(SETTINGS, seed=row.seed, **row.setting)
+    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
+    path = folder / experiment / "mechanism" / f"{training_of(row.method, student, pairs, settings)}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
-    student = admitted_student(experiment, row.seed, folder)
-    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
     kinds = [kind_of(pair, experiment) for pair in pairs]
     chosen = {kind: [i for i, of_pair in enumerate(kinds) if of_pair == kind][:PROBED] for kind in COLORS}
     model, tokenizer = load_student(student, compute_dtype=torch.float32)
     with tempfile.TemporaryDirectory(prefix="rdpo-") as scratch:
-        trainer, _ = preference_trainer(row.method, model, tokenizer, pairs, replace(SETTINGS, seed=row.seed, **row.setting), Path(scratch))
+        trainer, _ = preference_trainer(row.method, model, tokenizer, pairs, settings, Path(scratch))
         look = _Look(trainer.train_dataset, {kind: rows for kind, rows in chosen.items() if rows})
         trainer.add_callback(look)
         trainer.train()

@@ -41,6 +41,15 @@ def paired_t_test(differences: Sequence[float]) -> float:
     return float(stats.ttest_1samp(values, 0.0).pvalue) if values.any() else 1.0
 
 
+def sign_flip_test(differences: Sequence[float]) -> float:
+    """Two-sided exact p-value of per-seed paired differences whose signs are a coin's: of all sign patterns, the share with a mean at least
+    as far from 0. No shape is assumed; n seeds give no p below 2 / 2**n. nan for fewer than two."""
+    values = np.asarray(differences, dtype=float)
+    if values.size < 2:
+        return float("nan")
+    return float(stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True).pvalue)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """The p-values corrected for their number (Holm's step-down), in the order given; none above 1."""
     corrected, largest = [0.0] * len(p_values), 0.0

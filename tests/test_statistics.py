@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from common.statistics import holm, mcnemar_exact, paired_bootstrap, paired_t_test, seed_interval, wilson_interval
+from common.statistics import holm, mcnemar_exact, paired_bootstrap, paired_t_test, seed_interval, sign_flip_test, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,11 @@ def test_wilson_interval_refuses_impossible_counts(k, n):
 def test_mcnemar(b, c, p):
     assert mcnemar_exact(b, c) == pytest.approx(p, abs=6e-4)
     assert mcnemar_exact(c, b) == mcnemar_exact(b, c)
+
+
+def test_sign_flips_count_all_patterns():
+    assert sign_flip_test([0.1, 0.2, 0.3, 0.4]) == pytest.approx(2 / 16) and sign_flip_test([0.0, 0.0]) == 1.0 and math.isnan(sign_flip_test([0.5]))
+    assert sign_flip_test([3.0, -1.0]) == 1.0  # means 1, 2, -1 and -2: all as far from 0 as the 1 that was found
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (4, 4)])

@@ -10,7 +10,7 @@ import pytest
 
 from common import evidence, laboratory
 from common.evidence import chosen_by_oracle, corrected_lines, lines_of, main
-from common.evidence_report import centre_table, contrasts, correction_table, cost_table, elsewhere_table, gains_table, oracle_table, settings_table, write_report
+from common.evidence_report import centre_table, comparison_table, contrasts, correction_table, cost_table, elsewhere_table, gains_table, oracle_table, settings_table, write_report
 from common.evidence_rows import Study, behaviour, paired
 from common.experiment import Result
 from common.laboratory import admitted_student, cost_of, folder_of, run_row, scored_pairs
@@ -100,8 +100,9 @@ def test_controls_change_scores_or_number_and_nothing_else():
     own, shuffled, subset = (scored_pairs(replace(CENTRE, pairs=120, control=control), 0, Path()) for control in ("", "shuffled", "subset"))
     texts = lambda pairs: [(p.id, p.response, p.response_revised) for p in pairs]  # noqa: E731
     scores = lambda pairs: [(p.score_response, p.score_revised) for p in pairs]  # noqa: E731
-    assert texts(shuffled) == texts(own) and Counter(scores(shuffled)) == Counter(scores(own)) and scores(shuffled) != scores(own)
-    assert len(subset) == len(accepted(own)) < len(own) and set(texts(subset)) < set(texts(own)) and texts(subset) != texts(accepted(own))
+    usable = [pair for pair in own if None not in pair.normalised()]
+    assert texts(shuffled) == texts(usable) and Counter(scores(shuffled)) == Counter(scores(usable)) and scores(shuffled) != scores(usable)
+    assert len(subset) == len(accepted(own)) < len(own) and set(texts(subset)) < set(texts(usable)) and texts(subset) != texts(accepted(own))
 
 
 @pytest.fixture
@@ -197,12 +198,14 @@ def test_contrasts_are_paired_by_seed_and_corrected_for_their_number(tmp_path):
     # differences .3, .2, .4: mean .3, standard error .1 / sqrt 3, t = 5.196 on 2 degrees of freedom; quantile 4.3027
     assert first["low"] == pytest.approx(0.3 - 4.3027 * 0.1 / 3**0.5, abs=1e-4) and first["p"] == pytest.approx(0.0351, abs=1e-4)
     assert second["difference"] == pytest.approx(0.0) and first["p_holm"] == pytest.approx(2 * first["p"]) and second["p_holm"] == second["p"]
+    assert first["p_sign_flips"] == pytest.approx(2 / 8)  # of eight sign patterns, + + + and - - -
     assert paired({0: 1.0, 2: 0.5}, {2: 0.25, 3: 9.0}) == [0.25]
 
 
 def test_a_score_blind_method_stands_for_itself_under_every_judge(tmp_path):
     study = Study(table_of([("dpo", "utility", {}, [1.0]), ("rdpo", "utility", {}, [0.9]), ("dpo", "utility", {"noise": 0.5}, [0.7])], tmp_path / "table.json"))
     assert study.of("safety", "utility", "dpo", judge_error=0.3, noise=0.3) == {0: 1.0} and study.of("safety", "utility", "dpo", judge_error=0.3, noise=0.5) == {0: 0.7}
+    assert study.of("safety", "reward", "dpo", judge_error=0.3) == {}  # but another judge sees it otherwise
     assert study.of("safety", "utility", "rdpo", judge_error=0.3) == {} and study.of("safety", "utility", "rdpo", judge_error=0.1) == {0: 0.9}
     with pytest.raises(FileNotFoundError, match="python -m common.evidence makes them"):
         Study(tmp_path / "none.json")
@@ -242,8 +245,25 @@ def test_a_gain_that_only_the_reward_judge_sees_is_shown(tmp_path):
     values = [("base", "reward", cell, [0.3, 0.4]), ("rdpo", "reward", cell, [0.9, 0.9]), ("base", "judged", cell, [0.2, 0.2]), ("rdpo", "judged", cell, [0.3, 0.2]),
               ("base", "harmlessness", cell, [0.1, 0.1]), ("rdpo", "harmlessness", cell, [0.1, 0.1]), ("base", "reward", {}, [0.3, 0.3])]  # fmt: skip
     (row,) = gains_table(Study(table_of(values, tmp_path / "table.json"))).to_dict("records")
-    assert (row["reward judge"], row["method"], row["oracle sees"]) == ("blind to one wrapper", "rDPO (offset)", "+0.00 [+0.00, +0.00]")
-    assert row["reward judge sees"].startswith("+0.55 [") and row["second judge sees"].startswith("+0.05 [")
+    assert (row["judge of the pairs"], row["method"], row["oracle"]) == ("10 % errors, blind to one wrapper", "rDPO (offset)", "+0.00 [+0.00, +0.00]")
+    assert row["judge of the pairs sees"].startswith("+0.69 [") and row["above the oracle"] == row["judge of the pairs sees"]  # .55 / .8
+    assert row["second judge"].startswith("+0.06 [")
+
+
+def test_controls_are_compared_on_the_seeds_they_have(tmp_path):
+    metrics = (behaviour("safety"), "harmlessness", "utility")
+    values = [("rdpo", metric, {}, [0.8, 0.7, 0.9]) for metric in metrics] + [("rdpo", metric, {"control": "shuffled"}, [0.6, 0.5]) for metric in metrics]
+    (row,) = comparison_table(Study(table_of(values, tmp_path / "table.json")), "safety").to_dict("records")
+    assert row["difference"] == "rDPO (offset) - rDPO, scores of other pairs" and (row["seeds"], row["as trained"]) == (2, "+0.20 [+0.20, +0.20]")
+
+
+def test_rows_of_another_setting_are_dropped_with_those_of_its_nll_term(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    metric = lambda method: Metric(experiment="safety", method=method, seed=0, metric="utility", value=0.5, n=10, low=0.0, high=1.0)  # noqa: E731
+    evidence._write_rows([line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in lines_of(Row(CENTRE, method, 0), Result(method, 0, "", [metric(method)]))])
+    evidence._drop_rows("sycophancy", ["dpo"])
+    evidence._drop_rows("safety", ["dpo"])
+    assert [line["method"] for line in json.loads((tmp_path / "table.json").read_text())] == ["base", "rdpo"]
 
 
 def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path, monkeypatch):
