@@ -104,18 +104,19 @@ def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tup
 
 
 def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
-    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility; `@`: with the adapter scaled by that
-    lambda, on the validation split. cell: what differs from the centre."""
+    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility, behaviour and utility alone; `@`: with
+    the adapter scaled by that lambda, on the validation split. cell: what differs from the centre."""
+    objective = OBJECTIVES[row.cell.experiment][0]
     about = {
         "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
         "cell": row.unlike_centre,
     }  # fmt: skip
-    measured = [(metric, metric.metric) for metric in result.metrics] + [(metric, f"{metric.metric}_matched") for metric in result.matched]
+    measured = [(metric, metric.metric) for metric in result.metrics] + [(metric, f"{metric.metric}_matched") for metric in result.matched if metric.metric in (objective, "utility")]
     lines = [{**about, "metric": name, "value": round(metric.value, 4), "n": metric.n, "low": round(metric.low, 4), "high": round(metric.high, 4)} for metric, name in measured]
     seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
     single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None, **more}
     for point in result.frontier if not row.unlike_centre else []:
-        single |= {f"utility@{point['lambda']:g}": round(point["utility"], 4), f"{OBJECTIVES[row.cell.experiment][0]}@{point['lambda']:g}": round(point["safety"], 4)}
+        single |= {f"utility@{point['lambda']:g}": round(point["utility"], 4), f"{objective}@{point['lambda']:g}": round(point["safety"], 4)}
     return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
 
 

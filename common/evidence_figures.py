@@ -55,20 +55,21 @@ def contrast_figure(study: Study, rows: Sequence[Mapping[str, Any]]) -> Figure:
             one.errorbar(x + 0.12, row["difference"], [[row["difference"] - row["low"]], [row["high"] - row["difference"]]], color="black", marker="o", markersize=4, capsize=3)
         one.axhline(0, color="0.6", linewidth=0.8)
         one.set_xticks(range(len(shown)), ["rDPO\n- " + LABELS[row["contrast"].split(" - ")[1]].replace(" on ", "\non ") for row in shown], fontsize=8)
-        one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-1, 1), ylabel="difference at matched utility" if experiment == names[0] else "")
+        one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-0.6, 0.6), ylabel="difference at matched utility" if experiment == names[0] else "")
         one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
     return figure
 
 
 def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
     """Behaviour against utility on the test split at the centre: a small mark a seed, a large one the mean, and a thin line the mean
-    frontier over lambda (validation split) from the base student to the student as trained."""
+    frontier over lambda (validation split) from the base student to the student as trained. An axis begins where the worst student stands."""
     figure, axes = grid_of_axes(1, len(names), 4.2 * len(names) + 2.2, 4.2)
     for one, experiment in zip(axes[0], names):
         objective = OBJECTIVES[experiment][0]
+        worst = min(value for method in (*MAIN, "rdpo_filter") for value in study.of(experiment, "utility", method).values())
         for method in (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS):
             x, y = (study.of(experiment, metric, method) for metric in ("utility", objective))
-            if not x:
+            if not x or max(x.values()) < worst:
                 continue
             color = COLORS[method]
             one.scatter(list(x.values()), [y[seed] for seed in x], color=color, s=9, alpha=0.35, linewidth=0)
@@ -76,8 +77,8 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
             line = [(_mean(u), _mean(b)) for factor in ("0", "0.25", "0.5", "0.75", "1") if (u := study.of(experiment, f"utility@{factor}", method)) and (b := study.of(experiment, f"{objective}@{factor}", method))]
             one.plot(*zip(*line), color=color, linewidth=0.8, alpha=0.6) if line else None
         one.axvline(0.95 * _mean(study.of(experiment, "utility", "base")), color="0.6", linestyle=":", linewidth=1)
-        one.set(xlabel="utility", ylabel=objective, xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
-        one.set_title(experiment, fontsize=10)
+        one.set(xlabel="utility", xlim=(worst - 0.03, 1.03), ylim=(-0.03, 1.05))
+        one.set_title(f"{experiment}: {objective}", fontsize=10)
     axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
