@@ -29,7 +29,7 @@ from common.laboratory import admitted_student, cost_of, run_row
 from common.mechanism import probe
 from common.methods import METHODS
 from common.report import OBJECTIVES
-from common.run import Progress, quiet_libraries, resolve
+from common.run import Progress, quiet_libraries, resolve, world_of
 from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
@@ -122,10 +122,12 @@ def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
 
 def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[dict[str, Any]]:
     """What a practitioner with a final judge and a few labels would report: per experiment and seed, `labels` answers of all rows together,
-    drawn at random, are labelled by the oracle; the judge's errors on them correct its view of every row (`judged_corrected`)."""
+    drawn at random, are labelled by the oracle; the judge's errors on them correct its view of every row (`judged_corrected`). None in
+    sycophancy, where the final judge is asked for quality alone and says nothing of steadiness."""
     lines, together = [], {}
     for row, result in results.items():
-        together.setdefault((row.cell.experiment, row.seed), []).append((row, result))
+        if not world_of(row.cell.experiment).PROMPTS.quality:
+            together.setdefault((row.cell.experiment, row.seed), []).append((row, result))
     for (experiment, seed), of_seed in together.items():
         seen = [pair for _, result in of_seed for pair in zip(result.outcomes["judged"], result.outcomes[OBJECTIVES[experiment][0]]) if None not in pair]
         drawn = random.Random(seed).sample(seen, min(labels, len(seen)))

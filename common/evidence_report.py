@@ -173,7 +173,7 @@ def correction_table(study: Study) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for experiment in ("safety", "roleplay-robustness"):  # in sycophancy the final judge is asked for quality alone
+    for experiment in study.experiments():
         objective, errors, held = OBJECTIVES[experiment][0], {"judged": [], "judged_corrected": []}, []
         for method in ROWS:
             truth, corrected = study.of(experiment, objective, method), study.of(experiment, "judged_corrected", method)

@@ -289,6 +289,8 @@ def test_judged_rates_are_corrected_by_labels_of_all_rows_of_a_seed():
         judged = 0.8 * truth + 0.1 * (1 - truth)
         assert lines[method]["metric"] == "judged_corrected" and lines[method]["value"] == pytest.approx(truth, abs=0.02) and abs(judged - truth) > 0.03
         assert lines[method]["low"] < truth < lines[method]["high"]
+    steady = {replace(row, cell=Cell("sycophancy")): result for row, result in results.items()}
+    assert corrected_lines(steady) == []  # the judge there was asked for something else
 
 
 def test_the_correction_is_held_against_the_oracle(tmp_path):
