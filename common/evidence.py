@@ -47,11 +47,11 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
         students = [(name, seed) for seed in (*SEEDS, *TRIAL_SEEDS) for name in names]
         _, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), students)
-        tried = {name: {seed: json.loads(path.read_text(encoding="utf-8")) for seed in (*SEEDS, *TRIAL_SEEDS) if (path := FOLDER / name / f"student-{seed}.json").exists()} for name in names}
-        write_json(RESULTS / "students.json", tried)
         chosen: dict[str, dict[str, Setting]] = {}
         by_oracle: dict[str, dict[str, Setting]] = {}
         for name in names:
+            tried = {seed: path for seed in (*SEEDS, *TRIAL_SEEDS) if (path := FOLDER / name / f"student-{seed}.json").exists()}
+            write_json(RESULTS / name / "students.json", {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in tried.items()})
             needed = {tuned_as(row.method) for part in wanted for row in parts(name).get(part, [])}
             found, failures = _finish(f"trials of {name}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trial_rows(name, [method for method in METHODS if method in needed])])
             failed += failures
