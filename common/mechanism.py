@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainerCallback
 
 from common.laboratory import SETTINGS, admitted_student, scored_pairs
 from common.logprobs import pair_logprobs
@@ -26,6 +25,7 @@ from common.trainings import Setting, training_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from transformers import TrainerCallback
 
 PROBED, MOMENTS = 40, 12  # pairs of a kind, and moments of a training
 COLORS = {"clean": "#2ca02c", "no signal": "#7f7f7f", "mislabelled": "#d62728"}
@@ -54,35 +54,40 @@ def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     model, tokenizer = load_student(student, compute_dtype=torch.float32)
     with tempfile.TemporaryDirectory(prefix="rdpo-") as scratch:
         trainer, _ = preference_trainer(row.method, model, tokenizer, pairs, settings, Path(scratch))
-        look = _Look(trainer.train_dataset, {kind: rows for kind, rows in chosen.items() if rows})
-        trainer.add_callback(look)
+        records: list[dict[str, Any]] = []
+        trainer.add_callback(_look(trainer.train_dataset, chosen, records))
         trainer.train()
-    write_json(path, [{"method": row.method, "seed": row.seed, **record} for record in look.records])
+    write_json(path, [{"method": row.method, "seed": row.seed, **record} for record in records])
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-class _Look(TrainerCallback):
-    def __init__(self, dataset: Any, rows: Mapping[str, Sequence[int]]):
-        self.rows, self.records = {kind: dataset.select(of_kind) for kind, of_kind in rows.items()}, []
+def _look(dataset: Any, rows: Mapping[str, Sequence[int]], records: list[dict[str, Any]]) -> TrainerCallback:
+    """A callback that adds to `records` before the first step and `MOMENTS` times after one."""
+    from transformers import TrainerCallback
 
-    def on_train_begin(self, args, state, control, model=None, **kwargs):
-        self.look(model, 0.0)
-
-    def on_step_end(self, args, state, control, model=None, **kwargs):
-        if state.global_step % max(1, state.max_steps // MOMENTS) == 0 or state.global_step == state.max_steps:
-            self.look(model, state.global_step / state.max_steps)
+    probed = {kind: dataset.select(of_kind) for kind, of_kind in rows.items() if of_kind}
 
     @torch.no_grad()
-    def look(self, model: torch.nn.Module, done: float) -> None:
+    def look(model: torch.nn.Module, done: float) -> None:
         model.eval()
-        for kind, rows in self.rows.items():
-            ids = [list(rows[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+        for kind, of_kind in probed.items():
+            ids = [list(of_kind[name]) for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
             policy = pair_logprobs(model, *ids)
             with model.disable_adapter():
                 reference = pair_logprobs(model, *ids)
             chosen, rejected = (float((own - other).mean()) for own, other in zip(policy, reference))
-            self.records.append({"done": round(done, 4), "kind": kind, "chosen": round(chosen, 4), "rejected": round(rejected, 4), "n": len(rows)})
+            records.append({"done": round(done, 4), "kind": kind, "chosen": round(chosen, 4), "rejected": round(rejected, 4), "n": len(of_kind)})
         model.train()
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            look(model, 0.0)
+
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            if state.global_step % max(1, state.max_steps // MOMENTS) == 0 or state.global_step == state.max_steps:
+                look(model, state.global_step / state.max_steps)
+
+    return Look()
 
 
 def push(method: str, setting: Setting, log_ratio: Sequence[float], gap: float) -> list[float]:
