@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from common.evidence_rows import Study, behaviour, of_seeds, paired
+from common.evidence_rows import CENTRE, Study, behaviour, paired
 from common.methods import UNTRAINED
 from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes
 from common.statistics import seed_interval
@@ -15,29 +15,36 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str], methods: Sequence[str] = MAIN) -> Figure:
-    """Wanted behaviour at matched utility, and utility as trained below it, against one factor around the centre, over the seeds that all
-    points have: a line a method, its t-interval as a band, a column an experiment. The base student is a dotted line."""
-    figure, axes = grid_of_axes(2, len(names), 3.6 * len(names) + 1.6, 5.6)
+def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str]) -> Figure:
+    """Against one factor around the centre, over the seeds that all points have, a column an experiment: wanted behaviour at matched utility,
+    what rDPO has above another method there (paired by seed, with its t-interval), and utility as trained. The base student is a dotted line."""
+    figure, axes = grid_of_axes(3, len(names), 3.6 * len(names) + 1.8, 7.6)
+    methods = (*MAIN, "rdpo_filter")
     for column, experiment in enumerate(names):
-        for row, metric in enumerate((behaviour(experiment), "utility")):
-            one = axes[row][column]
+        of = lambda metric, method, value: {seed: v for seed, v in study.of(experiment, metric, method, **{factor: value}).items() if seed in FEW}  # noqa: B023, E731
+        for row, metric in ((0, behaviour(experiment)), (2, "utility")):
             for method in methods:
-                points = [(value, *seed_interval(found)) for value in values if (found := of_seeds(study.of(experiment, metric, method, **{factor: value}), FEW))]
-                if points:
-                    x, mean, low, high = zip(*points)
-                    one.plot(x, mean, color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
-                    one.fill_between(x, low, high, color=COLORS[method], alpha=0.12, linewidth=0)
-            if base := study.of(experiment, metric, "base"):
-                one.axhline(seed_interval(of_seeds(base, FEW))[0], color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
-            one.set(ylim=(-0.03, 1.05), xlabel=label if row else "")
+                if points := [(value, sum(found.values()) / len(found)) for value in values if (found := of(metric, method, value))]:
+                    axes[row][column].plot(*zip(*points), color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
+            if base := of(metric, "base", getattr(CENTRE, factor)):
+                axes[row][column].axhline(sum(base.values()) / len(base), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+            axes[row][column].set(ylim=(-0.03, 1.05))
+        for other in ("dpo", "dsc", "rdpo_filter"):
+            points = [(value, *seed_interval(found)) for value in values if len(found := paired(*(of(behaviour(experiment), method, value) for method in ("rdpo", other)))) > 1]
+            if points:
+                x, mean, low, high = zip(*points)
+                axes[1][column].plot(x, mean, color=COLORS[other], marker="o", markersize=4)
+                axes[1][column].fill_between(x, low, high, color=COLORS[other], alpha=0.12, linewidth=0)
+        axes[1][column].axhline(0, color="0.5", linewidth=0.8)
+        axes[1][column].set(ylim=(-0.7, 0.7))
+        for one in (axes[0][column], axes[1][column], axes[2][column]):
             if factor == "pairs":
                 one.set_xscale("log", base=2)
                 one.set_xticks(values, [f"{value:g}" for value in values])
-            if not row:
-                one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
-        axes[0][column].set_ylabel("at matched utility" if not column else "")
-        axes[1][column].set_ylabel("utility as trained" if not column else "")
+        axes[0][column].set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
+        axes[2][column].set_xlabel(label)
+    for row, said in enumerate(("at matched utility", "rDPO - the other", "utility as trained")):
+        axes[row][0].set_ylabel(said)
     axes[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

@@ -234,7 +234,7 @@ def write_report(folder: str | Path) -> list[Path]:
     figures = {
         "contrasts": contrast_figure(study, rows),
         "noise": sweep_figure(study, "noise", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "teacher noise", names),
-        "judge_error": sweep_figure(study, "judge_error", (0.0, 0.1, 0.2, 0.3), "judge error", safety, (*MAIN, "rdpo_filter")) if safety else None,
+        "judge_error": sweep_figure(study, "judge_error", (0.0, 0.1, 0.2, 0.3), "judge error", safety) if safety else None,
         "frontier": frontier_figure(study, names),
         "pairs": sweep_figure(study, "pairs", (50, 100, 200, 400, 800), "pairs", safety) if safety and study.of("safety", "utility", "rdpo", pairs=50) else None,
         "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,6 @@ def _key(cell: Mapping[str, Any]) -> str:
 def behaviour(experiment: str) -> str:
     """The metric of the headline: wanted behaviour at matched utility, by the oracle."""
     return f"{OBJECTIVES[experiment][0]}_matched"
-
-
-def of_seeds(values: Mapping[int, float], seeds: Sequence[int]) -> list[float]:
-    """Those of the seeds that stand in every part, so that points of different parts have the same students behind them."""
-    return [values[seed] for seed in seeds if seed in values]
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:

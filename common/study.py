@@ -126,7 +126,7 @@ def parts(experiment: str) -> dict[str, list[Row]]:
     found = {
         "centre": rows([centre], (*UNTRAINED, *MAIN, "rdpo_filter"), SEEDS),
         "controls": rows(varied(control=["shuffled"]), ["rdpo"]) + rows(varied(control=["subset"]), ["dpo"]),
-        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), MAIN),
+        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), (*MAIN, "rdpo_filter")),
         "oracle": [row for method in (*MAIN, "rdpo_filter") for row in changed(method, chosen_by="oracle")],
     }
     if safety:
