@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str]) -> Figure:
     """Against one factor around the centre, over the seeds that all points have, a column an experiment: wanted behaviour at matched utility,
-    what rDPO has above another method there (paired by seed, with its t-interval), and utility as trained. The base student is a dotted line."""
-    figure, axes = grid_of_axes(3, len(names), 3.6 * len(names) + 1.8, 7.6)
+    what rDPO has above another method there (paired by seed, with its t-interval), and utility as trained. The base student is a dotted line.
+    A single experiment has them side by side."""
+    if len(names) > 1:
+        figure, axes = grid_of_axes(3, len(names), 3.6 * len(names) + 1.8, 7.6)
+    else:
+        figure, row = grid_of_axes(1, 3, 12.6, 3.6)
+        axes = [[one] for one in row[0]]
     methods = (*MAIN, "rdpo_filter")
     for column, experiment in enumerate(names):
         of = lambda metric, method, value: {seed: v for seed, v in study.of(experiment, metric, method, **{factor: value}).items() if seed in FEW}  # noqa: B023, E731
@@ -41,11 +46,11 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
             if factor == "pairs":
                 one.set_xscale("log", base=2)
                 one.set_xticks(values, [f"{value:g}" for value in values])
+            one.set_xlabel(label if len(names) == 1 or one is axes[2][column] else "")
         axes[0][column].set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
-        axes[2][column].set_xlabel(label)
     for row, said in enumerate(("at matched utility", "rDPO - the other", "utility as trained")):
         axes[row][0].set_ylabel(said)
-    axes[0][-1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    (axes[2] if len(names) == 1 else axes[0])[-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
