@@ -101,7 +101,7 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
         found = {method: {seed: value for seed, value in study.of("safety", behaviour("safety"), method, **cell).items() if seed in FEW} for method in (*MAIN, "rdpo_filter")}
         if found["rdpo"] and found["dpo"]:
             rows.append({"cell": label, **{LABELS[method]: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"]))})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows if len(rows) > 1 else [])
 
 
 def gains_table(study: Study) -> pd.DataFrame:
@@ -134,7 +134,7 @@ def settings_table(study: Study) -> pd.DataFrame:
                 said = ", ".join(f"{name} {value:g}" for name, value in change.items()) or "as chosen"
                 difference = _difference(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
                 rows.append({"method": LABELS[method], "setting": said, "at matched utility": _cell(matched), "difference": difference, "utility as trained": _cell(utility)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows if any(row["difference"] != "-" for row in rows) else [])
 
 
 def oracle_table(study: Study, trials: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -9,9 +9,13 @@ from common.run import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_every_table_is_the_committed_result_file():
-    tables = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", README, re.S)
-    assert len(tables) == 7
+STUDY = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("page", "number"), [(README, 7), (STUDY, 2)], ids=["README", "study"])
+def test_every_table_is_the_committed_result_file(page, number):
+    tables = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", page, re.S)
+    assert len(tables) == number
     for path, shown in tables:
         assert shown.strip() == (ROOT / path).read_text(encoding="utf-8").strip(), path
 
@@ -20,6 +24,8 @@ def test_every_picture_and_link_to_a_file_exists():
     targets = [target for target in re.findall(r"\]\(([^)]+)\)", README) if not target.startswith("http")]
     headings = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", README, re.M)}
     assert len(targets) >= 5 and [target for target in targets if target not in headings and not (ROOT / target).exists()] == []
+    from_study = [target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", STUDY)]
+    assert len(from_study) >= 5 and [target for target in from_study if not (ROOT / "results" / target).exists()] == []
 
 
 def test_the_tree_names_every_module_and_notebook():
