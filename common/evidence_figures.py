@@ -101,10 +101,11 @@ def _mean(values: Mapping[int, float]) -> float:
 
 def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: Sequence[float], against: Sequence[str] = ("dpo", "dsc")) -> Figure:
     """Who wins where: mean paired difference of rDPO and another method, at matched utility, over teacher noise and judge error, with its
-    t-interval. Bold where the interval leaves zero out; not corrected for their number."""
+    t-interval, over the seeds that all cells have. Bold where the interval leaves zero out; not corrected for their number."""
     figure, axes = grid_of_axes(1, len(against), 6.6 * len(against) + 0.8, 3.6)
     for one, other in zip(axes[0], against):
-        cells = [[paired(*(study.of(experiment, behaviour(experiment), method, noise=noise, judge_error=error) for method in ("rdpo", other))) for noise in noises] for error in errors]
+        of = lambda method, noise, error: {seed: v for seed, v in study.of(experiment, behaviour(experiment), method, noise=noise, judge_error=error).items() if seed in FEW}  # noqa: E731
+        cells = [[paired(*(of(method, noise, error) for method in ("rdpo", other))) for noise in noises] for error in errors]
         shown = one.imshow([[sum(values) / len(values) if values else float("nan") for values in row] for row in cells], cmap="RdBu", vmin=-0.6, vmax=0.6, aspect="auto", origin="lower")
         for y, row in enumerate(cells):
             for x, values in enumerate(row):

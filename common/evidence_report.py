@@ -237,7 +237,7 @@ def write_report(folder: str | Path) -> list[Path]:
         "judge_error": sweep_figure(study, "judge_error", (0.0, 0.1, 0.2, 0.3), "judge error", safety) if safety else None,
         "frontier": frontier_figure(study, names),
         "pairs": sweep_figure(study, "pairs", (50, 100, 200, 400, 800), "pairs", safety) if safety and study.of("safety", "utility", "rdpo", pairs=50) else None,
-        "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety else None,
+        "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety and study.of("safety", "utility", "rdpo", noise=0.5, judge_error=0.3) else None,
     }  # fmt: skip
     if (folder / "mechanism.json").exists():
         probed = json.loads((folder / "mechanism.json").read_text(encoding="utf-8"))
