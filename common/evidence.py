@@ -63,17 +63,28 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[st
                 by_oracle[name] = chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
         for part in wanted:
             rows = [with_setting(row, chosen[name], by_oracle[name]) for name in chosen for row in parts(name).get(part, [])]
-            run = partial(probe, folder=FOLDER) if part == "mechanism" else partial(run_row, folder=FOLDER)
-            found, failures = _finish(part, pool, run, [(row,) for row in rows])
-            failed += failures
-            if part != "mechanism":
-                results = {row: result for (row,), result in found}
-                costs, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results]) if part in ("centre", "neighbours") else ([], [])
-                failed += failures
-                more = {row: cost for (row,), cost in costs}
-                _write_rows([line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))] + (corrected_lines(results) if part == "centre" else []))
-            elif records := [record for _, of_row in found for record in of_row]:
-                write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
+            failed += _probe(pool, rows) if part == "mechanism" else _measure(part, pool, rows)
+    return failed
+
+
+def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row]) -> list[str]:
+    """Writes `mechanism.json`; returns what failed."""
+    found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
+    if records := [record for _, of_row in found for record in of_row]:
+        write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
+    return failed
+
+
+def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row]) -> list[str]:
+    """Adds the rows of a part to `table.json`, at the centre with what they cost; returns what failed."""
+    found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
+    results = {row: result for (row,), result in found}
+    costs: dict[Row, dict[str, int]] = {}
+    if part in ("centre", "neighbours"):
+        found, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results])
+        costs, failed = {row: cost for (row,), cost in found}, failed + failures
+    lines = [line for row, result in results.items() for line in lines_of(row, result, **costs.get(row, {}))]
+    _write_rows(lines + (corrected_lines(results) if part == "centre" else []))
     return failed
 
 
@@ -145,25 +156,29 @@ def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[di
 
 def _write_rows(lines: Sequence[dict[str, Any]]) -> None:
     """Adds lines to `table.json`, in place of those of the same cell, method and seed."""
-    key = lambda line: json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)  # noqa: E731
-    new = {key(line) for line in lines}
-    content = [line for line in _read_rows() if key(line) not in new] + list(lines)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    rows = ",\n".join(json.dumps(line) for line in sorted(content, key=lambda line: (key(line), line["metric"])))
-    (RESULTS / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+    new = {_place(line) for line in lines}
+    _save([line for line in _read_rows() if _place(line) not in new] + list(lines))
 
 
 def _drop_rows(experiment: str, methods: Sequence[str]) -> None:
     """Of methods that are trained with another setting now; parts that are not run again must not mix with those that are."""
     if methods:
-        rows = [line for line in _read_rows() if (line["experiment"], tuned_as(line["method"])) not in {(experiment, method) for method in methods}]
-        (RESULTS / "table.json").unlink(missing_ok=True)
-        _write_rows(rows)
+        _save([line for line in _read_rows() if line["experiment"] != experiment or tuned_as(line["method"]) not in methods])
+
+
+def _place(line: Mapping[str, Any]) -> str:
+    return json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)
 
 
 def _read_rows() -> list[dict[str, Any]]:
     path = RESULTS / "table.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _save(lines: Sequence[dict[str, Any]]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows = ",\n".join(json.dumps(line) for line in sorted(lines, key=lambda line: (_place(line), line["metric"])))
+    (RESULTS / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 
 
 def main() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from common.evidence_rows import CENTRE, Study, behaviour, paired
 from common.methods import UNTRAINED
 from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes
 from common.statistics import seed_interval
-from common.study import FEW, MAIN, NEIGHBOURS
+from common.study import MAIN, NEIGHBOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,13 +27,13 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
         axes = [[one] for one in row[0]]
     methods = (*MAIN, "rdpo_filter")
     for column, experiment in enumerate(names):
-        of = lambda metric, method, value: {seed: v for seed, v in study.of(experiment, metric, method, **{factor: value}).items() if seed in FEW}  # noqa: B023, E731
+        of = lambda metric, method, value: study.few(experiment, metric, method, **{factor: value})  # noqa: B023, E731
         for row, metric in ((0, behaviour(experiment)), (2, "utility")):
             for method in methods:
-                if points := [(value, sum(found.values()) / len(found)) for value in values if (found := of(metric, method, value))]:
+                if points := [(value, fmean(found.values())) for value in values if (found := of(metric, method, value))]:
                     axes[row][column].plot(*zip(*points), color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
             if base := of(metric, "base", getattr(CENTRE, factor)):
-                axes[row][column].axhline(sum(base.values()) / len(base), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+                axes[row][column].axhline(fmean(base.values()), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
             axes[row][column].set(ylim=(-0.03, 1.05))
         for other in ("dpo", "dsc", "rdpo_filter"):
             points = [(value, *seed_interval(found)) for value in values if len(found := paired(*(of(behaviour(experiment), method, value) for method in ("rdpo", other)))) > 1]
@@ -54,22 +55,24 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
     return figure
 
 
-def contrast_figure(study: Study, rows: Sequence[Mapping[str, Any]]) -> Figure:
+def contrast_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The contrasts that were named beforehand: a dot a seed, the mean with its t-interval beside them."""
     names = list(dict.fromkeys(row["experiment"] for row in rows))
     figure, axes = grid_of_axes(1, len(names), 3.6 * len(names), 3.8)
     for one, experiment in zip(axes[0], names):
         shown = [row for row in rows if row["experiment"] == experiment]
         for x, row in enumerate(shown):
-            first, second = row["contrast"].split(" - ")
-            values = paired(*(study.of(experiment, behaviour(experiment), method) for method in (first, second)))
-            one.scatter([x - 0.12] * len(values), values, color=COLORS[second], s=22, alpha=0.7, linewidth=0)
+            one.scatter([x - 0.12] * row["seeds"], row["differences"], color=COLORS[_rival(row)], s=22, alpha=0.7, linewidth=0)
             one.errorbar(x + 0.12, row["difference"], [[row["difference"] - row["low"]], [row["high"] - row["difference"]]], color="black", marker="o", markersize=4, capsize=3)
         one.axhline(0, color="0.6", linewidth=0.8)
-        one.set_xticks(range(len(shown)), ["rDPO\n- " + LABELS[row["contrast"].split(" - ")[1]].replace(" on ", "\non ") for row in shown], fontsize=8)
+        one.set_xticks(range(len(shown)), ["rDPO\n- " + LABELS[_rival(row)].replace(" on ", "\non ") for row in shown], fontsize=8)
         one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-0.6, 0.6), ylabel="difference at matched utility" if experiment == names[0] else "")
         one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
     return figure
+
+
+def _rival(contrast: Mapping[str, Any]) -> str:
+    return contrast["contrast"].split(" - ")[1]
 
 
 def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
@@ -85,18 +88,14 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
                 continue
             color = COLORS[method]
             one.scatter(list(x.values()), [y[seed] for seed in x], color=color, s=9, alpha=0.35, linewidth=0)
-            one.scatter(_mean(x), _mean(y), color=color, s=58, label=LABELS[method], edgecolor="white", linewidth=0.7, zorder=3, marker="s" if method in UNTRAINED else "o")
-            line = [(_mean(u), _mean(b)) for factor in ("0", "0.25", "0.5", "0.75", "1") if (u := study.of(experiment, f"utility@{factor}", method)) and (b := study.of(experiment, f"{objective}@{factor}", method))]
+            one.scatter(fmean(x.values()), fmean(y.values()), color=color, s=58, label=LABELS[method], edgecolor="white", linewidth=0.7, zorder=3, marker="s" if method in UNTRAINED else "o")
+            line = [(fmean(u.values()), fmean(b.values())) for factor in ("0", "0.25", "0.5", "0.75", "1") if (u := study.of(experiment, f"utility@{factor}", method)) and (b := study.of(experiment, f"{objective}@{factor}", method))]
             one.plot(*zip(*line), color=color, linewidth=0.8, alpha=0.6) if line else None
-        one.axvline(0.95 * _mean(study.of(experiment, "utility", "base")), color="0.6", linestyle=":", linewidth=1)
+        one.axvline(0.95 * fmean(study.of(experiment, "utility", "base").values()), color="0.6", linestyle=":", linewidth=1)
         one.set(xlabel="utility", xlim=(worst - 0.03, 1.03), ylim=(-0.03, 1.05))
         one.set_title(f"{experiment}: {objective}", fontsize=10)
     axes[0][-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
-
-
-def _mean(values: Mapping[int, float]) -> float:
-    return sum(values.values()) / len(values)
 
 
 def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: Sequence[float], against: Sequence[str] = ("dpo", "dsc")) -> Figure:
@@ -104,9 +103,8 @@ def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: S
     t-interval, over the seeds that all cells have. Bold where the interval leaves zero out; not corrected for their number."""
     figure, axes = grid_of_axes(1, len(against), 6.6 * len(against) + 0.8, 3.6)
     for one, other in zip(axes[0], against):
-        of = lambda method, noise, error: {seed: v for seed, v in study.of(experiment, behaviour(experiment), method, noise=noise, judge_error=error).items() if seed in FEW}  # noqa: E731
-        cells = [[paired(*(of(method, noise, error) for method in ("rdpo", other))) for noise in noises] for error in errors]
-        shown = one.imshow([[sum(values) / len(values) if values else float("nan") for values in row] for row in cells], cmap="RdBu", vmin=-0.6, vmax=0.6, aspect="auto", origin="lower")
+        cells = [[paired(*(study.few(experiment, behaviour(experiment), method, noise=noise, judge_error=error) for method in ("rdpo", other))) for noise in noises] for error in errors]
+        shown = one.imshow([[fmean(values) if values else float("nan") for values in row] for row in cells], cmap="RdBu", vmin=-0.6, vmax=0.6, aspect="auto", origin="lower")
         for y, row in enumerate(cells):
             for x, values in enumerate(row):
                 if len(values) > 1:

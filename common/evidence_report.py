@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from common.backends import FINAL_JUDGE_ERROR
@@ -17,7 +18,7 @@ from common.mechanism import mechanism_figure
 from common.methods import UNTRAINED, WITH_NLL
 from common.report import LABELS, OBJECTIVES, write_table
 from common.statistics import holm, paired_t_test, seed_interval, sign_flip_test
-from common.study import ABLATED, CONTRASTS, FEW, INSTRUCTED, MAIN, NEIGHBOURS
+from common.study import ABLATED, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +26,10 @@ if TYPE_CHECKING:
 ROWS = (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS, *WITH_NLL)
 CONTROLS = {"rdpo": ("shuffled", "rDPO, scores of other pairs"), "dpo": ("subset", "DPO, as many random pairs as dSC accepts")}
 COLUMNS = {"judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words", "lambda": "lambda"}
-COMPARISONS = [  # beside the named contrasts, without stars
-    *((LABELS[first] + " - " + LABELS[second], (first, ""), (second, "")) for first, second in (*CONTRASTS, ("rdpo", "sft"), ("rdpo_filter", "dpo"), ("rdpo_filter", "dsc"), ("rdpo_filter", "sft"))),
-    ("rDPO (offset) - rDPO, scores of other pairs", ("rdpo", ""), ("rdpo", "shuffled")), ("rDPO, scores of other pairs - DPO", ("rdpo", "shuffled"), ("dpo", "")),
-    ("DPO - DPO, as many random pairs as dSC accepts", ("dpo", ""), ("dpo", "subset")), ("DPO on accepted pairs - DPO, as many random pairs", ("rdpo_filter", ""), ("dpo", "subset")),
-]  # fmt: skip
+COMPARISONS = (  # of (method, control), beside the named contrasts, without stars
+    *(((first, ""), (second, "")) for first, second in (*CONTRASTS, ("rdpo", "sft"), ("rdpo_filter", "dpo"), ("rdpo_filter", "dsc"), ("rdpo_filter", "sft"))),
+    (("rdpo", ""), ("rdpo", "shuffled")), (("rdpo", "shuffled"), ("dpo", "")), (("dpo", ""), ("dpo", "subset")), (("rdpo_filter", ""), ("dpo", "subset")),
+)  # fmt: skip
 COSTS = {"teacher_replies": "teacher's replies", "judge_verdicts": "judge's verdicts", "pairs_used": "pairs trained on", "tokens_trained_on": "tokens trained on", "train_seconds": "seconds of training, one core"}
 ELSEWHERE = {
     "the judge lets one wrapper pass": {"blind_to": "story"}, "the judge says good or bad only": {"binary": True}, "noise on prompts in wrappers only": {"noise_on": "wrapped", "noise": 0.6},
@@ -46,7 +46,8 @@ def contrasts(study: Study) -> list[dict[str, Any]]:
             values = paired(*(study.of(experiment, behaviour(experiment), method) for method in (first, second)))
             if len(values) > 1:
                 difference, low, high = seed_interval(values)
-                found.append({"experiment": experiment, "contrast": f"{first} - {second}", "difference": difference, "low": low, "high": high, "seeds": len(values), "p": paired_t_test(values), "p_sign_flips": sign_flip_test(values)})
+                found.append({"experiment": experiment, "contrast": f"{first} - {second}", "difference": difference, "low": low, "high": high, "seeds": len(values),
+                              "differences": [round(value, 4) for value in values], "p": paired_t_test(values), "p_sign_flips": sign_flip_test(values)})  # fmt: skip
     for row, p in zip(found, holm([row["p"] for row in found])):
         row["p_holm"] = p
     return found
@@ -73,9 +74,10 @@ def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
 
     metrics = {behaviour(experiment): "at matched utility", OBJECTIVES[experiment][0]: "as trained", "utility": "utility as trained"}
     rows = []
-    for label, *two in COMPARISONS:
+    for two in COMPARISONS:
         found = {said: paired(*(study.of(experiment, metric, method, control=control) for method, control in two)) for metric, said in metrics.items()}
         if all(found.values()):
+            label = " - ".join(CONTROLS[method][1] if control else LABELS[method] for method, control in two)
             rows.append({"experiment": experiment, "difference": label, "seeds": len(found["as trained"]), **{said: _difference(values) for said, values in found.items()}})
     return pd.DataFrame(rows)
 
@@ -88,7 +90,7 @@ def cost_table(study: Study, experiment: str) -> pd.DataFrame:
     for method in ROWS:
         costs = {label: list(study.of(experiment, metric, method).values()) for metric, label in COSTS.items()}
         if costs["judge's verdicts"] and any(costs["tokens trained on"]):
-            rows.append({"method": LABELS[method], **{label: f"{sum(values) / len(values):.0f}" for label, values in costs.items()}})
+            rows.append({"method": LABELS[method], **{label: f"{fmean(values):.0f}" for label, values in costs.items()}})
     return pd.DataFrame(rows)
 
 
@@ -98,7 +100,7 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
 
     rows = []
     for label, cell in {"centre, for comparison": {}, **ELSEWHERE}.items():
-        found = {method: {seed: value for seed, value in study.of("safety", behaviour("safety"), method, **cell).items() if seed in FEW} for method in (*MAIN, "rdpo_filter")}
+        found = {method: study.few("safety", behaviour("safety"), method, **cell) for method in (*MAIN, "rdpo_filter")}
         if found["rdpo"] and found["dpo"]:
             rows.append({"cell": label, **{LABELS[method]: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"]))})
     return pd.DataFrame(rows if len(rows) > 1 else [])
@@ -232,7 +234,7 @@ def write_report(folder: str | Path) -> list[Path]:
     written = [path for name, (table, note) in tables.items() if len(table) for path in write_table(table, folder / name, note).values()]
     safety = [name for name in names if name == "safety"]
     figures = {
-        "contrasts": contrast_figure(study, rows),
+        "contrasts": contrast_figure(rows),
         "noise": sweep_figure(study, "noise", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "teacher noise", names),
         "judge_error": sweep_figure(study, "judge_error", (0.0, 0.1, 0.2, 0.3), "judge error", safety) if safety else None,
         "frontier": frontier_figure(study, names),

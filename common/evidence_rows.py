@@ -9,7 +9,7 @@ from typing import Any
 
 from common.methods import is_trained, sees_scores
 from common.report import OBJECTIVES
-from common.study import Cell
+from common.study import FEW, Cell
 
 CENTRE = Cell()
 
@@ -29,6 +29,10 @@ class Study:
         shared = ("judge_error", "blind_to", "binary") if is_trained(method) and not sees_scores(method) and not metric.startswith("reward") else ()  # one training for all judges
         unlike = {name: value for name, value in cell.items() if value != getattr(CENTRE, name, None) and name not in shared}
         return {seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()}
+
+    def few(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
+        """`of` on the seeds that all cells have, so that points of different cells have the same students behind them."""
+        return {seed: value for seed, value in self.of(experiment, metric, method, **cell).items() if seed in FEW}
 
     def interval(self, experiment: str, metric: str, method: str, seed: int) -> tuple[float, float]:
         """Over prompts, of one seed at the centre."""
