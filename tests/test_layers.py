@@ -13,7 +13,7 @@ LAYERS = [
     {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
     {"chat", "logprobs", "preference", "reference", "run"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
-     "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text"},
+     "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text", "miniature.muon"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
      "methods", "rows", "local_judges", "counterfactual", "lexicon"},
     {"miniature.instructed"},

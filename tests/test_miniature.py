@@ -18,6 +18,7 @@ from common.miniature import language_model, safety
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.grammar import pattern
 from common.miniature.language_model import MICRO, pretrained_student
+from common.miniature.muon import Muon, orthogonalised
 from common.schema import Sampling, ScoreScale
 from common.self_critique import opening, run_chains
 from common.student import load_student
@@ -208,3 +209,20 @@ def test_the_world_is_rich_enough():
     ceiling = sum(safety.right(r.prompt, right_answer(r)) for r in test) / len(test)
     print(f"oracle's ceiling {ceiling:.3f}, bag of words {bag:.3f}, nearest neighbour {neighbour:.3f}")
     assert ceiling == 1.0 and bag <= 0.9 and neighbour <= 0.9
+
+
+def test_muon_is_torchs_muon_up_to_bfloat16():
+    torch.manual_seed(0)
+    ours = [torch.nn.Parameter(torch.randn(shape)) for shape in ((12, 8), (8, 8), (8, 20))]
+    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    optimizers = Muon(ours, lr=0.05, weight_decay=0.01, steps=3), torch.optim.Muon(theirs, lr=0.05, weight_decay=0.01, ns_steps=3)
+    before = [matrix.detach().clone() for matrix in ours]
+    for _ in range(4):
+        for one, other in zip(ours, theirs):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other, start in zip(ours, theirs, before):
+        assert (one - other).norm() < 0.02 * (one - start).norm()
+    assert torch.linalg.svdvals(orthogonalised(torch.randn(8, 20), 5)).sub(1).abs().max() < 0.4

@@ -5,7 +5,7 @@ with a chat template, and a model of about a million parameters that behaves bad
 is special: `load_student` loads the folder in NF4 like any 7B model.
 
 The folder is cached under a hash of everything that made it: settings, the source of the world (`<world>*.py`), of
-`grammar.py` and of this module, and the versions of torch, transformers and tokenizers.
+`grammar.py`, `muon.py` and of this module, and the versions of torch, transformers and tokenizers.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def pretrained_student(world: ModuleType, recipe: Recipe = Recipe(), cache: str 
 
 def _hash(world: ModuleType, recipe: Recipe) -> str:
     here, name = Path(__file__).parent, world.__name__.rsplit(".", 1)[-1]
-    sources = [path.read_text(encoding="utf-8") for path in (*sorted(here.glob(f"{name}*.py")), here / "grammar.py", Path(__file__))]
+    sources = [path.read_text(encoding="utf-8") for path in (*sorted(here.glob(f"{name}*.py")), here / "grammar.py", here / "muon.py", Path(__file__))]
     versions = [version(package) for package in ("torch", "transformers", "tokenizers")]
     return fingerprint(asdict(recipe), sources, versions)
 
@@ -127,6 +127,8 @@ def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
     from torch.nn.utils.rnn import pad_sequence
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from common.miniature.muon import Muon
+
     start, rng = time.perf_counter(), random.Random(recipe.seed)
     corpus = [world.document(rng) for _ in range(recipe.documents)]
     tokenizer = _tokenizer([message["content"] for messages in corpus[:3000] for message in messages], recipe.vocabulary)
@@ -142,7 +144,7 @@ def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [  # Muon learns the world from about half of the text that AdamW alone needs
-        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.01, ns_steps=3),
+        Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.01, steps=3),
         torch.optim.AdamW(others, lr=recipe.other_learning_rate, betas=(0.9, 0.98), weight_decay=0.01),
     ]
     steps = len(batches)
