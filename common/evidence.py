@@ -1,10 +1,12 @@
 """Runs the study (`common.study`) in the miniature worlds and writes `results/evidence/`.
 
-    python -m common.evidence [--full] [--part NAME] [--experiment NAME] [--jobs N]
+    python -m common.evidence [--full] [--part NAME] [--experiment NAME] [--seed N] [--to FOLDER] [--jobs N]
 
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full` all, or those
 named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where it was. Every process has
-one thread, whatever the machine, so that the numbers do not hang on it.
+one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds differently all the same, and so makes other
+base students: rows of a seed whose student is not theirs are dropped from `results/evidence`, which is said. `--to` leaves them there and
+writes to a folder of its own, without trials, with the settings that those of `results/evidence` chose.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import random
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -33,49 +35,73 @@ from common.run import Progress, quiet_libraries, resolve, world_of
 from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
-from common.study import CORE, SEEDS, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
-from common.trainings import Setting, read_tuned
+from common.study import CORE, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
+from common.trainings import Setting, read_tuned, student_identity
 from common.tuning import chosen_by, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
 
 
-def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int) -> list[str]:
-    """Runs the wanted parts of these experiments; returns what failed."""
+def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, seeds: Sequence[int] = ()) -> list[str]:
+    """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what failed.
+
+    Trials are made where `to` is `RESULTS`. Raises FileNotFoundError where it is not and `RESULTS` has none."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
+    of_part = {(name, part): [row for row in parts(name).get(part, []) if not seeds or row.seed in seeds] for part in wanted for name in names}
+    asked = sorted({(row.seed, name) for (name, _), rows in of_part.items() for row in rows} | {(seed, name) for seed in TRIAL_SEEDS for name in names if to == RESULTS})
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
-        students = [(name, seed) for seed in (*SEEDS, *TRIAL_SEEDS) for name in names]
-        _, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), students)
-        chosen: dict[str, dict[str, Setting]] = {}
-        by_oracle: dict[str, dict[str, Setting]] = {}
+        students, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked])
+        chosen: dict[str, tuple[dict[str, Setting], dict[str, Setting]]] = {}  # by the judge, by the oracle
         for name in names:
-            tried = {seed: path for seed in (*SEEDS, *TRIAL_SEEDS) if (path := FOLDER / name / f"student-{seed}.json").exists()}
-            write_json(RESULTS / name / "students.json", {seed: json.loads(path.read_text(encoding="utf-8")) for seed, path in tried.items()})
-            needed = {tuned_as(row.method) for part in wanted for row in parts(name).get(part, [])}
-            found, failures = _finish(f"trials of {name}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trial_rows(name, [method for method in METHODS if method in needed])])
+            _keep_students(name, {seed: path for (of, seed), path in students if of == name}, to)
+            failures = _try_settings(name, {tuned_as(row.method) for part in wanted for row in of_part[name, part]}, pool) if to == RESULTS else []
             failed += failures
             if not failures:
                 path = RESULTS / name / "trials.json"
-                before = read_tuned(path) if path.exists() else {}
-                chosen[name] = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
-                _drop_rows(name, [method for method, setting in before.items() if chosen[name][method] != setting])
-                by_oracle[name] = chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
+                chosen[name] = read_tuned(path), chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
         for part in wanted:
-            rows = [with_setting(row, chosen[name], by_oracle[name]) for name in chosen for row in parts(name).get(part, [])]
-            failed += _probe(pool, rows) if part == "mechanism" else _measure(part, pool, rows)
+            rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]
+            failed += _probe(pool, rows, to) if part == "mechanism" else _measure(part, pool, rows, to)
     return failed
 
 
-def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row]) -> list[str]:
+def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> None:
+    """Writes what was measured of every seed's candidates and the hash of the admitted one's weights, and drops rows of other students."""
+    path = to / experiment / "students.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = {str(seed): json.loads((FOLDER / experiment / f"student-{seed}.json").read_text(encoding="utf-8")) for seed in students}
+    for seed, student in students.items():
+        found[str(seed)][-1]["weights"] = student_identity(str(student))
+    others = {int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]}
+    if dropped := _drop_rows(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
+        print(f"{to / 'table.json'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}", flush=True)
+    write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
+
+
+def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExecutor) -> list[str]:
+    """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run again must not mix
+    with those that are. Returns what failed."""
+    trials = trial_rows(experiment, [method for method in METHODS if method in needed])
+    found, failed = _finish(f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials])
+    if not failed:
+        path = RESULTS / experiment / "trials.json"
+        before = read_tuned(path) if path.exists() else {}
+        chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
+        changed = [method for method, setting in before.items() if chosen[method] != setting]
+        _drop_rows(RESULTS, lambda line: line["experiment"] == experiment and tuned_as(line["method"]) in changed)
+    return failed
+
+
+def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
     """Writes `mechanism.json`; returns what failed."""
     found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
     if records := [record for _, of_row in found for record in of_row]:
-        write_json(RESULTS / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
+        write_json(to / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
     return failed
 
 
-def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row]) -> list[str]:
+def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
     """Adds the rows of a part to `table.json`, at the centre with what they cost; returns what failed."""
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}
@@ -84,7 +110,7 @@ def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row]) -> list[
         found, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results])
         costs, failed = {row: cost for (row,), cost in found}, failed + failures
     lines = [line for row, result in results.items() for line in lines_of(row, result, **costs.get(row, {}))]
-    _write_rows(lines + (corrected_lines(results) if part == "centre" else []))
+    _write_rows(to, lines + (corrected_lines(results) if part == "centre" else []))
     return failed
 
 
@@ -154,31 +180,33 @@ def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[di
     return lines
 
 
-def _write_rows(lines: Sequence[dict[str, Any]]) -> None:
-    """Adds lines to `table.json`, in place of those of the same cell, method and seed."""
+def _write_rows(to: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Adds lines to `<to>/table.json`, in place of those of the same cell, method and seed."""
     new = {_place(line) for line in lines}
-    _save([line for line in _read_rows() if _place(line) not in new] + list(lines))
+    _save(to, [line for line in _read_rows(to) if _place(line) not in new] + list(lines))
 
 
-def _drop_rows(experiment: str, methods: Sequence[str]) -> None:
-    """Of methods that are trained with another setting now; parts that are not run again must not mix with those that are."""
-    if methods:
-        _save([line for line in _read_rows() if line["experiment"] != experiment or tuned_as(line["method"]) not in methods])
+def _drop_rows(to: Path, unwanted: Callable[[dict[str, Any]], bool]) -> int:
+    """How many lines were dropped."""
+    lines = _read_rows(to)
+    if dropped := sum(map(unwanted, lines)):
+        _save(to, [line for line in lines if not unwanted(line)])
+    return dropped
 
 
 def _place(line: Mapping[str, Any]) -> str:
     return json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)
 
 
-def _read_rows() -> list[dict[str, Any]]:
-    path = RESULTS / "table.json"
+def _read_rows(to: Path) -> list[dict[str, Any]]:
+    path = to / "table.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
-def _save(lines: Sequence[dict[str, Any]]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
+def _save(to: Path, lines: Sequence[dict[str, Any]]) -> None:
+    to.mkdir(parents=True, exist_ok=True)
     rows = ",\n".join(json.dumps(line) for line in sorted(lines, key=lambda line: (_place(line), line["metric"])))
-    (RESULTS / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+    (to / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -186,15 +214,17 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
     parser.add_argument("--part", action="append", help="only these parts")
     parser.add_argument("--experiment", action="append", help="default: all")
+    parser.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
+    parser.add_argument("--to", type=resolve, default=RESULTS, help="folder of the rows; another one than the default takes the settings chosen there and makes no trials")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
     every = list(parts("safety"))
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
-    failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs)
-    if (RESULTS / "table.json").exists():  # none where every row failed
-        print(*write_report(RESULTS), sep="\n")
+    failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs, asked.to, asked.seed or ())
+    if (asked.to / "table.json").exists():  # none where every row failed
+        print(*write_report(asked.to), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
 
 

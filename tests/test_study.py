@@ -21,6 +21,7 @@ from common.miniature.language_model import MICRO
 from common.preference import accepted
 from common.report import OBJECTIVES
 from common.schema import Metric
+from common.storage import write_json
 from common.study import BETAS, CONTRASTS, CORE, KNOBS, LEARNING_RATES, SEEDS, TRIAL_SEEDS, TRIALS, Cell, Row, parts, trial_rows, trial_settings, tuned_as, with_setting
 
 CENTRE = Cell()
@@ -257,21 +258,46 @@ def test_controls_are_compared_on_the_seeds_they_have(tmp_path):
     assert row["difference"] == "rDPO (offset) - rDPO, scores of other pairs" and (row["seeds"], row["as trained"]) == (2, "+0.20 [+0.20, +0.20]")
 
 
+def made_up(method="dpo", seed=0, value=0.5):
+    metric = Metric(experiment="safety", method=method, seed=seed, metric="utility", value=value, n=10, low=0.0, high=1.0)
+    return lines_of(Row(CENTRE, method, seed), Result(method, seed, "", [metric]))
+
+
 def test_rows_of_another_setting_are_dropped_with_those_of_its_nll_term(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "RESULTS", tmp_path)
-    metric = lambda method: Metric(experiment="safety", method=method, seed=0, metric="utility", value=0.5, n=10, low=0.0, high=1.0)  # noqa: E731
-    evidence._write_rows([line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in lines_of(Row(CENTRE, method, 0), Result(method, 0, "", [metric(method)]))])
-    evidence._drop_rows("sycophancy", ["dpo"])
-    evidence._drop_rows("safety", ["dpo"])
-    assert [line["method"] for line in json.loads((tmp_path / "table.json").read_text())] == ["base", "rdpo"]
+    evidence._write_rows(tmp_path, [line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in made_up(method)])
+    for number, chosen in enumerate(({"dpo": {"beta": 0.1}, "rdpo": {"beta": 0.1}}, {"dpo": {"beta": 0.2}, "rdpo": {"beta": 0.1}})):
+        monkeypatch.setattr(evidence, "_finish", lambda *given: ([], []))
+        monkeypatch.setattr(evidence, "write_trials", lambda found, path: (write_json(path, {"chosen": chosen}), chosen)[1])  # noqa: B023
+        assert evidence._try_settings("safety", ["dpo", "rdpo"], None) == []
+        assert [line["method"] for line in json.loads((tmp_path / "table.json").read_text())] == [["base", "dpo", "dpo_nll", "rdpo"], ["base", "rdpo"]][number]
 
 
-def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path, monkeypatch):
-    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
-    metric = lambda value: Metric(experiment="safety", method="dpo", seed=0, metric="utility", value=value, n=10, low=0.0, high=1.0)  # noqa: E731
-    lines = lambda value, seed: lines_of(Row(CENTRE, "dpo", seed), Result("dpo", seed, "", [metric(value)]))  # noqa: E731
-    evidence._write_rows(lines(0.5, 0) + lines(0.6, 1))
-    evidence._write_rows(lines(0.7, 1))
+def test_rows_of_another_base_student_are_dropped(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evidence, "FOLDER", tmp_path / "runs")
+    to, students = tmp_path / "results", {seed: tmp_path / f"student-{seed}" for seed in (0, 1)}
+    for seed, student in students.items():
+        student.mkdir()
+        (student / "config.json").write_text("{}")
+        (student / "model.safetensors").write_bytes(bytes([seed]))
+        write_json(tmp_path / f"runs/safety/student-{seed}.json", [{"student": "a", "admitted": False}, {"student": "b", "admitted": True}])
+    evidence._write_rows(to, made_up(seed=0) + made_up(seed=1) + made_up(seed=2))
+    evidence._keep_students("safety", students, to)
+    evidence._keep_students("safety", students, to)
+    assert "dropped" not in capsys.readouterr().out and set(Study(to / "table.json").of("safety", "utility", "dpo")) == {0, 1, 2}
+    (other := tmp_path / "other").mkdir()
+    (other / "config.json").write_text("{}")
+    (other / "model.safetensors").write_bytes(b"another CPU")
+    evidence._keep_students("safety", {1: other}, to)
+    assert "1 lines of safety dropped, whose base students were others: seeds 1" in capsys.readouterr().out
+    assert set(Study(to / "table.json").of("safety", "utility", "dpo")) == {0, 2}
+    kept = json.loads((to / "safety/students.json").read_text())
+    assert list(kept) == ["0", "1"] and "weights" not in kept["1"][0] and kept["0"][1]["weights"] != kept["1"][1]["weights"]
+
+
+def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path):
+    evidence._write_rows(tmp_path, made_up(seed=0) + made_up(seed=1, value=0.6))
+    evidence._write_rows(tmp_path, made_up(seed=1, value=0.7))
     assert Study(tmp_path / "table.json").of("safety", "utility", "dpo") == {0: 0.5, 1: 0.7}
     assert len(json.loads((tmp_path / "table.json").read_text())) == 2
 
