@@ -28,7 +28,7 @@ from common.batch import experiments
 from common.experiment import Result
 from common.evidence_report import write_report
 from common.laboratory import admitted_student, cost_of, run_row
-from common.mechanism import probe
+from common.mechanism import noise_of, probe
 from common.methods import METHODS
 from common.report import OBJECTIVES
 from common.run import Progress, quiet_libraries, resolve, world_of
@@ -102,14 +102,15 @@ def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str
 
 
 def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
-    """Adds the rows of a part to `table.json`, at the centre with what they cost; returns what failed."""
+    """Adds the rows of a part to `table.json`, at the centre with what they cost, and of pairs whose noise nobody dialled with that noise;
+    returns what failed."""
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}
-    costs: dict[Row, dict[str, int]] = {}
-    if part in ("centre", "neighbours"):
-        found, failures = _finish("cost", pool, partial(cost_of, folder=FOLDER), [(row,) for row in results])
-        costs, failed = {row: cost for (row,), cost in found}, failed + failures
-    lines = [line for row, result in results.items() for line in lines_of(row, result, **costs.get(row, {}))]
+    more: dict[Row, Mapping[str, float]] = {}
+    if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of}.get(part):
+        found, failures = _finish(f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results])
+        more, failed = {row: of_row for (row,), of_row in found}, failed + failures
+    lines = [line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))]
     _write_rows(to, lines + (corrected_lines(results) if part == "centre" else []))
     return failed
 

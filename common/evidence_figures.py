@@ -25,11 +25,10 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
     else:
         figure, row = grid_of_axes(1, 3, 12.6, 3.6)
         axes = [[one] for one in row[0]]
-    methods = (*MAIN, "rdpo_filter")
     for column, experiment in enumerate(names):
         of = lambda metric, method, value: study.few(experiment, metric, method, **{factor: value})  # noqa: B023, E731
         for row, metric in ((0, behaviour(experiment)), (2, "utility")):
-            for method in methods:
+            for method in MAIN:
                 if points := [(value, fmean(found.values())) for value in values if (found := of(metric, method, value))]:
                     axes[row][column].plot(*zip(*points), color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
             if base := of(metric, "base", getattr(CENTRE, factor)):
@@ -81,8 +80,8 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
     figure, axes = grid_of_axes(1, len(names), 4.2 * len(names) + 2.2, 4.2)
     for one, experiment in zip(axes[0], names):
         objective = OBJECTIVES[experiment][0]
-        worst = min(value for method in (*MAIN, "rdpo_filter") for value in study.of(experiment, "utility", method).values())
-        for method in (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS):
+        worst = min(value for method in MAIN for value in study.of(experiment, "utility", method).values())
+        for method in (*UNTRAINED, *MAIN, *NEIGHBOURS):
             x, y = (study.of(experiment, metric, method) for metric in ("utility", objective))
             if not x or max(x.values()) < worst:
                 continue
@@ -98,11 +97,11 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
     return figure
 
 
-def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: Sequence[float], against: Sequence[str] = ("dpo", "dsc")) -> Figure:
+def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: Sequence[float], against: Sequence[str] = ("dpo", "rdpo_filter", "dsc")) -> Figure:
     """Who wins where: mean paired difference of rDPO and another method, at matched utility, over teacher noise and judge error, with its
     t-interval, over the seeds that all cells have. Bold where the interval leaves zero out; not corrected for their number."""
-    figure, axes = grid_of_axes(1, len(against), 6.6 * len(against) + 0.8, 3.6)
-    for one, other in zip(axes[0], against):
+    figure, axes = grid_of_axes(len(against), 1, 7.4, 3.2 * len(against))
+    for (one,), other in zip(axes, against):
         cells = [[paired(*(study.few(experiment, behaviour(experiment), method, noise=noise, judge_error=error) for method in ("rdpo", other))) for noise in noises] for error in errors]
         shown = one.imshow([[fmean(values) if values else float("nan") for values in row] for row in cells], cmap="RdBu", vmin=-0.6, vmax=0.6, aspect="auto", origin="lower")
         for y, row in enumerate(cells):
@@ -117,5 +116,5 @@ def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: S
         one.set(xlabel="teacher noise", ylabel="judge error")
         one.set_title(f"{OBJECTIVES[experiment][0]}, rDPO - {LABELS[other]}", fontsize=10)
         one.spines[:].set_visible(False)
-    figure.colorbar(shown, ax=axes[0].tolist(), label="at matched utility")
+    figure.colorbar(shown, ax=[one for (one,) in axes], label="at matched utility")
     return figure

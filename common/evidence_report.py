@@ -23,7 +23,7 @@ from common.study import ABLATED, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = (*UNTRAINED, *MAIN, "rdpo_filter", *NEIGHBOURS, *WITH_NLL)
+ROWS = (*UNTRAINED, *MAIN, *NEIGHBOURS, *WITH_NLL)
 CONTROLS = {"rdpo": ("shuffled", "rDPO, scores of other pairs"), "dpo": ("subset", "DPO, as many random pairs as dSC accepts")}
 COLUMNS = {"judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words", "lambda": "lambda"}
 COMPARISONS = (  # of (method, control), beside the named contrasts, without stars
@@ -95,14 +95,19 @@ def cost_table(study: Study, experiment: str) -> pd.DataFrame:
 
 
 def elsewhere_table(study: Study) -> pd.DataFrame:
-    """Safety in the cells that lie on no drawn axis: wanted behaviour at matched utility, a row a cell, and rDPO - DPO paired by seed."""
+    """Safety in the cells that lie on no drawn axis: wanted behaviour at matched utility, a row a cell, rDPO - DPO and DPO on accepted pairs -
+    DPO paired by seed, and the mean utility as trained of DPO, rDPO and DPO on accepted pairs."""
     import pandas as pd
 
     rows = []
     for label, cell in {"centre, for comparison": {}, **ELSEWHERE}.items():
-        found = {method: study.few("safety", behaviour("safety"), method, **cell) for method in (*MAIN, "rdpo_filter")}
+        found = {method: study.few("safety", behaviour("safety"), method, **cell) for method in MAIN}
         if found["rdpo"] and found["dpo"]:
-            rows.append({"cell": label, **{LABELS[method]: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"]))})
+            kept = [study.few("safety", "utility", method, **cell).values() for method in ("dpo", "rdpo", "rdpo_filter")]
+            rows.append({
+                "cell": label, **{LABELS[method]: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"])),
+                "accepted - DPO": _difference(paired(found["rdpo_filter"], found["dpo"])), "utility as trained, DPO / rDPO / accepted": " / ".join(f"{fmean(values):.2f}" if values else "-" for values in kept),
+            })  # fmt: skip
     return pd.DataFrame(rows if len(rows) > 1 else [])
 
 

@@ -37,6 +37,15 @@ def kind_of(pair: ScoredPair, experiment: str) -> str:
     return {(False, True): "clean", (True, False): "mislabelled"}.get((right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)), "no signal")
 
 
+def noise_of(row: Row, folder: Path) -> dict[str, float]:
+    """The oracle's view of the pairs that a row is trained on: what share of the revisions mends a wrong answer, spoils a right one, and
+    what share of both answers is wrong (the rest is right before and after)."""
+    student = admitted_student(row.cell.experiment, row.seed, folder)
+    right = world_of(row.cell.experiment).right
+    found = [(right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)) for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
+    return {name: round(found.count(kind) / len(found), 4) for name, kind in (("pairs_mended", (False, True)), ("pairs_spoiled", (True, False)), ("pairs_wrong", (False, False)))}
+
+
 def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     """Trains a row of a preference loss and looks, `MOMENTS` times, at the first `PROBED` training pairs of every kind.
 

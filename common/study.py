@@ -16,7 +16,7 @@ from common.loss import LOSSES, knobs_of
 from common.methods import UNTRAINED, WITH_NLL
 from common.trainings import Setting
 
-MAIN = ("sft", "dsc", "dpo", "rdpo")
+MAIN = ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")
 """The methods of every part."""
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
@@ -124,10 +124,10 @@ def parts(experiment: str) -> dict[str, list[Row]]:
     changed = lambda method, **change: [Row(centre, method, seed, changed=change) for seed in FEW]  # noqa: E731
     safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
     found = {
-        "centre": rows([centre], (*UNTRAINED, *MAIN, "rdpo_filter"), SEEDS),
+        "centre": rows([centre], (*UNTRAINED, *MAIN), SEEDS),
         "controls": rows(varied(control=["shuffled"]), ["rdpo"]) + rows(varied(control=["subset"]), ["dpo"]),
-        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), (*MAIN, "rdpo_filter")),
-        "oracle": [row for method in (*MAIN, "rdpo_filter") for row in changed(method, chosen_by="oracle")],
+        "noise": rows(varied(noise=[0.0, 0.1, 0.2, 0.4, 0.5] if safety else [0.0, 0.5]), MAIN),
+        "oracle": [row for method in MAIN for row in changed(method, chosen_by="oracle")],
     }
     if safety:
         errors, noises = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5)
@@ -136,12 +136,12 @@ def parts(experiment: str) -> dict[str, list[Row]]:
             "neighbours": rows([centre], NEIGHBOURS, SEEDS),
             "mechanism": rows([centre], PROBED, FEW[:3]),
             "pairs": rows(varied(pairs=[50, 100, 200, 800]), MAIN),
-            "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], ("dsc", "rdpo")),
+            "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], aware),
             "kinds": rows(varied(blind_to=["story"], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN),
             "self": rows(varied(teacher=["student"]), MAIN),
             "nll": rows([centre], list(WITH_NLL)),
-            "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo")),
+            "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo", "rdpo_filter")),
             "settings": [row for method, changes in ABLATED.items() for name, values in changes.items() for value in values for row in changed(method, **{name: value})],
         }
     return found

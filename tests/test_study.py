@@ -14,7 +14,7 @@ from common.evidence_report import centre_table, comparison_table, contrasts, co
 from common.evidence_rows import Study, behaviour, paired
 from common.experiment import Result
 from common.laboratory import admitted_student, cost_of, folder_of, run_row, scored_pairs
-from common.mechanism import kind_of, mechanism_figure, probe, push
+from common.mechanism import kind_of, mechanism_figure, noise_of, probe, push
 from common.methods import METHODS, UNTRAINED
 from common.miniature import roleplay, safety
 from common.miniature.language_model import MICRO
@@ -173,6 +173,13 @@ def test_a_base_student_that_is_not_admitted_makes_way_for_the_next(tiny, tmp_pa
         admitted_student("safety", 7, tmp_path)
     tried = json.loads((tmp_path / "safety" / "student-7.json").read_text())
     assert len(tried) == 2 and tried[0]["student"] == first.name != tried[1]["student"] and not any(one["admitted"] for one in tried)
+
+
+def test_the_oracle_measures_the_noise_of_pairs(tiny, tmp_path):
+    shares = {noise: noise_of(Row(replace(CENTRE, noise=noise, benign_share=0.0), "dpo", 0), tmp_path) for noise in (0.0, 0.5)}
+    assert shares[0.0]["pairs_spoiled"] == shares[0.0]["pairs_wrong"] == 0 and shares[0.0]["pairs_mended"] > 0.6
+    # no better a quarter: wrong before and after wherever the answer was; worse another quarter, where it was right
+    assert 0.15 < shares[0.5]["pairs_wrong"] < 0.6 and shares[0.5]["pairs_spoiled"] > 0.03 and shares[0.5]["pairs_mended"] < 0.6
 
 
 def test_the_student_can_be_its_own_teacher(tiny, tmp_path):
