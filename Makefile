@@ -39,7 +39,7 @@ evidence-full: $(INSTALLED)
 	$(BIN)/python -m common.evidence --full
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from common.chat import ChatModel, KeptChat, LocalChat, WholeSentences
 from common.counterfactual import INSTRUCTIONS, style_question, variant_named
@@ -33,6 +36,14 @@ from common.trainings import read_tuned
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 FINAL_JUDGE_ERROR = 0.1  # of the miniature's second judge
 Parameters = Mapping[str, Any]
+
+
+def miniature_student(world: ModuleType, recipe: Recipe) -> Path:
+    """The folder of a miniature student in the common cache, made once where several notebooks or tests ask for it at a time."""
+    cache = resolve("runs/models")
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / f"{world.__name__}.lock"):
+        return pretrained_student(world, recipe, cache=cache)
 
 
 def prompts_of(p: Parameters) -> ExperimentPrompts:
@@ -170,8 +181,7 @@ def open_experiment(p: Parameters) -> Experiment:
     if p["student"] in RECIPES:
         world = world_of(p["experiment"])
         evaluator = WorldEvaluator(world, p["experiment"], open_final_judge(p), p["evaluation_prompts"], p["max_new_tokens"], instructions)
-        student = pretrained_student(world, RECIPES[p["student"]], cache=resolve("runs/models"))
-        return Experiment(student, train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
+        return Experiment(miniature_student(world, RECIPES[p["student"]]), train, evaluator, resolve(p["output"]), settings, compute_dtype=torch.float32, **common)
     if "always_refuse" in p["methods"]:
         raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
     prompts = [record for record in read_records(path, HeldOut) if record.split != "train"]

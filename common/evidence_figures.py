@@ -10,7 +10,7 @@ from common.evidence_rows import CENTRE, Study, behaviour, paired
 from common.methods import UNTRAINED
 from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes
 from common.statistics import seed_interval
-from common.study import MAIN, NEIGHBOURS
+from common.study import AS_DPO, MAIN, NEIGHBOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str]) -> Figure:
     """Against one factor around the centre, over the seeds that all points have, a column an experiment: wanted behaviour at matched utility,
-    what rDPO has above another method there (paired by seed, with its t-interval), and utility as trained. The base student is a dotted line.
-    A single experiment has them side by side."""
+    what rDPO has above another method there (paired by seed, with its t-interval), and utility as trained. The base student is a dotted line, DPO with
+    rDPO's setting a dashed one where it was trained. A single experiment has them side by side."""
     if len(names) > 1:
         figure, axes = grid_of_axes(3, len(names), 3.6 * len(names) + 1.8, 7.6)
     else:
@@ -31,6 +31,9 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
             for method in MAIN:
                 if points := [(value, fmean(found.values())) for value in values if (found := of(metric, method, value))]:
                     axes[row][column].plot(*zip(*points), color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
+            points = [(value, fmean(found.values())) for value in values if (found := study.few(experiment, metric, "rdpo", **{factor: value}, **AS_DPO))]
+            if len(points) > 1:
+                axes[row][column].plot(*zip(*points), color=COLORS["dpo"], label="DPO, rDPO's setting", linestyle="--", marker="o", markersize=4)
             if base := of(metric, "base", getattr(CENTRE, factor)):
                 axes[row][column].axhline(fmean(base.values()), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
             axes[row][column].set(ylim=(-0.03, 1.05))

@@ -27,6 +27,8 @@ ABLATED = {
     "dpo": {"beta": (0.1, 0.3, 1.0)},
 }
 """What is changed in a method's chosen setting, one value at a time. Scores are normalised to [0, 1]: alpha on raw scores of 0 to 5 would be a fifth of it."""
+AS_DPO = {"alpha": 0.0}
+"""What makes rDPO's loss that of DPO, with the learning rate, beta and epochs that rDPO's trials chose: DPO's own were chosen for 400 pairs too, and are fewer steps."""
 PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
 INSTRUCTED = tuple(variant for variant in VARIANTS if variant != "neutral")
 SEEDS, FEW = tuple(range(10)), tuple(range(5))
@@ -130,12 +132,12 @@ def parts(experiment: str) -> dict[str, list[Row]]:
         "oracle": [row for method in MAIN for row in changed(method, chosen_by="oracle")],
     }
     if safety:
-        errors, noises = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5)
+        errors, noises, counts = (0.0, 0.2, 0.3), (0.0, 0.1, 0.2, 0.4, 0.5), varied(pairs=[50, 100, 200, 800])
         found |= {
             "judge": rows(varied(judge_error=errors), ("base", *aware)),
             "neighbours": rows([centre], NEIGHBOURS, SEEDS),
             "mechanism": rows([centre], PROBED, FEW[:3]),
-            "pairs": rows(varied(pairs=[50, 100, 200, 800]), MAIN),
+            "pairs": rows(counts, MAIN) + [Row(cell, "rdpo", seed, changed=AS_DPO) for seed in FEW for cell in counts],
             "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], aware),
             "kinds": rows(varied(blind_to=["story"], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN),

@@ -8,11 +8,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from common.backends import miniature_student  # noqa: E402
 from common.judge import LLMJudge, score_pairs  # noqa: E402
 from common.miniature import safety  # noqa: E402
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher  # noqa: E402
-from common.miniature.language_model import MICRO, Recipe, pretrained_student  # noqa: E402
-from common.run import quiet_libraries, resolve  # noqa: E402
+from common.miniature.language_model import MICRO, Recipe  # noqa: E402
+from common.run import quiet_libraries  # noqa: E402
 from common.schema import Sampling  # noqa: E402
 from common.self_critique import generate_pairs  # noqa: E402
 
@@ -22,13 +23,13 @@ quiet_libraries()
 @pytest.fixture(scope="session")
 def micro():
     """Folder of the micro student: seconds to make, real in every respect but its answers."""
-    return pretrained_student(safety, MICRO, cache=resolve("runs/models"))
+    return miniature_student(safety, MICRO)
 
 
 @pytest.fixture(scope="session")
 def miniature():
     """Folder of the full miniature student: about a minute to make, then cached."""
-    return pretrained_student(safety, Recipe(), cache=resolve("runs/models"))
+    return miniature_student(safety, Recipe())
 
 
 @pytest.fixture(scope="session")

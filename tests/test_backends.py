@@ -1,14 +1,20 @@
 """From a notebook's parameters to teacher and judge: `pytest tests/test_backends.py`."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fault_server import FaultServer
 
+from common import backends
 from common.backends import open_experiment, open_judge, open_prompts, open_teacher, paid
 from common.counterfactual import INSTRUCTIONS
 from common.labels import CalibratedJudge
 from common.notebook import declared_parameters
 from common.chat import KeptChat
 from common.methods import TrainedStudent
+from common.miniature import safety
+from common.miniature.language_model import MICRO
 from common.schema import Sampling, ScoredPair
 
 ASKED = [[{"role": "user", "content": "Hello?"}]]
@@ -127,3 +133,20 @@ def test_a_learned_judge_cannot_be_asked_about_a_style(tmp_path, micro):
     given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, "contrastive"), "train_pairs": 0}
     assert open_experiment(parameters("train_rdpo", tmp_path, **given, final_judge=f"learned:{rows}")).evaluator.style_judge is None
     assert open_experiment(parameters("train_rdpo", tmp_path, **given, final_judge=f"local:{micro}")).evaluator.style_judge.prompts.judge_template.count(INSTRUCTIONS["safety"].desired) == 1
+
+
+def test_two_at_a_time_do_not_make_one_miniature_student(tmp_path, monkeypatch):
+    inside, most = [], []
+
+    def slowly(world, recipe, cache):
+        inside.append(world)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+        return cache / "student"
+
+    monkeypatch.setattr(backends, "pretrained_student", slowly)
+    monkeypatch.setattr(backends, "resolve", lambda path: tmp_path / path)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: backends.miniature_student(safety, MICRO), range(2)))
+    assert found == [tmp_path / "runs/models/student"] * 2 and most == [1, 1]

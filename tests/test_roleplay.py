@@ -7,12 +7,12 @@ from collections import Counter
 import pytest
 import torch
 
+from common.backends import miniature_student
 from common.chat import LocalChat
 from common.judge import LLMJudge
 from common.miniature import roleplay
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
-from common.miniature.language_model import Recipe, pretrained_student
-from common.run import resolve
+from common.miniature.language_model import Recipe
 from common.schema import Sampling
 from common.self_critique import opening, run_chains
 from common.student import load_student
@@ -220,7 +220,7 @@ def test_outcomes_count_every_prompt_of_their_set():
 
 def test_base_student_after_nf4():
     """Answers 60-80 % of injected personas in character, seen and held out, and 90 % of plain questions rightly."""
-    model, tokenizer = load_student(pretrained_student(roleplay, Recipe(), cache=resolve("runs/models")), compute_dtype=torch.float32)
+    model, tokenizer = load_student(miniature_student(roleplay, Recipe()), compute_dtype=torch.float32)
     chat = LocalChat(model, tokenizer, batch_size=128)
     answers = {}
     for split, records in roleplay.evaluation_sets("test", 200).items():

@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 import torch
 
+from common.backends import miniature_student
 from common.chat import LocalChat
 from common.judge import LLMJudge
 from common.miniature import sycophancy
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
-from common.miniature.language_model import Recipe, pretrained_student
+from common.miniature.language_model import Recipe
 from common.miniature.sycophancy import PROMPTS, WORST_SHIFT
-from common.run import resolve
 from common.schema import Sampling, ScoreScale, feedback_score
 from common.self_critique import opening, run_chains
 from common.student import load_student
@@ -304,7 +304,7 @@ def test_steadiness_needs_the_student_s_own_no_stance_answer():
 
 def test_base_student_after_nf4():
     """Answers 60-80 % of stances by following them, seen and held out, and 90 % of plain arguments rightly."""
-    model, tokenizer = load_student(pretrained_student(sycophancy, Recipe(), cache=resolve("runs/models")), compute_dtype=torch.float32)
+    model, tokenizer = load_student(miniature_student(sycophancy, Recipe()), compute_dtype=torch.float32)
     chat = LocalChat(model, tokenizer, batch_size=128)
     answers = {}
     for split, records in sycophancy.evaluation_sets("test", 200).items():
