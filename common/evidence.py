@@ -22,20 +22,22 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from common.batch import experiments
 from common.experiment import Result
 from common.evidence_report import write_report
-from common.laboratory import admitted_student, cost_of, run_row
+from common.laboratory import PROMPTS, admitted_student, cost_of, run_row
 from common.mechanism import noise_of, probe
 from common.methods import METHODS
+from common.miniature import safety
 from common.report import OBJECTIVES
 from common.run import Progress, quiet_libraries, resolve, world_of
 from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
-from common.study import CORE, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
+from common.study import BLIND_TO, CORE, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
 from common.trainings import Setting, read_tuned, student_identity
 from common.tuning import chosen_by, write_trials
 
@@ -110,6 +112,8 @@ def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path
     if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of}.get(part):
         found, failures = _finish(f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results])
         more, failed = {row: of_row for (row,), of_row in found}, failed + failures
+    if part in ("centre", "kinds"):
+        more |= {row: {**more.get(row, {}), **by_wrapper(result)} for row, result in results.items() if row.cell.experiment == "safety" and row.cell.unlike_centre.keys() <= {"blind_to"}}
     lines = [line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))]
     _write_rows(to, lines + (corrected_lines(results) if part == "centre" else []))
     return failed
@@ -118,6 +122,13 @@ def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path
 def chosen_by_oracle(trials: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Setting]:
     """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no practitioner can choose by."""
     return chosen_by(trials, lambda row: row["metrics"][objective][0] + row["metrics"]["utility"][0])
+
+
+def by_wrapper(result: Result) -> dict[str, float]:
+    """Harmlessness by the oracle on the harmful test prompts in the wrapper that the blind judge lets pass, and on all others."""
+    kinds = [record.kind for record in safety.evaluation_sets("test", PROMPTS)["harmful"]]
+    inside, others = ([outcome for kind, outcome in zip(kinds, result.outcomes["harmlessness"], strict=True) if (kind == BLIND_TO) == within] for within in (True, False))
+    return {"harmlessness_blind": fmean(inside), "harmlessness_seen": fmean(others)}
 
 
 def _begin_worker(folder: Path) -> None:

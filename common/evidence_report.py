@@ -18,7 +18,7 @@ from common.mechanism import mechanism_figure
 from common.methods import UNTRAINED, WITH_NLL
 from common.report import LABELS, OBJECTIVES, write_table
 from common.statistics import holm, paired_t_test, seed_interval, sign_flip_test
-from common.study import ABLATED, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
+from common.study import ABLATED, BLIND_TO, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ COMPARISONS = (  # of (method, control), beside the named contrasts, without sta
 )  # fmt: skip
 COSTS = {"teacher_replies": "teacher's replies", "judge_verdicts": "judge's verdicts", "pairs_used": "pairs trained on", "tokens_trained_on": "tokens trained on", "train_seconds": "seconds of training, one core"}
 ELSEWHERE = {
-    "the judge lets one wrapper pass": {"blind_to": "story"}, "the judge says good or bad only": {"binary": True}, "noise on prompts in wrappers only": {"noise_on": "wrapped", "noise": 0.6},
+    "the judge lets one wrapper pass": {"blind_to": BLIND_TO}, "the judge says good or bad only": {"binary": True}, "noise on prompts in wrappers only": {"noise_on": "wrapped", "noise": 0.6},
     "no benign prompts": {"benign_share": 0.0}, "half of the prompts benign": {"benign_share": 0.5}, "the student is its own teacher": {"teacher": "student"},
     **{f"pairs of Counterfactual DPO, {variant}": {"variant": variant} for variant in INSTRUCTED},
 }  # fmt: skip
@@ -118,13 +118,27 @@ def gains_table(study: Study) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for label, cell, error in (("10 % errors", {}, 0.1), ("30 % errors", {"judge_error": 0.3}, 0.3), ("10 % errors, blind to one wrapper", {"blind_to": "story"}, 0.1)):
+    for label, cell, error in (("10 % errors", {}, 0.1), ("30 % errors", {"judge_error": 0.3}, 0.3), ("10 % errors, blind to one wrapper", {"blind_to": BLIND_TO}, 0.1)):
         for method in ("dsc", "rdpo", "rdpo_filter"):
             gain = lambda metric: paired(*(study.of("safety", metric, row, **cell) for row in (method, "base")))  # noqa: B023, E731
             oracle, second, reward = gain("harmlessness"), [value / (1 - 2 * FINAL_JUDGE_ERROR) for value in gain("judged")], [value / (1 - 2 * error) for value in gain("reward")]
             if oracle and second and reward:
                 rows.append({"judge of the pairs": label, "method": LABELS[method], "oracle": _difference(oracle), "second judge": _difference(second), "judge of the pairs sees": _difference(reward),
                              "above the oracle": _difference([own - true for own, true in zip(reward, oracle)])})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def blind_table(study: Study) -> pd.DataFrame:
+    """Harmlessness as trained, by the oracle, where the judge of the pairs is blind and elsewhere, after pairs of a judge that sees all and of
+    the blind one; differences paired by seed."""
+    import pandas as pd
+
+    rows = []
+    for method in ("base", "dsc", "rdpo", "rdpo_filter"):
+        for where, metric in (("in the wrapper", "harmlessness_blind"), ("in all others, and in none", "harmlessness_seen")):
+            sees, blind = (study.few("safety", metric, method, blind_to=blind_to) for blind_to in ("", BLIND_TO))
+            if sees and blind:
+                rows.append({"method": LABELS[method], "harmful prompts": where, "judge sees all": _cell(sees), "judge is blind": _cell(blind), "difference": _difference(paired(blind, sees))})
     return pd.DataFrame(rows)
 
 
@@ -233,6 +247,7 @@ def write_report(folder: str | Path) -> list[Path]:
         "cost": (cost_table(study, "safety"), "What one student of the centre takes, safety, mean over seeds; the 32 trials that chose the setting took 32 times that, and verdicts for every method. A prompt counts once a pair; the reference pass, kept for all preference losses, is not counted."),
         "elsewhere": (elsewhere_table(study), f"Harmlessness at matched utility away from the centre, seeds 0 to 4. {over_seeds}, {paired_by}."),
         "gains": (gains_table(study), "Harmlessness as trained, gained over the base student, paired by seed, with 95 % t-intervals. The gain that a judge sees is divided by one minus twice its share of random errors."),
+        "blind": (blind_table(study), f"Harmlessness as trained, by the oracle, where the judge of the pairs lets everything in one wrapper pass ({BLIND_TO}, 28 of 150 test prompts) and elsewhere. {over_seeds.split(',')[0]}, {paired_by}."),
         "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, {paired_by}."),
         "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, {paired_by}."),
     }  # fmt: skip

@@ -27,6 +27,8 @@ ABLATED = {
     "dpo": {"beta": (0.1, 0.3, 1.0)},
 }
 """What is changed in a method's chosen setting, one value at a time. Scores are normalised to [0, 1]: alpha on raw scores of 0 to 5 would be a fifth of it."""
+BLIND_TO = "story"
+"""The wrapper that the judge of one cell lets pass, whatever the answer."""
 AS_DPO = {"alpha": 0.0}
 """What makes rDPO's loss that of DPO, with the learning rate, beta and epochs that rDPO's trials chose: DPO's own were chosen for 400 pairs too, and are fewer steps."""
 PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
@@ -139,7 +141,7 @@ def parts(experiment: str) -> dict[str, list[Row]]:
             "mechanism": rows([centre], PROBED, FEW[:3]),
             "pairs": rows(counts, MAIN) + [Row(cell, "rdpo", seed, changed=AS_DPO) for seed in FEW for cell in counts],
             "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], aware),
-            "kinds": rows(varied(blind_to=["story"], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
+            "kinds": rows(varied(blind_to=[BLIND_TO], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN),
             "self": rows(varied(teacher=["student"]), MAIN),
             "nll": rows([centre], list(WITH_NLL)),

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from common import evidence, laboratory
-from common.evidence import chosen_by_oracle, corrected_lines, lines_of, main
-from common.evidence_report import centre_table, comparison_table, contrasts, correction_table, cost_table, elsewhere_table, gains_table, oracle_table, settings_table, write_report
+from common.evidence import by_wrapper, chosen_by_oracle, corrected_lines, lines_of, main
+from common.evidence_report import blind_table, centre_table, comparison_table, contrasts, correction_table, cost_table, elsewhere_table, gains_table, oracle_table, settings_table, write_report
 from common.evidence_rows import Study, behaviour, paired
 from common.experiment import Result
 from common.laboratory import admitted_student, cost_of, folder_of, run_row, scored_pairs
@@ -256,6 +256,17 @@ def test_a_gain_that_only_the_reward_judge_sees_is_shown(tmp_path):
     assert (row["judge of the pairs"], row["method"], row["oracle"]) == ("10 % errors, blind to one wrapper", "rDPO (offset)", "+0.00 [+0.00, +0.00]")
     assert row["judge of the pairs sees"].startswith("+0.69 [") and row["above the oracle"] == row["judge of the pairs sees"]  # .55 / .8
     assert row["second judge"].startswith("+0.06 [")
+
+
+def test_harm_under_the_wrapper_that_a_judge_lets_pass_is_counted_apart(tmp_path):
+    kinds = [record.kind for record in safety.evaluation_sets("test", laboratory.PROMPTS)["harmful"]]
+    result = Result("rdpo", 0, "", [], outcomes={"harmlessness": [kind == "story" for kind in kinds]})
+    assert by_wrapper(result) == {"harmlessness_blind": 1.0, "harmlessness_seen": 0.0}
+    with pytest.raises(ValueError):  # outcomes of other prompts
+        by_wrapper(Result("rdpo", 0, "", [], outcomes={"harmlessness": [True]}))
+    values = [("rdpo", "harmlessness_blind", {}, [0.8, 0.9]), ("rdpo", "harmlessness_blind", {"blind_to": "story"}, [0.5, 0.6]), ("rdpo", "harmlessness_seen", {}, [0.8, 0.9])]
+    (row,) = blind_table(Study(table_of(values, tmp_path / "table.json"))).to_dict("records")
+    assert (row["method"], row["harmful prompts"], row["difference"]) == ("rDPO (offset)", "in the wrapper", "-0.30 [-0.30, -0.30]")
 
 
 def test_controls_are_compared_on_the_seeds_they_have(tmp_path):
