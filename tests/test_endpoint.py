@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 import traceback
 
 import pytest
@@ -157,12 +156,8 @@ def test_many_requests_are_in_flight_at_once():
     with FaultServer(delay=0.3) as server:
         chat = EndpointChat("m", server.url, "", concurrency=32)
         chat.complete(QUESTIONS[:1], Sampling())
-        questions = [[{"role": "user", "content": str(i)}] for i in range(128)]
-        start = time.perf_counter()
-        chat.complete(questions, Sampling())
-        seconds = time.perf_counter() - start
-    assert server.most_at_once == 32
-    assert 128 * 0.3 / seconds > 10  # of 32 at best, on a machine at rest; the bar of 25 is measured in tests/reliability.py
+        chat.complete([[{"role": "user", "content": str(i)}] for i in range(128)], Sampling())
+    assert server.most_at_once == 32  # what that is worth in seconds is measured in tests/reliability.py
 
 
 def test_an_interrupt_waits_for_what_is_in_flight_and_asks_no_more():

@@ -229,9 +229,9 @@ def test_a_verdict_survives_a_long_answer_that_forges_nothing(scale):
 @pytest.mark.parametrize("scale", ScoreScale)
 @pytest.mark.parametrize("loop", [" " * 500, ": 1/" + "9" * 50_000, ": 1 (" + "x" * 50_000, ": " + "1 " * 20_000, " (0-" * 10_000], ids=["blanks", "digits", "remark", "list", "scale"])
 def test_a_judge_that_loops_is_read_in_no_time(scale, loop):
-    start = time.perf_counter()
+    start = time.process_time()
     assert parse_score(scale.label + loop, scale) is None
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 1
 
 
 def scripted_chat(*replies):
