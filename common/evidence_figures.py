@@ -48,7 +48,7 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
         for one in (axes[0][column], axes[1][column], axes[2][column]):
             if factor == "pairs":
                 one.set_xscale("log", base=2)
-                one.set_xticks(values, [f"{value:g}" for value in values])
+            one.set_xticks(values, [f"{value:g}" for value in values])
             one.set_xlabel(label if len(names) == 1 or one is axes[2][column] else "")
         axes[0][column].set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
     for row, said in enumerate(("at matched utility", "rDPO - the other", "utility as trained")):
