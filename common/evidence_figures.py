@@ -7,8 +7,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from common.evidence_rows import CENTRE, Study, behaviour, paired
+from common.experiment import Result
 from common.methods import UNTRAINED
-from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes
+from common.report import COLORS, LABELS, OBJECTIVES, grid_of_axes, seen_of, value_of
 from common.statistics import seed_interval
 from common.study import AS_DPO, MAIN, NEIGHBOURS
 
@@ -120,4 +121,39 @@ def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: S
         one.set_title(f"{OBJECTIVES[experiment][0]}, rDPO - {LABELS[other]}", fontsize=10)
         one.spines[:].set_visible(False)
     figure.colorbar(shown, ax=[one for (one,) in axes], label="at matched utility")
+    return figure
+
+
+def real_noise_figure(results: Sequence[Result], study: Study) -> Figure:
+    """Wrong pairs in the miniature world of an experiment (left: teacher noise, of which half is worse and half no better; every seed of the study)
+    and in front of a real student (right: pairs swapped, on top of what is wrong with them anyway): behaviour and utility as trained, for the
+    methods that the student has at several shares. A small mark a seed, a line through the means, dotted the untrained student."""
+    experiment, (seen, said) = results[0].metrics[0].experiment, seen_of(results)
+    trained = [result for result in results if result.method in MAIN]
+    methods = [method for method in MAIN if len({result.swapped for result in trained if result.method == method}) > 1]
+    noises, shares = (0.0, 0.3, 0.5), sorted({result.swapped for result in trained})
+    figure, axes = grid_of_axes(2, 2, 8.6, 5.8)
+    for (left, right), of_study, of_real in zip(axes, (OBJECTIVES[experiment][0], "utility"), (seen, "utility")):
+        for one, of_base in ((left, study.of(experiment, of_study, "base").values()), (right, [value_of(result, of_real) for result in results if result.method == "base"])):
+            if of_base:
+                one.axhline(fmean(of_base), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+        for shift, method in enumerate(methods):
+            in_study = {noise: list(study.of(experiment, of_study, method, noise=noise).values()) for noise in noises}
+            real = {share: [value_of(r, of_real) for r in trained if (r.method, r.swapped) == (method, share)] for share in shares}
+            for one, points in ((left, in_study), (right, real)):
+                points = {x + 0.004 * (shift - len(methods) / 2): values for x, values in points.items() if values}
+                if not points:
+                    continue
+                one.scatter(*zip(*[(x, value) for x, values in points.items() for value in values]), color=COLORS[method], s=14, alpha=0.5, linewidth=0)
+                one.plot(points.keys(), [fmean(values) for values in points.values()], color=COLORS[method], label=LABELS[method], marker="o", markersize=5)
+        for one in (left, right):
+            one.set(ylim=(-0.03, 1.05))
+            one.set_xticks(noises if one is left else shares, [f"{x:.0%}" for x in (noises if one is left else shares)])
+        left.set(ylabel=of_study)
+        right.set(ylabel=said if of_real == seen else of_real)
+    axes[1][0].set_xlabel("teacher noise")
+    axes[1][1].set_xlabel("pairs swapped")
+    axes[0][0].set_title(f"{experiment}, the miniature (oracle)", fontsize=10)
+    axes[0][1].set_title(f"{experiment}, a real student", fontsize=10)
+    axes[0][1].legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure

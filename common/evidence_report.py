@@ -152,7 +152,7 @@ def settings_table(study: Study) -> pd.DataFrame:
         for change in ({}, *({name: value} for name, values in changes.items() for value in values)):
             matched, utility = (study.of("safety", metric, method, **change) for metric in (behaviour("safety"), "utility"))
             if matched:
-                said = ", ".join(f"{name} {value:g}" for name, value in change.items()) or "as chosen"
+                said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in change.items()) or "as chosen"
                 difference = _difference(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
                 rows.append({"method": LABELS[method], "setting": said, "at matched utility": _cell(matched), "difference": difference, "utility as trained": _cell(utility)})
     return pd.DataFrame(rows if any(row["difference"] != "-" for row in rows) else [])

@@ -54,8 +54,8 @@ class LearnedJudge:
         return cls(texts, labels, f"learned from {Path(path).name} {fingerprint(texts, labels)}")
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
-        """One judgement per answer; the prompt is not read."""
-        return [Judgement(float(p), f"p = {p:.3f}") for p in self._model.predict_proba(answers)[:, 1]] if answers else []
+        """One judgement per answer, to six digits, as far as every CPU finds the same; the prompt is not read."""
+        return [Judgement(round(float(p), 6), f"p = {p:.3f}") for p in self._model.predict_proba(answers)[:, 1]] if answers else []
 
 
 def cross_fitted_scores(answers: Sequence[str], labels: Sequence[int], groups: Sequence[str], folds: int = 5) -> list[float]:

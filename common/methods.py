@@ -9,9 +9,9 @@ dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from common.chat import ChatModel, LocalChat, OnReply, hand_over
 from common.logprobs import grouped_logprobs
@@ -42,7 +42,8 @@ class TrainSettings:
 
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
     beta, alpha, eta, label_smoothing: see `RDPOConfig`. nll_weight: of the rows in `WITH_NLL`. max_length: tokens of prompt
-    and completion.
+    and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does with
+    PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must hold besides.
     """
 
     learning_rate: float = 1e-4
@@ -57,6 +58,11 @@ class TrainSettings:
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
+    reference: Literal["adapters off", "unquantised"] = "adapters off"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its fields, the usual reference not among them: what was trained before there was a choice keeps its mark."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("reference", "adapters off")}
 
 
 @dataclass
@@ -175,8 +181,12 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
     loss, nll_on = WITH_NLL.get(method, (method, "all"))
     knobs["nll_weight"] = settings.nll_weight if method in WITH_NLL else 0.0
     arguments = RDPOConfig(method=loss, nll_on=nll_on, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
+    reference = None
+    if settings.reference == "unquantised":
+        revision = getattr(model.config, "_commit_hash", None)
+        reference, _ = load_student(model.name_or_path, revision=revision, four_bit=False, compute_dtype=model.dtype)
     trainer = RDPOTrainer(
-        model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
+        model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank), ref_model=reference
     )
     return trainer, len(pairs)
 

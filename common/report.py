@@ -121,6 +121,16 @@ def objective_of(results: Sequence[Result]) -> tuple[str, str]:
     return objective, held_out
 
 
+def seen_of(results: Sequence[Result]) -> tuple[str, str]:
+    """(metric, its name for a figure) by which behaviour is drawn: the oracle's in a miniature; of a real student what a rater labelled where every
+    row has labels, else what is counted."""
+    objective, _ = objective_of(results)
+    if objective != REAL:
+        return objective, f"{objective} (oracle)"
+    labelled = all(any(metric.metric == "labelled" for metric in result.metrics) for result in results)
+    return ("labelled", "aligned (labelled by a rater)") if labelled else (objective, objective)
+
+
 def _cell(metrics: Sequence[Metric], method: str) -> str:
     if not metrics:
         return "-"
@@ -166,15 +176,11 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's frontier over
     lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has labels."""
     figure, axes = _figure(6.4, 4.6)
-    objective, _ = objective_of(results)
-    real = objective == REAL
-    seen_by = "" if real else " (oracle)"
-    labels = {"utility": f"utility{seen_by}", objective: f"{objective}{seen_by}", "labelled": "aligned (labelled by a rater)"}
-    if all(any(metric.metric == "labelled" for metric in result.metrics) for result in results):
-        objective = "labelled"
+    real = objective_of(results)[0] == REAL
+    objective, said = seen_of(results)
     for of_method in _by_row(results):
         method, color = of_method[0].method, _color_of(of_method[0])
-        points = [(_value(result, "utility"), _value(result, objective)) for result in of_method]
+        points = [(value_of(result, "utility"), value_of(result, objective)) for result in of_method]
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
@@ -182,11 +188,11 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         if len(of_method) == 1 and real:
             _error_bar(axes, of_method[0], objective, color)
         axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
-    base = [_value(result, "utility") for result in results if result.method == "base"]
+    base = [value_of(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
         axes.text(0.95 * base[0], 1.055, "95 % of the base student's utility", ha="right", va="bottom", fontsize=8, color="0.4")
-    axes.set(xlabel=labels["utility"], ylabel=labels[objective], xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
+    axes.set(xlabel="utility" if real else "utility (oracle)", ylabel=said, xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
@@ -253,7 +259,8 @@ def _error_bar(axes, result: Result, objective: str, color: str) -> None:
     axes.errorbar(x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]], yerr=[[y.value - y.low], [y.high - y.value]], color=color, linewidth=0.8, alpha=0.4)
 
 
-def _value(result: Result, metric: str) -> float:
+def value_of(result: Result, metric: str) -> float:
+    """Of the split asked for, adapter as trained."""
     return next(m.value for m in result.metrics if m.metric == metric)
 
 

@@ -22,9 +22,9 @@ CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip")
 ABLATED = {
-    "rdpo": {"alpha": (0.0, 0.5, 2.0, 8.0, 20.0), "beta": (0.1, 0.3, 1.0), "lora_rank": (4, 64)},
+    "rdpo": {"alpha": (0.0, 0.5, 2.0, 8.0, 20.0), "beta": (0.1, 0.3, 1.0), "lora_rank": (4, 64), "reference": ("unquantised",)},
     "rdpo_soft": {"eta": (0.5, 2.0, 8.0)},
-    "dpo": {"beta": (0.1, 0.3, 1.0)},
+    "dpo": {"beta": (0.1, 0.3, 1.0), "reference": ("unquantised",)},
 }
 """What is changed in a method's chosen setting, one value at a time. Scores are normalised to [0, 1]: alpha on raw scores of 0 to 5 would be a fifth of it."""
 BLIND_TO = "story"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def _sha256(file: Path) -> str:
 
 def training_of(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any) -> str:
     """The mark of a training: student, pairs and settings."""
-    return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], asdict(settings), {k: str(v) for k, v in load.items()})
+    return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], settings.as_dict(), {k: str(v) for k, v in load.items()})
 
 
 def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:

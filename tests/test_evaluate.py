@@ -1,14 +1,17 @@
 """Evaluation at matched utility, divergence, learned-judge evaluation, and results that are kept (pytest tests/test_evaluate.py)."""
 
+import json
 import random
-
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from common.counterfactual import INSTRUCTIONS
 from common.evaluate import Evaluation, WorldEvaluator, divergence, style_metrics
+from common.evidence_figures import real_noise_figure
+from common.evidence_rows import Study
 from common.experiment import Experiment, Result
 from common.frontier import LAMBDAS, choose_lambda, scaled
 from common.judge import FeedbackJudge, LLMJudge
@@ -219,6 +222,21 @@ def test_every_row_of_the_figure_has_a_mark_of_its_own():
         marks = safety_utility_figure(results).axes[0].collections
         looks = {(tuple(mark.get_facecolor()[0]), mark.get_paths()[0].vertices.tobytes()) for mark in marks if len(mark.get_facecolor())}
         assert len(looks) == len(results), name
+
+
+def test_a_real_students_wrong_pairs_stand_beside_the_miniatures(tmp_path):
+    def row(method, seed, swapped, aligned):
+        names = {"experiment": "safety", "method": method, "seed": seed, "n": 10, "low": 0.0, "high": 1.0}
+        return Result(method, seed, "", [Metric(metric=name, value=value, **names) for name, value in (("aligned", aligned), ("utility", 0.9))], swapped=swapped)
+
+    values = {("dpo", 0.0): (0.6, 0.8), ("dpo", 0.3): (0.2, 0.4), ("rdpo", 0.0): (0.5, 0.7), ("rdpo", 0.3): (0.5, 0.5), ("sft", 0.3): (0.1, 0.1)}
+    results = [row("base", 0, 0.0, 0.25), *(row(method, seed, share, value) for (method, share), of_seeds in values.items() for seed, value in enumerate(of_seeds))]
+    lines = [{"experiment": "safety", "cell": {"noise": noise} if noise != 0.3 else {}, "method": "dpo", "metric": metric, "seed": 0, "value": 1 - noise} for noise in (0.0, 0.3, 0.5) for metric in ("harmlessness", "utility")]
+    (tmp_path / "table.json").write_text(json.dumps(lines))
+    (miniature, real), _ = (row for row in np.reshape(real_noise_figure(results, Study(tmp_path / "table.json")).axes, (2, 2)))
+    drawn = {line.get_label(): list(line.get_ydata()) for line in real.get_lines()}
+    assert drawn == {"base student": [0.25, 0.25], "DPO": pytest.approx([0.7, 0.3]), "rDPO (offset)": pytest.approx([0.6, 0.5])}  # SFT has one share only
+    assert list(miniature.get_lines()[0].get_ydata()) == [1.0, 0.7, 0.5] and real.get_ylabel() == "aligned"
 
 
 def test_results_of_different_splits_or_settings_are_no_table(run, tmp_path):

@@ -43,6 +43,7 @@ def test_a_judge_learned_from_a_file_is_named_by_what_it_read(tmp_path):
     rows = [{"text": f"{word} and {word}", "label": label} for word, label in (("yes", 1), ("no", 0)) for _ in range(3)]
     first = judge(rows)
     low, high = (judgement.score for judgement in first.judge(["", ""], ["no and no", "yes and yes"]))
+    assert (low, high) == (round(low, 6), round(high, 6))  # another CPU finds other last digits, and pairs with other scores are other pairs
     assert low < 0.5 < high and judge(rows).name == first.name
     assert judge([*rows, rows[0]]).name != first.name
     for bad in ({"text": "yes"}, {"text": 3, "label": 1}, {"text": "yes", "label": "good"}):

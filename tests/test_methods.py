@@ -4,8 +4,11 @@ import pytest
 import torch
 from trl import SFTTrainer
 
+from common.logprobs import summed_logprobs
 from common.methods import TrainSettings, _supervised_trainer, preference_trainer
+from common.preference import prompt_messages
 from common.student import load_student
+from common.trainings import training_of
 
 
 def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
@@ -40,3 +43,21 @@ def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_
     trainer.train()
     assert {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad} == {torch.float32}
     assert seen == {compute_dtype}
+
+
+def test_the_unquantised_reference_is_the_model_that_nf4_was_made_of(micro, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.methods.resolve", lambda path: tmp_path / "reference")
+    scored = [pair for pair in pairs if None not in pair.normalised()][:4]
+    usual, other = TrainSettings(batch_size=4), TrainSettings(batch_size=4, reference="unquantised")
+    found = {}
+    for settings in (usual, other):
+        trainer, _ = preference_trainer("dpo", *load_student(micro, compute_dtype=torch.float32), scored, settings, tmp_path)
+        found[settings.reference] = torch.tensor([trainer.train_dataset["ref_chosen_logps"], trainer.train_dataset["ref_rejected_logps"]])
+    for four_bit, reference in ((True, usual.reference), (False, other.reference)):
+        model, tokenizer = load_student(micro, four_bit=four_bit, compute_dtype=torch.float32)
+        prompts = [tokenizer.apply_chat_template(prompt_messages(pair), add_generation_prompt=True, return_dict=True)["input_ids"] for pair in scored]
+        for answers, logps in zip(([pair.response_revised for pair in scored], [pair.response for pair in scored]), found[reference]):
+            whole = [tokenizer.apply_chat_template([*prompt_messages(pair), {"role": "assistant", "content": answer}], return_dict=True)["input_ids"] for pair, answer in zip(scored, answers)]
+            torch.testing.assert_close(summed_logprobs(model, prompts, [ids[len(prompt) :] for ids, prompt in zip(whole, prompts)]), logps, rtol=0, atol=1e-3)
+    assert (found["unquantised"] - found["adapters off"]).abs().max() > 0.01
+    assert "reference" not in usual.as_dict() and training_of("dpo", micro, scored, usual) != training_of("dpo", micro, scored, other)
