@@ -26,6 +26,7 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
     else:
         figure, row = grid_of_axes(1, 3, 12.6, 3.6)
         axes = [[one] for one in row[0]]
+    reach = 0.7
     for column, experiment in enumerate(names):
         of = lambda metric, method, value: study.few(experiment, metric, method, **{factor: value})  # noqa: B023, E731
         for row, metric in ((0, behaviour(experiment)), (2, "utility")):
@@ -44,14 +45,16 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
                 x, mean, low, high = zip(*points)
                 axes[1][column].plot(x, mean, color=COLORS[other], marker="o", markersize=4)
                 axes[1][column].fill_between(x, low, high, color=COLORS[other], alpha=0.12, linewidth=0)
+                reach = max(reach, *map(abs, (*low, *high)))
         axes[1][column].axhline(0, color="0.5", linewidth=0.8)
-        axes[1][column].set(ylim=(-0.7, 0.7))
         for one in (axes[0][column], axes[1][column], axes[2][column]):
             if factor == "pairs":
                 one.set_xscale("log", base=2)
             one.set_xticks(values, [f"{value:g}" for value in values])
             one.set_xlabel(label if len(names) == 1 or one is axes[2][column] else "")
         axes[0][column].set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
+    for one in axes[1]:
+        one.set_ylim(-reach, reach)
     for row, said in enumerate(("at matched utility", "rDPO - the other", "utility as trained")):
         axes[row][0].set_ylabel(said)
     (axes[2] if len(names) == 1 else axes[0])[-1].legend(*axes[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -61,6 +64,7 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
 def contrast_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """The contrasts that were named beforehand: a dot a seed, the mean with its t-interval beside them."""
     names = list(dict.fromkeys(row["experiment"] for row in rows))
+    bound = max(0.6, 1.05 * max(abs(value) for row in rows for value in (*row["differences"], row["low"], row["high"])))
     figure, axes = grid_of_axes(1, len(names), 3.6 * len(names), 3.8)
     for one, experiment in zip(axes[0], names):
         shown = [row for row in rows if row["experiment"] == experiment]
@@ -69,7 +73,7 @@ def contrast_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             one.errorbar(x + 0.12, row["difference"], [[row["difference"] - row["low"]], [row["high"] - row["difference"]]], color="black", marker="o", markersize=4, capsize=3)
         one.axhline(0, color="0.6", linewidth=0.8)
         one.set_xticks(range(len(shown)), ["rDPO\n- " + LABELS[_rival(row)].replace(" on ", "\non ") for row in shown], fontsize=8)
-        one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-0.6, 0.6), ylabel="difference at matched utility" if experiment == names[0] else "")
+        one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-bound, bound), ylabel="difference at matched utility" if experiment == names[0] else "")
         one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
     return figure
 

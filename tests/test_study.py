@@ -10,6 +10,7 @@ import pytest
 
 from common import evidence, laboratory
 from common.evidence import by_wrapper, chosen_by_oracle, corrected_lines, lines_of, main
+from common.evidence_figures import contrast_figure
 from common.evidence_report import blind_table, centre_table, comparison_table, contrasts, correction_table, cost_table, elsewhere_table, gains_table, oracle_table, settings_table, write_report
 from common.evidence_rows import Study, behaviour, paired
 from common.experiment import Result
@@ -208,6 +209,12 @@ def test_contrasts_are_paired_by_seed_and_corrected_for_their_number(tmp_path):
     assert second["difference"] == pytest.approx(0.0) and first["p_holm"] == pytest.approx(2 * first["p"]) and second["p_holm"] == second["p"]
     assert first["p_sign_flips"] == pytest.approx(2 / 8)  # of eight sign patterns, + + + and - - -
     assert paired({0: 1.0, 2: 0.5}, {2: 0.25, 3: 9.0}) == [0.25]
+
+
+def test_no_seed_lies_outside_the_figure_of_the_contrasts():
+    [axes] = contrast_figure([{"experiment": "safety", "contrast": "rdpo - dpo", "seeds": 3, "differences": [-0.73, 0.1, 0.2], "difference": -0.14, "low": -1.4, "high": 1.12}]).axes
+    low, high = axes.get_ylim()
+    assert low == -high and low < -1.4
 
 
 def test_a_score_blind_method_stands_for_itself_under_every_judge(tmp_path):
