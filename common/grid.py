@@ -121,7 +121,8 @@ class Board:
         from rich.live import Live
 
         self.grid, self.every, self.states, self.said = grid, every, {}, {}
-        self.started: dict[Step, float] = {}
+        self.started: dict[str, float] = {}
+        self.lines: dict[str, str] = {}
         console = Console()
         self.live = Live(self._table(), console=console, refresh_per_second=1) if console.is_terminal else None
 
@@ -147,8 +148,8 @@ class Board:
         if self.live:
             return self.live.update(self._table())
         for step in [step for steps in self.grid.values() for step in steps if step.name in self.started]:
-            if time.perf_counter() - self.said[step.name] > self.every and (line := _last_line(step.log)):
-                self.said[step.name] = time.perf_counter()
+            if time.perf_counter() - self.said[step.name] > self.every and (line := _last_line(step.log)) and line != self.lines.get(step.name):
+                self.said[step.name], self.lines[step.name] = time.perf_counter(), line
                 print(f"{step.name}: {line}", flush=True)
 
     def _say(self, step: Step, state: str) -> None:
