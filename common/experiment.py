@@ -64,6 +64,11 @@ class Result:
             fields[name] = [Metric(**metric) for metric in fields[name]]
         return cls(**fields)
 
+    def of_seed(self, seed: int) -> Result:
+        """The same under another seed's name."""
+        told = {name: [metric.model_copy(update={"seed": seed}) for metric in getattr(self, name)] for name in ("metrics", "matched")}
+        return replace(self, seed=seed, **told)
+
     def write(self, path: str | Path) -> None:
         content = asdict(self)
         for name in ("metrics", "matched"):
@@ -145,10 +150,12 @@ class Experiment:
         """The result of one row, trained and evaluated unless it is finished."""
         path, made_of = self.path_of(method, seed, swapped), self._made_of(method, seed, swapped)
         kept_at = self.finished and self.finished / f"{self._place(method, seed, swapped)}.{made_of}.json"
-        for place in (path, kept_at):
+        of_others = sorted(self.finished.glob(f"seed-*/{kept_at.name}")) if kept_at and not is_trained(method) else []  # what is not trained has no seed
+        for place in (path, kept_at, *of_others):
             if place and place.exists() and (kept := Result.read(place)).made_of == made_of:
                 print(f"{kept.row}, seed {seed}: finished before, reused from {place}", flush=True)
-                if place == kept_at:
+                kept = kept.of_seed(seed)
+                if place != path:
                     kept.write(path)  # where tables look for it
                 return kept
         if not is_trained(method) and existing(method) != "adapter":
@@ -212,9 +219,9 @@ class Experiment:
 
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
         evaluation = self.untrained(method, self.evaluate_on)
-        metrics = [metric.model_copy(update={"seed": seed}) for metric in evaluation.metrics]
-        at_lambda = {"matched": metrics, "matched_lambda": 0.0} if method == "base" and isinstance(self.evaluator, WorldEvaluator) else {}
-        return Result(method, seed, made_of, metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, **at_lambda)
+        at_lambda = {"matched": evaluation.metrics, "matched_lambda": 0.0} if method == "base" and isinstance(self.evaluator, WorldEvaluator) else {}
+        result = Result(method, seed, made_of, evaluation.metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, **at_lambda)
+        return result.of_seed(seed)
 
     def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
         evaluation = self.evaluator(student, self.evaluate_on, seed)

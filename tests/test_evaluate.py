@@ -112,6 +112,15 @@ def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run
     assert read_results(tmp_path / "two") == [kept]  # a table sees it
 
 
+def test_an_untrained_row_is_evaluated_for_one_seed_and_kept_for_all(run, tmp_path, monkeypatch):
+    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
+    first = new("one").result("base", 0)
+    monkeypatch.setattr(Experiment, "untrained", lambda *_: pytest.fail("evaluated again"))
+    again = new("two").result("base", 3)
+    assert again.seed == 3 and {metric.seed for metric in (*again.metrics, *again.matched)} == {3}
+    assert [metric.value for metric in again.metrics] == [metric.value for metric in first.metrics]
+
+
 def test_a_training_outlives_its_evaluation(run, tmp_path, monkeypatch, capsys):
     """Another evaluation measures the adapter anew; another setting trains it anew."""
     new = lambda evaluator=run.evaluator, settings=FAST: Experiment(run.student, run.pairs, evaluator, tmp_path, settings, train_pairs=24, **run.load)  # noqa: E731
