@@ -88,7 +88,8 @@ def agreements(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]
 def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
     """The results with what the labels add.
 
-    labelled: share of the row's labelled answers to the prompts of `held_out` that the rater, reading first, calls aligned.
+    labelled: share of the row's labelled answers to the prompts of `held_out` that the rater, reading first, calls aligned, where at least half of
+    the row's answers to them were read.
     <metric>_corrected, for each of `CORRECTED` that the labels allow to correct: the count's errors are taken to be the same in
     every row. Not corrected are a row whose every answer was labelled, and steadiness, which compares two answers where a rater saw one.
     """
@@ -133,8 +134,10 @@ def _views(result: Result, ratings: Mapping[str, tuple[int, int]]) -> dict[str, 
 
 
 def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> list[int | None]:
-    """What the rater, reading first, says of each answer to the prompts of `held_out`; None of one not read."""
-    return [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
+    """What the rater, reading first, says of each answer to the prompts of `held_out`; None of one not read, and of all where fewer than half
+    were: those few are answers that a labelled row gave too, and no sample."""
+    labels = [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
+    return labels if 2 * labels.count(None) <= len(labels) else [None] * len(labels)
 
 
 def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path, words: int, count: int = 5) -> None:

@@ -65,6 +65,8 @@ def test_rates_are_corrected_towards_the_labels_and_only_where_there_are_any():
     assert rows["dpo"]["aligned_corrected"].value < rows["dpo"]["aligned"].value and rows["dpo"]["aligned_corrected"].value > rows["base"]["aligned_corrected"].value
     assert (rows["dpo"]["labelled"].n, rows["base"]["labelled"].k) == (19, sum(generous[i][0] for i in BASE.ids["held_out"][1:]))
     assert "aligned_corrected" not in {m.metric for m in with_labels([BASE, DPO], generous)[0].metrics}  # all read, nothing to correct
+    few = {i: (1, 1) for i in BASE.ids["held_out"][:9]}  # of 20
+    assert "labelled" not in {m.metric for m in with_labels([BASE], few)[0].metrics}
     untouched = with_labels([BASE], {})
     assert [m.metric for m in untouched[0].metrics] == [m.metric for m in BASE.metrics] == ["aligned", "utility"]
 
@@ -76,9 +78,9 @@ def test_contrasts_are_paired_on_the_prompts_that_both_rows_have():
     [counted] = contrasts([BASE, dpo, rdpo], {})
     assert (counted["contrast"], counted["seen_by"], counted["n"], counted["first"], counted["second"]) == ("rdpo - dpo", "aligned", 20, 15, 5)
     assert counted["difference"] == 0.5 and counted["p"] == pytest.approx(0.0414, abs=1e-4)
-    read = {i: (1, 1) for i in rdpo.ids["held_out"][:4] + dpo.ids["held_out"][2:8]}  # two prompts with both answers read
+    read = {i: (1, 1) for i in rdpo.ids["held_out"][:12] + dpo.ids["held_out"][2:18]}  # ten prompts with both answers read
     by = {one["seen_by"]: one for one in contrasts([dpo, rdpo], read)}
-    assert (by["labelled"]["n"], by["labelled"]["difference"], by["labelled"]["p"]) == (2, 0.0, 1.0)
+    assert (by["labelled"]["n"], by["labelled"]["difference"], by["labelled"]["p"]) == (10, 0.0, 1.0)
     assert contrasts([dpo, replace(rdpo, swapped=0.3)], {}) == [] == contrasts([dpo, replace(rdpo, seed=1)], {})
 
 
