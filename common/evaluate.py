@@ -117,10 +117,14 @@ class WorldEvaluator:
         """`prompts` per set on the test split, half as many on validation, which every lambda is tried on."""
         return self.world.evaluation_sets(split, self.prompts if split == "test" else self.prompts // 2)
 
+    def chat(self, student: TrainedStudent) -> ChatModel:
+        """How the student is asked."""
+        return Constant(self.world.always_refuse) if student.method == "always_refuse" else chat_of(student, self.world.PROMPTS, batch_size=128)
+
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
         sets = self.sets(split)
-        chat = Constant(self.world.always_refuse) if student.method == "always_refuse" else chat_of(student, self.world.PROMPTS, batch_size=128)
+        chat = self.chat(student)
         answers, first = answers_by_set(chat, sets, self.max_new_tokens), next(iter(sets))
         outcomes = self.world.outcomes({name: list(zip(records, answers[name])) for name, records in sets.items()})
         metrics = [(rate if isinstance(values[0], bool) else mean)(values, metric=metric, **names) for metric, values in outcomes.items()]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from common.evaluate import Evaluation, WorldEvaluator, divergence, mean
+from common.evaluate import Evaluation, WorldEvaluator, answers_by_set, divergence, mean
 from common.frontier import LAMBDAS, choose_lambda, frontier, scaled
 from common.chat import ChatModel
 from common.judged import JudgedEvaluator
@@ -196,9 +196,16 @@ class Experiment:
     def untrained(self, method: str, split: str) -> Evaluation:
         """An untrained row on a split. It has no seed, so it is evaluated once."""
         if (method, split) not in self._untrained:
-            student = TrainedStudent(method, chat=self.chats[method]) if method in self.chats else train(method, self.student, [], self.settings, self.output, **self.load)
-            self._untrained[method, split] = self.evaluator(student, split, 0)
+            self._untrained[method, split] = self.evaluator(self._as_it_is(method), split, 0)
         return self._untrained[method, split]
+
+    def first_answers(self, method: str, count: int = 3) -> dict[str, list[str]]:
+        """What an untrained row answers to the first prompts of every set: a look at it without its evaluation."""
+        sets = {name: records[:count] for name, records in self.evaluator.sets(self.evaluate_on).items()}
+        return answers_by_set(self.evaluator.chat(self._as_it_is(method)), sets, self.evaluator.max_new_tokens)
+
+    def _as_it_is(self, method: str) -> TrainedStudent:
+        return TrainedStudent(method, chat=self.chats[method]) if method in self.chats else train(method, self.student, [], self.settings, self.output, **self.load)
 
     def loss_before_training(self, method: str, seed: int, pairs: int = 16) -> tuple[float, float]:
         """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.

@@ -143,12 +143,15 @@ class JudgedEvaluator:
             raise ValueError(f"the pairs file has no rows of split {split!r} to evaluate on")
         return {name: records[: self.prompts or None] for name, records in found.items() if records}
 
+    def chat(self, student: TrainedStudent, progress: Progress | None = None) -> ChatModel:
+        """How the student is asked."""
+        return chat_of(student, PROMPTS[self.experiment], batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress)
+
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}
         sets = self.sets(split)
         turns = sum(map(len, sets.values())) * (3 if student.method == "sr" else 1) * (2 if self.style_judge else 1)
-        progress = Progress(f"answers of {student.method}", turns)
-        chat = chat_of(student, PROMPTS[self.experiment], batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress)
+        chat = self.chat(student, progress=Progress(f"answers of {student.method}", turns))
         answers = answers_by_set(chat, sets, self.max_new_tokens)
         said = [answer for of_set in answers.values() for answer in of_set]
         pointed = {name: self.reader.to_the_point([r.plain_prompt or r.prompt for r in records], answers[name]) for name, records in sets.items()}

@@ -40,6 +40,7 @@ EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder
 class TrainSettings:
     """Settings that all trained methods share; all defaults are ours.
 
+    batch_size: pairs a step; micro_batch: pairs computed at a time, the batch in parts, for a machine's memory; 0 computes it whole.
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
     beta, alpha, eta, label_smoothing: see `RDPOConfig`. nll_weight: of the rows in `WITH_NLL`. max_length: tokens of prompt
     and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does with
@@ -50,6 +51,7 @@ class TrainSettings:
     sft_learning_rate: float = 2e-4
     epochs: int = 2
     batch_size: int = 16
+    micro_batch: int = 0
     beta: float = 0.1
     alpha: float = 1.0
     eta: float = 1.0
@@ -61,8 +63,14 @@ class TrainSettings:
     reference: Literal["adapters off", "unquantised"] = "adapters off"
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields, the usual reference not among them: what was trained before there was a choice keeps its mark."""
-        return {name: value for name, value in asdict(self).items() if (name, value) != ("reference", "adapters off")}
+        """What decides the training: not `micro_batch`, nor the usual reference, so that what was trained before there was a choice
+        keeps its mark."""
+        return {name: value for name, value in asdict(self).items() if name != "micro_batch" and (name, value) != ("reference", "adapters off")}
+
+    def __post_init__(self):
+        """Raises ValueError for a micro_batch that does not divide the batch."""
+        if self.micro_batch < 0 or self.micro_batch and self.batch_size % self.micro_batch:
+            raise ValueError(f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole")
 
 
 @dataclass
@@ -163,8 +171,10 @@ def _report_progress(trainer: Trainer, label: str) -> None:
 def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Path) -> dict[str, Any]:
     import torch
 
+    at_a_time = settings.micro_batch or settings.batch_size
     return {
-        "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": settings.batch_size,
+        "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": at_a_time,
+        "gradient_accumulation_steps": settings.batch_size // at_a_time,
         "lr_scheduler_type": "linear", "warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "logging_steps": 1, "logging_first_step": True, "save_strategy": "no",
         "report_to": "none", "use_cpu": not torch.cuda.is_available(),
         "bf16": model.dtype == torch.bfloat16,  # computes the float32 adapters as the model computes, instead of casting back and forth

@@ -121,6 +121,13 @@ def test_an_untrained_row_is_evaluated_for_one_seed_and_kept_for_all(run, tmp_pa
     assert [metric.value for metric in again.metrics] == [metric.value for metric in first.metrics]
 
 
+def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(run, monkeypatch):
+    evaluated = run.untrained("base", "validation").answers
+    monkeypatch.setattr(WorldEvaluator, "__call__", lambda *_: pytest.fail("evaluated"))
+    shown = run.first_answers("base", count=2)
+    assert shown == {name: answers[:2] for name, answers in evaluated.items()}
+
+
 def test_a_training_outlives_its_evaluation(run, tmp_path, monkeypatch, capsys):
     """Another evaluation measures the adapter anew; another setting trains it anew."""
     new = lambda evaluator=run.evaluator, settings=FAST: Experiment(run.student, run.pairs, evaluator, tmp_path, settings, train_pairs=24, **run.load)  # noqa: E731

@@ -5,7 +5,7 @@ import torch
 from trl import SFTTrainer
 
 from common.logprobs import summed_logprobs
-from common.methods import TrainSettings, _supervised_trainer, preference_trainer
+from common.methods import TrainSettings, _supervised_trainer, preference_trainer, train
 from common.preference import prompt_messages
 from common.student import load_student
 from common.trainings import training_of
@@ -29,6 +29,25 @@ def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
         (our_loss, our_gradient), (their_loss, their_gradient) = found
         assert abs(our_loss - their_loss) <= 1e-5 * their_loss
         assert (our_gradient - their_gradient).norm() <= 1e-4 * their_gradient.norm() > 0
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "rdpo_nll"])
+def test_a_batch_in_parts_trains_the_same_student(method, micro, pairs, tmp_path):
+    scored = [pair for pair in pairs if None not in pair.normalised()][:16]
+    found, history = [], []
+    for micro_batch in (0, 2):
+        settings = TrainSettings(batch_size=8, micro_batch=micro_batch, epochs=1, learning_rate=1e-3, sft_learning_rate=1e-3)
+        trained = train(method, micro, scored, settings, tmp_path, compute_dtype=torch.float32)
+        found.append(torch.cat([parameter.flatten() for name, parameter in trained.model.named_parameters() if "lora_B" in name]))
+        history.append([step["loss"] for step in trained.history if "loss" in step])
+    assert found[0].norm() > 0 and (found[0] - found[1]).norm() <= 0.01 * found[0].norm()
+    assert len(history[0]) == 2 and history[1] == pytest.approx(history[0], rel=1e-3)
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
+    with pytest.raises(ValueError, match="micro_batch = 3 does not divide batch_size = 8"):
+        TrainSettings(batch_size=8, micro_batch=3)
+    assert TrainSettings(batch_size=8, micro_batch=2).as_dict() == TrainSettings(batch_size=8).as_dict()
 
 
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
