@@ -30,8 +30,9 @@ from common.schema import Metric, PromptRecord, ScoredPair
 from common.statistics import agreement, corrected_rate, mcnemar_exact, wilson_interval
 from common.storage import read_lines, read_records
 
-CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "sft"))
-"""What scores inside the loss add to DPO, and refined DPO against likelihood on the same pairs, with scores as a filter and without."""
+CONTRASTS = (("rdpo", "dpo"), ("rdpo_nll", "dpo_nll"), ("rdpo", "rdpo_filter"), ("rdpo", "dsc"), ("rdpo", "sft"))
+"""What scores inside the loss add to DPO, plain and with likelihood beside it; refined DPO against DPO on accepted pairs, and against likelihood
+on the same pairs, with scores as a filter and without."""
 CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
 """Metric -> metrics whose labels say how often its count is wrong: those of the same rule."""
 
