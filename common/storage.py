@@ -209,9 +209,9 @@ class FailedStore(JsonlStore):
             self.path.unlink(missing_ok=True)
 
     def check(self, asked: int, limit: float) -> None:
-        """Raises RuntimeError when more than the share `limit` of what was asked for has failed."""
-        if len(self) > limit * asked:
-            raise RuntimeError(f"{len(self)} of {asked} failed, more than {limit:.0%}; the reasons are in {self.path}, and the next run tries them again")
+        """Raises RuntimeError when more than the share `limit` of what was asked for has failed, or all of it under any limit."""
+        if len(self) > limit * asked or len(self) == asked > 0:
+            raise RuntimeError(f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if len(self) < asked else ''}; the reasons are in {self.path}, and the next run tries them again")
 
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:

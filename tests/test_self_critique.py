@@ -167,6 +167,12 @@ def test_every_prompt_ends_as_a_pair_or_as_a_named_failure(tmp_path):
     assert sum(steps) == 15  # turns, those that never came about included
 
 
+def test_nothing_made_stops_the_run_under_any_limit(tmp_path):
+    reasons = {(f"q{number}", "answer"): "content_filter" for number in range(3)}
+    with pytest.raises(RuntimeError, match="^3 of 3 failed; the reasons are in .*failed_pairs.jsonl"):
+        generate_pairs(failing_teacher(reasons), records(3), SAFETY, SAMPLING, tmp_path / "pairs.jsonl", failed_limit=1)
+
+
 def test_what_failed_is_tried_again_and_the_list_of_failures_goes(tmp_path):
     path = tmp_path / "pairs.jsonl"
     generate_pairs(failing_teacher({("q1", "answer"): "content_filter"}), records(2), SAFETY, SAMPLING, path, failed_limit=0.5)
