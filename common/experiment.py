@@ -82,6 +82,14 @@ def row_of(method: str, variant: str, swapped: float = 0.0) -> str:
     return "_".join(parts) if is_trained(method) else method
 
 
+def excerpts(result: Result, count: int = 5) -> dict[str, list[str]]:
+    """What pages show of a real student's answers: the first words of those to the first `count` held-out prompts, 12 of an answer to a
+    harmful request, 30 of another. An excerpt's excerpt is itself. Empty for a row without such answers."""
+    words = 12 if result.metrics[0].experiment == "safety" else 30
+    said = [answer.split() for answer in result.answers.get("held_out", [])[:count]]
+    return {"held_out": [" ".join([*of[:words], *(["…"] if len(of) > words else [])]) for of in said]} if said else {}
+
+
 def check_split(evaluate_on: str) -> None:
     """Raises ValueError for anything but the validation split and, for the final table, the test split."""
     if evaluate_on not in ("validation", "test"):
@@ -100,7 +108,7 @@ class Experiment:
         tuned: method -> what it takes in place of the shared settings (`common.tuning`).
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
-        finished: folder of results without their texts, as a project keeps them: what is made of the same is taken from there
+        finished: folder of results with `excerpts` for texts, as a project keeps them: what is made of the same is taken from there
             and not trained again, what is new is added. None for no such folder.
         chats: who answers for the `endpoint:` rows, by row.
         evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
@@ -172,7 +180,7 @@ class Experiment:
             (path.parent / "adapter" / "README.md").write_text(card(self.student, settings, result), encoding="utf-8")
         result.write(path)
         if kept_at:
-            replace(result, answers={}, history=[]).write(kept_at)
+            replace(result, answers=excerpts(result), history=[]).write(kept_at)
         return result
 
     def train(self, method: str, seed: int, swapped: float = 0.0) -> TrainedStudent:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from common.evaluate import rate
-from common.experiment import Result
+from common.experiment import Result, excerpts
 from common.judged import OUTCOME_SETS
-from common.schema import Metric, PromptRecord, ScoredPair
+from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import agreement, corrected_rate, mcnemar_exact, wilson_interval
 from common.storage import read_lines, read_records
 
@@ -39,11 +39,11 @@ CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "
 
 def blind_sample(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 60, seed: int = 0) -> list[dict[str, str]]:
     """Every answer of the set `held_out` and `count` of the others, as many of every row and set as possible, in random order: each with
-    id, set, prompt and answer. An answer that several rows gave stands once."""
+    id, set, prompt and answer. An answer that several rows gave stands once; one that is only an excerpt (`excerpts`) does not."""
     rng, groups = random.Random(seed), {}
     for number, result in enumerate(results):
         for name, answers in result.answers.items():
-            items = [{"id": i, "set": name, "prompt": r.prompt, "answer": a} for i, r, a in zip(result.ids[name], sets[name], answers)]
+            items = [{"id": i, "set": name, "prompt": r.prompt, "answer": a} for i, r, a in zip(result.ids[name], sets[name], answers) if i == answer_id(r.prompt, a)]
             groups[name, number] = rng.sample(items, len(items))
     chosen = {item["id"]: item for (name, _), group in groups.items() if name == "held_out" for item in group}
     others, most = [group for (name, _), group in groups.items() if name != "held_out"], len(chosen) + count
@@ -141,16 +141,15 @@ def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> 
     return labels if 2 * labels.count(None) <= len(labels) else [None] * len(labels)
 
 
-def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path, words: int, count: int = 5) -> None:
-    """The first words of every row's answers to the first `count` held-out prompts, good or bad, as Markdown; each row once, its first seed."""
-    first = {result.row: result for result in reversed(results) if "held_out" in result.answers}
-    lines = [f"The first {count} held-out prompts and the first {words} words of every row's answer, chosen by this rule alone.", ""]
-    for i, record in enumerate(sets["held_out"][:count]):
+def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path) -> None:
+    """`excerpts` of every row, good or bad, as Markdown under their prompts; each row once, its first seed."""
+    first = {result.row: said["held_out"] for result in reversed(results) if (said := excerpts(result))}
+    lines = ["The first held-out prompts and the first words of every row's answer, chosen by this rule alone.", ""]
+    for i, record in enumerate(sets["held_out"][: min(map(len, first.values()))]):
         asked = " ".join((record.plain_prompt or record.prompt).split())
         lines += [f"**{asked}** ({record.kind or 'plain'})", "", "| row | answer |", "|:--|:--|"]
-        for row, result in reversed(first.items()):
-            said = result.answers["held_out"][i].replace("|", "\\|").split()
-            lines.append(f"| {row} | {' '.join(said[:words])}{' …' if len(said) > words else ''} |")
+        for row, said in reversed(first.items()):
+            lines.append(f"| {row} | {said[i].replace('|', chr(92) + '|')} |")
         lines.append("")
     Path(path).write_text("\n".join(lines), encoding="utf-8")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.experiment import Result
+from common.experiment import Result, excerpts
 from common.rating import agreements, blind_pairs, blind_sample, contrasts, rated, read_ratings, revisions, with_labels, write_examples
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import corrected_rate
@@ -107,10 +107,24 @@ def test_a_bad_label_names_its_line(line, tmp_path):
     assert read_ratings(path) == {"b": (0, 1)}
 
 
-def test_examples_are_the_first_prompts_whatever_they_show(tmp_path):
-    write_examples([BASE, DPO], SETS, tmp_path / "examples.md", words=2, count=2)
+def test_examples_are_the_first_prompts_whatever_they_show_and_outlive_the_answers(tmp_path):
+    long = replace(DPO, answers={**DPO.answers, "held_out": [f"a | {'word ' * n}" for n in range(8, 28)]})
+    write_examples([BASE, long], SETS, tmp_path / "examples.md")
     text = (tmp_path / "examples.md").read_text()
-    assert "**prompt 1** (plain)" in text and "prompt 2" not in text and "| base | base says … |" in text and text.index("| base") < text.index("| dpo")
+    assert "**prompt 4** (plain)" in text and "prompt 5" not in text and "| base | base says 1 |" in text and text.index("| base") < text.index("| dpo")
+    assert f"| dpo | a \\| {'word ' * 10}|\n" in text and f"| dpo | a \\| {'word ' * 10}… |\n" in text  # 12 words of safety's, and what is longer
+    kept = [replace(row, answers=excerpts(row)) for row in (BASE, long)]
+    assert kept[1].answers.keys() == {"held_out"} and len(kept[1].answers["held_out"]) == 5 and excerpts(kept[1]) == kept[1].answers
+    write_examples(kept, SETS, tmp_path / "again.md")
+    assert (tmp_path / "again.md").read_text() == text
+    assert excerpts(replace(BASE, answers={})) == {}
+
+
+def test_an_excerpt_is_nothing_to_label():
+    long = replace(DPO, answers={"held_out": [" ".join([text, *"abcdefghijklmn"]) for text in DPO.answers["held_out"]]})
+    ids = [answer_id(r.prompt, a) for r, a in zip(SETS["held_out"], long.answers["held_out"])]
+    long = replace(long, ids={"held_out": ids})
+    assert len(blind_sample([long], SETS)) == 20 and blind_sample([replace(long, answers=excerpts(long))], SETS) == []
 
 
 def scored(i, original, revised, split="train"):
