@@ -143,14 +143,12 @@ def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> 
 
 def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path) -> None:
     """`excerpts` of every row, good or bad, as Markdown under their prompts; each row once, its first seed."""
-    first = {result.row: said["held_out"] for result in reversed(results) if (said := excerpts(result))}
+    first = {result.row: [text.replace("|", "\\|") for text in said["held_out"]] for result in reversed(results) if (said := excerpts(result))}  # a bar would end the cell
     lines = ["The first held-out prompts and the first words of every row's answer, chosen by this rule alone.", ""]
     for i, record in enumerate(sets["held_out"][: min(map(len, first.values()))]):
         asked = " ".join((record.plain_prompt or record.prompt).split())
         lines += [f"**{asked}** ({record.kind or 'plain'})", "", "| row | answer |", "|:--|:--|"]
-        for row, said in reversed(first.items()):
-            lines.append(f"| {row} | {said[i].replace('|', chr(92) + '|')} |")
-        lines.append("")
+        lines += [f"| {row} | {said[i]} |" for row, said in reversed(first.items())] + [""]
     Path(path).write_text("\n".join(lines), encoding="utf-8")
 
 

@@ -210,8 +210,9 @@ class FailedStore(JsonlStore):
 
     def check(self, asked: int, limit: float) -> None:
         """Raises RuntimeError when more than the share `limit` of what was asked for has failed, or all of it under any limit."""
-        if len(self) > limit * asked or len(self) == asked > 0:
-            raise RuntimeError(f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if len(self) < asked else ''}; the reasons are in {self.path}, and the next run tries them again")
+        over = len(self) > limit * asked
+        if over or len(self) == asked > 0:
+            raise RuntimeError(f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if over else ''}; the reasons are in {self.path}, and the next run tries them again")
 
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:

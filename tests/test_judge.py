@@ -329,7 +329,7 @@ def test_a_pair_without_a_reply_is_not_scored_and_tried_again(tmp_path):
 
 def test_too_many_pairs_without_a_reply_raise(tmp_path):
     gone = scripted_chat(*4 * [Reply(text="", finish_reason="error: gone")])
-    with pytest.raises(RuntimeError, match="2 of 2 failed; the reasons are in .*failed_scored.jsonl"):
+    with pytest.raises(RuntimeError, match="2 of 2 failed, more than 2%; the reasons are in .*failed_scored.jsonl"):
         score_pairs(LLMJudge(gone, SAFETY), pairs(2), tmp_path / "scored.jsonl")
 
 
