@@ -176,7 +176,7 @@ class Experiment:
         result.split = self.evaluate_on
         if is_trained(method):
             settings = self.settings_of(method, seed)
-            result.settings = {name: value for name, value in settings.as_dict().items() if name != "seed"}
+            result.settings = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
             (path.parent / "adapter" / "README.md").write_text(card(self.student, settings, result), encoding="utf-8")
         result.write(path)
         if kept_at:
@@ -304,5 +304,5 @@ def card(student: str | Path, settings: TrainSettings, result: Result, pairs: st
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
         f"# {result.row}, seed {result.seed}", "",
         f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
-        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict()}.", "", "Measured:", *lines, "",
+        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", "Measured:", *lines, "",
     ])  # fmt: skip

@@ -9,13 +9,13 @@ dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.chat import ChatModel, LocalChat, OnReply, hand_over
 from common.logprobs import grouped_logprobs
-from common.loss import LOSSES, uses_scores
+from common.loss import LOSSES, knobs_of, uses_scores
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
 from common.run import Progress, resolve
@@ -62,10 +62,16 @@ class TrainSettings:
     seed: int = 0
     reference: Literal["adapters off", "unquantised"] = "adapters off"
 
-    def as_dict(self) -> dict[str, Any]:
-        """What decides the training: not `micro_batch`, nor the usual reference, so that what was trained before there was a choice
-        keeps its mark."""
-        return {name: value for name, value in asdict(self).items() if name != "micro_batch" and (name, value) != ("reference", "adapters off")}
+    def as_dict(self, method: str) -> dict[str, Any]:
+        """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor is `micro_batch`,
+        nor the usual reference. Empty for a row that is not trained."""
+        if not is_trained(method):
+            return {}
+        loss, _ = WITH_NLL.get(method, (method, "all"))
+        own = ["sft_learning_rate"] if method in SUPERVISED else ["learning_rate", "beta", *knobs_of(loss)]
+        own += ["nll_weight"] if method in WITH_NLL else []
+        own += ["reference"] if method not in SUPERVISED and self.reference != "adapters off" else []
+        return {name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")}
 
     def __post_init__(self):
         """Raises ValueError for a micro_batch that does not divide the batch."""

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,13 +111,13 @@ def train_and_report(
         return result
     trained = trained_once(method, student, train_pairs, settings, output, **load)
     metrics, answers = measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
-    how = {name: value for name, value in settings.as_dict().items() if name != "seed"}
+    how = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
     result = Result(
         method, settings.seed, made_of, metrics, answers=answers, history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored,
         split="test", settings=how,
     )  # fmt: skip
     counts = {"train": account(train_pairs, trained, settings.max_length), "test": account(held_out, trained, settings.max_length)}
-    write_manifest(output, "own_data", {"student": str(student), "method": method, **settings.as_dict(), **load}, made_of=made_of, pairs=counts)
+    write_manifest(output, "own_data", {"student": str(student), "method": method, **asdict(settings), **load}, made_of=made_of, pairs=counts)
     (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
     (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
     result.write(path)

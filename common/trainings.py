@@ -36,8 +36,8 @@ def _sha256(file: Path) -> str:
 
 
 def training_of(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any) -> str:
-    """The mark of a training: student, pairs and settings."""
-    return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], settings.as_dict(), {k: str(v) for k, v in load.items()})
+    """The mark of a training: student, pairs and what the method reads of the settings."""
+    return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], settings.as_dict(method), {k: str(v) for k, v in load.items()})
 
 
 def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:

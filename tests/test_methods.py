@@ -5,7 +5,8 @@ import torch
 from trl import SFTTrainer
 
 from common.logprobs import summed_logprobs
-from common.methods import TrainSettings, _supervised_trainer, preference_trainer, train
+from common.loss import LOSSES
+from common.methods import METHODS, SUPERVISED, WITH_NLL, TrainSettings, _supervised_trainer, preference_trainer, train
 from common.preference import prompt_messages
 from common.student import load_student
 from common.trainings import training_of
@@ -47,7 +48,25 @@ def test_a_batch_in_parts_trains_the_same_student(method, micro, pairs, tmp_path
 def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
     with pytest.raises(ValueError, match="micro_batch = 3 does not divide batch_size = 8"):
         TrainSettings(batch_size=8, micro_batch=3)
-    assert TrainSettings(batch_size=8, micro_batch=2).as_dict() == TrainSettings(batch_size=8).as_dict()
+    assert TrainSettings(batch_size=8, micro_batch=2).as_dict("dpo") == TrainSettings(batch_size=8).as_dict("dpo")
+
+
+@pytest.mark.parametrize(
+    "knob, read_by",
+    [
+        ({"eta": 4.0}, {"rdpo_soft", "rdpo_squared"}),
+        ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted"}),
+        ({"label_smoothing": 0.2}, {"cdpo", "robust"}),
+        ({"nll_weight": 2.0}, set(WITH_NLL)),
+        ({"sft_learning_rate": 1e-3}, set(SUPERVISED)),
+        ({"learning_rate": 1e-3}, {*LOSSES, *WITH_NLL}),
+        ({"reference": "unquantised"}, {*LOSSES, *WITH_NLL}),
+        ({"epochs": 5}, {*SUPERVISED, *LOSSES, *WITH_NLL}),
+    ],
+)
+def test_a_knob_is_part_of_the_mark_of_those_methods_that_read_it(knob, read_by, micro, pairs):
+    changed = {method for method in METHODS if training_of(method, micro, pairs, TrainSettings()) != training_of(method, micro, pairs, TrainSettings(**knob))}
+    assert changed == read_by
 
 
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
@@ -79,4 +98,4 @@ def test_the_unquantised_reference_is_the_model_that_nf4_was_made_of(micro, pair
             whole = [tokenizer.apply_chat_template([*prompt_messages(pair), {"role": "assistant", "content": answer}], return_dict=True)["input_ids"] for pair, answer in zip(scored, answers)]
             torch.testing.assert_close(summed_logprobs(model, prompts, [ids[len(prompt) :] for ids, prompt in zip(whole, prompts)]), logps, rtol=0, atol=1e-3)
     assert (found["unquantised"] - found["adapters off"]).abs().max() > 0.01
-    assert "reference" not in usual.as_dict() and training_of("dpo", micro, scored, usual) != training_of("dpo", micro, scored, other)
+    assert "reference" not in usual.as_dict("dpo") and training_of("dpo", micro, scored, usual) != training_of("dpo", micro, scored, other)
