@@ -16,7 +16,7 @@ from tiny_models import tiny_causal_model
 from common import chat
 from common.chat import LocalChat
 from common.schema import Sampling
-from common.student import load_adapter, load_student, lora_settings, own_device, release_memory, save_adapter
+from common.student import best_compute_dtype, load_adapter, load_student, lora_settings, own_device, release_memory, save_adapter
 
 HELLO = [{"role": "user", "content": "What is the best way to lift the barn before lunch?"}]
 
@@ -49,6 +49,23 @@ def difference_after_generating(model, tokenizer):
 def test_gradients_are_the_same_after_a_generation(load_micro):
     model, tokenizer = load_micro()
     assert difference_after_generating(with_adapter(model), tokenizer) == 0.0
+
+
+@pytest.mark.parametrize(
+    "gpu, seconds, expected",
+    [
+        (None, {torch.float32: 1.0, torch.bfloat16: 0.5}, torch.bfloat16),
+        (None, {torch.float32: 1.0, torch.bfloat16: 0.8}, torch.float32),  # too near to tell on a busy machine
+        (None, {torch.float32: 1.0, torch.bfloat16: 1.9}, torch.float32),
+        (True, {}, torch.bfloat16),
+        (False, {}, torch.float32),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_clearly_faster(gpu, seconds, expected, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: gpu)
+    monkeypatch.setattr("common.student._seconds_of_product", seconds.__getitem__)
+    assert best_compute_dtype.__wrapped__() == expected
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so bitsandbytes never repacks weights and the trap cannot be shown")
