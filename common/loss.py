@@ -57,13 +57,15 @@ def rdpo(u: Tensor, score_gap: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 def rdpo_soft(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
     """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = sigmoid(eta * g): soft labels from scores, as in MMPO. A tie is
-    p = 1/2, which holds u at 0; a worse revision (g < 0) is reversed."""
+    p = 1/2, which holds u at 0; a worse revision (g < 0) is reversed: exchanging a pair's answers along with their scores
+    changes nothing, so the teacher's order plays no part."""
     p = torch.sigmoid(eta * score_gap)
     return -p * F.logsigmoid(u) - (1 - p) * F.logsigmoid(-u)
 
 
 def rdpo_squared(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
-    """(u - eta * g)^2: regression of the implicit reward gap on the score gap (Nemotron's `rpo_sq`). A tie has target 0."""
+    """(u - eta * g)^2: regression of the implicit reward gap on the score gap (Nemotron's `rpo_sq`). A tie has target 0.
+    As in `rdpo_soft`, the teacher's order plays no part."""
     return (u - eta * score_gap) ** 2
 
 
@@ -74,7 +76,7 @@ def rdpo_filter(u: Tensor, score_gap: Tensor) -> Tensor:
 
 
 def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
-    """-log sigmoid(u), with chosen and rejected swapped where g < 0. A tie is DPO."""
+    """-log sigmoid(u), with chosen and rejected swapped where g < 0. A tie is DPO; elsewhere the teacher's order plays no part."""
     return -F.logsigmoid(torch.where(score_gap < 0, -u, u))
 
 

@@ -175,7 +175,7 @@ def write_table(table: pd.DataFrame, folder: str | Path, note: str) -> dict[str,
 def safety_utility_figure(results: Sequence[Result]) -> Figure:
     """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's frontier over
     lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has labels."""
-    figure, axes = _figure(6.4, 4.6)
+    figure, axes = _figure(max(6.4, 4.4 + 0.06 * max(len(label_of(result)) for result in results)), 4.6)  # room for the legend
     real = objective_of(results)[0] == REAL
     objective, said = seen_of(results)
     for of_method in _by_row(results):
@@ -184,7 +184,8 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
-        marker = "^" if of_method[0].variant else "D" if of_method[0].swapped else "o" if is_trained(method) else "s"
+        plain, swapped = "^v" if of_method[0].variant else "oD"
+        marker = swapped if of_method[0].swapped else plain if is_trained(method) else "s"
         if len(of_method) == 1 and real:
             _error_bar(axes, of_method[0], objective, color)
         axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)

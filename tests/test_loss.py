@@ -116,6 +116,15 @@ def test_losses_equal_an_independent_float64_formula(method, knobs):
         assert loss == pytest.approx(FORMULAS[method](gap, s_chosen[i] - s_rejected[i], 0.3, **knobs), abs=1e-6)
 
 
+@pytest.mark.parametrize("method", SCORE_AWARE)
+def test_soft_labels_squares_and_flips_do_not_see_which_answer_the_teacher_called_better(method):
+    told = [column[[0, 1, 3, 4]] for column in batch()]  # without the tie
+    chosen, rejected, ref_chosen, ref_rejected, s_chosen, s_rejected = told
+    exchanged = (rejected, chosen, ref_rejected, ref_chosen, s_rejected, s_chosen)
+    blind = torch.allclose(*(preference_loss(method, *columns, beta=0.3)[0] for columns in (told, exchanged)))
+    assert blind == (method in {"rdpo_soft", "rdpo_squared", "rdpo_flip"})
+
+
 @each_loss
 def test_gradients_equal_finite_differences(method, knobs):
     chosen, rejected, *rest = batch()
