@@ -17,7 +17,7 @@ from common.frontier import LAMBDAS, choose_lambda, frontier, scaled
 from common.chat import ChatModel
 from common.judged import JudgedEvaluator
 from common.loss import LOSSES, knobs_of, preference_loss
-from common.methods import TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
+from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
 from common.run import Progress, resolve
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
@@ -146,6 +146,12 @@ class Experiment:
             results.append(self.result(*row))
             progress(1)
         return results
+
+    def finished_rows(self) -> list[Result]:
+        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's would be made of, in the order of METHODS."""
+        found = [Result.read(path) for path in sorted(self.output.glob("seed-*/*/metrics.json"))]
+        current = [result for result in found if result.made_of == self._made_of(result.method, result.seed, result.swapped)]
+        return sorted(current, key=lambda result: (result.swapped, (*METHODS, result.method).index(result.method), result.seed))
 
     def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
         """Where the result of a row is kept."""

@@ -85,6 +85,8 @@ def test_results_are_kept_and_reused_until_something_changes(run, capsys):
     assert (run.output / "seed-0" / "rdpo" / "adapter" / "adapter_model.safetensors").exists()
     changed = Experiment(run.student, run.pairs, run.evaluator, run.output, TrainSettings(**{**vars(FAST), "beta": 0.9}), train_pairs=24, **run.load)
     assert changed._made_of("rdpo", 0) != again.made_of and changed._made_of("base", 0) == first[0].made_of
+    kept, still = ({result.row for result in of.finished_rows()} for of in (run, changed))
+    assert kept >= {"base", "sr", "always_refuse", "sft", "dsc", "rdpo"} and "rdpo" not in still and still >= {"base", "sr", "sft", "dsc"}
 
 
 def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_path):
@@ -99,6 +101,7 @@ def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_pa
     assert [row.row for row in rows] == ["base", "sft", "sft_swapped_0.25"] and rows[1].metrics != rows[2].metrics
     assert {m.noise for m in rows[2].metrics} == {0.25} and {m.noise for m in rows[1].metrics} == {None}
     assert list(results_table(read_results(tmp_path))["method"]) == ["base student", "SFT", "SFT, 25% swapped"]
+    assert mine.finished_rows() == rows
 
 
 def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
