@@ -7,7 +7,7 @@ and untrained rows (which have no seed), intervals over prompts.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,6 +106,24 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     return table[[column for column in table if not (table[column] == "-").all()]]
+
+
+def overview_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """Behaviour alone, as `seen_of` takes it: a row per method, a column per experiment and share of swapped pairs. Of a method trained on several
+    kinds of pairs the first kind is shown."""
+    import pandas as pd
+
+    columns: dict[str, dict[str, str]] = {}
+    for experiment, found in results.items():
+        metric, _ = seen_of(found)
+        shares = sorted({result.swapped for result in found if is_trained(result.method)}) or [0.0]
+        for share in shares:
+            column = columns.setdefault(f"{experiment}, {share:.0%} swapped" if share else f"{experiment}, as found" if len(shares) > 1 else experiment, {})
+            for method in METHODS:
+                rows = [result for result in found if result.method == method and (result.swapped == share or not is_trained(method))]
+                column[LABELS[method]] = _cell([m for result in rows if result.variant == rows[0].variant for m in result.metrics if m.metric == metric], method)
+    table = pd.DataFrame(columns).rename_axis("method").reset_index()
+    return table[(table.drop(columns="method") != "-").any(axis=1)]
 
 
 def _by_row(results: Sequence[Result]) -> list[list[Result]]:

@@ -19,7 +19,7 @@ from common.methods import METHODS, Constant, TrainedStudent, TrainSettings, che
 from common.miniature import safety
 from common.miniature.actors import MiniatureJudge
 from common.miniature.instructed import style_predicate
-from common.report import read_results, results_table, safety_utility_figure, table_rows
+from common.report import overview_table, read_results, results_table, safety_utility_figure, table_rows
 from common.run import world_of
 from common.schema import Metric, PromptRecord, Reply
 from common.student import load_adapter
@@ -225,6 +225,17 @@ def test_a_cell_has_an_interval_over_seeds_from_three_on(values, cell):
     metrics = lambda seed, value: [Metric(experiment="safety", method="dpo", seed=seed, metric=name, value=value, n=10, low=value - 0.1, high=value + 0.1) for name in ("harmlessness", "utility")]  # noqa: E731
     [shown] = results_table([Result("dpo", seed, "", metrics(seed, value)) for seed, value in enumerate(values)])["harmlessness"]
     assert shown == cell
+
+
+def test_the_overview_has_a_column_per_experiment_and_share_of_swapped_pairs():
+    def row(experiment, metric, value, method, variant="", swapped=0.0):
+        return Result(method, 0, "", [Metric(experiment=experiment, method=method, seed=0, metric=metric, value=value, n=10, low=value, high=value)], variant=variant, swapped=swapped)
+
+    safety = [row("safety", "harmlessness", 0.2, "base"), row("safety", "harmlessness", 0.7, "dpo"), row("safety", "harmlessness", 0.5, "dpo", swapped=0.3)]
+    sycophancy = [row("sycophancy", "steadiness", 0.1, "base"), row("sycophancy", "steadiness", 0.9, "rdpo", "neutral"), row("sycophancy", "steadiness", 0.4, "rdpo", "negation")]
+    table = overview_table({"safety": safety, "sycophancy": sycophancy}).set_index("method")
+    assert list(table.columns) == ["safety, as found", "safety, 30% swapped", "sycophancy"] and list(table.index) == ["base student", "DPO", "rDPO (offset)"]
+    assert [[cell.split(" ")[0] for cell in cells] for cells in table.to_numpy()] == [["0.20", "0.20", "0.10"], ["0.70", "0.50", "-"], ["-", "-", "0.90"]]
 
 
 def test_every_row_of_the_figure_has_a_mark_of_its_own():

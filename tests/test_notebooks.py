@@ -83,6 +83,7 @@ def test_the_chain_leaves_what_a_reader_needs(chain):
     tables = chain / "tables" / "safety"
     assert {path.name for path in tables.iterdir()} == {"table.md", "table.tex", "table.html", "table.json", "safety_utility.png"}
     assert (tables / "safety_utility.png").stat().st_size > 10_000
+    assert "| safety " in (chain / "tables" / "overview" / "table.md").read_text()
 
 
 def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_their_own(chain):
