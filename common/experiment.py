@@ -15,6 +15,7 @@ import torch
 from common.evaluate import Evaluation, WorldEvaluator, answers_by_set, divergence, mean
 from common.frontier import LAMBDAS, choose_lambda, frontier, scaled
 from common.chat import ChatModel
+from common.counterfactual import VARIANTS
 from common.judged import JudgedEvaluator
 from common.loss import LOSSES, knobs_of, preference_loss
 from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
@@ -80,6 +81,11 @@ def row_of(method: str, variant: str, swapped: float = 0.0) -> str:
     """The method, and where it was trained what is special about its pairs, e.g. `dpo_contrastive`, `dpo_swapped_0.3`."""
     parts = [method, *([variant] if variant else []), *([f"swapped_{swapped:g}"] if swapped else [])]
     return "_".join(parts) if is_trained(method) else method
+
+
+def place_in_table(result: Result) -> tuple[int, float, int, str, int]:
+    """Sorts results as tables show them: by kind of pairs, share swapped and METHODS, what existed before last."""
+    return ("", *VARIANTS).index(result.variant), result.swapped, (*METHODS, result.method).index(result.method), result.method, result.seed
 
 
 def excerpts(result: Result, count: int = 5) -> dict[str, list[str]]:
@@ -148,10 +154,10 @@ class Experiment:
         return results
 
     def finished_rows(self) -> list[Result]:
-        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's would be made of, in the order of METHODS."""
+        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's would be made of, as `place_in_table` orders them."""
         found = [Result.read(path) for path in sorted(self.output.glob("seed-*/*/metrics.json"))]
         current = [result for result in found if result.made_of == self._made_of(result.method, result.seed, result.swapped)]
-        return sorted(current, key=lambda result: (result.swapped, (*METHODS, result.method).index(result.method), result.seed))
+        return sorted(current, key=place_in_table)
 
     def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
         """Where the result of a row is kept."""

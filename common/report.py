@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.counterfactual import VARIANTS
-from common.experiment import Result
+from common.experiment import Result, place_in_table
 from common.methods import METHODS, is_trained
 from common.schema import Metric, Pair, ScoredPair
 from common.statistics import seed_interval
@@ -72,9 +72,7 @@ def read_results(folder: str | Path) -> list[Result]:
     for of_row in _by_row(list(found.values())):
         if any(result.settings != of_row[0].settings for result in of_row if result.settings):
             raise ValueError(f"{of_row[0].row} was trained with different settings below {folder}, which are no seeds of one row; keep them apart with -p output")
-    order = ("", *VARIANTS)
-    rank = lambda result: (order.index(result.variant), result.swapped, (*METHODS, result.method).index(result.method), result.method, result.seed)  # noqa: E731
-    return sorted(found.values(), key=rank)
+    return sorted(found.values(), key=place_in_table)
 
 
 def label_of(result: Result) -> str:
@@ -113,15 +111,14 @@ def overview_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     kinds of pairs the first kind is shown."""
     import pandas as pd
 
-    columns: dict[str, dict[str, str]] = {}
+    columns = {}
     for experiment, found in results.items():
         metric, _ = seen_of(found)
         shares = sorted({result.swapped for result in found if is_trained(result.method)}) or [0.0]
         for share in shares:
-            column = columns.setdefault(f"{experiment}, {share:.0%} swapped" if share else f"{experiment}, as found" if len(shares) > 1 else experiment, {})
-            for method in METHODS:
-                rows = [result for result in found if result.method == method and (result.swapped == share or not is_trained(method))]
-                column[LABELS[method]] = _cell([m for result in rows if result.variant == rows[0].variant for m in result.metrics if m.metric == metric], method)
+            rows = {method: [result for result in found if result.method == method and (result.swapped == share or not is_trained(method))] for method in METHODS}
+            said = f", {share:.0%} swapped" if share else ", as found" if len(shares) > 1 else ""
+            columns[experiment + said] = {LABELS[method]: _cell([m for result in of_method if result.variant == of_method[0].variant for m in result.metrics if m.metric == metric], method) for method, of_method in rows.items()}
     table = pd.DataFrame(columns).rename_axis("method").reset_index()
     return table[(table.drop(columns="method") != "-").any(axis=1)]
 

@@ -227,26 +227,25 @@ def test_a_cell_has_an_interval_over_seeds_from_three_on(values, cell):
     assert shown == cell
 
 
-def test_the_overview_has_a_column_per_experiment_and_share_of_swapped_pairs():
-    def row(experiment, metric, value, method, variant="", swapped=0.0):
-        return Result(method, 0, "", [Metric(experiment=experiment, method=method, seed=0, metric=metric, value=value, n=10, low=value, high=value)], variant=variant, swapped=swapped)
+def row(method, seed=0, variant="", swapped=0.0, experiment="safety", **values):
+    names = {"experiment": experiment, "method": method, "seed": seed, "n": 10, "low": 0.0, "high": 1.0}
+    return Result(method, seed, "", [Metric(metric=name, value=value, **names) for name, value in values.items()], variant=variant, swapped=swapped)
 
-    safety = [row("safety", "harmlessness", 0.2, "base"), row("safety", "harmlessness", 0.7, "dpo"), row("safety", "harmlessness", 0.5, "dpo", swapped=0.3)]
-    sycophancy = [row("sycophancy", "steadiness", 0.1, "base"), row("sycophancy", "steadiness", 0.9, "rdpo", "neutral"), row("sycophancy", "steadiness", 0.4, "rdpo", "negation")]
+
+def test_the_overview_has_a_column_per_experiment_and_share_of_swapped_pairs():
+    safety = [row("base", harmlessness=0.2), row("dpo", harmlessness=0.7), row("dpo", harmlessness=0.5, swapped=0.3)]
+    sycophancy = [row(method, variant=variant, experiment="sycophancy", steadiness=value) for method, variant, value in (("base", "", 0.1), ("rdpo", "neutral", 0.9), ("rdpo", "negation", 0.4))]
     table = overview_table({"safety": safety, "sycophancy": sycophancy}).set_index("method")
     assert list(table.columns) == ["safety, as found", "safety, 30% swapped", "sycophancy"] and list(table.index) == ["base student", "DPO", "rDPO (offset)"]
     assert [[cell.split(" ")[0] for cell in cells] for cells in table.to_numpy()] == [["0.20", "0.20", "0.10"], ["0.70", "0.50", "-"], ["-", "-", "0.90"]]
 
 
 def test_every_row_of_the_figure_has_a_mark_of_its_own():
-    def row(method, variant="", swapped=0.0):
-        metrics = [Metric(experiment="safety", method=method, seed=0, metric=name, value=0.5, n=10, low=0.4, high=0.6) for name in ("harmlessness", "utility")]
-        return Result(method, 0, "", metrics, variant=variant, swapped=swapped)
-
+    half = {"harmlessness": 0.5, "utility": 0.5}
     tables = {
-        "methods": [row(method) for method in METHODS],
-        "variants of plain DPO": [row("base"), row("dpo"), *(row("dpo", variant) for variant in ("encourage", "discourage", "contrastive", "negation"))],
-        "methods on one variant": [row("base"), *(row(method, "neutral", 0.3) for method in ("sft", "dsc", "dpo", "rdpo"))],
+        "methods": [row(method, **half) for method in METHODS],
+        "variants of plain DPO": [row("base", **half), row("dpo", **half), *(row("dpo", variant=variant, **half) for variant in ("encourage", "discourage", "contrastive", "negation"))],
+        "methods on one variant": [row("base", **half), *(row(method, variant="neutral", swapped=0.3, **half) for method in ("sft", "dsc", "dpo", "rdpo"))],
     }
     for name, results in tables.items():
         marks = safety_utility_figure(results).axes[0].collections
@@ -255,15 +254,11 @@ def test_every_row_of_the_figure_has_a_mark_of_its_own():
 
 
 def test_a_real_students_wrong_pairs_stand_beside_the_miniatures(tmp_path):
-    def row(method, seed, swapped, aligned):
-        names = {"experiment": "safety", "method": method, "seed": seed, "n": 10, "low": 0.0, "high": 1.0}
-        return Result(method, seed, "", [Metric(metric=name, value=value, **names) for name, value in (("aligned", aligned), ("utility", 0.9))], swapped=swapped)
-
     values = {("dpo", 0.0): (0.6, 0.8), ("dpo", 0.3): (0.2, 0.4), ("rdpo", 0.0): (0.5, 0.7), ("rdpo", 0.3): (0.5, 0.5), ("sft", 0.3): (0.1, 0.1)}
-    results = [row("base", 0, 0.0, 0.25), *(row(method, seed, share, value) for (method, share), of_seeds in values.items() for seed, value in enumerate(of_seeds))]
+    results = [row("base", aligned=0.25, utility=0.9), *(row(method, seed, swapped=share, aligned=value, utility=0.9) for (method, share), of_seeds in values.items() for seed, value in enumerate(of_seeds))]
     lines = [{"experiment": "safety", "cell": {"noise": noise} if noise != 0.3 else {}, "method": "dpo", "metric": metric, "seed": 0, "value": 1 - noise} for noise in (0.0, 0.3, 0.5) for metric in ("harmlessness", "utility")]
     (tmp_path / "table.json").write_text(json.dumps(lines))
-    (miniature, real), _ = (row for row in np.reshape(real_noise_figure(results, Study(tmp_path / "table.json")).axes, (2, 2)))
+    (miniature, real), _ = np.reshape(real_noise_figure(results, Study(tmp_path / "table.json")).axes, (2, 2))
     drawn = {line.get_label(): list(line.get_ydata()) for line in real.get_lines()}
     assert drawn == {"base student": [0.25, 0.25], "DPO": pytest.approx([0.7, 0.3]), "rDPO (offset)": pytest.approx([0.6, 0.5])}  # SFT has one share only
     assert list(miniature.get_lines()[0].get_ydata()) == [1.0, 0.7, 0.5] and real.get_ylabel() == "aligned"
