@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from common import small
+from common.experiment import Result
+from common.methods import TrainSettings, is_trained
 from common.report import read_results
 from common.run import ROOT, resolve
 from common.small import Rows, benign_pairs, cut, public_rows, roleplay_pairs, row_hash, rows_of, safety_pairs
@@ -148,3 +150,14 @@ def test_the_profile_in_short(experiment, short_run):
     sample = [row for path in folder.glob(f"{experiment}/**/to_label.jsonl") for _, row in read_lines(path)]
     assert sample and all(set(row) == {"id", "set", "prompt", "answer"} for row in sample)
     assert "swapped" in (folder / "tables" / experiment / "table.md").read_text()
+
+
+@pytest.mark.parametrize("kept", sorted((ROOT / "results/small").glob("*/finished")), ids=lambda folder: folder.parent.name)
+def test_kept_trainings_of_a_row_tell_one_setting_and_what_their_method_reads(kept):
+    """So that whoever adds a seed to them has one table."""
+    settings = {}
+    for result in map(Result.read, sorted(kept.glob("seed-*/*.json"))):
+        if is_trained(result.method):
+            assert result.settings.keys() == {name for name in TrainSettings().as_dict(result.method) if name != "seed"}, result.row
+            assert settings.setdefault(result.row, result.settings) == result.settings
+    assert len(settings) >= 6
