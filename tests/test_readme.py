@@ -1,21 +1,32 @@
 """The README: its tables come from result files, its tree is the tree, its script runs (pytest tests/test_readme.py)."""
 
+import json
 import re
 
 import pytest
 
+from common.report import LABELS
 from common.run import ROOT
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "results/README.md", "results/small/README.md")}
 README = PAGES["README.md"]
 
 
-@pytest.mark.parametrize(("page", "number"), [("README.md", 3), ("results/README.md", 4), ("results/small/README.md", 3)])
+@pytest.mark.parametrize(("page", "number"), [("README.md", 3), ("results/README.md", 4), ("results/small/README.md", 4)])
 def test_every_table_is_the_committed_result_file(page, number):
     tables = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", PAGES[page], re.S)
     assert len(tables) == number
     for path, shown in tables:
         assert shown.strip() == (ROOT / path).read_text(encoding="utf-8").strip(), path
+
+
+def test_the_learning_rates_shown_are_those_that_the_trials_chose():
+    header, *lines = re.search(r"^\| learning rate .*?(?=\n\n)", PAGES["results/small/README.md"], re.M | re.S)[0].splitlines()
+    methods = header.strip("| ").split(" | ")[1:]
+    shown = {cells[0]: dict(zip(methods, map(float, cells[1:]))) for cells in (line.strip("| ").split(" | ") for line in lines[1:])}
+    for label, folder in {"safety": "safety", "role-play": "roleplay-robustness", "sycophancy": "sycophancy"}.items():
+        chosen = json.loads((ROOT / "results/small" / folder / "trials.json").read_text(encoding="utf-8"))["chosen"]
+        assert shown[label] == {LABELS[method]: setting["learning_rate"] for method, setting in chosen.items()}
 
 
 def headings(page):
