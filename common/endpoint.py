@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,10 +21,14 @@ import openai
 from httpx2 import ConnectError
 
 from common.chat import OnReply
+from common.dialects import Trouble, Unreadable, body_of, error_in, reply_in, tokens_in, trouble
 from common.pacing import Budget, EndpointError, Pacing, Stopped, retry_after
-from common.schema import Message, Reply, Sampling
+from common.schema import Message, Reply, Sampling, unbroken
 
-OF_THE_CONVERSATION = ("context_length_exceeded", "content_filter")  # codes of a 400 that say nothing about other requests
+HARMLESS: list[Message] = [{"role": "user", "content": "Name a colour."}]
+"""Asked where it is not clear whether a request was refused for its conversation."""
+TEMPLATE_TOKENS = 256
+"""What a server may put around a conversation by itself, at most: a system prompt of its own, today's date."""
 
 
 class EndpointChat:
@@ -35,9 +39,13 @@ class EndpointChat:
     `error: ...`. A 429 pauses all requests together, for as long as the endpoint says or else twice as long as the last
     time; it does not count as an attempt. Nothing else is asked until a first answer has shown that key and model are right.
 
-    Any other 4xx, an exhausted quota, the cost cap, `attempts` pauses or `concurrency` failed conversations without an
+    What a server refuses for the sake of one conversation (too long, moderation) costs that one, in whatever words it says
+    so: where they tell nothing, a harmless conversation shows whether the refusal concerns all. A setting that the model
+    does not take (temperature, seed, the name of the budget) is left out from then on, which is printed and counted.
+
+    Bad key, unknown model, exhausted quota, the cost cap, `attempts` pauses or `concurrency` failed conversations without an
     answer between, an interrupt: no more requests are sent, those in flight are waited for and handed to `on_reply`, then
-    `EndpointError` (or what interrupted) is raised. Works inside a running event loop too, as in Jupyter.
+    `EndpointError` (or what interrupted) is raised, with the server's words. Works inside a running event loop too, as in Jupyter.
 
     Args:
         base_url: such as `https://api.openai.com/v1`, without credentials.
@@ -45,10 +53,12 @@ class EndpointChat:
             for each call and kept nowhere.
         prices: dollars per million prompt tokens and per million completion tokens.
         max_cost: dollars that one object may spend; a request that could pass it at worst (a token a byte, the whole
-            budget used) is not sent. A request whose bill is unknown counts with its worst. None is no limit.
+            budget used) is not sent. What a bill hides, tells as 0, or would have told had the answer arrived counts with
+            its worst. None is no limit.
         backoff: seconds before the second attempt.
 
-    `usage` counts requests answered and their tokens, `cost` is in dollars; both begin at 0 with the object.
+    `usage` counts requests answered, their tokens, and under names of their own finish reasons that nobody knows and
+    settings left out; `cost` is in dollars; all begin at 0 with the object.
     """
 
     def __init__(
@@ -77,6 +87,7 @@ class EndpointChat:
         self.prices, self.budget = prices, Budget(max_cost)
         self.name = f"{model} at {self.base_url}"
         self.usage: Counter[str] = Counter()
+        self.not_taken: set[str] = set()  # settings that the model has refused
 
     @property
     def cost(self) -> float:
@@ -94,6 +105,36 @@ class EndpointChat:
             raise
         finally:
             thread.shutdown(wait=True)
+
+    def request(self, conversation: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
+        """What is sent: the settings that the model takes, every half character mended."""
+        messages = [{name: unbroken(text) for name, text in message.items()} for message in conversation]
+        budget = "max_completion_tokens" if ("api.openai.com" in self.base_url) != ("max_tokens" in self.not_taken) and "max_completion_tokens" not in self.not_taken else "max_tokens"
+        settings = {"temperature": sampling.temperature, budget: sampling.max_new_tokens}
+        if sampling.temperature:
+            settings["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
+        if sampling.json_schema:
+            settings["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.json_schema}}
+        return {"model": self.model, "messages": messages, **{name: value for name, value in settings.items() if name not in self.not_taken}}
+
+    def worst(self, request: dict[str, Any], sampling: Sampling) -> tuple[int, int]:
+        """(prompt tokens, completion tokens) that a request may cost at most."""
+        sent = sum(16 + len(message["content"].encode()) for message in request["messages"]) + len(json.dumps(request.get("response_format", "")))
+        return TEMPLATE_TOKENS + sent, sampling.max_new_tokens
+
+    def leave_out(self, setting: str, words: str) -> None:
+        """Asks without this setting from now on, and says so once."""
+        if setting not in self.not_taken:
+            print(f"{self.name} does not take {setting} ({words}): asked without it", flush=True)
+            self.not_taken.add(setting)
+            self.usage[f"without {setting}"] = 1
+
+    def without_key(self, text: str) -> str:
+        """The endpoint's words, without the key, should it repeat it."""
+        key = os.environ.get(self.api_key_env, "").strip()
+        for secret in filter(None, (key, key[:8])):
+            text = text.replace(secret, "[key]")
+        return text
 
     def price(self, prompt_tokens: int, completion_tokens: int) -> float:
         """Dollars."""
@@ -134,84 +175,106 @@ class _Run:
 
     async def reply(self, client: openai.AsyncOpenAI, conversation: list[Message], sampling: Sampling) -> Reply:
         """The reply, or an `error: ...` one after so many attempts."""
-        budget = "max_completion_tokens" if "api.openai.com" in self.chat.base_url else "max_tokens"
-        request = {"model": self.chat.model, "messages": conversation, "temperature": sampling.temperature, budget: sampling.max_new_tokens}
-        if sampling.temperature:
-            request["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
-        if sampling.json_schema:
-            request["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.json_schema}}
-        worst = self.chat.price(sum(16 + len(message["content"].encode()) for message in conversation), sampling.max_new_tokens)
         for attempt in range(self.chat.attempts):
-            outcome: Reply | str | None = None
-            while outcome is None:  # a pause is no attempt
-                outcome = await self.ask(client, request, worst)
+            outcome: Reply | Trouble | None = None
+            while outcome is None:  # neither a pause nor a setting left out is an attempt
+                outcome = await self.ask(client, conversation, sampling)
             if isinstance(outcome, Reply):
                 return outcome
+            if outcome.concerns == "moderation":
+                return Reply(text="", finish_reason="content_filter")
+            if outcome.concerns == "length":
+                return Reply(text="", finish_reason=f"error: too long for the model ({outcome.words})")
+            if outcome.concerns == "request":
+                await self.make_sure_that_others_are_answered(client, sampling, outcome)
+                return self.given_up(f"refused ({outcome.words})")
             if attempt + 1 < self.chat.attempts:
                 await self.pacing.back_off(attempt)
+        return self.given_up(f"{outcome.words}, asked {self.chat.attempts} times")
+
+    def given_up(self, reason: str) -> Reply:
         self.failed += 1
         if self.failed >= (self.chat.concurrency if self.chat.usage["requests"] else 1):
-            raise EndpointError(f"{self.chat.name} does not answer: {outcome}, asked {self.chat.attempts} times for each of {self.failed} conversations")
-        return Reply(text="", finish_reason=f"error: {outcome}, asked {self.chat.attempts} times")
+            raise EndpointError(f"{self.chat.name} does not answer: {reason}{f' for each of {self.failed} conversations' if 'asked' in reason else ''}")
+        return Reply(text="", finish_reason=f"error: {reason}")
 
-    async def ask(self, client: openai.AsyncOpenAI, request: Mapping[str, Any], worst: float) -> Reply | str | None:
-        """One request: the reply, or why there is none, or None after a 429. Raises EndpointError when nothing else can help."""
-        await self.pacing.clearance(worst)
-        sent, cost = time.monotonic(), 0.0
-        self.pacing.send(worst)
+    async def make_sure_that_others_are_answered(self, client: openai.AsyncOpenAI, sampling: Sampling, refused: Trouble) -> None:
+        if not self.chat.usage["requests"]:
+            asked = None
+            while asked is None:
+                asked = await self.ask(client, HARMLESS, sampling)
+            if isinstance(asked, Trouble):
+                raise EndpointError(f"{self.chat.name} refuses every request: {refused.words}")
+
+    async def ask(self, client: openai.AsyncOpenAI, conversation: Sequence[Message], sampling: Sampling) -> Reply | Trouble | None:
+        """One request: the reply, or why there is none, or None where the same may be asked at once. Raises EndpointError when nothing
+        else can help."""
+        request = self.chat.request(conversation, sampling)
+        worst = self.chat.worst(request, sampling)
+        await self.pacing.clearance(self.chat.price(*worst))
+        sent, tokens = time.monotonic(), (0, 0)
+        self.pacing.send(self.chat.price(*worst))
         try:
             async with asyncio.timeout(self.chat.timeout):
                 response = await client.chat.completions.with_raw_response.create(**request)
-            cost = worst
-            reply, cost = self.read(response.text, worst)
+            tokens = worst
+            fields = body_of(self.chat.without_key(response.text))
+            tokens = tuple(told or most for told, most in zip(tokens_in(fields), worst))
+            if (error := error_in(fields)) is not None:
+                return self.after(trouble(200, error), sent, None, request)
+            reply, unknown = reply_in(fields, sampling.max_new_tokens)
+            if unknown and not self.chat.usage[f"finish_reason {unknown}"]:
+                print(f"{self.chat.name} ends replies with the unknown reason {unknown!r}; they are taken for whole and counted", flush=True)
+            self.chat.usage.update({"requests": 1, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, **({f"finish_reason {unknown}": 1} if unknown else {})})
             self.pacing.pauses = self.failed = 0
             return reply
-        except openai.RateLimitError as error:
-            if "insufficient_quota" in (error.code, error.type):
-                raise EndpointError(f"{self.chat.name}: the quota is exhausted ({self.said(error)})") from None
-            self.pacing.pause(sent, retry_after(error.response.headers))
-            return None
         except openai.APIStatusError as error:
-            if error.code in OF_THE_CONVERSATION:
-                return Reply(text="", finish_reason="content_filter" if error.code == "content_filter" else f"error: {error.code}")
-            if error.status_code < 500 and error.status_code not in (408, 409):
-                raise EndpointError(f"{self.chat.name} answered {error.status_code}: {self.said(error)}") from None
-            return f"status {error.status_code}"
+            tokens = worst if error.status_code in BILLED_MAYBE else (0, 0)
+            body = self.chat.without_key(error.response.text)
+            return self.after(trouble(error.status_code, _content(body)), sent, retry_after(error.response.headers), request, error.status_code)
         except TimeoutError:
-            cost = worst
-            return f"no whole reply in {self.chat.timeout:g} s"
+            tokens = worst
+            return Trouble("again", f"no whole reply in {self.chat.timeout:g} s")
         except openai.APIConnectionError as error:
             refused = isinstance(error.__cause__, ConnectError)
-            cost = 0.0 if refused else worst
-            return "connection refused" if refused else "connection broken"
-        except (ValueError, TypeError, LookupError, AttributeError) as error:  # what `read` finds
-            return f"unreadable reply ({type(error).__name__})"
+            tokens = (0, 0) if refused else worst
+            return Trouble("again", "connection refused" if refused else "connection broken")
+        except Unreadable as error:
+            return Trouble("again", f"unreadable reply ({error})")
         finally:
-            self.pacing.receive(worst, cost)
+            self.pacing.receive(self.chat.price(*worst), self.chat.price(*tokens))
 
-    def read(self, body: str, worst: float) -> tuple[Reply, float]:
-        """(reply, dollars) of the body of a 200. Raises ValueError, TypeError, LookupError or AttributeError where it is malformed."""
-        fields = json.loads(body)
-        choice, used = fields["choices"][0], fields.get("usage") or {}
-        text, finish_reason = choice["message"]["content"], choice["finish_reason"]
-        if text is None and finish_reason not in ("length", "content_filter"):
-            raise ValueError("no content")
-        tokens = {name: used.get(name) or 0 for name in ("prompt_tokens", "completion_tokens")}
-        reply = Reply(text=text or "", finish_reason=finish_reason, **tokens)
-        self.chat.usage.update(requests=1, **tokens)
-        return reply, self.chat.price(**tokens) if used else worst
+    def after(self, found: Trouble, sent: float, seconds: float | None, request: dict[str, Any], status: int = 200) -> Trouble | None:
+        """What to do about it: nothing but wait, leave a setting out, stop the run, or give the trouble back."""
+        said = found.words if status == 200 else f"answered {status}: {found.words}"
+        if found.concerns == "pause":
+            self.pacing.pause(sent, found.seconds if seconds is None else seconds)
+            return None
+        if found.concerns == "parameter" and found.parameter in request:
+            self.chat.leave_out(found.parameter, found.words)
+            return None
+        if found.concerns in ("run", "parameter"):
+            raise EndpointError(f"{self.chat.name}{': ' if status == 200 else ' '}{said}") from None
+        return found._replace(words=said)
 
-    def said(self, error: Exception) -> str:
-        """The endpoint's words, without the key, should it repeat it."""
-        key = os.environ.get(self.chat.api_key_env, "")
-        text = str(error)
-        for secret in filter(None, (key, key[:8])):
-            text = text.replace(secret, "[key]")
-        return text[:300]
+
+BILLED_MAYBE = (408, 500, 502, 504, 520, 522, 524)
+"""Answers that may stand for a reply which was made, and paid, and lost on its way."""
+
+
+def _content(body: str) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return body
 
 
 def key_of(variable: str) -> str:
-    """The key in an environment variable; "none" where no variable is named. Raises EndpointError where it is not set."""
-    if variable and not os.environ.get(variable):
+    """The key in an environment variable, "none" where no variable is named. Raises EndpointError, naming the variable, where it is not set
+    or holds what no request can carry, such as typographic quotes or a line break within."""
+    key = os.environ.get(variable, "").strip() if variable else "none"
+    if not key:
         raise EndpointError(f"the environment variable {variable} is not set; put the endpoint's key there")
-    return os.environ[variable] if variable else "none"
+    if not re.fullmatch(r"[!-~]+", key):
+        raise EndpointError(f"the environment variable {variable} holds characters that no key has (typographic quotes, spaces or line breaks); put the bare key there")
+    return key

@@ -187,8 +187,17 @@ class Metric(Record):
 def fingerprint(*parts: object, digits: int = 12) -> str:
     """The first hex digits of the SHA-256 of anything JSON can write: ids, cache keys, manifests. Twelve tell some
     hundred thousand things apart; give more where a mix-up would go unseen."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    text = unbroken(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def unbroken(text: str) -> str:
+    """The text with every half of a surrogate pair, which no file can hold, replaced by U+FFFD; whole pairs become their character."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def answer_id(prompt: str, answer: str) -> str:
