@@ -24,7 +24,7 @@ from common.methods import TrainSettings, check_methods, existing, is_trained
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
-from common.prompts import PROMPTS, ExperimentPrompts
+from common.prompts import PROMPTS, VERSIONS, ExperimentPrompts
 from common.recorded import RecordedTeacher, load_pairs
 from common.run import input_of, resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
@@ -47,9 +47,12 @@ def miniature_student(world: ModuleType, recipe: Recipe) -> Path:
 
 
 def prompts_of(p: Parameters) -> ExperimentPrompts:
-    """The texts of the experiment: from `prompts_file`, else the miniature's own where a miniature teacher or judge is asked,
-    and those of `common.prompts` where a real one is; with the judge's `scale` where one is given."""
-    if p["prompts_file"]:
+    """The texts of the experiment: those that `prompts_file` names, a version of `common.prompts.VERSIONS` or a YAML file, else the
+    miniature's own where a miniature teacher or judge is asked, and the newest of `common.prompts` where a real one is; with the
+    judge's `scale` where one is given."""
+    if p["prompts_file"] in VERSIONS:
+        prompts = VERSIONS[p["prompts_file"]]
+    elif p["prompts_file"]:
         prompts = ExperimentPrompts.from_yaml(resolve(p["prompts_file"]))
     else:
         prompts = world_of(p["experiment"]).PROMPTS if p.get("teacher", p.get("judge")) == "miniature" and p.get("pairs") != "recorded" else PROMPTS[p["experiment"]]
@@ -69,8 +72,21 @@ def open_teacher(p: Parameters) -> ChatModel:
         if variant_named(p["pairs"]):
             return InstructedMiniature(p["experiment"], p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
         return MiniatureTeacher(world_of(p["experiment"]), p["noise_no_better"], p["noise_worse"], p["noise_on"], p["seed"])
-    teacher = _kept_chat("teacher", p)
-    return WholeSentences(teacher) if p["cut_at_sentence"] else teacher
+    return _answering("teacher", p)
+
+
+def open_respondent(p: Parameters) -> ChatModel | None:
+    """Who gives the first answers, where that is not the teacher: what `respond_with` names, such as the student."""
+    if p["respond_with"] == "teacher":
+        return None
+    if p["pairs"] != "self_critique" or p["teacher"] in ("miniature", "recorded"):
+        raise ValueError(f"respond_with = {p['respond_with']!r} needs a real teacher and pairs = self_critique; leave it at teacher")
+    return _answering("respond_with", p)
+
+
+def _answering(role: str, p: Parameters) -> ChatModel:
+    chat = _kept_chat(role, p)
+    return WholeSentences(chat) if p["cut_at_sentence"] else chat
 
 
 def open_prompts(p: Parameters) -> list[PromptRecord]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from common.replies import clean, cleaned
 from common.schema import Message, Reply, Sampling, fingerprint
 from common.storage import JsonlStore, read_lines
 from common.wording import sentence_prefixes
@@ -44,7 +45,7 @@ def hand_over(replies: Iterable[Reply], on_reply: OnReply | None) -> list[Reply]
 class KeptChat:
     """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice, whoever asks again.
 
-    A reply is found by model, conversation and sampling, its seed included: the same request, in one batch or in a run of
+    Replies are handed over clean (`common.replies`), whoever wrote the file. A reply is found by model, conversation and sampling, its seed included: the same request, in one batch or in a run of
     next week, is asked once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.
 
     Args:
@@ -78,9 +79,10 @@ class KeptChat:
             kept, missing = ([key for key in rows if (key in store) is there] for there in (True, False))
             for key in kept:
                 fields = store[key]
-                give(key, Reply(**{name: fields[name] for name in Reply.model_fields}))
+                give(key, cleaned(Reply(**{name: fields[name] for name in Reply.model_fields})))
 
             def keep(number: int, reply: Reply) -> None:
+                reply = cleaned(reply)
                 if not reply.failed and reply.finish_reason != "content_filter":
                     store.append({"id": missing[number], "chat": self.name, **reply.model_dump()})
                 give(missing[number], reply)
@@ -202,7 +204,7 @@ class LocalChat:
         end = next((i for i, token in enumerate(generated) if token in stops), None)
         tokens = generated if end is None else generated[:end]
         return Reply(
-            text=self.tokenizer.decode(tokens, skip_special_tokens=True).strip(),
+            text=clean(self.tokenizer.decode(tokens, skip_special_tokens=True)),
             finish_reason="length" if end is None else "stop",
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),

@@ -200,7 +200,7 @@ class _Run:
 
     async def make_sure_that_others_are_answered(self, client: openai.AsyncOpenAI, sampling: Sampling, refused: Trouble) -> None:
         if not self.chat.usage["requests"]:
-            asked = None
+            asked = refused if sampling.json_schema else None  # a server without schemas refuses every conversation that asks for one
             while asked is None:
                 asked = await self.ask(client, HARMLESS, sampling)
             if isinstance(asked, Trouble):

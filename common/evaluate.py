@@ -27,9 +27,13 @@ STEADY = 1.0
 
 
 def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens: int) -> list[str]:
-    """Greedy answers, one per prompt."""
+    """Greedy answers, one per prompt; "" where a filter refused one. Raises RuntimeError where some were never given: no answer is no bad
+    answer, and those that came are kept."""
     conversations = [opening(record.system, record.prompt) for record in records]
-    return [reply.text for reply in chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens))]
+    replies = chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens))
+    if failed := [reply.finish_reason for reply in replies if reply.failed]:
+        raise RuntimeError(f"{chat.name} gave no answer to {len(failed)} of {len(records)} prompts ({failed[0]}); run again to ask for these alone")
+    return [reply.text for reply in replies]
 
 
 def answers_by_set(chat: ChatModel, sets: Mapping[str, Sequence[PromptRecord]], max_new_tokens: int) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from common.endpoint import EndpointChat, EndpointError, key_of
 from common.methods import is_trained
 from common.run import input_of, resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
+from common.self_critique import opening
 from common.storage import read_records
 
 CPU_SPEED = 4e10
@@ -72,9 +73,10 @@ def _pairs(p: Mapping[str, Any], stage: str, prompts: Sequence[PromptRecord]) ->
 
 
 def _teaching(p: Mapping[str, Any], prompts: Sequence[PromptRecord]) -> Work:
-    turns = (2 if variant_named(p["pairs"]) else 3) + (prompts_of(p).quality is not None)
-    shown = _mean(len(record.system) + len(record.prompt) for record in prompts) + 2 * p["max_new_tokens"]  # what was said before is read again
-    return Work(turns * len(prompts), shown, p["max_new_tokens"])
+    texts, answer = prompts_of(p), "x" * CHARACTERS * p["max_new_tokens"]
+    said = [[], []] if variant_named(p["pairs"]) else [[], [answer], [answer, answer]]
+    asked = [texts.conversation_after(opening(r.system, r.prompt), r.plain_prompt or r.prompt, replies) for r in prompts for replies in said]
+    return Work((len(said) + (texts.quality is not None)) * len(prompts), _mean(sum(len(turn["content"]) for turn in turns) for turns in asked), p["max_new_tokens"])
 
 
 def _judging(p: Mapping[str, Any], pairs: Sequence[Pair]) -> Work:
@@ -109,7 +111,7 @@ def _endpoint(chat: EndpointChat, work: Work, ask: bool) -> str:
     key_of(chat.api_key_env)
     if ask:
         [reply] = chat.complete([[{"role": "user", "content": "Hello"}]], Sampling(max_new_tokens=1))
-        if reply.failed:
+        if reply.failed and not reply.finish_reason.startswith("error: no words"):  # one token may be no word
             raise EndpointError(f"{chat.name} does not answer: {reply.finish_reason}")
     requests, prompt_tokens, completion_tokens = work.requests, work.requests * work.prompt_tokens, work.requests * work.completion_tokens
     cost, limit = chat.price(prompt_tokens, completion_tokens), chat.budget.limit

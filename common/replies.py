@@ -95,6 +95,11 @@ def understood(text: str, finish_reason: object = "stop", budget: int = 0, why_e
     return Reply(text=text, **tokens)
 
 
+def cleaned(reply: Reply) -> Reply:
+    """A reply that somebody else read or kept, as it would be understood here; a failed one as it is."""
+    return reply if reply.failed else understood(reply.text, reply.finish_reason, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens)
+
+
 def spelled(finish_reason: object) -> str:
     """A finish reason in small letters, without what some libraries put before it (`FinishReason.MAX_TOKENS`); "" for none."""
     words = re.sub(r"[\s-]+", "_", str(finish_reason or "").strip().lower()).rpartition(".")[2]

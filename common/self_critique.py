@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.chat import ChatModel
-from common.prompts import ExperimentPrompts
+from common.prompts import ExperimentPrompts, opening_turns
 from common.schema import Message, Pair, PromptRecord, Reply, Sampling
 from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 
@@ -15,7 +15,7 @@ TURNS = ("answer", "critique", "revision")
 
 def opening(system: str, prompt: str) -> list[Message]:
     """The conversation that starts a chain; an empty system prompt is no message at all."""
-    return ([{"role": "system", "content": system}] if system else []) + [{"role": "user", "content": prompt}]
+    return [*opening_turns(system), {"role": "user", "content": prompt}]
 
 
 def run_chains(
@@ -25,29 +25,37 @@ def run_chains(
     sampling: Sampling,
     whole: bool = False,
     progress: Callable[[int], object] = lambda turns: None,
+    plain: Sequence[str] = (),
+    respondent: ChatModel | None = None,
 ) -> list[list[Reply]]:
     """[answer, critique, revision] per conversation. Each turn is asked for in all chains together.
 
     Args:
         whole: a turn that was cut off is asked for once more with twice the budget, and a chain ends early at a turn that
-            is still not whole; otherwise a cut turn is taken as it is.
+            is still not whole or has no words; otherwise a turn is taken as it is.
         progress: called with the number of turns just finished; a chain that ends early counts as three.
+        plain: the request of each conversation without wrapper, persona or stance, for prompts that quote it; where there is
+            none, the last user turn.
+        respondent: who gives the first answers; None is the teacher.
     """
-    conversations = [list(conversation) for conversation in conversations]
+    requests = plain or [conversation[-1]["content"] for conversation in conversations]
     chains: list[list[Reply]] = [[] for _ in conversations]
     going = range(len(chains))
-    for request in ("", prompts.critique_request, prompts.revision_request):
-        for i in going:
-            if chains[i]:
-                conversations[i] += [{"role": "assistant", "content": chains[i][-1].text}, {"role": "user", "content": request}]
-        asked = [conversations[i] for i in going]
-        replies = teacher.complete(asked, sampling, lambda *_: progress(1))
-        for i, reply in zip(going, _ask_cut_again(teacher, asked, sampling, replies) if whole else replies, strict=True):
-            chains[i].append(reply)
-        ended = [i for i in going if whole and not chains[i][-1].whole]
+    for turn in TURNS:
+        model = respondent if turn == TURNS[0] and respondent else teacher
+        asked = [prompts.conversation_after(conversations[i], requests[i], [reply.text for reply in chains[i]]) for i in going]
+        replies = model.complete(asked, sampling, lambda *_: progress(1))
+        for i, reply in zip(going, _ask_cut_again(model, asked, sampling, replies) if whole else replies, strict=True):
+            chains[i].append(reply if turn == TURNS[0] else reply.model_copy(update={"text": prompts.read(reply.text)}))
+        ended = [i for i in going if whole and why_unfit(chains[i][-1])]
         progress(sum(len(TURNS) - len(chains[i]) for i in ended))
         going = sorted(set(going) - set(ended))
     return chains
+
+
+def why_unfit(reply: Reply) -> str:
+    """Why a chain ends with this reply: its finish reason where it is not whole, or that it says nothing; "" for a fit one."""
+    return "" if reply.whole and reply.text.strip() else "no words in the reply" if reply.whole else reply.finish_reason
 
 
 def _ask_cut_again(teacher: ChatModel, conversations: Sequence[list[Message]], sampling: Sampling, replies: Sequence[Reply]) -> list[Reply]:
@@ -70,6 +78,7 @@ def generate_pairs(
     batch_size: int = 512,
     failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda turns: None,
+    respondent: ChatModel | None = None,
 ) -> Records[Pair]:
     """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for, which are
     read from `path` as they are looked at: what is in memory is the text of one batch.
@@ -83,6 +92,7 @@ def generate_pairs(
         batch_size: chains that go through their turns together; many times the teacher's concurrency, or it idles at the
             end of each turn.
         progress: called with the number of turns just finished, of 3 a prompt, or 4 with the plain one.
+        respondent: who gives the first answers, such as the student; None is the teacher.
 
     Raises:
         ValueError: an id stands twice in `records`; nothing was asked.
@@ -96,14 +106,15 @@ def generate_pairs(
         for start in range(0, len(todo), batch_size):
             batch = todo[start : start + batch_size]
             openings = [opening(record.system, record.prompt) for record in batch]
-            chains = run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress)
+            plain = [record.plain_prompt or record.prompt for record in batch]
+            chains = run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress, plain=plain, respondent=respondent)
             bases = base_answers(teacher, batch, sampling, progress) if prompts.quality else [None] * len(batch)
             for record, chain, base in zip(batch, chains, bases, strict=True):
-                if chain[-1].whole and (base is None or base.whole):
-                    store.append(_pair(record, chain, base, teacher.name, sampling))
+                of_base = why_unfit(base) if base else ""
+                if reason := why_unfit(chain[-1]) or of_base:
+                    failed.append({"id": record.id, "turn": "base answer" if reason is of_base else TURNS[len(chain) - 1], "reason": reason})
                 else:
-                    turn, reply = (TURNS[len(chain) - 1], chain[-1]) if not chain[-1].whole else ("base answer", base)
-                    failed.append({"id": record.id, "turn": turn, "reason": reply.finish_reason})
+                    store.append(_pair(record, chain, base, teacher.name if respondent is None else f"{teacher.name}, on answers of {respondent.name}", sampling))
         failed.check(len(records), failed_limit)
         return store.records((record.id for record in records), Pair)
 

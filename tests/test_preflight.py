@@ -11,6 +11,7 @@ from common.batch import main
 from common.endpoint import EndpointError
 from common.notebook import declared_parameters
 from common.preflight import forecast
+from common.prompts import VERSIONS
 from common.schema import Pair, PromptRecord, ScoredPair
 from common.storage import JsonlStore
 
@@ -32,16 +33,17 @@ def endpoint(server, role, **given):
 
 def test_a_teacher_is_asked_three_times_a_prompt_and_reads_what_was_said_before(tmp_path):
     with FaultServer() as server:
-        [line] = forecast("generate_data", parameters("generate_data", tmp_path, **endpoint(server, "teacher", max_cost=3.0)), PROMPTS, ask=True)
-    # 200 * 3 requests of 400 / 4 + 2 * 100 tokens read and 100 written: 0.18 * 1 + 0.06 * 2 dollars
-    assert line == f"m at {server.url}: about 600 requests, 180,000 + 60,000 tokens, 0.30 dollars; cost cap 3 dollars"
+        [line] = forecast("generate_data", parameters("generate_data", tmp_path, **endpoint(server, "teacher", max_cost=3.0, prompts_file="safety-1")), PROMPTS, ask=True)
+    asked = VERSIONS["safety-1"]
+    read = 600 * ((6 * 400 + 2 * len(asked.critique_request) + len(asked.revision_request)) // 12)  # prompt and answers of 400 characters, three turns, 4 a token
+    assert line == f"m at {server.url}: about 600 requests, {read:,} + 60,000 tokens, {read / 1e6 + 0.12:.2f} dollars; cost cap 3 dollars"
     assert [request["max_tokens"] for request in server.asked] == [1]
 
 
 def test_a_cost_cap_below_what_may_be_asked_is_said_beforehand(tmp_path):
     with FaultServer() as server:
         [line] = forecast("generate_data", parameters("generate_data", tmp_path, **endpoint(server, "teacher", max_cost=0.2)), PROMPTS)
-    assert line.endswith("0.30 dollars; cost cap 0.2 dollars, WHICH MAY STOP IT")
+    assert line.endswith("0.36 dollars; cost cap 0.2 dollars, WHICH MAY STOP IT")
 
 
 def test_a_run_itself_asks_nothing_beforehand(tmp_path):

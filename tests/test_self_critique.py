@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from common.chat import hand_over
-from common.prompts import SAFETY
+from common.prompts import PROMPTS, VERSIONS
 from common.schema import PromptRecord, Reply, Sampling
 from common.self_critique import generate_pairs, opening, run_chains
 
+SAFETY = VERSIONS["safety-1"]  # in the conversation itself, so that each call shows its prompt first
 SAMPLING = Sampling(temperature=0.7, max_new_tokens=64, seed=3)
 TURNS = ["answer", "critique", "revision"]
 
