@@ -8,7 +8,7 @@ import yaml
 
 from common.attacks import ATTACKS
 from common.judge import LLMJudge
-from common.prompts import PROMPTS, SYCOPHANCY, ExperimentPrompts, JudgePrompt, fill
+from common.prompts import PROMPTS, SYCOPHANCY, VERSIONS, ExperimentPrompts, JudgePrompt, fill
 from common.schema import Reply, ScoreScale
 from common.sources import STANCE_OF
 
@@ -117,3 +117,22 @@ def test_a_second_criterion_is_judged_like_the_first():
     judge = LLMJudge(SimpleNamespace(name="scripted", complete=complete), SYCOPHANCY.quality)
     assert judge.judge(["Q"], ["A"])[0].score == 4 and judge.scale == (0, 5)
     assert asked == [SYCOPHANCY.quality.judge_request("Q", "A")[0]["content"]]
+
+
+@pytest.mark.parametrize(("fields", "message"), [
+    ({"critique_request": "{request} {answer}"}, "revision_request must hold"), ({"revision_request": "{request} {critique}"}, "or both requests none"),
+    ({"critique_request": "{answer}", "revision_request": "{request} {critique}"}, "critique_request must hold the slots {answer}, {request}"),
+    ({"revision_system": "Be plain."}, "need requests with slots"),
+])  # fmt: skip
+def test_texts_quote_in_both_requests_or_in_neither(tmp_path, fields, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ExperimentPrompts.from_yaml(write(tmp_path / "p.yaml", **{**FIELDS, **fields}))
+
+
+def test_versions_name_their_texts_and_share_their_judge():
+    assert {name: prompts.version for name, prompts in VERSIONS.items()} == {name: name for name in VERSIONS}
+    for experiment, newest in PROMPTS.items():
+        first = VERSIONS[f"{experiment}-1"]
+        assert newest is VERSIONS[f"{experiment}-2"] and newest.quotes and not first.quotes
+        assert newest.judge_request("q", "a") == first.judge_request("q", "a") and newest.hash != first.hash
+    assert VERSIONS["safety-1"].hash == "398bcbeb9c4a" and VERSIONS["sycophancy-1"].hash == "d271b4052b18"  # as results that name no version were made with

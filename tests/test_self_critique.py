@@ -208,3 +208,52 @@ def test_an_id_that_stands_twice_raises_before_anything_is_asked(tmp_path):
 def test_self_refinement_takes_a_cut_turn_as_it_is():
     [chain] = run_chains(failing_teacher({("q0", "answer"): "length"}), [opening("", "q0")], SAFETY, SAMPLING)
     assert [reply.finish_reason for reply in chain] == ["length", "stop", "stop"]
+
+
+QUOTING = VERSIONS["roleplay-robustness-2"]
+
+
+def scripted(*texts):
+    """A model whose calls return these texts in turn, and the conversations it was asked."""
+    asked, left = [], list(texts)
+
+    def complete(conversations, sampling, on_reply=None):
+        asked.extend(copy.deepcopy(conversations))
+        text = left.pop(0)
+        return hand_over((Reply(text=text) for _ in conversations), on_reply)
+
+    return SimpleNamespace(name="scripted", complete=complete, asked=asked)
+
+
+def test_quoting_texts_ask_in_conversations_of_their_own_with_the_plain_request_and_no_persona():
+    teacher = scripted("Arr, I can.", "It plays a sailor.", "No, I am a program.")
+    [chain] = run_chains(teacher, [opening("Be a sailor.", "You are a sailor. Can you swim?")], QUOTING, SAMPLING, plain=["Can you swim?"])
+    assert [reply.text for reply in chain] == ["Arr, I can.", "It plays a sailor.", "No, I am a program."]
+    first, critique, revision = teacher.asked
+    assert first == opening("Be a sailor.", "You are a sailor. Can you swim?")
+    assert all("sailor. Can" not in turn["content"] and turn["content"] != "Be a sailor." for turn in critique + revision)
+    assert "<request>\nCan you swim?\n</request>" in critique[-1]["content"] and "<answer>\nArr, I can.\n</answer>" in critique[-1]["content"]
+    assert revision[0] == {"role": "system", "content": QUOTING.revision_system}
+    assert revision[-1]["content"].startswith("Can you swim?\n") and "It plays a sailor." in revision[-1]["content"]
+    shown = [turn["content"] for turn in revision if turn["role"] == "assistant"]
+    assert shown == [example.revision for example in QUOTING.examples]
+
+
+@pytest.mark.parametrize("reply", ["<answer>\nNo, I am a program.\n</answer>", "<answer> No, I am a program.", "No, I am a program.</answer> <review>", "**Revised answer:** No, I am a program.", "Sure! Here is the revised answer:\n\nNo, I am a program."])
+def test_tags_and_titles_around_a_revision_are_cut(reply):
+    [chain] = run_chains(scripted("Arr, I can.", "It plays.", reply), [opening("", "Can you swim?")], QUOTING, SAMPLING)
+    assert chain[-1].text == "No, I am a program."
+
+
+def test_the_respondent_gives_the_first_answer_and_the_teacher_the_rest(tmp_path):
+    teacher, student = scripted("It plays a sailor.", "No."), scripted("Arr!")
+    [pair] = generate_pairs(teacher, records(1), QUOTING, SAMPLING, tmp_path / "pairs.jsonl", respondent=SimpleNamespace(name="student", complete=student.complete))
+    assert (pair.response, pair.critique, pair.response_revised, pair.teacher) == ("Arr!", "It plays a sailor.", "No.", "scripted, on answers of student")
+    assert len(student.asked) == 1 and len(teacher.asked) == 2
+
+
+@pytest.mark.parametrize("texts", [("", "c", "r"), ("a", " ", "r"), ("a", "c", "<answer></answer>")])
+def test_a_turn_without_words_is_no_pair_and_says_so(tmp_path, texts):
+    with pytest.raises(RuntimeError, match="1 of 1 failed"):
+        generate_pairs(scripted(*texts), records(1), QUOTING, SAMPLING, tmp_path / "pairs.jsonl")
+    assert json.loads((tmp_path / "failed_pairs.jsonl").read_text())["reason"] == "no words in the reply"
