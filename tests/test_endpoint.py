@@ -150,6 +150,80 @@ def test_retry_after_is_a_number_or_a_date(value, seconds):
     assert retry_after({}) is None
 
 
+def served(server, message="", finish_reason="stop", usage=None, only=None, status_body=None):
+    """Makes the server answer (where `only` is the conversation) with this choice, or with this whole body."""
+    whole = server.reply
+
+    def reply(fault, request, head):
+        if only and request["messages"] != only:
+            return whole(fault, request, head)
+        return status_body or json.dumps({"choices": [{"message": {"content": message}, "finish_reason": finish_reason}], "usage": usage})
+
+    server.reply = reply
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"total_tokens": 3}, {"prompt_tokens": 2}, {"prompt_tokens": 0, "completion_tokens": 0}, {"completion_tokens": -1}])
+def test_the_cost_cap_holds_whatever_the_bill_hides(usage):
+    with FaultServer() as server, pytest.raises(EndpointError, match="could pass max_cost"):
+        served(server, "fine", usage=usage)
+        chat_with(server, prices=(0, 1000), max_cost=0.035).complete(QUESTIONS, Sampling(max_new_tokens=10))
+    assert len(server.asked) == 3  # ten tokens of each count, as at worst
+
+
+def test_unknown_finish_reasons_are_answers_and_are_counted(capsys):
+    with FaultServer() as server:
+        served(server, "fine", finish_reason="moonrise")
+        chat = chat_with(server)
+        assert all(reply.whole for reply in chat.complete(QUESTIONS, Sampling()))
+    assert chat.usage["finish_reason moonrise"] == 24 and capsys.readouterr().out.count("moonrise") == 1
+
+
+@pytest.mark.parametrize(("code", "match"), [(402, "out of credits"), (401, "out of credits"), ("invalid_api_key", "out of credits")])
+def test_an_error_inside_a_200_stops_the_run_with_the_servers_words(code, match):
+    with FaultServer() as server, pytest.raises(EndpointError, match=match):
+        served(server, status_body=json.dumps({"error": {"message": "You are out of credits", "code": code}}))
+        chat_with(server).complete(QUESTIONS, Sampling())
+    assert len(server.asked) == 1
+
+
+def test_a_refusal_in_unknown_words_costs_its_conversation_even_where_it_is_the_first_or_the_only_one():
+    with FaultServer() as server:
+        served(server, status_body='{"error": {"message": "no parking here", "code": 400}}', only=QUESTIONS[0])
+        replies = chat_with(server).complete(QUESTIONS, Sampling())
+        assert replies[0].finish_reason == "error: refused (no parking here)" and all(reply.whole for reply in replies[1:])
+        assert chat_with(server).complete(QUESTIONS[:1], Sampling())[0].failed
+
+
+def test_a_setting_that_the_model_does_not_take_is_left_out_once_for_all(capsys):
+    with FaultServer() as server:
+        whole = server.reply
+        server.reply = lambda fault, request, head: json.dumps({"error": {"code": 400, "param": "temperature", "message": "temperature is not supported"}}) if "temperature" in request else whole(fault, request, head)
+        chat = chat_with(server)
+        assert all(reply.whole for reply in chat.complete(QUESTIONS, Sampling()))
+    assert len(server.asked) == 25 and chat.usage["without temperature"] == 1 and capsys.readouterr().out.count("does not take temperature") == 1
+
+
+def test_half_a_character_in_a_prompt_is_replaced():
+    with FaultServer() as server:
+        assert chat_with(server).complete([[{"role": "user", "content": "so \ud83d"}]], Sampling())[0].whole
+    assert server.asked[0]["messages"][0]["content"] == "so \ufffd"
+
+
+@pytest.mark.parametrize("key", ["sk-abc\n", " sk-abc "])
+def test_space_around_a_key_is_no_part_of_it(key, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", key)
+    with FaultServer("401") as server, pytest.raises(EndpointError) as caught:
+        EndpointChat("m", server.url, "SOME_KEY").complete(QUESTIONS[:1], Sampling())
+    assert "Bearer [key]" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["\u201csk-abc\u201d", "sk-\nabc", "sk abc", "sk-\u00e4"])
+def test_a_key_that_no_header_can_carry_names_its_variable(key, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(EndpointError, match="SOME_KEY holds characters"):
+        EndpointChat("m", "http://127.0.0.1:9/v1", "SOME_KEY").complete(QUESTIONS[:1], Sampling())
+
+
 def test_it_works_inside_a_running_event_loop():
     async def cell():
         return chat_with(server).complete(QUESTIONS[:2], Sampling())
@@ -262,6 +336,20 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert "answered 401" in (tmp_path / "generate_data.ipynb").read_text() and len(files) >= 3
     assert [(path.name, form) for path in files for form in forms_of(CANARY) if form in path.read_text(errors="replace")] == []
+
+
+def test_a_pilot_of_useless_chains_stops_the_notebook_before_the_other_prompts_are_asked(tmp_path):
+    with FaultServer() as server:
+        whole = server.reply
+        server.reply = lambda fault, request, head: whole(fault, {**request, "messages": QUESTIONS[0]}, head)  # the same words to everything
+        parameters = {"output": str(tmp_path / "run"), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "pilot": 8}
+        with pytest.raises(PapermillExecutionError, match="0 of 8 chains are usable, less than least_yield = 30%"):
+            execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
+        assert len(server.asked) == 24
+        execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", {**parameters, "least_yield": 0.0})
+        assert len(server.asked) == 180  # those of the pilot among them
+    kept = json.loads((tmp_path / "run" / "generate_data.manifest.json").read_text())
+    assert kept["yield"]["faults"] == {"same": 60} and kept["prompts_version"] == "safety-2"
 
 
 def test_the_manifest_says_what_the_run_paid(tmp_path):
