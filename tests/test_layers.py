@@ -10,6 +10,7 @@ import common
 ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss", "feedback"},
+    {"verdict_words"},
     {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
     {"chat", "logprobs", "preference", "reference", "run"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
