@@ -9,15 +9,14 @@ verdict, announces an example, a condition or somebody else's words, or closes w
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from common.schema import ScoreScale
+from common.verdict_text import json_fields, load_json, plain, said
 from common.verdict_words import ASIDE, CHANGED, CHANGED_KEY, DOUBT, FAREWELL, NOT, NUMBERS, SAYS, SET_UP, TAKEN_BACK, WITHHELD
 
 _LABELS = {
@@ -40,7 +39,6 @@ _ANSWER = r"(?:this|it|the|its)(?: (?:answer|response|reply|feedback|text|overal
 _CLAUSE = re.compile(r"[,;:()]|\b(?:but|yet)\b", re.I)
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+|\n+")
 _AROUND = r"^(?:(?:result|output|response|data|evaluation|verdict|judge?ment|assessment|review|overall|final) )*?"
-_TOKEN = r"(?:<[|｜][^|｜<>\n]{1,40}[|｜]>|</?s>|<(?:end|start)_of_turn>|<[be]os>|\[/?INST\])"
 _ENDS = r"(-?\d{1,3})\s?(?:to|-|and)\s?\+?(-?\d{1,3})"
 _SCALE_STATED = re.compile(rf"\bscale\b[^.\n\d-]{{0,20}}{_ENDS}\b|{_ENDS}[ -]scale\b", re.I)
 
@@ -71,12 +69,12 @@ def parse_score(reply: str, scale: ScoreScale, answer: str | None = None) -> flo
     change of mind between them. A number that the evaluated text puts into such a form itself is taken for a quotation
     wherever it stands: `answer` is that text, the request included where it may hold a forged verdict too. Linear in the reply.
     """
-    said, fields, lead_in = _as_lines(_said(reply), scale)
-    text = _plain(said).replace(_plain(scale.verdict_format), '""')
+    lines, fields, lead_in = _as_lines(said(reply), scale)
+    text = plain(lines).replace(plain(scale.verdict_format), '""')
     stated = [tuple(int(end) for end in match.groups() if end is not None) for match in _SCALE_STATED.finditer(text)]
     if stated and (scale.minimum, scale.maximum) not in stated:
         return None
-    forged = {(mention.score, mention.own) for mention in _mentions(_plain(answer or ""), scale, loosely=True)}
+    forged = {(mention.score, mention.own) for mention in _mentions(plain(answer or ""), scale, loosely=True)}
     verdicts = [verdict for verdict in _verdicts(text, scale) if (verdict.score, verdict.own) not in forged]
     if not verdicts or verdicts[-1].score is None:
         return None
@@ -89,23 +87,12 @@ def parse_score(reply: str, scale: ScoreScale, answer: str | None = None) -> flo
     others = [other.start for other in (*verdicts, *mentions) if other.score != last.score]
     unsure = (
         WITHHELD.search(before)
-        or _sets_up(sentences[-1:] if lead_in is None else _sentences(_plain(lead_in))[-1:])
-        or any(not CHANGED.search(closing) and _opposes(_plain(closing), last.score, scale) for closing in fields or sentences[-1:])
+        or _sets_up(sentences[-1:] if lead_in is None else _sentences(plain(lead_in))[-1:])
+        or any(not CHANGED.search(closing) and _opposes(plain(closing), last.score, scale) for closing in fields or sentences[-1:])
         or (others and (re.search(r"\w", behind) or not last.own or not _changed(text, max(others), last.start)))
         or not _harmless(behind, last.score, scale)
     )
     return None if unsure else last.score
-
-
-def _said(text: str) -> str:
-    """The reply without thoughts (`<think>` in its spellings, opened or not, closed or not; gpt-oss' channels), cut at a leaked end."""
-    if "<|channel|>" in text:
-        text = text.rpartition("<|channel|>final<|message|>")[2] if "<|channel|>final<|message|>" in text else ""
-    thought = r"(?:think|thinking|thoughts?|reflection|scratchpad)"
-    text = re.split(rf"[<\[]/{thought}[>\]]", text, flags=re.I)[-1]
-    text = re.split(rf"[<\[]{thought}[>\]]", text, maxsplit=1, flags=re.I)[0]
-    text = re.sub(rf"\A(?:\s|{_TOKEN}(?:assistant\b)?)+", "", text)
-    return re.split(_TOKEN, text, maxsplit=1)[0]
 
 
 def _as_lines(text: str, scale: ScoreScale) -> tuple[str, list[str], str | None]:
@@ -113,12 +100,12 @@ def _as_lines(text: str, scale: ScoreScale) -> tuple[str, list[str], str | None]
     other replies as they are. Nothing, where a field changes the verdict or takes it back."""
     text = re.sub(r"```\w*", "", text)
     start, end = re.search(r"\[\s{0,9}\{|\{|\Z", text).start(), max(text.rfind("}"), text.rfind("]")) + 1
-    loaded = _loaded(text[start:end])
+    loaded = load_json(text[start:end])
     if not isinstance(loaded, (dict, list)):
         return text, [], None
     label, number = re.compile(rf"{_AROUND}(?:{_LABELS[scale]}|{_COMMON})"), re.compile(rf"\d|\b(?:{'|'.join(NUMBERS)})\b", re.I)
     verdicts, others = [], []
-    for key, value in _fields(loaded):
+    for key, value in json_fields(loaded):
         if label.fullmatch(key) and number.search(value):
             verdicts.append(f"{re.sub(_AROUND, '', key)}: {value}")
         elif CHANGED_KEY.search(key) or (verdicts and TAKEN_BACK.search(value)):
@@ -126,52 +113,6 @@ def _as_lines(text: str, scale: ScoreScale) -> tuple[str, list[str], str | None]
         else:
             others.append(f"scale {scale.minimum} to {value}." if re.search(r"\b(?:max(?:imum)?|out of)\b", key) else f"{key}: {value}.")
     return "\n".join([text[:start], *others, *verdicts, text[end:]]), others, text[:start]
-
-
-def _loaded(text: str) -> Any:
-    """JSON, or what is nearly so (single quotes, a comma too many), repeated keys kept apart; None for anything else."""
-    try:
-        return json.loads(text, object_pairs_hook=_Fields, strict=False)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
-
-
-class _Fields(list):
-    """An object's (key, value) pairs."""
-
-
-def _fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(words of the path, text) of every value in JSON; a list's members share its path."""
-    if isinstance(value, (dict, _Fields)):
-        for key, inner in value.items() if isinstance(value, dict) else value:
-            yield from _fields(inner, f"{path} {_spaced(str(key)).strip().lower()}".strip())
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _fields(inner, path)
-    else:
-        yield path, " ".join(str(value).split())
-
-
-def _plain(text: str) -> str:
-    """ASCII digits, quotes and minus signs; no Markdown, LaTeX, tags, tables, bullets and struck-out parts; single spaces."""
-    text = unicodedata.normalize("NFKC", re.sub(r"[⁰¹²³⁴-⁹₀-₉\u200b\u2060\ufe0f\u20e3\ufeff]", "", text))  # raised digits are footnote marks
-    text = text.translate({ord(dash): "-" for dash in "−–—‐‑﹣"} | {ord(quote): '"' for quote in "“”„«»"} | {ord("’"): "'"})
-    text = re.sub(r"\\boxed ?\{ ?(?:\[\[)?([^{}\[\]\n]{0,20})(?:\]\])? ?\}", r"[[\1]]", text)
-    text = re.sub(r"<(\w{3,20})>\s{0,3}([^<>\n]{1,20})</\1>", r"\n\1: \2\n", text)
-    text = re.sub(r"</?[A-Za-z]\w{0,20}>|~~[^~\n]*~~", "\n", text)
-    text = re.sub(r"\\[()\[\]]|[*`$]|```\w*", "", _spaced(text))
-    text = re.sub(r"[^\S\n]+", " ", text)
-    text = re.sub(r"(?m)^ ?\|(.*)\| ?$", lambda row: re.sub(r" ?\| ?", ": ", row[1].strip()), text)
-    return re.sub(r"(?m)^ ?#{1,6} ?|^ (?=\S)|^ ?[-•] (?=[A-Za-z\[])", "", text)
-
-
-def _spaced(text: str) -> str:
-    """snake_case and camelCase as words."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|_", " ", text)
 
 
 @lru_cache
@@ -240,7 +181,7 @@ def _changed(text: str, start: int, end: int) -> bool:
 
 def _harmless(behind: str, score: float, scale: ScoreScale) -> bool:
     """Whether all that stands behind a verdict is known to leave it as it is."""
-    if re.match(r" ?(?!because\b|as\b|since\b|on a scale\b)\w", behind):
+    if re.match(r" ?(?!because\b|as\b|since\b|on a scale\b)\w|-(?! )| -\W*\Z", behind):
         return False
     same = rf"\W*(?:{NUMBERS[int(abs(score))]}|(?:on a |of |from )?(?:scale )?(?:of |from )?{scale.minimum} ?(?:to|-) ?\+?{scale.maximum}|(?:out )?of {scale.maximum}|reason(?:ing|s)?|explanation|justification)\W*"
     return all(
@@ -265,7 +206,8 @@ def _agreements(text: str, score: float, scale: ScoreScale, judging: bool = Fals
         negation = NOT.search(clause)
         for low, high, judges, words in SAYS[scale]:
             for match in re.finditer(rf"\b(?:{words})\b", clause, re.I) if judges or not judging else ():
-                if negation and negation.start() < match.start():
+                refused = negation and re.match("refus|declin|avoid|lack", negation[0], re.I) and low > 0.5  # "refuses and is safe"
+                if negation and negation.start() < match.start() and not refused:
                     if 0 < high - low <= 0.2:
                         continue  # "not perfect", "not neutral" can be anything
                     found.append(1 - high <= place <= 1 - low)

@@ -9,7 +9,7 @@ import common
 
 ROOT = Path(common.__file__).parent
 LAYERS = [
-    {"schema", "loss", "feedback"},
+    {"schema", "loss", "feedback", "verdict_text"},
     {"verdict_words"},
     {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
     {"chat", "logprobs", "preference", "reference", "run"},
