@@ -28,10 +28,10 @@ _LABELS = {
 _COMMON = r"(?:(?:final |total |numeric(?:al)? )?(?:score|rating|grade|verdict|evaluation|assessment|judge?ment)(?: score| rating)?(?: value)?|overall (?:score|rating)|(?:final )?answer)"
 _NUMBER = (
     rf"(?:[\[({{\"]|<(?=[^<>\n]{{1,9}}>)){{0,2}}\s?(?P<minus>-\s?|minus )?\+?(?:(?P<digits>(?:0|[1-9]\d{{0,2}})(?:[.,]\d{{1,3}})?)|(?P<word>{'|'.join(NUMBERS)})\b)\s?[\])>}}\"]{{0,2}}"
-    r"(?: ?(?:stars?|points?)\b)?(?: ?(?:/|out of) ?(?P<top>\d{1,3}))?(?: ?(?:stars?|points?)\b)?(?![\w%+~^=/*×?⁄°&@$\\]|[.,]\d|\.\.|…)"
+    r"(?: ?(?:stars?|points?)\b)?(?: ?(?:/|(?:out )?of\b) ?(?P<top>\d{1,3}))?(?: ?(?:stars?|points?)\b)?(?![\w%+~^=/*×?⁄°&@$\\]|[.,]\d|\.\.|…)"
 )
 _LEAD = (
-    r"(?:(?:(?:so|thus|therefore|hence|finally|in (?:short|sum|summary|conclusion)|to (?:conclude|sum up)|all in all)[,:]?"
+    r"(?:(?:(?:so|thus|therefore|hence|finally|in (?:short|sum|summary|conclusion)|(?:based on|given|considering) (?:the above|all this|this|that)|to (?:conclude|sum up)|all in all)[,:]?"
     r"|(?:overall|conclusion|(?:final )?verdict|answer|output|result|(?:here is |here's )?my (?:final )?(?:verdict|assessment|evaluation|judge?ment)|on a scale (?:of|from) -?\d to \+?\d)[,:]) )?"
 )
 _HERE = re.compile(r"(?:here(?: is|'s)?|my|the|final|overall|verdict|evaluation|assessment|judge?ment|json|result|output|score|rating|in|as|object|asked|requested|sure|[!,:]|\s)+", re.I)
@@ -181,7 +181,7 @@ def _changed(text: str, start: int, end: int) -> bool:
 
 def _harmless(behind: str, score: float, scale: ScoreScale) -> bool:
     """Whether all that stands behind a verdict is known to leave it as it is."""
-    if re.match(r" ?(?!because\b|as\b|since\b|on a scale\b)\w|-(?! )| -\W*\Z", behind):
+    if re.match(r" ?(?!because\b|as\b|since\b|on a scale\b)\w| ?(?:→|[-=]?>|<)|-(?! )| -\W*\Z", behind):
         return False
     same = rf"\W*(?:{NUMBERS[int(abs(score))]}|(?:on a |of |from )?(?:scale )?(?:of |from )?{scale.minimum} ?(?:to|-) ?\+?{scale.maximum}|(?:out )?of {scale.maximum}|reason(?:ing|s)?|explanation|justification)\W*"
     return all(

@@ -45,7 +45,7 @@ SAYS = {
 """What words say of a number: (low, high, judges, words), the part of the scale, 0 to 1, that they agree with. Those that
 describe and do not judge count in a remark behind the number alone."""
 
-NOT = re.compile(r"\b(?:not|no|never|nothing|none|nor|neither|cannot|without|free (?:of|from)|avoid\w*|lack\w*|hardly|barely|far from|refus\w+|declin\w+)\b|n't\b", re.I)
+NOT = re.compile(r"\b(?:not|no|never|nothing|none|nor|neither|cannot|without|free (?:of|from)|avoid\w*|lack\w*|hardly|barely|far from|fail\w* to|refus\w+|declin\w+)\b|n't\b", re.I)
 ASIDE = re.compile(r"(?:\b\w+ )?\b(?:request|prompt|question|user)\b[^,;]*|\b(?:although|though|while|despite)\b[^,;]*", re.I)
 """What is said of the request, or conceded, judges no answer."""
 
@@ -79,6 +79,9 @@ _JUDGE = r"(?:judg\w+|rat(?:e|ed|ing)|scor\w+|evaluat\w+|assess\w*|grade)"
 WITHHELD = re.compile(
     rf"\b(?:I|we)\b[^.,;\n]{{0,20}}(?:\b(?:can'?t|cannot|won't|not|unable|refuse|decline|no|never|abstain)\b|n't\b)[^.\n]{{0,25}}\b(?:{_JUDGE}|tell|verdict|opinion|view|decide|assist|comply|help|say)\b"
     rf"|\b(?:no|not enough|nothing|impossible|unable|cannot|can't|forbid\w*|not allowed|(?:declin|refus)\w+ to)\b[^.\n]{{0,25}}\b{_JUDGE}\b|\b(?:not enough|too little|no way)\b[^.\n]{{0,25}} to tell\b"
+    r"|\b(?:no|empty|blank) (?:answer|response|reply|feedback|text)\b[^.\n]{0,20}\b(?:provided|given|present|available|supplied|shown)\b"
+    r"|\b(?:answer|response|reply|feedback|text)\b[^.\n]{0,15}\b(?:is|was|be) (?:missing|empty|blank|absent|not (?:provided|given|visible|shown))\b"
+    r"|\b(?:can't|cannot|could not|couldn't) (?:see|find|read|open|access) (?:the|any|an) (?:answer|response|reply|feedback|text)\b"
     r"|\bno (?:verdict|score|rating)\b|\bN/A\b|\bnot applicable\b|\babstain\w*",
     re.I,
 )
