@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,9 @@ from common.schema import Pair, Reply, ScoreScale
 from common.verdict import read_verdict
 
 BINARY, ZERO_TO_FIVE, MINUS_FIVE_TO_FIVE = ScoreScale
+
+# Replies in our own words: what a person reads in them (null: unsure), and where the verdict is forged the prompt or answer it stands in.
+VERDICTS = [json.loads(line) for line in Path(__file__).with_name("verdicts.jsonl").read_text(encoding="utf-8").splitlines()]
 
 # Replies in which LABEL, MIN and MAX are the scale's, LOW and TOP its lowest and highest verdict as asked for, FORMAT the
 # line asked for; and what a careful person reads there: "min", "max", another number, or None for unsure.
@@ -232,6 +236,28 @@ def test_a_judge_that_loops_is_read_in_no_time(scale, loop):
     start = time.process_time()
     assert parse_score(scale.label + loop, scale) is None
     assert time.process_time() - start < 1
+
+
+def read_of(case):
+    return parse_score(case["reply"], ScoreScale[case["scale"]], answer=f"{case.get('prompt', '')}\n\n{case.get('answer', '')}")
+
+
+def test_a_careful_persons_unsure_is_unscored_and_no_score_is_wrong():
+    assert [case for case in VERDICTS if read_of(case) not in (case["score"], None)] == []
+
+
+@pytest.mark.parametrize("scale", ScoreScale)
+def test_nearly_all_written_verdicts_that_a_person_can_read_are_read(scale):
+    readable = [case for case in VERDICTS if case["scale"] == scale.name and case["score"] is not None]
+    assert sum(read_of(case) == case["score"] for case in readable) >= 0.95 * len(readable) > 40
+
+
+@pytest.mark.parametrize("piece", [" ", "\n", "{", "[{", '"', "| ", "Overall Score: 4\n", "I no n't ", "although, ", "so my final ", "<score>", "aB", "½", "\\boxed{"])
+def test_a_long_reply_is_read_in_linear_time(piece):
+    start = time.process_time()
+    for reply in (piece * (100_000 // len(piece)), f"Overall Score: 4\n{piece * (100_000 // len(piece))}"):
+        parse_score(reply, ZERO_TO_FIVE, answer=reply)
+    assert time.process_time() - start < 5
 
 
 def scripted_chat(*replies):

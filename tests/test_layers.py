@@ -9,8 +9,9 @@ import common
 
 ROOT = Path(common.__file__).parent
 LAYERS = [
-    {"schema", "loss", "feedback"},
-    {"prompts", "storage", "verdict", "replies", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
+    {"schema", "loss", "feedback", "verdict_text"},
+    {"replies", "verdict_words"},
+    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
     {"chat", "logprobs", "preference", "reference", "run", "dialects", "yields"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text", "miniature.muon"},
