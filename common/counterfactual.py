@@ -27,7 +27,7 @@ from common.chat import ChatModel
 from common.judge import Judge
 from common.prompts import JudgePrompt, fill
 from common.schema import Pair, PromptRecord, Reply, Sampling, ScoreScale
-from common.self_critique import base_answers, opening
+from common.self_critique import base_answers, opening, why_unfit
 from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 
 
@@ -124,9 +124,9 @@ def generate_counterfactual_pairs(
             replies = chat.complete(asked, sampling, lambda *_: progress(1))
             bases = base_answers(chat, batch, anew, progress) if base else [None] * len(batch)
             for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
-                cut = [(turn, reply.finish_reason) for turn, reply in zip((*conditions, "base answer"), answers) if reply and not reply.whole]
-                if cut:
-                    failed.append({"id": record.id, "turn": cut[0][0], "reason": cut[0][1]})
+                unfit = [(turn, why) for turn, reply in zip((*conditions, "base answer"), answers) if reply and (why := why_unfit(reply))]
+                if unfit:
+                    failed.append({"id": record.id, "turn": unfit[0][0], "reason": unfit[0][1]})
                 else:
                     marks = {"variant": variant, "instruction": instructions.behind(roles.prompt)}
                     store.append(_pair(record, *answers, teacher=chat.name, sampling=sampling, **marks))

@@ -49,7 +49,7 @@ class Trouble(NamedTuple):
     """Why there is no reply.
 
     concerns: `moderation` and `length` one conversation, for what it says; `request` one conversation or all, which a
-    harmless one would show; `parameter` a setting of ours, named in `parameter`; `run` everything that would be asked;
+    harmless one shows; `parameter` a setting of ours, named in `parameter`; `run` everything that would be asked;
     `pause` nobody, after `seconds` or so; `again` nobody, it may have passed.
     """
 
@@ -167,8 +167,8 @@ def trouble(status: int, body: object) -> Trouble:
         return Trouble("length", words)
     if status not in (401, 402, 404, 408, 409, 425) and MODERATED.search(everything) and not ABOUT_THE_ACCOUNT.search(everything):
         return Trouble("moderation", words)
-    if status in (400, 413, 422, 451):
-        return Trouble("run" if NO_MONEY.search(everything) or NO_ENTRY.search(everything) else "request", words)
+    if status in (400, 403, 413, 422, 451):
+        return Trouble("request", words)
     if status == 200 and (NO_MONEY.search(everything) or NO_ENTRY.search(everything)) or status == 501:
         return Trouble("run", words)
     if status == 200 or status >= 500 or status in (408, 409, 425):

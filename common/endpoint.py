@@ -27,6 +27,8 @@ from common.schema import Message, Reply, Sampling, unbroken
 
 HARMLESS: list[Message] = [{"role": "user", "content": "Name a colour."}]
 """Asked where it is not clear whether a request was refused for its conversation."""
+BUDGETS = {"max_tokens", "max_completion_tokens"}
+"""The names of the budget of a reply; nothing is asked without one, which would cost nobody knows what."""
 TEMPLATE_TOKENS = 256
 """What a server may put around a conversation by itself, at most: a system prompt of its own, today's date."""
 
@@ -199,12 +201,11 @@ class _Run:
         return Reply(text="", finish_reason=f"error: {reason}")
 
     async def make_sure_that_others_are_answered(self, client: openai.AsyncOpenAI, sampling: Sampling, refused: Trouble) -> None:
-        if not self.chat.usage["requests"]:
-            asked = refused if sampling.json_schema else None  # a server without schemas refuses every conversation that asks for one
-            while asked is None:
-                asked = await self.ask(client, HARMLESS, sampling)
-            if isinstance(asked, Trouble):
-                raise EndpointError(f"{self.chat.name} refuses every request: {refused.words}")
+        asked = refused if sampling.json_schema else None  # a server without schemas refuses every conversation that asks for one
+        while asked is None:
+            asked = await self.ask(client, HARMLESS, sampling)
+        if isinstance(asked, Trouble):
+            raise EndpointError(f"{self.chat.name} refuses every request: {refused.words}")
 
     async def ask(self, client: openai.AsyncOpenAI, conversation: Sequence[Message], sampling: Sampling) -> Reply | Trouble | None:
         """One request: the reply, or why there is none, or None where the same may be asked at once. Raises EndpointError when nothing
@@ -250,10 +251,10 @@ class _Run:
         if found.concerns == "pause":
             self.pacing.pause(sent, found.seconds if seconds is None else seconds)
             return None
-        if found.concerns == "parameter" and found.parameter in request:
+        if found.concerns == "parameter" and found.parameter in request and not BUDGETS <= self.chat.not_taken | {found.parameter}:
             self.chat.leave_out(found.parameter, found.words)
             return None
-        if found.concerns in ("run", "parameter"):
+        if found.concerns in ("run", "parameter") or status == 403 and found.concerns == "request" and not self.chat.usage["requests"]:
             raise EndpointError(f"{self.chat.name}{': ' if status == 200 else ' '}{said}") from None
         return found._replace(words=said)
 

@@ -194,6 +194,21 @@ def test_a_refusal_in_unknown_words_costs_its_conversation_even_where_it_is_the_
         assert chat_with(server).complete(QUESTIONS[:1], Sampling())[0].failed
 
 
+def test_a_403_after_answers_costs_its_conversation_where_others_are_still_answered():
+    with FaultServer() as server:
+        whole = server.reply
+        server.reply = lambda fault, request, head: '{"error": {"message": "not for this one", "code": 403}}' if request["messages"] == QUESTIONS[5] else whole(fault, request, head)
+        replies = chat_with(server).complete(QUESTIONS, Sampling())
+    assert [i for i, reply in enumerate(replies) if reply.failed] == [5]
+
+
+def test_a_model_that_takes_no_budget_by_either_name_is_not_asked():
+    with FaultServer() as server, pytest.raises(EndpointError, match="max_completion_tokens is not supported"):
+        server.reply = lambda fault, request, head: json.dumps({"error": {"code": 400, "message": f"{next(name for name in request if name.startswith('max_'))} is not supported"}})
+        chat_with(server).complete(QUESTIONS, Sampling())
+    assert len(server.asked) == 2
+
+
 def test_a_setting_that_the_model_does_not_take_is_left_out_once_for_all(capsys):
     with FaultServer() as server:
         whole = server.reply
