@@ -146,18 +146,6 @@ def test_a_training_outlives_its_evaluation(run, tmp_path, monkeypatch, capsys):
     assert "trained before" not in capsys.readouterr().out
 
 
-def test_a_student_is_known_by_its_weights_and_not_by_its_place(micro, tmp_path):
-    import shutil
-
-    from common.trainings import student_identity
-
-    shutil.copytree(micro, tmp_path / "copy")
-    assert student_identity(str(tmp_path / "copy")) == student_identity(str(micro)) != student_identity("some/name") == "some/name"
-    shutil.copytree(micro, tmp_path / "changed")
-    (tmp_path / "changed" / "config.json").write_text((tmp_path / "changed" / "config.json").read_text() + " ")
-    assert student_identity(str(tmp_path / "changed")) != student_identity(str(micro))
-
-
 def test_rows_with_likelihood_differ_from_those_without_and_take_its_weight(run):
     from common.methods import WITH_NLL, preference_trainer
     from common.student import load_student
