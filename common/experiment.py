@@ -303,7 +303,8 @@ class Experiment:
     def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
         pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
         kind = existing(method)
-        training = training_of(kind if kind in ("adapter", "model") else method, self.student, pairs, settings, **self.load)
+        named = f"{kind}:{identity(existing_place(method))}" if kind in ("adapter", "model") else method  # whatever its place is called
+        training = training_of(named, self.student, pairs, settings, **self.load)
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name
         if reward_judge := getattr(self.evaluator, "reward_judge", None):
@@ -315,8 +316,7 @@ class Experiment:
         if self.evaluator.instructions:
             evaluation["style"] = [*self.evaluator.instructions, getattr(self.evaluator, "style_judge", None) and self.evaluator.style_judge.name]
         evaluation["sets"] = self.evaluator.sets(self.evaluate_on)
-        files = {"identity": identity(existing_place(method))} if kind in ("adapter", "model") else {}  # whatever the place is called
-        return fingerprint(training, files, evaluation, self.evaluate_on)
+        return fingerprint(training, {}, evaluation, self.evaluate_on)  # {}: once files of adapters and models, on which every mark hangs
 
 
 def _asked(judge: Judge | FeedbackJudge | None) -> list[str]:
