@@ -15,6 +15,7 @@ from common.counterfactual import INSTRUCTIONS, style_question, variant_named
 from common.endpoint import EndpointChat
 from common.evaluate import WorldEvaluator
 from common.experiment import Experiment, check_split
+from common.identity import shown
 from common.judge import FeedbackJudge, Judge, LLMJudge
 from common.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, Reader
 from common.labels import LearnedJudge, trusted
@@ -30,7 +31,7 @@ from common.run import input_of, resolve, world_of
 from common.schema import PromptRecord, ScoredPair, ScoreScale
 from common.sources import load_prompts
 from common.storage import read_records
-from common.student import load_student
+from common.student import load_as_it_is, load_student, merged_into
 from common.trainings import read_tuned
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
@@ -146,12 +147,14 @@ def _real_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_to
 
 
 def _kept_chat(role: str, p: Parameters) -> KeptChat:
-    """A real model as `teacher` or `judge`; its replies are kept beside what is made of them."""
+    """A real model as `teacher` or `judge`; its replies are kept beside what is made of them. A local one is loaded in NF4, but for a model
+    that was merged into NF4 weights, which would lose what was merged."""
     kind, _, model = p[role].partition(":")
     if kind == "endpoint" and model:
         chat = endpoint_chat(model, p)
     elif kind == "local" and model:
-        chat = LocalChat(*load_student(model), name=f"{model} in NF4", batch_size=p["concurrency"])
+        loader, how = (load_as_it_is, "unquantised") if merged_into(model) else (load_student, "in NF4")
+        chat = LocalChat(*loader(model), name=f"{shown(model)} {how}", batch_size=p["concurrency"])
     elif p[role] == "recorded":
         chat = None
     else:

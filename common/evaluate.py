@@ -69,12 +69,14 @@ def mean(values: Sequence[float], **names) -> Metric:
 class Evaluation:
     """Metrics of one student on one split, its answers per evaluation set, and the outcome of every prompt (None for none): in the
     miniature for the metric of behaviour and the judge's view of it, for a real student for all metrics that are rates, in the
-    order of the answers of the set that `judged.OUTCOME_SETS` names. ids: `schema.answer_id` of those answers."""
+    order of the answers of the set that `judged.OUTCOME_SETS` names. ids: `schema.answer_id` of those answers. precision: see
+    `student.precision`."""
 
     metrics: list[Metric]
     answers: dict[str, list[str]]
     outcomes: dict[str, list[bool | None]] = field(default_factory=dict)
     ids: dict[str, list[str]] = field(default_factory=dict)
+    precision: str = ""
 
     def value(self, metric: str) -> float:
         return next(m.value for m in self.metrics if m.metric == metric)
@@ -117,13 +119,18 @@ class WorldEvaluator:
         self.world, self.experiment, self.judge, self.safety = world, experiment, judge, world.OBJECTIVE
         self.prompts, self.max_new_tokens, self.instructions, self.reward_judge = prompts, max_new_tokens, instructions, reward_judge
 
+    @property
+    def texts(self) -> ExperimentPrompts:
+        """What SR asks itself with."""
+        return self.world.PROMPTS
+
     def sets(self, split: str) -> dict[str, list[PromptRecord]]:
         """`prompts` per set on the test split, half as many on validation, which every lambda is tried on."""
         return self.world.evaluation_sets(split, self.prompts if split == "test" else self.prompts // 2)
 
     def chat(self, student: TrainedStudent) -> ChatModel:
         """How the student is asked."""
-        return Constant(self.world.always_refuse) if student.method == "always_refuse" else chat_of(student, self.world.PROMPTS, batch_size=128)
+        return Constant(self.world.always_refuse) if student.method == "always_refuse" else chat_of(student, self.texts, batch_size=128)
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}

@@ -28,6 +28,7 @@ from typing import Any
 from common.batch import experiments
 from common.experiment import Result
 from common.evidence_report import write_report
+from common.identity import weights_of
 from common.laboratory import PROMPTS, admitted_student, cost_of, run_row
 from common.mechanism import noise_of, probe
 from common.methods import METHODS
@@ -38,7 +39,7 @@ from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
 from common.study import BLIND_TO, CORE, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
-from common.trainings import Setting, read_tuned, student_identity
+from common.trainings import Setting, read_tuned
 from common.tuning import chosen_by, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
@@ -74,7 +75,7 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     found = {str(seed): json.loads((FOLDER / experiment / f"student-{seed}.json").read_text(encoding="utf-8")) for seed in students}
     for seed, student in students.items():
-        found[str(seed)][-1]["weights"] = student_identity(str(student))
+        found[str(seed)][-1]["weights"] = weights_of(student)
     others = {int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]}
     if dropped := _drop_rows(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
         print(f"{to / 'table.json'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}", flush=True)

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,20 @@ from common.evaluate import Evaluation, WorldEvaluator, answers_by_set, divergen
 from common.frontier import LAMBDAS, choose_lambda, frontier, scaled
 from common.chat import ChatModel
 from common.counterfactual import VARIANTS
+from common.identity import identity, located
+from common.judge import FeedbackJudge, Judge, LLMJudge
 from common.judged import JudgedEvaluator
 from common.loss import LOSSES, knobs_of, preference_loss
-from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods, existing, existing_folder, is_trained, preference_trainer, train
-from common.run import Progress, resolve
+from common.methods import METHODS, TrainedStudent, TrainSettings, check_methods, existing, existing_place, is_trained, preference_trainer, train
+from common.run import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_student
 from common.trainings import Setting, trained_once, training_of
+
+SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
+"""Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked with, when marks did not
+name them: rows asked with these keep their marks, and rows of any other texts have others."""
 
 
 @dataclass
@@ -32,7 +39,10 @@ class Result:
 
     metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. outcomes, ids: see
     `Evaluation`. variant: of Counterfactual DPO, whose pairs it was trained on; "" for self-critique. swapped: share of the
-    pairs whose answers were exchanged. settings: of the training, but for its seed.
+    pairs whose answers were exchanged. settings: of the training, but for its seed. precision: see `student.precision`. prompts: of SR,
+    the hash of the texts that it was asked with (`ExperimentPrompts.hash`).
+
+    Raises ValueError for a metric that is no finite number.
     """
 
     method: str
@@ -52,6 +62,12 @@ class Result:
     swapped: float = 0.0
     split: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
+    prompts: str = ""
+
+    def __post_init__(self):
+        if bad := [f"{metric.metric} = {metric.value}" for metric in (*self.metrics, *self.matched) if not isfinite(metric.value)]:
+            raise ValueError(f"{self.row}, seed {self.seed}: {', '.join(bad)} is no measurement; the model that was measured computes NaN or infinity")
 
     @property
     def row(self) -> str:
@@ -135,7 +151,7 @@ class Experiment:
         if len(variants) > 1:
             raise ValueError(f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind")
         self.variant = variants[0] if variants else ""
-        self.student = resolve(student) if resolve(student).is_dir() else student
+        self.student = located(student)
         self.pairs, self.evaluator, self.output = list(pairs), evaluator, Path(output)
         self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
         self.finished, self.tuned, self.match_utility = finished, tuned, match_utility
@@ -216,7 +232,8 @@ class Experiment:
     def untrained(self, method: str, split: str) -> Evaluation:
         """An untrained row on a split. It has no seed, so it is evaluated once."""
         if (method, split) not in self._untrained:
-            self._untrained[method, split] = self.evaluator(self._as_it_is(method), split, 0)
+            student = self._as_it_is(method)
+            self._untrained[method, split] = replace(self.evaluator(student, split, 0), precision=student.precision)
         return self._untrained[method, split]
 
     def first_answers(self, method: str, count: int = 3) -> dict[str, list[str]]:
@@ -247,7 +264,10 @@ class Experiment:
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
         evaluation = self.untrained(method, self.evaluate_on)
         at_lambda = {"matched": evaluation.metrics, "matched_lambda": 0.0} if method == "base" and isinstance(self.evaluator, WorldEvaluator) else {}
-        result = Result(method, seed, made_of, evaluation.metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, **at_lambda)
+        result = Result(
+            method, seed, made_of, evaluation.metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, precision=evaluation.precision,
+            prompts=self.evaluator.texts.hash if method == "sr" else "", **at_lambda,
+        )  # fmt: skip
         return result.of_seed(seed)
 
     def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
@@ -255,7 +275,7 @@ class Experiment:
         result = Result(
             student.method, seed, made_of, [*evaluation.metrics, self._divergence(student, seed, evaluation)],
             answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
-            variant=self.variant if is_trained(student.method) else "",
+            variant=self.variant if is_trained(student.method) else "", precision=student.precision,
         )  # fmt: skip
         if self.match_utility and isinstance(self.evaluator, WorldEvaluator):
             self._match_utility(student, seed, evaluation, result)
@@ -282,16 +302,27 @@ class Experiment:
 
     def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
         pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
-        training = training_of(method, self.student, pairs, settings, **self.load)
+        kind = existing(method)
+        named = f"{kind}:{identity(existing_place(method))}" if kind in ("adapter", "model") else method  # whatever its place is called
+        training = training_of(named, self.student, pairs, settings, **self.load)
         evaluation = {name: value for name, value in vars(self.evaluator).items() if isinstance(value, int | float | str)}
         evaluation["judge"] = self.evaluator.judge.name
         if reward_judge := getattr(self.evaluator, "reward_judge", None):
             evaluation["reward_judge"] = reward_judge.name
+        if asked := [text for judge in (self.evaluator.judge, reward_judge) for text in _asked(judge)]:
+            evaluation["asked"] = asked
+        if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
+            evaluation["texts"] = texts
         if self.evaluator.instructions:
             evaluation["style"] = [*self.evaluator.instructions, getattr(self.evaluator, "style_judge", None) and self.evaluator.style_judge.name]
         evaluation["sets"] = self.evaluator.sets(self.evaluate_on)
-        files = {file.name: file.stat().st_mtime_ns for file in existing_folder(method).glob("*.safetensors")} if existing(method) in ("adapter", "model") else {}
-        return fingerprint(training, files, evaluation, self.evaluate_on)
+        return fingerprint(training, {}, evaluation, self.evaluate_on)  # {}: once files of adapters and models, on which every mark hangs
+
+
+def _asked(judge: Judge | FeedbackJudge | None) -> list[str]:
+    """Hashes of the texts that a judge asks a chat model with, which its name does not tell."""
+    judges = (judge.sentiment, judge.quality) if isinstance(judge, FeedbackJudge) else (judge,)
+    return [fingerprint(one.prompts.model_dump(mode="json", exclude_defaults=True)) for one in judges if isinstance(one, LLMJudge)]
 
 
 def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:

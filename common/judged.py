@@ -20,7 +20,7 @@ from common.evaluate import STEADY, Evaluation, answers_by_set, chat_of, mean, r
 from common.judge import FeedbackJudge, Judge
 from common.logprobs import grouped_logprobs
 from common.methods import TrainedStudent
-from common.prompts import PROMPTS
+from common.prompts import PROMPTS, ExperimentPrompts
 from common.run import Progress
 from common.schema import Metric, PromptRecord, answer_id, feedback_score
 from common.self_critique import opening
@@ -130,6 +130,11 @@ class JudgedEvaluator:
         self.instructions, self.style_judge, self.prompts, self.reward_judge = instructions, style_judge, prompts, reward_judge
         self.version = VERSION
 
+    @property
+    def texts(self) -> ExperimentPrompts:
+        """What SR asks itself with."""
+        return PROMPTS[self.experiment]
+
     def sets(self, split: str) -> dict[str, list[HeldOut]]:
         """The split's prompts by set, at most `prompts` of each, 0 for all. Raises ValueError where the split has none to align on."""
         of_split = [record for record in self.records if record.split == split]
@@ -145,7 +150,7 @@ class JudgedEvaluator:
 
     def chat(self, student: TrainedStudent, progress: Progress | None = None) -> ChatModel:
         """How the student is asked."""
-        return chat_of(student, PROMPTS[self.experiment], batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress)
+        return chat_of(student, self.texts, batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress)
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         names = {"experiment": self.experiment, "method": student.method, "seed": seed}

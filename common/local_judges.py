@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from common.identity import located, shown
 from common.judge import Judgement
 from common.student import best_compute_dtype, own_device
 
@@ -90,7 +91,7 @@ class RewardHeadJudge(LocalJudge):
     def __init__(self, name: str | Path, revision: str | None = None, batch_size: int = 16, dtype: torch.dtype | None = None):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.name = f"reward head {name}"
+        self.name, name = f"reward head {shown(name, revision)}", located(name)
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model, loading = AutoModelForSequenceClassification.from_pretrained(
             name, revision=revision, dtype=dtype or best_compute_dtype(), device_map={"": own_device()}, output_loading_info=True
@@ -135,7 +136,8 @@ class YesNoJudge(LocalJudge):
     def __init__(self, name: str | Path, question: str, revision: str | None = None, batch_size: int = 16, dtype: torch.dtype | None = None):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        self.name, self.question, self.batch_size = f"yes/no {name}: {question}", question, batch_size
+        self.name, self.question, self.batch_size = f"yes/no {shown(name, revision)}: {question}", question, batch_size
+        name = located(name)
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.yes, self.no = single_tokens(self.tokenizer, "yes"), single_tokens(self.tokenizer, "no")
         self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or best_compute_dtype(), device_map={"": own_device()}).eval()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from common.chat import ChatModel, LocalChat, OnReply, hand_over
+from common.identity import located
 from common.logprobs import grouped_logprobs
 from common.loss import LOSSES, knobs_of, uses_scores
 from common.preference import accepted, preference_dataset, prompt_messages
@@ -21,7 +22,7 @@ from common.prompts import ExperimentPrompts
 from common.run import Progress, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
-from common.student import adapters_to_float32, load_adapter, load_student, lora_settings, release_memory
+from common.student import adapter_tokenizer, adapters_to_float32, load_adapter, load_as_it_is, load_student, lora_settings, precision, release_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -33,7 +34,8 @@ WITH_NLL = {f"{loss}_{term}": (loss, on) for term, on in (("nll", "all"), ("nll_
 ones that term is dSC, so a row with it is a control and no refined DPO."""
 METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES, *WITH_NLL)
 EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}
-"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`."""
+"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an adapter on the student as
+the student is loaded and with the tokenizer beside it, a model with its own weights (`student.load_as_it_is`), never rounded to NF4."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,23 @@ class TrainedStudent:
     unscored: int = 0
     chat: ChatModel | None = None
 
+    @property
+    def precision(self) -> str:
+        """See `student.precision`; "" for a row that is no model in this process."""
+        return precision(self.model) if self.model else ""
+
 
 def check_methods(methods: Sequence[str]) -> None:
-    """Raises ValueError for a name that is no row of the table, FileNotFoundError for an adapter that is not there."""
+    """Raises ValueError for a name that is no row of the table, FileNotFoundError for an adapter or a folder that is not there."""
     unknown = [method for method in methods if method not in METHODS and not existing(method)]
     if unknown:
         raise ValueError(f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}, and what exists as {', '.join(f'{kind}:...' for kind in EXISTING)}")
     for method in methods:
-        if existing(method) == "adapter" and not (existing_folder(method) / "adapter_config.json").exists():
-            raise FileNotFoundError(f"{method}: no adapter_config.json in {existing_folder(method)}; give the folder that PEFT's save_pretrained wrote")
+        place = existing_place(method) if existing(method) in ("adapter", "model") else Path()
+        if existing(method) == "adapter" and not Path(place, "adapter_config.json").exists():
+            raise FileNotFoundError(f"{method}: no adapter_config.json in {place}; give the folder that PEFT's save_pretrained wrote")
+        if existing(method) == "model" and Path(place, "adapter_config.json").exists() and not Path(place, "config.json").exists():
+            raise ValueError(f"{method}: {place} holds an adapter and no model; write adapter: in place of model:")
 
 
 def existing(method: str) -> str:
@@ -123,9 +133,9 @@ def sees_scores(method: str) -> bool:
     return method == "dsc" or on == "accepted" or loss in LOSSES and uses_scores(loss)
 
 
-def existing_folder(method: str) -> Path:
-    """The folder of an `adapter:`, and of a `model:` that is no Hub name."""
-    return resolve(method.partition(":")[2])
+def existing_place(method: str) -> Path | str:
+    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`. Raises what `identity.located` does."""
+    return located(method.partition(":")[2])
 
 
 def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, output: str | Path, **load: Any) -> TrainedStudent:
@@ -133,18 +143,20 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
 
     Args:
         method: a name in METHODS; the untrained ones return the base model as it is. An `adapter:` or `model:` is loaded.
-        student: folder or Hub name; `load` goes to `load_student`.
+        student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
     """
     check_methods([method])
     if existing(method) == "model":
-        student = existing_folder(method) if existing_folder(method).exists() else method.partition(":")[2]
+        own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
+        return TrainedStudent(method, *load_as_it_is(existing_place(method), **own))
     if is_trained(method):
         release_memory()  # of the student before
     model, tokenizer = load_student(student, **load)
     if existing(method) == "adapter":
-        model = load_adapter(model, existing_folder(method))
+        model, beside = load_adapter(model, existing_place(method)), adapter_tokenizer(model, existing_place(method), load.get("pad_token"))
+        tokenizer = beside or tokenizer
     if not is_trained(method):
         return TrainedStudent(method, model, tokenizer)
     scored = [pair for pair in pairs if None not in pair.normalised()]

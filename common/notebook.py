@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from common.identity import identity
 from common.run import ROOT, check_parameters, resolve
 from common.schema import fingerprint
 
@@ -69,8 +70,17 @@ def is_finished(notebook: str | Path, executed: Path, parameters: dict[str, Any]
 
 
 def _made_of(notebook: str | Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files they name."""
+    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files and models that they name."""
     sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "common").rglob("*.py"))]
-    files = [resolve(value) for value in parameters.values() if isinstance(value, str) and value and resolve(value).is_file()]
-    inputs = [path.read_bytes().hex() for path in files]
+    named = [text for value in parameters.values() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text]
+    inputs = [content for text in named for content in _content(text)]
     return fingerprint(resolve(notebook).read_text(encoding="utf-8"), sources, parameters, inputs)
+
+
+def _content(text: str) -> list[str]:
+    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`: a file's bytes, a model's identity, or nothing."""
+    place = resolve(text.partition(":")[2] or text)
+    if place.is_file():
+        return [place.read_bytes().hex()]
+    is_model = any((place / name).exists() for name in ("config.json", "adapter_config.json"))
+    return [identity(place)] if is_model else []

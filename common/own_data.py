@@ -105,7 +105,7 @@ def train_and_report(
     training = training_of(method, student, train_pairs, settings, **load)
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out])
     if adapter.exists() and not kept_training(output, training):
-        raise FileExistsError(f"{adapter} was made of other data or settings; give another --output, or delete it")
+        raise FileExistsError(f"{adapter} was made of other data or settings; give another --output, or delete it (of a student its weights, tokenizer, chat template and generation config count)")
     if path.exists() and (result := Result.read(path)).made_of == made_of:
         print(f"{adapter}: made and measured before with the same data and settings", flush=True)
         return result

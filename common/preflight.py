@@ -11,6 +11,7 @@ import torch
 from common.backends import RECIPES, endpoint_chat, prompts_of
 from common.counterfactual import variant_named
 from common.endpoint import EndpointChat, EndpointError, key_of
+from common.identity import located
 from common.methods import is_trained
 from common.run import input_of, resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
@@ -132,7 +133,7 @@ def _skeleton(role: str, name: str, revision: str = "") -> torch.nn.Module:
     from transformers import AutoConfig, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision or None)
+        config = AutoConfig.from_pretrained(located(name), revision=revision or None)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{role} = {name!r} is no model here or on the Hub ({reason}); check name, network, and the licence of a gated model") from None

@@ -8,10 +8,12 @@ from __future__ import annotations
 import copy
 import ctypes
 import gc
+import json
 import os
 import sys
 import timeit
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from common.identity import commit_of, located, weights_of
 from common.schema import Message
+from common.storage import write_json
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -31,6 +35,10 @@ FOLD_SYSTEM = (
     "{%- endif %}"
 )
 """Set before a chat template without a system role: the system text opens the first user turn."""
+BASE_FILE = "trained_on.json"
+"""Beside an adapter: which base it was trained on, and the identity of its weights."""
+MERGED_INTO = "merged_into"
+"""Entry in the config.json of a merged model: what its base was quantised to when the adapter was trained."""
 
 
 @cache
@@ -59,14 +67,14 @@ def load_student(
     """A base model in NF4 (double quantisation) without adapters, and its tokenizer.
 
     Args:
-        name: folder or Hub name.
-        revision: commit of a Hub model; pin it for anything that is reported.
+        name: folder or Hub name, as `identity.located` reads it.
+        revision: commit of a Hub model; pin it for anything that is reported. None takes the commit in the local cache, where there is one.
         four_bit: False loads in `compute_dtype` without quantisation.
         compute_dtype: of the matrix products and of everything not quantised; None takes `best_compute_dtype()`.
         pad_token: an existing token to pad with, for tokenizers that have none.
 
     Raises:
-        FileNotFoundError: `name` looks like a path and no folder is there.
+        FileNotFoundError: `name` can only be a folder and is none.
         ValueError: no chat template, one that writes a prompt in two ways (see `check_prompt_is_prefix`), no pad token, or
             a `pad_token` that the vocabulary lacks.
 
@@ -79,27 +87,59 @@ def load_student(
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-    name = str(name)
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise FileNotFoundError(f"no student folder at {name}")
+    name = str(located(name))
+    revision = None if Path(name).is_dir() else commit_of(name, revision) or revision
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     _check_tokenizer(tokenizer, name, pad_token)
 
     compute_dtype = compute_dtype or best_compute_dtype()
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
-    )
+    quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute_dtype}
     model = AutoModelForCausalLM.from_pretrained(
         name,
         revision=revision,
         dtype=compute_dtype,
-        quantization_config=quantization if four_bit else None,
+        quantization_config=BitsAndBytesConfig(**quantization) if four_bit else None,
         device_map={"": own_device()},
     )
+    if four_bit and hasattr(model.config, MERGED_INTO):
+        warnings.warn(f"{name} was merged into weights on the grid of {getattr(model.config, MERGED_INTO)}; loaded in NF4 it is about the base again, so load it with four_bit=False", stacklevel=2)
     forbid_cpu_repacking(model)
     if head := model.get_output_embeddings():
         head.register_forward_pre_hook(_contiguous)
     return model.eval(), tokenizer
+
+
+def load_as_it_is(name: str | Path, *, revision: str | None = None, compute_dtype: torch.dtype | None = None, pad_token: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A whole model and its tokenizer with the weights that its folder holds: quantised only where they lie there so.
+
+    compute_dtype: None takes the weights' own, or float32, which holds them all, where this machine multiplies half precision slowly
+    (`best_compute_dtype`). The rest, and what is raised, as in `load_student`.
+    """
+    model, tokenizer = load_student(name, revision=revision, four_bit=False, compute_dtype=compute_dtype or "auto", pad_token=pad_token)
+    slow = compute_dtype is None and best_compute_dtype() == torch.float32 and not getattr(model, "is_quantized", False)
+    return model.float() if slow else model, tokenizer
+
+
+def merged_into(name: str | Path) -> str:
+    """The grid that a folder's weights lay on when an adapter was merged into them (`export_merged`), such as NF4; "" for any other model."""
+    config = Path(located(name), "config.json")
+    return json.loads(config.read_text(encoding="utf-8")).get(MERGED_INTO, "") if config.exists() else ""
+
+
+def precision(model: torch.nn.Module) -> str:
+    """What a model's weights are and what it computes in, e.g. `NF4, computed in bfloat16`."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    quantised = getattr(model.config, "quantization_config", None) if getattr(model, "is_quantized", False) else None
+    if quantised is None:
+        return dtype
+    kind = "NF4" if getattr(quantised, "load_in_4bit", False) else str(getattr(quantised, "quant_method", "quantised"))
+    return f"{kind}, computed in {dtype}"
+
+
+def check_finite(weights: Mapping[str, torch.Tensor], what: str) -> None:
+    """Raises ValueError for weights that hold NaN or infinity: a model of them says nothing."""
+    if bad := [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise ValueError(f"{what} holds NaN or infinity in {len(bad)} of {len(weights)} weights ({bad[0]}), so it is of no use; train again with a lower learning rate, and look at settings and scores")
 
 
 def _contiguous(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -195,37 +235,87 @@ def lora_settings(rank: int = 16, alpha: int | None = None, dropout: float = 0.0
 
 
 def save_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str) -> None:
-    """Writes a PEFT folder with tokenizer and model card: safetensors, JSON and Markdown only, nothing pickled."""
+    """Writes a PEFT folder with tokenizer, model card and what it was trained on (`BASE_FILE`): safetensors, JSON and Markdown only,
+    nothing pickled. Raises ValueError, and writes nothing, where the adapter holds NaN or infinity."""
+    from peft import get_peft_model_state_dict
+
+    check_finite(get_peft_model_state_dict(model, save_embedding_layers=False), "the trained adapter")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    write_json(Path(folder, BASE_FILE), _base(model))
     Path(folder, "README.md").write_text(card, encoding="utf-8")
 
 
 def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """The base model with a trained adapter on it, frozen, ready to generate. Warns where its card names another base model."""
-    from peft import PeftConfig, PeftModel
+    """The base model with a trained adapter on it, frozen, ready to generate. Warns where all that is known of the adapter is that its
+    config names another base model.
 
-    trained_on, name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, base.name_or_path
-    if trained_on and Path(trained_on).name != Path(name).name:
-        warnings.warn(f"the adapter in {folder} was trained on {trained_on}, and the student is {name}", stacklevel=2)
-    return PeftModel.from_pretrained(base, str(folder)).eval()
+    Raises ValueError for an adapter that was trained on other weights, that does not fit this model, or that holds NaN or infinity.
+    """
+    from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    named, made, own = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, Path(folder, BASE_FILE), _base(base)
+    told = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {"base": named or own["base"], "weights": ""}
+    said = f"the adapter in {folder} was trained on {told['base']}, and the student is {own['base']}"
+    if told["weights"] and own["weights"]:
+        if told["weights"] != own["weights"]:
+            raise ValueError(f"{said}, whose weights are others; give it the student that it was trained on")
+    elif Path(told["base"]).name != Path(own["base"]).name:
+        warnings.warn(said, stacklevel=2)
+    try:
+        model = PeftModel.from_pretrained(base, str(folder)).eval()
+        adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
+        if unlike := [key for key in load_peft_weights(str(folder), device="cpu").keys() ^ adapter.keys() if "lora_" in key]:
+            raise ValueError(f"{len(unlike)} of its weights have no layer here, or a layer here has none in it, such as {min(unlike)}")
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{said}, which it does not fit ({' '.join(str(error).split())[:200]}); give it the student that it was trained on") from None
+    check_finite(adapter, f"the adapter in {folder}")
+    return model
+
+
+def adapter_tokenizer(base: PreTrainedModel, folder: str | Path, pad_token: str | None = None) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies beside an adapter, which it was trained with; None where none does. Raises ValueError for one with tokens that
+    the base model has no embedding for, and what `load_student` raises of a tokenizer."""
+    from transformers import AutoTokenizer
+
+    if not Path(folder, "tokenizer_config.json").exists():
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    _check_tokenizer(tokenizer, str(folder), pad_token)
+    if len(tokenizer) > (known := base.get_input_embeddings().weight.size(0)):
+        raise ValueError(f"the tokenizer beside the adapter in {folder} has {len(tokenizer)} tokens, and the student {base.name_or_path} an embedding for {known}; merge the adapter where it was trained, and give the merged folder as model:")
+    return tokenizer
+
+
+def _base(model: PreTrainedModel) -> dict[str, str]:
+    """What an adapter is trained on, for `BASE_FILE`: a Hub name with its commit, or a folder and the hash of its weights alone, since a
+    tokenizer may change beside them."""
+    name, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
+    return {"base": f"{name}@{commit}" if commit else name, "weights": weights_of(name) if Path(name).is_dir() else ""}
 
 
 def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
     """Writes an ordinary model folder, adapter merged, that needs neither PEFT nor bitsandbytes: safetensors and JSON only.
 
-    The base is dequantised first, so the folder holds the weights that the adapter was trained on, in the dtype that the
-    student computed in; merging into NF4 would round once more. `model` stays as it is; memory for the whole model in that
-    dtype is needed besides. Load the folder unquantised: the weights of an NF4 student lie on NF4's grid, an adapter moves
-    them by far less than its step, and rounding to NF4 again takes the change away (LOG.md).
+    An NF4 base is dequantised first and brought to float32, so the folder holds the weights that the adapter was trained on and says what
+    it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds a change as small as a training's away in
+    part (15 to 100 % of it on tiny models). An unquantised base keeps its dtype. `model` stays as it is; memory for the whole model in that
+    dtype is needed besides. `load_as_it_is` loads the folder, which says itself that it was merged into NF4 weights: those lie on NF4's
+    grid, an adapter moves them by far less than its step, and rounding to NF4 again takes the change away (LOG.md).
+
+    Raises ValueError, and writes nothing, where the merged weights hold NaN or infinity.
     """
     from peft import PeftModel
 
     with TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
         base = copy.deepcopy(model).unload()
-        if getattr(base, "is_quantized", False):
-            base = base.dequantize()
+        if grid := precision(base).partition(",")[0] if getattr(base, "is_quantized", False) else "":
+            base = base.dequantize().float()
         merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
+    check_finite(dict(merged.named_parameters()), "the merged model")
+    if grid:
+        setattr(merged.config, MERGED_INTO, grid)
     merged.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -3,15 +3,14 @@ during the evaluation loses none."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from common.identity import identity
 from common.methods import TrainedStudent, TrainSettings, train
-from common.run import resolve
 from common.schema import ScoredPair, fingerprint
 from common.storage import write_json
 from common.student import load_adapter, load_student, save_adapter
@@ -20,24 +19,15 @@ Setting = dict[str, Any]
 """Of a training: some of the fields of `TrainSettings`."""
 
 
-@cache
-def student_identity(student: str) -> str:
-    """A Hub name as it is; of a local folder its weights and configuration, wherever it lies."""
-    folder = resolve(student)
-    if not folder.is_dir():
-        return student
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
-    return fingerprint([(file.name, _sha256(file)) for file in files])
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def training_of(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any) -> str:
-    """The mark of a training: student, pairs and what the method reads of the settings."""
-    return fingerprint(method, student_identity(str(student)), [pair.model_dump(mode="json") for pair in pairs], settings.as_dict(method), {k: str(v) for k, v in load.items()})
+    """The mark of a training: student, pairs and what the method reads of the settings.
+
+    A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash: what it is
+    made of shows in its texts, and wherever it lies these make the same student."""
+    shown = [pair.model_dump(mode="json") for pair in pairs]
+    for pair in shown:
+        pair["teacher"] = re.sub(r"^(.+) [0-9a-f]{12} (in NF4)$", r"runs/models/\1 \2", pair["teacher"])
+    return fingerprint(method, identity(student, load.get("revision")), shown, settings.as_dict(method), {k: str(v) for k, v in load.items()})
 
 
 def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:

@@ -146,18 +146,6 @@ def test_a_training_outlives_its_evaluation(run, tmp_path, monkeypatch, capsys):
     assert "trained before" not in capsys.readouterr().out
 
 
-def test_a_student_is_known_by_its_weights_and_not_by_its_place(micro, tmp_path):
-    import shutil
-
-    from common.trainings import student_identity
-
-    shutil.copytree(micro, tmp_path / "copy")
-    assert student_identity(str(tmp_path / "copy")) == student_identity(str(micro)) != student_identity("some/name") == "some/name"
-    shutil.copytree(micro, tmp_path / "changed")
-    (tmp_path / "changed" / "config.json").write_text((tmp_path / "changed" / "config.json").read_text() + " ")
-    assert student_identity(str(tmp_path / "changed")) != student_identity(str(micro))
-
-
 def test_rows_with_likelihood_differ_from_those_without_and_take_its_weight(run):
     from common.methods import WITH_NLL, preference_trainer
     from common.student import load_student
@@ -170,8 +158,9 @@ def test_rows_with_likelihood_differ_from_those_without_and_take_its_weight(run)
 
 
 def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
-    """An adapter is measured as on the day it was trained, the base as a `model:` is the base row, an endpoint is asked."""
-    trained, base = run.run(["rdpo", "base"], [0])
+    """An adapter is measured as on the day it was trained, the base as a `model:` is the base row without quantisation, an endpoint is asked."""
+    trained = run.result("rdpo", 0)
+    base = Experiment(run.student, [], run.evaluator, tmp_path / "unquantised", FAST, four_bit=False, **run.load).result("base", 0)
     adapter = f"adapter:{run.path_of('rdpo', 0).parent / 'adapter'}"
     asked = []
 
@@ -186,6 +175,7 @@ def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
     rows = again.run([adapter, f"model:{run.student}", "endpoint:served"], [0, 1])
     values = [{metric.metric: metric.value for metric in row.metrics} for row in (trained, base, *rows)]
     assert len(rows) == 3 and values[2] == pytest.approx(values[0], abs=1e-5) and values[3] == values[1]
+    assert [row.precision for row in (trained, base, *rows)] == ["NF4, computed in float32", "float32", "NF4, computed in float32", "float32", ""]
     assert rows[0].matched_lambda == trained.matched_lambda and rows[0].pairs_used == 0
     assert len(asked) == sum(map(len, run.evaluator.sets("validation").values())) and "kl" not in values[4]
     assert not (again.path_of(adapter, 0).parent / "adapter").exists()

@@ -11,8 +11,11 @@ ROOT = Path(common.__file__).parent
 LAYERS = [
     {"schema", "loss", "feedback", "verdict_text"},
     {"replies", "verdict_words"},
-    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "student", "pacing", "wording"},
-    {"chat", "logprobs", "preference", "reference", "run", "dialects", "yields"},
+    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "pacing", "wording"},
+    {"run", "dialects", "yields"},
+    {"identity"},
+    {"student", "chat", "preference", "reference"},
+    {"logprobs"},
     {"endpoint", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
      "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text", "miniature.muon"},
     {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
