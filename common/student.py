@@ -77,14 +77,9 @@ def load_student(
     through repacked weights are wrong and the way back loses precision. Repacking is therefore switched off for
     every layer, whoever trains the model afterwards (the story and a reproduction are in LOG.md).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    name = str(name)
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise FileNotFoundError(f"no student folder at {name}")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    _check_tokenizer(tokenizer, name, pad_token)
-
+    name, tokenizer = os.path.expanduser(name), load_tokenizer(name, revision, pad_token)
     compute_dtype = compute_dtype or best_compute_dtype()
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
@@ -100,6 +95,27 @@ def load_student(
     if head := model.get_output_embeddings():
         head.register_forward_pre_hook(_contiguous)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a student, as `load_student` returns it; arguments and errors as there."""
+    from transformers import AutoTokenizer
+
+    name = os.path.expanduser(name)
+    if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise FileNotFoundError(f"no student folder at {name}")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    _check_tokenizer(tokenizer, str(name), pad_token)
+    return tokenizer
+
+
+def learned_positions(name: str | Path, revision: str | None = None) -> int | None:
+    """How many tokens a student can read that learned an embedding for every position (GPT-2, OPT): one more is an IndexError. None for
+    those that compute their positions, which read on."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(os.path.expanduser(name), revision=revision)
+    return None if getattr(config, "rope_parameters", None) else getattr(config, "max_position_embeddings", None)
 
 
 def _contiguous(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -131,7 +147,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: s
     if tokenizer.pad_token is None:
         raise ValueError(f"the tokenizer of {name} has no pad token; pass pad_token=, e.g. an unused special token or {tokenizer.eos_token!r}")
     if not _shows_system_prompt(tokenizer):
-        warnings.warn(f"the chat template of {name} has no system role: system prompts will open the first user turn", stacklevel=3)
+        warnings.warn(f"the chat template of {name} has no system role: system prompts will open the first user turn", stacklevel=4)
         tokenizer.chat_template = FOLD_SYSTEM + tokenizer.chat_template
     check_prompt_is_prefix(tokenizer, [{"role": "user", "content": "Hello."}], "Hello to you.", f"the chat template of {name}")
 
