@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
         _check(grid, overrides, from_files)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if asked.only_failed:

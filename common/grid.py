@@ -60,11 +60,11 @@ class Outcome(NamedTuple):
 def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
     """Runs one notebook in this process, unless it is finished."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    step.executed.parent.mkdir(parents=True, exist_ok=True)
     gpu = gpus.get() if gpus and step.uses_gpu else None
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
+        step.executed.parent.mkdir(parents=True, exist_ok=True)
         ran = execute(step.notebook, step.executed, step.given, log=step.log)
         return Outcome("done" if ran else "finished before with the same code, data and parameters, reused")
     except Exception as error:

@@ -23,14 +23,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints, ValidationError
+from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
 from common.run import resolve, shortened
 from common.storage import check_characters, parse_json, parse_object
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-MESSAGES = re.compile(r"""[\s\[(]*(?:array|list)?[\s\[(]*\{\s*['"](?:role|content|from|value)['"]\s*:.*['"](?:role|content|from|value)['"]\s*:.*[]})]\s*""", re.DOTALL)
-NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
+MESSAGES = re.compile(r"""[\s\[(]*(?:(?:array|list)[\s\[(]*)?\{\s*['"](?:role|content|from|value)['"]\s*:.*['"](?:role|content|from|value)['"]\s*:.*[]})]\s*""", re.DOTALL)
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 RowType = TypeVar("RowType", bound=BaseModel)
 
@@ -56,7 +56,7 @@ def score_of(cell: Any) -> float | None:
     raise ValueError(f"{shortened(cell)} is no finite, valid number such as 0.8; leave the cell empty where a score is missing")
 
 
-Text = Annotated[str, BeforeValidator(_text_alone), StringConstraints(strip_whitespace=True, min_length=1)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), BeforeValidator(_text_alone)]
 """A column that must hold words."""
 OptionalText = Annotated[str, BeforeValidator(lambda cell: "" if cell is None else _text_alone(cell))]
 """A column of words that may be empty, or not be there where a default is given."""
@@ -157,7 +157,7 @@ Placed = Iterator[tuple[str, dict[str, Any]]]
 
 def _read_csv(path: Path) -> Placed:
     text = read_text(path)
-    told = re.match(r'"?sep=(.)"?\r?\n', text)  # Excel's own way to tell, in a line before the header
+    told = re.match(r'(?i)"?sep=(.)"?\r?\n', text)  # Excel's own way to tell, in a line before the header
     separator = told[1] if told else _separator(path, text)
     records = _records(path, "\n" + text[told.end() :] if told else text, separator)
     line, header = next(records, (0, []))
@@ -189,7 +189,7 @@ def _separator(path: Path, text: str) -> str:
 def _records(path: Path, text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
     """(first line, cells) of every record with a cell that is not empty."""
     csv.field_size_limit(sys.maxsize)
-    records = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    records = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     while True:
         first = records.line_num + 1
         try:
@@ -210,8 +210,8 @@ def _read_json(path: Path) -> Placed:
         if not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(f"{path}: expected a JSON list of objects")
         return ((f"entry {number}", entry) for number, entry in enumerate(entries, start=1))
-    lines = [(number, line) for number, line in enumerate(re.split(r"\r\n|\n|\r", text), start=1) if line.strip()]
-    if path.suffix.lower() == ".json" and lines and (len(lines) == 1 or not lines[0][1].rstrip().endswith("}")):
+    lines = [(number, line) for number, part in enumerate(re.split(r"\r\n|\n|\r", text), start=1) if (line := part.strip("\ufeff \t"))]
+    if path.suffix.lower() == ".json" and lines and (len(lines) == 1 or not lines[0][1].endswith("}")):
         raise ValueError(f"{path}: expected a JSON list of objects, as pandas writes with orient='records', or an object a line")
     return ((f"line {number}", parse_object(line, f"{path}, line {number}")) for number, line in lines)
 

@@ -199,7 +199,7 @@ def _read(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
     """The JSON object of one line. Raises ValueError naming `where`, as `parse_json` does."""
-    fields = parse_json(text, where, "mend or delete the line")
+    fields = parse_json(text, where, "mend or delete the line; each holds one object")
     if not isinstance(fields, dict):
         raise ValueError(f"{where}: expected a JSON object, found {type(fields).__name__}")
     return fields
