@@ -24,11 +24,8 @@ from common.schema import answer_id, fingerprint
 from common.statistics import agreement
 
 
-def _whole_number(cell: Any) -> Any:
-    return {"0": 0, "1": 1}.get(str(cell).strip(), cell)  # a table's cells are texts; True is neither
-
-
-Label = Annotated[Literal[0, 1], BeforeValidator(_whole_number)]
+LABELS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # a table's cells may be texts, and pandas writes whole numbers so; True is neither
+Label = Annotated[Literal[0, 1], BeforeValidator(lambda cell: LABELS.get(str(cell).strip(), str(cell)))]
 Readings = Annotated[tuple[Label, Label], BeforeValidator(lambda cell: re.findall(r"[^\s,;]+", cell.strip("[]() ")) if isinstance(cell, str) else cell)]
 """A rater's labels of two readings; in a CSV `1 1`, or `[1, 1]`."""
 

@@ -2,8 +2,8 @@
 
 import io
 import json
-import sys
 import random
+import sys
 from dataclasses import replace
 
 import pytest
