@@ -6,7 +6,6 @@ labelled answers to say: `labels.judge_agreement` and `labels.calibrate` before 
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
@@ -91,7 +90,7 @@ class RewardHeadJudge(LocalJudge):
     def __init__(self, name: str | Path, revision: str | None = None, batch_size: int = 16, dtype: torch.dtype | None = None):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.name, name = f"reward head {name}", os.path.expanduser(name)
+        self.name = f"reward head {name}"
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model, loading = AutoModelForSequenceClassification.from_pretrained(
             name, revision=revision, dtype=dtype or best_compute_dtype(), device_map={"": own_device()}, output_loading_info=True
@@ -137,7 +136,6 @@ class YesNoJudge(LocalJudge):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.name, self.question, self.batch_size = f"yes/no {name}: {question}", question, batch_size
-        name = os.path.expanduser(name)
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.yes, self.no = single_tokens(self.tokenizer, "yes"), single_tokens(self.tokenizer, "no")
         self.model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype or best_compute_dtype(), device_map={"": own_device()}).eval()

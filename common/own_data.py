@@ -27,7 +27,7 @@ from common.rows import OptionalText, Score, Text, read_table
 from common.run import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.sources import split_of
-from common.student import learned_positions, load_tokenizer
+from common.student import context_of, load_tokenizer
 from common.trainings import kept_training, trained_once, training_of
 
 TRAINED = tuple(method for method in METHODS if is_trained(method))
@@ -117,7 +117,7 @@ def train_and_report(
     if path.exists() and (result := Result.read(path)).made_of == made_of:
         print(f"{adapter}: made and measured before with the same data and settings", flush=True)
         return result
-    tokenizer, context = load_tokenizer(student, load.get("revision"), load.get("pad_token")), learned_positions(student, load.get("revision"))
+    tokenizer, context = load_tokenizer(student, load.get("revision"), load.get("pad_token")), context_of(student, load.get("revision"))
     answered = {pair.id for pair in held_out[:ANSWERS]}
     for pair in pairs:
         where = getattr(pair, "where", "") or f"the pair of prompt {pair.prompt[:40]!r}"

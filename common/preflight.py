@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -131,7 +130,7 @@ def _skeleton(role: str, name: str, revision: str = "") -> torch.nn.Module:
     from transformers import AutoConfig, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(os.path.expanduser(name), revision=revision or None)
+        config = AutoConfig.from_pretrained(name, revision=revision or None)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(f"{role} = {name!r} is no model here or on the Hub ({reason}); check name, network, and the licence of a gated model") from None

@@ -97,27 +97,6 @@ def load_student(
     return model.eval(), tokenizer
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None, pad_token: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a student, as `load_student` returns it; arguments and errors as there."""
-    from transformers import AutoTokenizer
-
-    name = os.path.expanduser(name)
-    if str(name).startswith((".", "/", "~")) and not Path(name).is_dir():
-        raise FileNotFoundError(f"no student folder at {name}")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    _check_tokenizer(tokenizer, str(name), pad_token)
-    return tokenizer
-
-
-def learned_positions(name: str | Path, revision: str | None = None) -> int | None:
-    """How many tokens a student can read that learned an embedding for every position (GPT-2, OPT): one more is an IndexError. None for
-    those that compute their positions, which read on."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(os.path.expanduser(name), revision=revision)
-    return None if getattr(config, "rope_parameters", None) else getattr(config, "max_position_embeddings", None)
-
-
 def _contiguous(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """The last states of a batch are a slice, for which torch multiplies with one copy of a frozen head a row: 1.7 GB for 32 answers of
     SmolLM2-135M."""
@@ -135,6 +114,27 @@ def release_memory() -> None:
 def own_device() -> str | int:
     """The GPU of this process, by the number that a launcher of several processes gave it; "cpu" without one."""
     return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
+
+
+def load_tokenizer(name: str | Path, revision: str | None = None, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """A student's tokenizer alone, checked and extended as `load_student` returns it; arguments and errors as there."""
+    from transformers import AutoTokenizer
+
+    name = os.path.expanduser(str(name))
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise FileNotFoundError(f"no student folder at {name}")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    _check_tokenizer(tokenizer, name, pad_token)
+    return tokenizer
+
+
+def context_of(name: str | Path, revision: str | None = None) -> int | None:
+    """How many tokens a student can read that learned an embedding for every position (GPT-2, OPT): one more is an IndexError. None for
+    those that compute their positions, which read on."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(os.path.expanduser(name), revision=revision)
+    return None if getattr(config, "rope_parameters", None) else getattr(config, "max_position_embeddings", None)
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: str | None) -> None:
