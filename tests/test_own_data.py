@@ -101,7 +101,7 @@ def test_bad_files_are_named(tmp_path):
 
 def test_a_table_of_a_european_spreadsheet_gives_the_same_pairs(tmp_path):
     made = rows(score_chosen={3: None, 4: 0.5})
-    cells = [[" Prompt", "Chosen", "Rejected", "Score_Chosen", "Score rejected"], *([str(value if value is not None else "").replace("0.", "0,") for value in row.values()] for row in made)]
+    cells = [[" Prompt", "Chosen", "Rejected", "Score_Chosen", "Score rejected"], *([str(value).replace("0.", "0,") if isinstance(value, float) else value or "" for value in row.values()] for row in made)]
     (tmp_path / "ROWS.CSV").write_bytes("\r\n".join(";".join(row) for row in [*cells, [""] * 5]).encode("utf-8-sig"))
     assert [pair.model_dump() for pair in read_pairs(tmp_path / "ROWS.CSV")] == [pair.model_dump() for pair in read_pairs(written(tmp_path, made))]
 
@@ -128,27 +128,27 @@ MERGING = "{% for message in messages %}{{ message['role'] + ':' + message['cont
 
 @pytest.mark.parametrize("architecture, template, changed, message", [
     ("llama", MERGING, {"chosen": ") Yes, nice."}, "the prompt's tokens are no prefix of prompt and answer"),
-    ("gpt2", "chatml", {}, r"tokens, an answer of 8 included, are more than the 40 that the student can read"),
-    ("gpt2", "chatml", {"rejected": "yes or no? " * 20}, r"tokens are more than the 40 that the student can read"),
-    ("llama", "{{ raise_exception('no') if 'again' in messages[0]['content'] }}" + MERGING, {"prompt": "Is answer 5 harmless again?"}, r"the student's chat template refuses it \(no\)"),
+    ("llama", "{{ raise_exception('no') if 'loud' in messages[-1]['content'] }}" + MERGING, {"rejected": "loud"}, r"the student's chat template refuses it \(no\)"),
+    ("gpt2", "chatml", {"rejected": "yes or no? " * 20}, "tokens are more than the 64 that the student can read"),
 ])  # fmt: skip
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_row_that_the_student_cannot_take_is_named_before_any_training(split, architecture, template, changed, message, tmp_path, monkeypatch):
     made = rows()
-    numbers = {pair.split: number for number, pair in enumerate(read_pairs(written(tmp_path, made)))}
-    short = {"prompt": "Yes?", "chosen": "Yes.", "rejected": "No."} if changed else {}
-    if architecture == "gpt2" and changed:
-        made = [{**row, **short, "prompt": f"Yes {n}?"} for n, row in enumerate(made)]
-        numbers = {pair.split: number for number, pair in enumerate(read_pairs(written(tmp_path, made)))}
-    elif architecture == "gpt2" and split == "train":
-        pytest.skip("no answer of the student's follows on a row that it is trained on")
-    made[numbers[split]] |= changed
-    positions = {"n_positions": 40} if architecture == "gpt2" else {}
-    student = tiny_causal_model(tmp_path / "student", architecture, template, text=TEXT + " assistant:) :) :)" * 20, **positions)
+    number = next(number for number, pair in enumerate(read_pairs(written(tmp_path, made))) if pair.split == split)
+    made[number] |= changed
+    student = tiny_causal_model(tmp_path / "student", architecture, template, text=TEXT + " assistant:) :) :)" * 20)
+    (tmp_path / "student/config.json").write_text((tmp_path / "student/config.json").read_text().replace("512", "64"))  # what the student can read
     monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: pytest.fail("a model was loaded"))
-    place = rf"line {numbers[split] + 1}" if changed else r"line \d+"
-    with pytest.raises(ValueError, match=rf"rows\.jsonl, {place}: .*{message}"):
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, line {number + 1}: .*{message}"):
         train_and_report(read_pairs(written(tmp_path, made)), student, tmp_path / "out", settings=SETTINGS)
+
+
+def test_an_answer_of_the_student_must_fit_behind_a_held_out_prompt(tmp_path):
+    pair = side(pairs_of(tmp_path), "test")[0]  # its prompt has four words
+    before_after.check_row(pair, "here", Words(), 512, 12, answered=True)
+    with pytest.raises(ValueError, match="here: 12 tokens, an answer of 8 included, are more than the 11 that the student can read"):
+        before_after.check_row(pair, "here", Words(), 512, 11, answered=True)
+    before_after.check_row(pair, "here", Words(), 512, 11, answered=False)
 
 
 def test_a_student_that_gives_no_numbers_is_named(tmp_path, monkeypatch):
