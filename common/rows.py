@@ -29,7 +29,8 @@ from common.run import resolve, shortened
 from common.storage import check_characters, parse_json, parse_object
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-MESSAGES = re.compile(r"""[\s\[(]*(?:(?:array|list)[\s\[(]*)?\{\s*['"](?:role|content|from|value)['"]\s*:.*['"](?:role|content|from|value)['"]\s*:.*[]})]\s*""", re.DOTALL)
+KEY = r"""['"](?:role|content|from|value)['"]\s*:"""
+MESSAGES, SECOND_KEY = re.compile(rf"[\s\[(]*(?:(?:array|list)[\s\[(]*)?\{{\s*{KEY}"), re.compile(KEY)
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 RowType = TypeVar("RowType", bound=BaseModel)
@@ -37,7 +38,8 @@ RowType = TypeVar("RowType", bound=BaseModel)
 
 def _text_alone(cell: Any) -> Any:
     """Raises ValueError where messages stand in a text's place: as a list, or printed as Python, NumPy or JSON print one."""
-    if isinstance(cell, list | dict | str) and MESSAGES.fullmatch(cell if isinstance(cell, str) else repr(cell)):
+    text = repr(cell) if isinstance(cell, list | dict) else str(cell).rstrip()
+    if (opening := MESSAGES.match(text)) and text.endswith(("]", "}", ")")) and SECOND_KEY.search(text, opening.end()):
         raise ValueError("messages in place of a text; write the last one's content alone, in pandas: table[column].str[-1].str['content']")
     return cell
 
