@@ -160,10 +160,10 @@ def _from_yaml(text: str, where: str | Path) -> dict[str, Any]:
 
 
 def _overrides(asked: argparse.Namespace, experiment: str) -> dict[str, Any]:
-    """What the command line gives. A text stays one, whatever it looks like; another value is what Python would take it for."""
+    """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like a number."""
     kinds = {name: kind for stage in STAGES for name, kind in declared_parameters(f"{experiment}/{stage}.ipynb")["__annotations__"].items()}
     overrides = {name: value for text in asked.y for name, value in _from_yaml(text, "-y").items()}
-    overrides |= {name: value if kinds.get(name) is str else _literal(value) for name, value in asked.p}
+    overrides |= {name: _literal(text, kinds.get(name)) for name, text in asked.p}
     if asked.seed:
         overrides["seeds"] = asked.seed
     if asked.method:
@@ -171,10 +171,12 @@ def _overrides(asked: argparse.Namespace, experiment: str) -> dict[str, Any]:
     return overrides
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str, kind: Any) -> Any:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        return text
+    if kind is str and not isinstance(value, str):  # quotes go, as in ''
         return text
     return list(value) if isinstance(value, tuple) else value
 

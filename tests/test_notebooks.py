@@ -250,7 +250,7 @@ def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
 @pytest.mark.parametrize("given, wanted", [
     (["-p", "seeds", "0,1"], {"seeds": [0, 1]}), (["-p", "seeds", "[0, 1]"], {"seeds": [0, 1]}), (["-p", "seeds", "3"], {"seeds": 3}), (["-y", "{seeds: [0, 1], methods: [dpo, rdpo]}"], {"seeds": [0, 1], "methods": ["dpo", "rdpo"]}),
     (["-p", "methods", "dpo,rdpo"], {"methods": "dpo,rdpo"}), (["-p", "methods", "'dpo', 'rdpo'"], {"methods": ["dpo", "rdpo"]}), (["-p", "methods", "[dpo, rdpo]"], {"methods": "[dpo, rdpo]"}),
-    (["-p", "output", "2024"], {"output": "2024"}), (["-p", "revision", "0123456"], {"revision": "0123456"}), (["-p", "alpha", "1e-1"], {"alpha": 0.1}), (["-p", "output", "None"], {"output": "None"}),
+    (["-p", "output", "2024"], {"output": "2024"}), (["-p", "revision", "0123456"], {"revision": "0123456"}), (["-p", "alpha", "1e-1"], {"alpha": 0.1}), (["-p", "output", "None"], {"output": "None"}), (["-p", "revision", "''"], {"revision": ""}),
 ], ids=str)  # fmt: skip
 def test_the_command_line_gives_lists_numbers_and_texts_as_they_are_meant(given, wanted, capsys):
     assert main(["miniature", "--experiment", "safety", "--stage", "train_rdpo", "--dry-run", *given]) == 0
