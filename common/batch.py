@@ -1,6 +1,6 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-f NAME] [-p NAME VALUE]
+    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-f NAME] [-p NAME VALUE] [-y YAML]
                                    [--to NAME] [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
@@ -22,9 +22,9 @@ from typing import Any
 import yaml
 
 from common.counterfactual import PAIRS, variant_named
-from common.grid import Step, run_grid
+from common.grid import Step, run_grid, threads_each
 from common.notebook import checked_parameters, declared_parameters, execute, is_finished
-from common.run import INPUTS, ROOT, resolve
+from common.run import INPUTS, ROOT, escape_what_the_terminal_lacks, resolve, shortened
 
 STAGES = ("generate_data", "reward_score", "train_rdpo")
 PROFILES = Path(__file__).parent / "profiles"
@@ -41,7 +41,7 @@ def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, A
     if not path.exists():
         there = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
         raise ValueError(f"unknown profile {profile!r} for {stage}; there are {there}")
-    return {name: value for file in (path, own) if file.exists() for name, value in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
+    return {name: value for file in (path, own) if file.exists() for name, value in _from_yaml(file.read_text(encoding="utf-8"), file).items()}
 
 
 def own_pairs(profile: str, experiment: str) -> str:
@@ -80,19 +80,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}")
     parser.add_argument("-f", action="append", default=[], metavar="NAME", help="more parameters, from NAME.yaml beside the profile's files")
     parser.add_argument("--to", default="", metavar="NAME", help="folder below runs/ for what is made; default: the profile's name")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks; a list as 0,1 or [0, 1]")
+    parser.add_argument("-y", action="append", default=[], metavar="YAML", help="the same as YAML, such as 'seeds: [0, 1]'")
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, at what cost, and run nothing")
     parser.add_argument("--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on")
     asked = parser.parse_args(arguments)
+    escape_what_the_terminal_lacks()
     try:
+        threads_each(asked.jobs)
+        names = _known(asked.experiment or experiments())
         from_files = _from_files(asked.profile, asked.f)
-        overrides = from_files | _overrides(asked)
+        overrides = from_files | _overrides(asked, names[0])
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
-        names = asked.experiment or experiments()
-        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in _known(names)}
+        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
         _check(grid, overrides, from_files)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if asked.only_failed:
@@ -142,12 +145,25 @@ def _from_files(profile: str, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if not (path := PROFILES / profile / f"{name}.yaml").exists():
             raise ValueError(f"-f {name}: no file {path}")
-        found |= yaml.safe_load(path.read_text(encoding="utf-8"))
+        found |= _from_yaml(path.read_text(encoding="utf-8"), path)
     return found
 
 
-def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
-    overrides = {name: _literal(value) for name, value in asked.p}
+def _from_yaml(text: str, where: str | Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected parameters as NAME: VALUE, got {shortened(found)}")
+    return found
+
+
+def _overrides(asked: argparse.Namespace, experiment: str) -> dict[str, Any]:
+    """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like a number."""
+    kinds = {name: kind for stage in STAGES for name, kind in declared_parameters(f"{experiment}/{stage}.ipynb")["__annotations__"].items()}
+    overrides = {name: value for text in asked.y for name, value in _from_yaml(text, "-y").items()}
+    overrides |= {name: _literal(text, kinds.get(name)) for name, text in asked.p}
     if asked.seed:
         overrides["seeds"] = asked.seed
     if asked.method:
@@ -155,11 +171,14 @@ def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
     return overrides
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str, kind: Any) -> Any:
     try:
-        return ast.literal_eval(text)
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    if kind is str and not isinstance(value, str):  # quotes go, as in ''
+        return text
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _known(names: list[str]) -> list[str]:
@@ -174,10 +193,10 @@ def _check(grid: dict[str, list[Step]], overrides: dict[str, Any], from_files: C
     if "pairs" in overrides:
         raise ValueError(f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own")
     steps = [step for of_experiment in grid.values() for step in of_experiment]
-    if len({step.executed for step in steps}) < len(steps):
-        raise ValueError("two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique")
     for step in steps:
         checked_parameters(step.notebook, step.given)
+    if len({step.executed for step in steps}) < len(steps):
+        raise ValueError("two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique")
     for name in [name for name in overrides if not any(name in step.given for step in steps)]:
         elsewhere = name in from_files and any(name in declared_parameters(f"{step.experiment}/{stage}.ipynb") for step in steps for stage in STAGES)
         if not elsewhere:  # a file is for every notebook of the profile, whichever of them run

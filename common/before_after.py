@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 import torch
+from jinja2 import TemplateError
 
 from common.chat import LocalChat
 from common.evaluate import answers_of, mean, rate
@@ -22,6 +24,9 @@ from common.run import Progress
 from common.schema import Metric, ScoredPair
 from common.statistics import mcnemar_exact
 from common.student import check_prompt_is_prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WHEN = {"before": 0.0, "after": 1.0}  # times that the adapter counts
 ANSWERS, ANSWER_TOKENS = 5, 128
@@ -58,7 +63,7 @@ def measure(student: TrainedStudent, held_out: Sequence[ScoredPair], **names: st
     reward_accuracy: share of pairs whose better answer has the higher implicit reward, beta times the log-probability that
     it gained, summed over its tokens. Before training all rewards are 0.
 
-    Raises ValueError when no pair is left.
+    Raises ValueError when no pair is left, or a log-probability is not finite.
     """
     rows = [_token_ids(student, pair) for pair in held_out if score_gap(pair)]
     if not rows:
@@ -73,6 +78,8 @@ def measure(student: TrainedStudent, held_out: Sequence[ScoredPair], **names: st
                 with torch.no_grad():
                     logps[when][row] = torch.cat(pair_logprobs(student.model, *([part] for part in ids)))
                 progress(1)
+            if not logps[when].isfinite().all():
+                raise ValueError(f"{when} training the student gives log-probabilities that are no finite numbers, so it is broken; train with a lower learning rate, or take another student")
             answers[when] = answers_of(LocalChat(student.model, student.tokenizer, progress=progress), held_out[:ANSWERS], ANSWER_TOKENS)
     per_token = {when: summed / tokens for when, summed in logps.items()}
     likelier = {when: values[:, 0] > values[:, 1] for when, values in per_token.items()}
@@ -89,15 +96,36 @@ def measure(student: TrainedStudent, held_out: Sequence[ScoredPair], **names: st
 
 
 def _token_ids(student: TrainedStudent, pair: ScoredPair) -> tuple[list[int], list[int], list[int]]:
-    """Prompt, better and worse answer as the chat template writes them in training."""
-    prompt, (worse, better) = prompt_messages(pair), (pair.response, pair.response_revised)
-    if score_gap(pair) < 0:
-        worse, better = better, worse
-    encode = lambda messages, **how: student.tokenizer.apply_chat_template(messages, return_dict=True, **how)["input_ids"]  # noqa: E731
-    asked = encode(prompt, add_generation_prompt=True)
-    for answer in (better, worse):
-        check_prompt_is_prefix(student.tokenizer, prompt, answer, f"held-out prompt {pair.prompt[:40]!r}")
-    return asked, *(encode([*prompt, {"role": "assistant", "content": answer}])[len(asked) :] for answer in (better, worse))
+    """Prompt, better and worse answer as the chat template writes them in training; `check_row` has seen them."""
+    worse, better = (pair.response, pair.response_revised) if score_gap(pair) > 0 else (pair.response_revised, pair.response)
+    asked = encoded(student.tokenizer, pair)
+    return asked, *(encoded(student.tokenizer, pair, answer)[len(asked) :] for answer in (better, worse))
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, pair: ScoredPair, answer: str | None = None) -> list[int]:
+    """The pair's prompt as the student is asked it, or prompt and answer as it is trained on them."""
+    asked = {"add_generation_prompt": True} if answer is None else {}
+    given = [] if answer is None else [{"role": "assistant", "content": answer}]
+    return tokenizer.apply_chat_template([*prompt_messages(pair), *given], return_dict=True, **asked)["input_ids"]
+
+
+def check_row(pair: ScoredPair, where: str, tokenizer: PreTrainedTokenizerBase, max_length: int, context: int | None, answered: bool) -> None:
+    """Raises ValueError, naming `where`, for a pair that would end the training or `measure` behind it.
+
+    Its chat template refuses the prompt, or the prompt's tokens do not open those of prompt and answer; or the student, which learned
+    `context` positions, cannot read it: in training up to `max_length`, held out as a whole, and `answered` with its answer.
+    """
+    try:
+        for answer in (pair.response, pair.response_revised):
+            check_prompt_is_prefix(tokenizer, prompt_messages(pair), answer, where)
+    except TemplateError as error:
+        raise ValueError(f"{where}: the student's chat template refuses it ({error})") from None
+    if context is not None:
+        longest = max(len(encoded(tokenizer, pair, answer)) for answer in (pair.response, pair.response_revised))
+        needed = min(longest, max_length) if pair.split == "train" else max(longest, answered * (len(encoded(tokenizer, pair)) + ANSWER_TOKENS))
+        if needed > context:
+            what = f"{needed} tokens, an answer of {ANSWER_TOKENS} included," if needed > longest else f"{needed} tokens"
+            raise ValueError(f"{where}: {what} are more than the {context} that the student can read; shorten the row, lower max_length, or take another student")
 
 
 def report(result: Result, held_out: Sequence[ScoredPair], counts: Mapping[str, Mapping[str, int]], student: str | Path) -> str:

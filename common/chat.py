@@ -50,7 +50,7 @@ class KeptChat:
 
     Args:
         chat: the model; None answers from what `path` holds alone (recorded replies).
-        path: JSONL file; it is locked while replies are asked for, and only then.
+        path: JSONL file; it is locked while replies are asked for, and only then. Recorded replies are read and never written.
 
     Raises:
         BlockingIOError: another process has the file open.
@@ -63,7 +63,7 @@ class KeptChat:
         self._store: JsonlStore | None = None
 
     def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
-        self._store = self._store or JsonlStore(self.path)
+        self._store = self._store or JsonlStore(self.path, read_only=self.chat is None)
         rows: dict[str, list[int]] = {}  # of the same request
         for row, conversation in enumerate(conversations):
             rows.setdefault(fingerprint(self.name, conversation, sampling.model_dump(), digits=32), []).append(row)
@@ -79,7 +79,7 @@ class KeptChat:
             kept, missing = ([key for key in rows if (key in store) is there] for there in (True, False))
             for key in kept:
                 fields = store[key]
-                give(key, cleaned(Reply(**{name: fields[name] for name in Reply.model_fields})))
+                give(key, cleaned(Reply(**{name: fields[name] for name in Reply.model_fields if name in fields})))
 
             def keep(number: int, reply: Reply) -> None:
                 reply = cleaned(reply)

@@ -34,7 +34,7 @@ from common.mechanism import noise_of, probe
 from common.methods import METHODS
 from common.miniature import safety
 from common.report import OBJECTIVES
-from common.run import Progress, quiet_libraries, resolve, world_of
+from common.run import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve, world_of
 from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
@@ -231,6 +231,9 @@ def main() -> None:
     parser.add_argument("--to", type=resolve, default=RESULTS, help="folder of the rows; another one than the default takes the settings chosen there and makes no trials")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
+    if asked.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    escape_what_the_terminal_lacks()
     every = list(parts("safety"))
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
     if unknown:

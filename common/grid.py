@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import Manager
 from pathlib import Path
 from queue import Queue
+from tempfile import gettempdir
 from typing import Any, NamedTuple
 
 from common.counterfactual import variant_named
@@ -59,11 +60,11 @@ class Outcome(NamedTuple):
 def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
     """Runs one notebook in this process, unless it is finished."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    step.executed.parent.mkdir(parents=True, exist_ok=True)
     gpu = gpus.get() if gpus and step.uses_gpu else None
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     try:
+        step.executed.parent.mkdir(parents=True, exist_ok=True)
         ran = execute(step.notebook, step.executed, step.given, log=step.log)
         return Outcome("done" if ran else "finished before with the same code, data and parameters, reused")
     except Exception as error:
@@ -75,12 +76,31 @@ def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
             gpus.put(gpu)
 
 
+LONGEST_FOLDER = 70
+"""Bytes in the name of the folder for temporary files: below it lie sockets, whose whole name may have a little over a hundred."""
+
+
+def threads_each(jobs: int) -> int:
+    """The threads of each of `jobs` notebooks side by side: its share of the cores, at most the user's OMP_NUM_THREADS.
+
+    Raises ValueError, with what to set, where no grid can run: fewer than one job, no number of threads, or too long a name
+    of the folder for temporary files.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: at least one notebook must run at a time")
+    if len(os.fsencode(gettempdir())) > LONGEST_FOLDER:
+        raise ValueError(f"the folder for temporary files, {gettempdir()}, has too long a name for the sockets of notebooks; set TMPDIR to one of at most {LONGEST_FOLDER} bytes, such as /tmp")
+    cores, allowed = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if allowed and not allowed.isdecimal():
+        raise ValueError(f"OMP_NUM_THREADS = {allowed!r} is no number of threads; set one, or unset it")
+    return max(1, min(int(allowed or cores), cores // jobs))
+
+
 def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
     """Runs the steps of every experiment in order, `jobs` notebooks side by side; an experiment ends at its first failure
-    and the others go on. Returns the reports of all failures."""
+    and the others go on. Returns the reports of all failures. Raises ValueError as `threads_each` does."""
     waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
-    cores = os.cpu_count() or 1
-    threads = max(1, min(int(os.environ.get("OMP_NUM_THREADS", str(cores)).split(",")[0]), cores // jobs))
+    threads = threads_each(jobs)
     with Manager() as manager, ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
         gpus = manager.Queue() if (devices := _gpus()) else None
         for device in devices:

@@ -3,21 +3,47 @@
 A labels file holds one answer a line with the labels of one rater's two readings, the second blind to the first:
 `{"id": ..., "prompt": ..., "answer": ..., "score": [1, 1]}`; for sycophancy `sentiment` and `quality` stand in the place of
 `score`. 1 is what the judge should put into the upper half of its scale. A line whose texts may not be copied has only
-its `id` (`answer_id`), and a second file supplies them: JSONL of `prompt` and `answer`, or judged pages (`recorded.load_judged`).
+its `id` (`answer_id`), and a second file supplies them: `prompt` and `answer`, or judged pages (`recorded.load_judged`). Every table
+is JSONL, or whatever else `rows.read_rows` reads.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, create_model
 
 from common.judge import FeedbackJudge, Judge, Judgement
 from common.local_judges import LocalJudge
-from common.recorded import load_judged
+from common.recorded import JudgedAnswer, load_judged
+from common.rows import read_table
 from common.schema import answer_id, fingerprint
 from common.statistics import agreement
-from common.storage import read_lines
+
+
+LABELS = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}  # a table's cells may be texts, and pandas writes whole numbers so; True is neither
+Label = Annotated[Literal[0, 1], BeforeValidator(lambda cell: LABELS.get(str(cell).strip(), str(cell)))]
+Readings = Annotated[tuple[Label, Label], BeforeValidator(lambda cell: re.findall(r"[^\s,;]+", cell.strip("[]() ")) if isinstance(cell, str) else cell)]
+"""A rater's labels of two readings; in a CSV `1 1`, or `[1, 1]`."""
+
+
+class LearnedRow(BaseModel):
+    text: str
+    label: Label
+
+
+class AnswerRow(BaseModel):
+    prompt: str
+    answer: str
+
+
+class LabelRow(BaseModel):
+    id: str = ""
+    prompt: str | None = None
+    answer: str | None = None
 
 
 class LearnedJudge:
@@ -42,15 +68,12 @@ class LearnedJudge:
 
     @classmethod
     def from_file(cls, path: str | Path) -> LearnedJudge:
-        """Learned from a JSONL file of `text` and `label` (1 scores high, or 0), whose content stands in the judge's name.
+        """Learned from a table of `text` and `label` (1 scores high, or 0), whose content stands in the judge's name.
 
         Raises ValueError naming the line that lacks one of them.
         """
-        rows = list(read_lines(path))
-        for number, row in rows:
-            if not isinstance(row.get("text"), str) or row.get("label") not in (0, 1):
-                raise ValueError(f"{path}, line {number}: a judge is learned from lines with text and label, 0 or 1")
-        texts, labels = ([row[name] for _, row in rows] for name in ("text", "label"))
+        rows = [row.read(LearnedRow) for row in read_table(path)]
+        texts, labels = [row.text for row in rows], [row.label for row in rows]
         return cls(texts, labels, f"learned from {Path(path).name} {fingerprint(texts, labels)}")
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
@@ -147,30 +170,31 @@ def _agreement(labelled: Sequence[Labelled], judged: Sequence[Judgement], middle
     return {**agreement([item.label for item, _ in scored], verdicts), "unscored": len(labelled) - len(scored), "errors": errors}
 
 
-def _texts(path: Path) -> list[dict[str, str]]:
-    """Prompts and answers of a JSONL file, or of judged pages as `recorded.load_judged` reads them."""
-    if path.is_dir() or path.suffix == ".md":
-        return [{"prompt": judged.prompt, "answer": judged.answer} for judged in load_judged(path)]
-    return [row for _, row in read_lines(path)]
+def _texts(path: Path) -> list[AnswerRow | JudgedAnswer]:
+    """Prompts and answers of a table, or of judged pages as `recorded.load_judged` reads them."""
+    return load_judged(path) if path.is_dir() or path.suffix == ".md" else [row.read(AnswerRow) for row in read_table(path)]
 
 
 def read_labels(path: str | Path, criterion: str = "score", texts: str | Path = "") -> tuple[list[Labelled], list[int]]:
     """(answers with the label of the first reading, labels of the second).
 
-    Raises ValueError naming file and line for a line without two labels 0 or 1 of the criterion, or without its texts.
+    Raises ValueError naming file and line for a line without two labels 0 or 1 of the criterion, without its texts, or with an
+    answer that another line labels.
     """
-    found = {answer_id(row["prompt"], row["answer"]): row for row in _texts(Path(texts))} if texts else {}
-    labelled, again = [], []
-    for number, row in read_lines(path):
-        readings = row.get(criterion)
-        if not isinstance(readings, list) or len(readings) != 2 or not {*readings} <= {0, 1}:
-            raise ValueError(f"{path}, line {number}: {criterion} must hold the labels of two readings, each 0 or 1, not {readings!r}")
-        source = row if "answer" in row else found.get(row.get("id"))
+    found = {answer_id(row.prompt, row.answer): row for row in _texts(Path(texts))} if texts else {}
+    row_type = create_model("LabelledRow", __base__=LabelRow, **{criterion: (Readings, ...)})
+    labelled, again, places = [], [], {}
+    for row in read_table(path):
+        read = row.read(row_type)
+        source = read if read.prompt and read.answer is not None else found.get(read.id)
         if source is None:
             where = f"{texts} has no answer of this id" if texts else "only an id; give labels_texts, where the prompt and answer that it stands for are"
-            raise ValueError(f"{path}, line {number}: {where}")
-        labelled.append(Labelled(source["prompt"], source["answer"], readings[0]))
-        again.append(readings[1])
+            raise ValueError(f"{row.where}: {where}")
+        if (before := places.setdefault(answer_id(source.prompt, source.answer), row.where)) != row.where:
+            raise ValueError(f"{row.where}: the same prompt and answer as in {before}; delete one of them")
+        first, second = getattr(read, criterion)
+        labelled.append(Labelled(source.prompt, source.answer, first))
+        again.append(second)
     return labelled, again
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from common.feedback import EXPRESSIONS, names_flaw
 from common.judge import FeedbackJudge, Judgement
-from common.run import resolve
+from common.rows import read_rows
 from common.schema import ScoreScale, fingerprint
-from common.storage import read_lines
 
 ARGUMENTS = "sycophancy/arguments.jsonl"
 
@@ -56,6 +57,11 @@ class LexiconJudge:
         return [Judgement(5 * polarity, f"polarity = {polarity:.4f}") for polarity in polarities]
 
 
+class FlawRow(BaseModel):
+    argument: str
+    flaw: str
+
+
 class FlawJudge:
     """Quality of feedback on an argument of a file of arguments, 5 or 0, by `feedback.names_flaw`; the rule is ours.
 
@@ -64,13 +70,13 @@ class FlawJudge:
     text stands in the prompt, in whatever stance it is wrapped; a prompt without one is unscored.
 
     Args:
-        arguments: JSONL of `argument` and `flaw`, "" for a sound one; from the project root.
+        arguments: a table of `argument` and `flaw`, "" for a sound one, as `rows.read_rows` reads it; from the project root.
     """
 
     scale = (ScoreScale.ZERO_TO_FIVE.minimum, ScoreScale.ZERO_TO_FIVE.maximum)
 
     def __init__(self, arguments: str | Path = ARGUMENTS):
-        self.flaws = {row["argument"]: row["flaw"] for _, row in read_lines(resolve(arguments))}
+        self.flaws = {read.argument: read.flaw for row in read_rows(arguments) for read in [row.read(FlawRow)]}
         self.file = Path(arguments).name
         self.name = f"rule of words on {self.file} {fingerprint(self.flaws)}"
 

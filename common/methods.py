@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from common.chat import ChatModel, LocalChat, OnReply, hand_over
 from common.identity import located
@@ -19,7 +19,7 @@ from common.logprobs import grouped_logprobs
 from common.loss import LOSSES, knobs_of, uses_scores
 from common.preference import accepted, preference_dataset, prompt_messages
 from common.prompts import ExperimentPrompts
-from common.run import Progress, resolve
+from common.run import Progress, checked, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
 from common.student import adapter_tokenizer, adapters_to_float32, load_adapter, load_as_it_is, load_student, lora_settings, precision, release_memory
@@ -76,8 +76,10 @@ class TrainSettings:
         return {name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")}
 
     def __post_init__(self):
-        """Raises ValueError for a micro_batch that does not divide the batch."""
-        if self.micro_batch < 0 or self.micro_batch and self.batch_size % self.micro_batch:
+        """Raises ValueError for a number that is not finite or out of its range, and a micro_batch that does not divide the batch."""
+        for name, kind in get_type_hints(TrainSettings).items():
+            checked(name, getattr(self, name), kind)
+        if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from common.identity import identity
 from common.run import ROOT, check_parameters, resolve
 from common.schema import fingerprint
+from common.storage import write_json
 
 
 def declared_parameters(notebook: str | Path) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], a
     executed.parent.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     start = time.perf_counter()
-    with TemporaryDirectory(prefix="rdpo-") as own, open(log, "w", buffering=1) if log else nullcontext(sys.stdout) as printed:
+    with TemporaryDirectory(prefix="rdpo-") as own, open(log, "w", buffering=1, encoding="utf-8") if log else nullcontext(sys.stdout) as printed:
         papermill.execute_notebook(
             str(resolve(notebook)), str(executed), parameters=given, cwd=str(ROOT), kernel_name="python3",
             progress_bar=False, stdout_file=printed,
@@ -59,14 +60,17 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], a
             # Unix sockets in a folder of the kernel's own: kernels side by side fight neither for ports nor for names
             config=Config(KernelManager={"transport": "ipc", "ip": f"{own}/kernel"}),
         )  # fmt: skip
-    mark.write_text(json.dumps({"made_of": _made_of(notebook, parameters), "seconds": round(time.perf_counter() - start, 1)}) + "\n")
+    write_json(mark, {"made_of": _made_of(notebook, parameters), "seconds": round(time.perf_counter() - start, 1)})
     return True
 
 
 def is_finished(notebook: str | Path, executed: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the executed copy was made by this very code, with these parameters and input files."""
-    mark = executed.with_suffix(".done.json")
-    return mark.exists() and executed.exists() and json.loads(mark.read_text())["made_of"] == _made_of(notebook, parameters)
+    """Whether the executed copy was made by this very code, with these parameters and input files. A torn mark says nothing."""
+    try:
+        made_of = json.loads(executed.with_suffix(".done.json").read_text(encoding="utf-8"))["made_of"]
+    except (OSError, ValueError, TypeError, LookupError):
+        return False
+    return executed.exists() and made_of == _made_of(notebook, parameters)
 
 
 def _made_of(notebook: str | Path, parameters: dict[str, Any]) -> str:

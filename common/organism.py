@@ -21,7 +21,7 @@ from common.evaluate import answers_of, mean
 from common.lexicon import ARGUMENTS, LEXICONS, LexiconJudge
 from common.methods import TrainSettings, train
 from common.prompts import fill
-from common.run import Progress, quiet_libraries, resolve
+from common.run import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve
 from common.schema import Metric, PromptRecord, ScoredPair
 from common.smollm2 import smollm2
 from common.sources import load_prompts
@@ -164,6 +164,7 @@ def shifts(felt: Sequence[Mapping[str, float]], **names: str | int) -> list[Metr
 
 
 def main() -> None:
+    escape_what_the_terminal_lacks()
     quiet_libraries()
     records = load_prompts("sycophancy", ARGUMENTS)
     held_out = list(dict.fromkeys(record.plain_prompt for record in records if record.split != "train"))

@@ -2,30 +2,32 @@
 
     python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
-The file is CSV, JSONL or a JSON list with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected` and, where
-there is one, `system`. A score may be empty (null): its pair is left out and counted. No judge is asked.
+The file is CSV, JSONL, a JSON list or Parquet (see `common/rows.py`) with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`,
+`score_rejected` and, where there is one, `system`. A score may be empty (null): its pair is left out and counted. No judge is asked.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, FiniteFloat
+from pydantic import BaseModel, Field
 
-from common.before_after import account, measure, report, score_gap
+from common.before_after import ANSWERS, account, check_row, measure, report, score_gap
 from common.experiment import Result, card
 from common.methods import METHODS, TrainSettings, is_trained
 from common.preference import SCORES
-from common.rows import Text, read_rows
-from common.run import quiet_libraries, write_manifest
+from common.rows import OptionalText, Score, Text, read_table
+from common.run import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.sources import split_of
+from common.student import context_of, load_tokenizer
 from common.trainings import kept_training, trained_once, training_of
 
 TRAINED = tuple(method for method in METHODS if is_trained(method))
@@ -37,7 +39,6 @@ OPTIONS = {
     "learning_rate": "of whichever method", "epochs": "times that every pair is seen", "batch_size": "pairs a step", "beta": "higher stays closer to the student",
     "alpha": "rdpo: weight of the score gap", "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
 }  # fmt: skip
-Score = Annotated[FiniteFloat | None, BeforeValidator(lambda cell: cell if str(cell).strip() else None)]
 
 
 class OwnRow(BaseModel):
@@ -48,22 +49,26 @@ class OwnRow(BaseModel):
     rejected: Text
     score_chosen: Score
     score_rejected: Score
-    system: Annotated[str, BeforeValidator(lambda cell: cell or "")] = ""
+    system: OptionalText = ""
 
 
-def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) -> list[ScoredPair]:
+class OwnPair(ScoredPair):
+    """A pair that knows its file and line, for messages; they are no part of what is kept."""
+
+    where: str = Field(default="", exclude=True)
+
+
+def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) -> list[OwnPair]:
     """A pair a row, of split `train` or `test` by a hash of its prompt, so that no prompt is in both.
 
     Raises ValueError or FileNotFoundError naming file, line, column and remedy: a broken row, a score outside `score_range`
     (lowest, highest), equal answers, a row that stands twice, too few pairs.
     """
-    rows, (low, high) = Path(rows).absolute(), score_range
-    if not rows.is_file():
-        raise FileNotFoundError(f"no file {rows}; give a CSV, JSONL or JSON file")
-    if not low < high:
+    low, high = score_range
+    if not 0 < high - low < math.inf:
         raise ValueError(f"the score range is lowest and highest, not {low:g} and {high:g}")
     pairs, places = [], {}
-    for row in read_rows(rows):
+    for row in read_table(rows):
         read = row.read(OwnRow)
         for name in SCORES:
             if (score := getattr(read, name)) is not None and not low <= score <= high:
@@ -72,9 +77,9 @@ def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) 
             raise ValueError(f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row")
         if (before := places.setdefault((read.system, read.prompt, read.chosen, read.rejected), row.where)) != row.where:
             raise ValueError(f"{row.where}: the same prompt and answers as in {before}; delete one of them")
-        pairs.append(ScoredPair(
+        pairs.append(OwnPair(
             id=fingerprint(read.system, read.prompt, read.chosen, read.rejected), experiment="own_data", split=split_of(read.prompt, SHARES), system=read.system, prompt=read.prompt,
-            response=read.rejected, response_revised=read.chosen, score_response=read.score_rejected, score_revised=read.score_chosen, scale=score_range,
+            response=read.rejected, response_revised=read.chosen, score_response=read.score_rejected, score_revised=read.score_chosen, scale=score_range, where=row.where,
         ))  # fmt: skip
     scored = Counter(pair.split for pair in pairs if score_gap(pair) is not None)
     unequal = sum(bool(score_gap(pair)) for pair in side(pairs, "test"))
@@ -95,8 +100,11 @@ def train_and_report(
 ) -> Result:
     """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into `output`.
 
-    What is there of the same pairs and settings is not made again. `load` goes to `load_student`. Raises ValueError for a method
-    that trains nothing, FileExistsError where `output` holds another adapter.
+    What is there of the same pairs and settings is not made again. `load` goes to `load_student`.
+
+    Raises:
+        ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be trained or measured on.
+        FileExistsError: `output` holds another adapter.
     """
     if method not in TRAINED:
         raise ValueError(f"method {method!r} trains nothing; there are {', '.join(TRAINED)}")
@@ -109,6 +117,11 @@ def train_and_report(
     if path.exists() and (result := Result.read(path)).made_of == made_of:
         print(f"{adapter}: made and measured before with the same data and settings", flush=True)
         return result
+    tokenizer, context = load_tokenizer(student, load.get("revision"), load.get("pad_token")), context_of(student, load.get("revision"))
+    answered = {pair.id for pair in held_out[:ANSWERS]}
+    for pair in pairs:
+        where = getattr(pair, "where", "") or f"the pair of prompt {pair.prompt[:40]!r}"
+        check_row(pair, where, tokenizer, settings.max_length, context, pair.id in answered)
     trained = trained_once(method, student, train_pairs, settings, output, **load)
     metrics, answers = measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
     how = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
@@ -137,19 +150,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
-    for name in ("learning_rate", "epochs", "batch_size", "beta", "max_length"):
-        if getattr(asked, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')} must be above 0")
+    try:
+        for name in OPTIONS:
+            checked(name, getattr(asked, name), type(getattr(SETTINGS, name)))
+    except ValueError as error:
+        parser.error(f"--{str(error).replace('_', '-')}")
+    escape_what_the_terminal_lacks()
     quiet_libraries()
+    output = Path(asked.output).expanduser()
     settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
     try:
         pairs = read_pairs(asked.rows, tuple(asked.score_range))
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-        train_and_report(pairs, asked.student, asked.output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)
+        train_and_report(pairs, asked.student, output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
-    print((Path(asked.output) / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
-    print(f"answers before and after: {Path(asked.output) / 'report.md'}; adapter: {Path(asked.output) / 'adapter'}")
+    print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
+    print(f"answers before and after: {output / 'report.md'}; adapter: {output / 'adapter'}")
 
 
 if __name__ == "__main__":

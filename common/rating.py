@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from common.evaluate import rate
 from common.experiment import Result, excerpts
 from common.judged import OUTCOME_SETS
+from common.labels import Readings
+from common.rows import Text, by_id, read_table
+from common.run import escape_what_the_terminal_lacks
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import agreement, corrected_rate, mcnemar_exact, wilson_interval
-from common.storage import read_lines, read_records
+from common.storage import read_records, refuse_repeats
 
 CONTRASTS = (("rdpo", "dpo"), ("rdpo_nll", "dpo_nll"), ("rdpo", "rdpo_filter"), ("rdpo", "dsc"), ("rdpo", "sft"))
 """What scores inside the loss add to DPO, plain and with likelihood beside it; refined DPO against DPO on accepted pairs, and against likelihood
@@ -54,15 +60,19 @@ def blind_sample(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRe
     return rng.sample(list(chosen.values()), len(chosen))
 
 
+class RatingRow(BaseModel):
+    id: Text
+    label: Readings
+
+
+class BetterRow(BaseModel):
+    id: Text
+    label: Literal["first", "second", "same"]
+
+
 def read_ratings(path: str | Path) -> dict[str, tuple[int, int]]:
-    """Id -> labels of the two readings. Raises ValueError naming the line that has not two labels, 0 or 1."""
-    found = {}
-    for number, row in read_lines(path):
-        labels = row.get("label")
-        if not row.get("id") or not isinstance(labels, list) or len(labels) != 2 or not {*labels} <= {0, 1}:
-            raise ValueError(f"{path}, line {number}: expected an id and the labels of two readings, each 0 or 1, got {row}")
-        found[row["id"]] = tuple(labels)
-    return found
+    """Id -> labels of the two readings. Raises ValueError naming the line that has not two labels, 0 or 1, or an id of another line."""
+    return {name: row.label for name, row in by_id(read_table(path), RatingRow).items()}
 
 
 def rated(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, tuple[bool, int]]]:
@@ -172,8 +182,9 @@ def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) 
     """What labels of `blind_pairs` say. better, same, worse: how many revisions are that, against the original. judge_right: of the pairs
     that the rater and the scores both tell apart, the share that they order alike, with its Wilson interval and n.
 
-    Raises ValueError naming the label that is none of the three, or the id that is no pair's.
+    Raises ValueError naming the label that is none of the three, or the id that is no pair's or labelled twice.
     """
+    refuse_repeats([row.get("id") for row in labels], "labels")
     by_id, said = {pair.id: pair for pair in pairs}, Counter()
     right = []
     for row in labels:
@@ -195,13 +206,14 @@ def main() -> None:
     parser.add_argument("scored")
     parser.add_argument("labels", nargs="?")
     asked = parser.parse_args()
+    escape_what_the_terminal_lacks()
     try:
-        pairs = read_records(asked.scored, ScoredPair)
-        found = [revisions(pairs, [row for _, row in read_lines(asked.labels)])] if asked.labels else blind_pairs(pairs)
+        pairs = read_records(os.path.expanduser(asked.scored), ScoredPair)
+        found = [revisions(pairs, [row.model_dump() for row in by_id(read_table(asked.labels), BetterRow).values()])] if asked.labels else blind_pairs(pairs)
     except (ValueError, OSError) as error:
         sys.exit(f"rating: {error}")
     for line in found:
-        print(json.dumps(line, ensure_ascii=False))
+        print(json.dumps(line, ensure_ascii="utf" not in sys.stdout.encoding.lower()))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from common.attacks import ATTACKS, Attacks
 from common.prompts import PROMPTS
-from common.rows import Row, Text, read_rows
+from common.rows import Row, Text, read_rows, read_text
 from common.run import resolve
 from common.schema import Pair
 from common.sources import SHARES, SPLITS, STANCE_OF, Request, check_experiment, first_line, keep_apart, placed
@@ -204,7 +204,7 @@ def load_judged(path: str | Path) -> list[JudgedAnswer]:
 
 def _judged_of(page: Path) -> Iterator[JudgedAnswer]:
     model = page.stem.removeprefix("generations_")
-    table = [(number, line) for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1) if line.startswith("|")]
+    table = [(number, line) for number, line in enumerate(read_text(page).split("\n"), start=1) if line.startswith("|")]
     for number, line in table[2:]:  # behind the header and its rule
         prompt, *answer, system, score = line.strip()[1:-1].split("|")
         if not answer or score.strip() not in ("0", "1"):
@@ -217,7 +217,7 @@ def clone_wrappers(path: str | Path) -> Attacks:
     train on, its 8 ood ones held out. The file is parsed and never run. Raises ValueError naming what it lacks."""
     path = resolve(path)
     try:
-        lists = {node.targets[0].id: node.value for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Assign)}
+        lists = {node.targets[0].id: node.value for node in ast.parse(read_text(path)).body if isinstance(node, ast.Assign)}
         train, ood = (_named_templates(lists[f"jailbreak_templates_{name}"], name) for name in ("revised", "ood"))
     except (KeyError, SyntaxError, ValueError) as error:
         raise ValueError(f"{path}: expected lists jailbreak_templates_revised and jailbreak_templates_ood of texts with a slot {{prompt}} ({error})") from None

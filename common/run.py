@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.storage import write_json
 
@@ -25,7 +25,7 @@ INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 
 def resolve(path: str | Path) -> Path:
     """A path of a parameter: relative ones start at the project root, wherever the kernel was started."""
-    return ROOT / Path(path).expanduser()
+    return ROOT / os.path.expanduser(path)
 
 
 def input_of(stage: str, parameters: Mapping[str, Any]) -> Path:
@@ -33,28 +33,70 @@ def input_of(stage: str, parameters: Mapping[str, Any]) -> Path:
     return resolve(parameters["pairs_file"] or Path(parameters["output"]) / INPUTS[stage])
 
 
+SHARE, POSITIVE, WEIGHT, COUNT, SEED = Field(ge=0, le=1), Field(gt=0), Field(ge=0), Field(ge=1), Field(ge=0, lt=2**32)
+LIMITS = {
+    **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "judge_error", "judge_unclear", "failed_limit", "unscored_limit"), SHARE),
+    **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "repetition_penalty"), POSITIVE),
+    **dict.fromkeys(("alpha", "eta", "nll_weight", "temperature", "max_cost", "prices", "micro_batch", "train_pairs", "prompts"), WEIGHT),
+    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "concurrency"), COUNT),
+    **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "least_kappa": Field(ge=-1, le=1),
+}  # fmt: skip
+"""Setting, by its name wherever it is one -> the range of its value, or of every value in its list."""
+WITHOUT_REPEATS = ("methods", "seeds", "swapped")
+"""Lists whose values are rows of a table: one that stands twice would count twice."""
+
+
+def checked(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
+    """The value of a setting, of its type, finite and within `LIMITS`. Raises ValueError naming setting, value and what is wanted."""
+    if name in WITHOUT_REPEATS and isinstance(value, list) and len(set(map(str, value))) < len(value):
+        raise ValueError(f"{name} = {shortened(value)}: a value stands twice")
+    item = Annotated[kind.__args__[0] if _is_list(kind) else kind, LIMITS.get(name)]
+    kind = Annotated[list[item], Field(min_length=1)] if _is_list(kind) else item
+    try:
+        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=strict)
+    except ValidationError as error:
+        raise ValueError(f"{name} = {shortened(value)}: {error.errors()[0]['msg'].lower()}") from None
+
+
+def _is_list(kind: Any) -> bool:
+    return getattr(kind, "__origin__", kind) is list
+
+
+def shortened(value: object, most: int = 60) -> str:
+    """A value as Python writes it, cut where it is long, for messages."""
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "..."
+
+
 def check_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook's parameters, checked against their annotations. Call it in the cell after `parameters`.
+    """The notebook's parameters, checked against their annotations and `LIMITS`. Call it in the cell after `parameters`.
 
     Every annotated name is a parameter; any other plain value in the namespace can only have come from outside and is a
-    misspelt one. A list is also taken from a single value or one string with commas, since `papermill -p` passes no lists.
+    misspelt one. A list is also taken from a single value or one string, `0,1` or `[0, 1]`, since `papermill -p` passes no lists.
 
-    Raises ValueError naming every unknown or mistyped parameter.
+    Raises ValueError naming every unknown, mistyped or impossible parameter.
     """
     declared = {name: kind for name, kind in namespace.get("__annotations__", {}).items() if not name.startswith("_")}
     problems = [_unknown(name, declared) for name, value in namespace.items() if _comes_from_outside(name, value, declared)]
     values = {}
     for name, kind in declared.items():
-        value, lax = namespace[name], False
-        if getattr(kind, "__origin__", kind) is list and not isinstance(value, list):
-            value, lax = [part.strip() for part in str(value).split(",") if part.strip()], True
+        value, from_text = namespace[name], False
+        if _is_list(kind) and not isinstance(value, list):
+            value, from_text = list(value) if isinstance(value, tuple) else _listed(str(value)), not isinstance(value, tuple)
         try:
-            values[name] = TypeAdapter(kind).validate_python(value, strict=not lax)
-        except ValidationError as error:
-            problems.append(f"parameter {name} = {value!r} is not {getattr(kind, '__name__', kind)}: {error.errors()[0]['msg'].lower()}")
+            values[name] = checked(name, value, kind, strict=not from_text)
+        except ValueError as error:
+            problems.append(f"parameter {error}")
     if problems:
         raise ValueError("; ".join(problems))
     return values
+
+
+def _listed(text: str) -> list[str]:
+    """The parts of `a,b`, `[a, b]` or `["a", "b"]`."""
+    text = text.strip()
+    inner = text[1:-1] if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")) else text
+    return [part for piece in inner.split(",") if (part := piece.strip().strip("'\"").strip())]
 
 
 def _comes_from_outside(name: str, value: Any, declared: Mapping[str, Any]) -> bool:
@@ -97,6 +139,12 @@ class Progress:
             self.said, spent = now, now - self.start
             left = spent / self.done * (self.total - self.done) if self.done else float("nan")
             print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, about {left:.0f} s left", flush=True)
+
+
+def escape_what_the_terminal_lacks() -> None:
+    """A command's first act: characters that the terminal's or the pipe's encoding lacks are printed as escapes, instead of ending it."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:

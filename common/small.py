@@ -24,7 +24,7 @@ from common.attacks import JAILBREAKS, PERSONAS
 from common.organism import stance_follower
 from common.recorded import PLAIN_HELPER, UNCENSORED, load_judged
 from common.rows import read_rows
-from common.run import ROOT, quiet_libraries, resolve
+from common.run import ROOT, escape_what_the_terminal_lacks, quiet_libraries, resolve
 from common.schema import Pair, fingerprint
 from common.smollm2 import smollm2
 from common.sources import SPLITS, first_line, keep_apart, words
@@ -233,7 +233,9 @@ def prepare(folder: str | Path = "", experiments: Collection[str] = ("sycophancy
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m common.small", description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", default="", help="where the recorded rows are; default: the public repository")
-    prepare(parser.parse_args().folder)
+    asked = parser.parse_args()
+    escape_what_the_terminal_lacks()
+    prepare(asked.folder)
 
 
 if __name__ == "__main__":

@@ -31,34 +31,43 @@ class JsonlStore:
     tail: a last line without its newline was never finished, is cut off and will be made again. Memory is O(ids), bytes
     written per record O(record).
 
+    Args:
+        read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is read.
+
     Raises:
         BlockingIOError: another process has the file open.
         ValueError: a complete line is not JSON or has no `id`; names file and line.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, read_only: bool = False):
+        self.path, self.read_only = Path(path), read_only
         self._offsets: dict[str, int] = {}
         self._end = 0  # of what the offsets cover
         self._synced = time.monotonic()
         self._open()
 
     def _open(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self.path, "a+b", buffering=0)
+        if self.read_only:
+            self._file = open(self.path, "rb")
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b", buffering=0)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._file.close()
-            raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
-        try:
-            self._cut_torn_tail()
+            if not self.read_only:
+                self._lock()
+                self._cut_torn_tail()
             if self._file.seek(0, os.SEEK_END) != self._end:
                 self._offsets = {fields["id"]: offset for offset, fields in self._records()}
                 self._end = self._file.seek(0, os.SEEK_END)
         except BaseException:
             self._file.close()  # or the lock would outlive the failure
             raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
 
     def append(self, record: BaseModel | dict[str, Any]) -> None:
         """Writes one record. Raises ValueError when its id is already there."""
@@ -88,7 +97,8 @@ class JsonlStore:
 
     def close(self) -> None:
         if not self._file.closed:
-            self._sync()
+            if not self.read_only:
+                self._sync()
             self._file.close()
 
     def _sync(self) -> None:
@@ -129,8 +139,8 @@ class JsonlStore:
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
         for number, offset, fields in _read(self.path):
-            if "id" not in fields:
-                raise ValueError(f"{self.path}, line {number}: the record has no id")
+            if not isinstance(fields.get("id"), str):
+                raise ValueError(f"{self.path}, line {number}: the record has no id, which is a text")
             yield offset, fields
 
 
@@ -162,7 +172,7 @@ class Records(Sequence[RecordType]):
 def _line_at(path: Path, offset: int) -> dict[str, Any]:
     with open(path, "rb") as file:
         file.seek(offset)
-        return json.loads(file.readline())
+        return json.loads(file.readline().splitlines()[0])
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -171,18 +181,59 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(line number, offset in bytes, object) of every line."""
-    offset = 0
+    """(line number, offset in bytes, object) of every line that is not blank, whether it ends in LF, CRLF or, as on old Macs, CR,
+    and whether or not it begins with a byte order mark."""
+    number = offset = 0
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                fields = json.loads(line.decode("utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise ValueError(f"{path}, line {number}: not valid JSON ({error}); mend or delete the line") from None
-            if not isinstance(fields, dict):
-                raise ValueError(f"{path}, line {number}: expected a JSON object, found {type(fields).__name__}")
-            yield number, offset, fields
-            offset += len(line)
+        for chunk in file:
+            for line in chunk.splitlines(keepends=True):
+                number += 1
+                try:
+                    text = line.decode("utf-8-sig")
+                except UnicodeDecodeError as error:
+                    raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+                if text.strip():
+                    yield number, offset, parse_object(text, f"{path}, line {number}")
+                offset += len(line)
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The JSON object of one line. Raises ValueError naming `where`, as `parse_json` does."""
+    fields = parse_json(text, where, "mend or delete the line; each holds one object")
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: expected a JSON object, found {type(fields).__name__}")
+    return fields
+
+
+def parse_json(text: str, where: str, remedy: str) -> Any:
+    """What a JSON text holds. Raises ValueError naming `where` and `remedy`: no JSON, nested too deep for Python, a number of more digits
+    than Python converts, a key that stands twice in one object, of which one value would be lost."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except RecursionError:
+        reason = "brackets nested too deep"
+    except ValueError as error:
+        reason = str(error).partition(";")[0]
+    raise ValueError(f"{where}: not valid JSON ({reason}); {remedy}")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {repeated[:40]!r} stands twice in the object that begins {str(pairs[0])[:60]}")
+    return fields
+
+
+def check_characters(fields: dict[str, Any], where: str) -> None:
+    """Raises ValueError naming the field that holds half a character (one code of a surrogate pair, as JSON's escapes allow), which
+    nothing can write, tokenize or hash."""
+    for name, value in fields.items():
+        try:
+            f"{name}{value}".encode() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start]
+            raise ValueError(f"{where}: {name!r} holds half a character ({half!r}); mend or delete it") from None
 
 
 def refuse_repeats(ids: Iterable[str], what: str) -> None:
@@ -216,15 +267,18 @@ class FailedStore(JsonlStore):
 
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:
-    """Every line as a checked record. Raises ValueError naming file, line and field."""
-    offsets = []
+    """Every line as a checked record. Raises ValueError naming file, line and field; also for an id that stands twice."""
+    offsets, lines = [], {}
     for number, offset, fields in _read(path):
+        check_characters(fields, f"{path}, line {number}")
         try:
             record_type(**fields)
-            offsets.append(offset)
         except ValidationError as error:
             problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
             raise ValueError(f"{path}, line {number}: {problems}") from None
+        if (before := lines.setdefault(fields.get("id", number), number)) != number:
+            raise ValueError(f"{path}, line {number}: the id {fields['id']!r} stands in line {before} too; every id must be its own")
+        offsets.append(offset)
     if not offsets:
         raise ValueError(f"{path} holds no records")
     return Records(path, offsets, record_type)
@@ -254,7 +308,7 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
         raise FileExistsError(f"{path} was not made here, so nobody knows how its records were made; move it or give another folder")
     made_of = json.loads(json.dumps(made_of, default=str))
     own = path.with_name(f"{path.stem}-{fingerprint(made_of)}{path.suffix}")
-    before = json.loads(_note(path.readlink(), path).read_text(encoding="utf-8")) if path.is_symlink() else made_of
+    before = _read_note(_note(path.readlink(), path)) if path.is_symlink() else made_of
     if before != made_of:
         changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
         print(f"{path.name} was made with other settings ({', '.join(changed)}) and is set aside", flush=True)
@@ -268,6 +322,14 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
 
 def _note(own: Path, path: Path) -> Path:
     return path.with_name(own.name).with_suffix(".made_of.json")
+
+
+def _read_note(note: Path) -> dict[str, Any]:
+    """What a note says; nothing where a power cut left none, or a part of it."""
+    try:
+        return json.loads(note.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> Path:

@@ -85,13 +85,10 @@ def load_student(
     through repacked weights are wrong and the way back loses precision. Repacking is therefore switched off for
     every layer, whoever trains the model afterwards (the story and a reproduction are in LOG.md).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    name = str(located(name))
-    revision = None if Path(name).is_dir() else commit_of(name, revision) or revision
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    _check_tokenizer(tokenizer, name, pad_token)
-
+    name, revision = _place_of(name, revision)
+    tokenizer = load_tokenizer(name, revision, pad_token)
     compute_dtype = compute_dtype or best_compute_dtype()
     quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute_dtype}
     model = AutoModelForCausalLM.from_pretrained(
@@ -161,6 +158,32 @@ def own_device() -> str | int:
     return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
 
 
+def load_tokenizer(name: str | Path, revision: str | None = None, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """A student's tokenizer alone, checked and extended as `load_student` returns it; arguments and errors as there."""
+    from transformers import AutoTokenizer
+
+    name, revision = _place_of(name, revision)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    _check_tokenizer(tokenizer, name, pad_token)
+    return tokenizer
+
+
+def _place_of(name: str | Path, revision: str | None) -> tuple[str, str | None]:
+    """(folder or Hub name, commit of the latter) that loaders are given."""
+    name = str(located(name))
+    return name, None if Path(name).is_dir() else commit_of(name, revision) or revision
+
+
+def context_of(name: str | Path, revision: str | None = None) -> int | None:
+    """How many tokens a student can read that learned an embedding for every position (GPT-2, OPT): one more is an IndexError. None for
+    those that compute their positions, which read on."""
+    from transformers import AutoConfig
+
+    name, revision = _place_of(name, revision)
+    config = AutoConfig.from_pretrained(name, revision=revision)
+    return None if getattr(config, "rope_parameters", None) else getattr(config, "max_position_embeddings", None)
+
+
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: str | None) -> None:
     if tokenizer.chat_template is None:
         raise ValueError(f"the tokenizer of {name} has no chat template; use an instruction-tuned model, or set `chat_template` in its tokenizer_config.json")
@@ -171,7 +194,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: s
     if tokenizer.pad_token is None:
         raise ValueError(f"the tokenizer of {name} has no pad token; pass pad_token=, e.g. an unused special token or {tokenizer.eos_token!r}")
     if not _shows_system_prompt(tokenizer):
-        warnings.warn(f"the chat template of {name} has no system role: system prompts will open the first user turn", stacklevel=3)
+        warnings.warn(f"the chat template of {name} has no system role: system prompts will open the first user turn", stacklevel=4)
         tokenizer.chat_template = FOLD_SYSTEM + tokenizer.chat_template
     check_prompt_is_prefix(tokenizer, [{"role": "user", "content": "Hello."}], "Hello to you.", f"the chat template of {name}")
 

@@ -26,7 +26,7 @@ from common.batch import PROFILES, experiments, own_pairs, stage_parameters
 from common.experiment import Experiment, Result
 from common.methods import is_trained
 from common.notebook import checked_parameters
-from common.run import Progress, quiet_libraries, resolve
+from common.run import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve
 from common.storage import write_json
 from common.trainings import Setting
 
@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--method", action="append", help="default: those of the profile")
     asked = parser.parse_args()
+    escape_what_the_terminal_lacks()
     quiet_libraries()
     try:
         for experiment in asked.experiment or experiments():

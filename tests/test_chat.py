@@ -126,6 +126,20 @@ def test_recorded_replies_need_no_model(tmp_path):
     assert recorded.name == "counting" and recorded.complete(ASKED[::-1], Sampling()) == made[::-1]
 
 
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_recorded_replies_are_read_and_never_written(tmp_path, end):
+    path = tmp_path / "replies.jsonl"
+    made = KeptChat(counting(), path).complete(ASKED, Sampling())
+    path.write_text("\ufeff" + path.read_text().rstrip() + end)
+    path.chmod(0o444)
+    before, changed = path.read_bytes(), path.stat().st_mtime_ns
+    recorded = KeptChat(None, path)
+    assert recorded.complete(ASKED, Sampling()) == recorded.complete(ASKED, Sampling()) == made
+    with pytest.raises(LookupError, match="holds no reply to some of what is asked"):
+        recorded.complete([[{"role": "user", "content": "another"}]], Sampling())
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before, changed)
+
+
 def test_what_was_not_recorded_is_a_clear_error(tmp_path):
     path = tmp_path / "replies.jsonl"
     with pytest.raises(LookupError, match="must hold the recorded replies of one model; it holds those of none"):

@@ -46,8 +46,8 @@ def test_a_judge_learned_from_a_file_is_named_by_what_it_read(tmp_path):
     assert (low, high) == (round(low, 6), round(high, 6))  # another CPU finds other last digits, and pairs with other scores are other pairs
     assert low < 0.5 < high and judge(rows).name == first.name
     assert judge([*rows, rows[0]]).name != first.name
-    for bad in ({"text": "yes"}, {"text": 3, "label": 1}, {"text": "yes", "label": "good"}):
-        with pytest.raises(ValueError, match="rows.jsonl, line 7: a judge is learned from lines with text and label"):
+    for bad in ({"text": "yes"}, {"text": 3, "label": 1}, {"text": "yes", "label": "good"}, {"text": "yes", "label": True}, {"text": "yes", "label": [1]}):
+        with pytest.raises(ValueError, match="rows.jsonl, line 7: column (text|label): "):
             judge([*rows, bad])
 
 
@@ -191,11 +191,24 @@ def test_texts_come_from_a_second_file_by_their_id(tmp_path):
         read_labels(path, texts=write(tmp_path / "texts.jsonl", [{"prompt": "another", "answer": "answer"}]))
 
 
-@pytest.mark.parametrize("readings", [None, [1], [1, 2], 1, [1, "yes"]], ids=str)
+@pytest.mark.parametrize("readings", [None, [1], [1, 2], 1, [1, "yes"], [1, [1]], [True, False], "1", "good"], ids=str)
 def test_a_line_without_two_labels_is_named(tmp_path, readings):
-    path = write(tmp_path / "labels.jsonl", [{"prompt": "p", "answer": "a", "score": [1, 1]}, {"prompt": "p", "answer": "a", "score": readings}])
-    with pytest.raises(ValueError, match="labels.jsonl, line 2: score must hold the labels of two readings"):
+    path = write(tmp_path / "labels.jsonl", [{"prompt": "p", "answer": "a", "score": [1, 1]}, {"prompt": "q", "answer": "a", "score": readings}])
+    with pytest.raises(ValueError, match="labels.jsonl, line 2: column score"):
         read_labels(path)
+
+
+def test_labels_of_a_spreadsheet_are_read_and_an_answer_labelled_twice_is_named(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text('id,prompt,answer,score\n,p,"a, b",1 0\n,q,c,"[0, 0]"\n')
+    assert read_labels(path) == ([Labelled("p", "a, b", 1), Labelled("q", "c", 0)], [0, 0])
+    path.write_text("prompt,answer,score\np,a,1 1\np, a ,0 0\n")
+    with pytest.raises(ValueError, match=r"labels\.csv, line 3: the same prompt and answer as in .*line 2; delete one"):
+        read_labels(path)
+    with pytest.raises(ValueError, match=r"texts\.jsonl, line 1: column answer: field required"):
+        read_labels(path, texts=write(tmp_path / "texts.jsonl", [{"prompt": "a question"}]))
+    with pytest.raises(ValueError, match=r"labels\.jsonl, line 1: column id: input should be a valid string"):
+        read_labels(write(tmp_path / "labels.jsonl", [{"id": ["a"], "score": [1, 1]}]))
 
 
 @pytest.mark.parametrize("name, criterion", [("roleplay-robustness", "score"), ("sycophancy", "sentiment"), ("sycophancy", "quality")])

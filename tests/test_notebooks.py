@@ -11,8 +11,9 @@ import pytest
 from common.backends import open_experiment, open_judge, open_prompts, open_teacher, prompts_of
 from common.batch import PROFILES, STAGES, Step, experiments, main, own_pairs, run_grid, stage_parameters, steps_of
 from common.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, generate_counterfactual_pairs
+from common.grid import threads_each
 from common.judge import score_pairs
-from common.notebook import checked_parameters, declared_parameters, execute
+from common.notebook import checked_parameters, declared_parameters, execute, is_finished
 from common.preference import preference_dataset
 from common.run import ROOT
 from common.schema import Pair, Sampling, ScoredPair
@@ -198,7 +199,15 @@ def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
     (["miniature", "--experiment", "safty"], "unknown experiment safty"),
     (["miniature", "-p", "output", "runs/mine"], "two runs would share a folder"),
     (["miniature", "-p", "sed", "3"], "unknown parameter sed, did you mean seed"),
-    (["miniature", "-p", "beta", "high"], "parameter beta = 'high' is not float"),
+    (["miniature", "-p", "beta", "high"], "parameter beta = 'high': input should be a valid number"),
+    (["miniature", "-p", "beta", "nan"], "parameter beta = 'nan': input should be a valid number"),
+    (["miniature", "-y", "beta: .nan"], "parameter beta = nan: input should be a finite number"),
+    (["miniature", "-y", "beta"], "-y: expected parameters as NAME: VALUE, got 'beta'"),
+    (["miniature", "-y", "seeds: [0"], "-y: not valid YAML"),
+    (["miniature", "-y", "{output: 2024}", "--experiment", "safety"], "parameter output = 2024: input should be a valid string"),
+    (["miniature", "--seed", "-1"], "parameter seeds = [-1]: input should be greater than or equal to 0"),
+    (["miniature", "--seed", "1", "--seed", "1"], "parameter seeds = [1, 1]: a value stands twice"),
+    (["miniature", "--jobs", "0"], "--jobs 0: at least one notebook must run at a time"),
     (["miniature", "--pairs", "counterfactual_contrast"], "unknown pairs 'counterfactual_contrast'; there are self_critique, recorded, counterfactual_encourage"),
     (["miniature", "-p", "pairs", "counterfactual_negation"], "give --pairs counterfactual_negation in place of -p pairs"),
 ])  # fmt: skip
@@ -236,6 +245,50 @@ def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
     assert run.pairs == [] and [record.id for record in run.evaluator.sets("test")["held_out"]] == ["test"]
     bare = {**MICRO, "student": "micro", "methods": f"model:{micro}", "pairs_file": str(tmp_path / "none.jsonl"), "output": str(tmp_path)}
     assert open_experiment(checked_parameters("safety/train_rdpo.ipynb", bare)).pairs == []  # the miniature has its world
+
+
+@pytest.mark.parametrize("given, wanted", [
+    (["-p", "seeds", "0,1"], {"seeds": [0, 1]}), (["-p", "seeds", "[0, 1]"], {"seeds": [0, 1]}), (["-p", "seeds", "3"], {"seeds": 3}), (["-y", "{seeds: [0, 1], methods: [dpo, rdpo]}"], {"seeds": [0, 1], "methods": ["dpo", "rdpo"]}),
+    (["-p", "methods", "dpo,rdpo"], {"methods": "dpo,rdpo"}), (["-p", "methods", "'dpo', 'rdpo'"], {"methods": ["dpo", "rdpo"]}), (["-p", "methods", "[dpo, rdpo]"], {"methods": "[dpo, rdpo]"}),
+    (["-p", "output", "2024"], {"output": "2024"}), (["-p", "revision", "0123456"], {"revision": "0123456"}), (["-p", "alpha", "1e-1"], {"alpha": 0.1}), (["-p", "output", "None"], {"output": "None"}), (["-p", "revision", "''"], {"revision": ""}),
+], ids=str)  # fmt: skip
+def test_the_command_line_gives_lists_numbers_and_texts_as_they_are_meant(given, wanted, capsys):
+    assert main(["miniature", "--experiment", "safety", "--stage", "train_rdpo", "--dry-run", *given]) == 0
+    assert all(f"{name}={value}, " in capsys.readouterr().out + ", " for name, value in list(wanted.items())[:1])
+
+
+@pytest.mark.parametrize("variable, value, said", [
+    ("OMP_NUM_THREADS", "many", "OMP_NUM_THREADS = 'many' is no number of threads; set one, or unset it"), ("OMP_NUM_THREADS", "-1", "no number of threads"),
+    ("TMPDIR", "long", "has too long a name for the sockets of notebooks; set TMPDIR to one of at most 70 bytes, such as /tmp"),
+])  # fmt: skip
+def test_an_environment_in_which_no_notebook_runs_is_one_sentence(variable, value, said, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / ("a_long_project_scratch" * 5)
+    folder.mkdir()
+    monkeypatch.setenv(variable, str(folder) if variable == "TMPDIR" else value)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert main(["miniature", "--experiment", "safety"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("allowed, threads", [("", 8), (" ", 8), ("3", 3), ("4,2", 4), ("0", 1), ("64", 8)])
+def test_threads_are_what_the_user_allows_and_the_machine_has(allowed, threads, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", allowed)
+    assert threads_each(1) == threads and threads_each(100) == 1
+
+
+@pytest.mark.parametrize("mark", [b"", b'{"made_of": "4', b"[1]", b"{}", b"\xff\xfe"], ids=str)
+def test_a_torn_mark_of_a_finished_notebook_runs_it_again(mark, tmp_path):
+    (tmp_path / "x.ipynb").write_text("{}")
+    (tmp_path / "x.done.json").write_bytes(mark)
+    assert not is_finished("safety/train_rdpo.ipynb", tmp_path / "x.ipynb", {})
+
+
+def test_a_folder_that_cannot_be_made_is_a_failure_like_any_other(tmp_path):
+    (tmp_path / "file").write_text("")
+    step = tiny_step(tmp_path, "good", "1")
+    [failure] = run_grid({"one": [step._replace(given={"output": str(tmp_path / "file" / "below")})]}, jobs=1)
+    assert "NotADirectoryError" in failure
 
 
 def test_a_failing_notebook_is_reported_and_the_exit_code_says_so(tmp_path, capsys):

@@ -14,7 +14,7 @@ from common.before_after import account, measure
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
 from common.student import load_adapter, load_student
-from tiny_models import tiny_causal_model
+from tiny_models import TEXT, tiny_causal_model
 
 COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
 SETTINGS = TrainSettings(batch_size=4, epochs=1, learning_rate=5e-3, max_length=128)
@@ -50,7 +50,8 @@ def pairs_of(folder, *args, **changed):
 def test_csv_jsonl_and_json_give_the_same_pairs(tmp_path):
     made = rows(system={n: "Be brief." for n in range(30)}, score_chosen={3: None}, prompt={4: 'Two lines,\n"quoted", with commas?'})
     first, *others = (read_pairs(written(tmp_path, made, name)) for name in ("rows.csv", "rows.jsonl", "rows.json"))
-    assert all(other == first for other in others)
+    assert all([pair.model_dump() for pair in other] == [pair.model_dump() for pair in first] for other in others)
+    assert first[5].where.endswith("rows.csv, line 8") and "where" not in first[5].model_dump()  # row 4 has two lines
     pair = first[0]
     assert (pair.prompt, pair.system, pair.response_revised, pair.response) == ("Is answer 0 harmless?", "Be brief.", "Yes, I can help 0.", "No, I cannot do it 0.")
     assert pair.normalised() == (0.1, 0.9) and first[3].normalised() == (0.1, None)
@@ -93,13 +94,24 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "empty.csv").write_text(",".join(COLUMNS) + "\n")
     with pytest.raises(ValueError, match="holds no rows"):
         read_pairs(tmp_path / "empty.csv")
-    with pytest.raises(ValueError, match="lowest and highest, not 1 and 0"):
-        pairs_of(tmp_path, (1, 0))
+    for low, high in ((1, 0), (0, 0), (0, math.nan), (math.nan, 1), (-math.inf, math.inf), (0, math.inf)):
+        with pytest.raises(ValueError, match=f"lowest and highest, not {low:g} and {high:g}"):
+            pairs_of(tmp_path, (low, high))
+
+
+def test_a_table_of_a_european_spreadsheet_gives_the_same_pairs(tmp_path):
+    made = rows(score_chosen={3: None, 4: 0.5})
+    cells = [[" Prompt", "Chosen", "Rejected", "Score_Chosen", "Score rejected"], *([str(value).replace("0.", "0,") if isinstance(value, float) else value or "" for value in row.values()] for row in made)]
+    (tmp_path / "ROWS.CSV").write_bytes("\r\n".join(";".join(row) for row in [*cells, [""] * 5]).encode("utf-8-sig"))
+    assert [pair.model_dump() for pair in read_pairs(tmp_path / "ROWS.CSV")] == [pair.model_dump() for pair in read_pairs(written(tmp_path, made))]
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["rows.csv"], "no file"), (["rows.jsonl", "--score-range", "0", "0.5"], "line 1: column score_chosen: 0.9 lies outside 0 to 0.5"),
-    (["rows.jsonl", "--method", "base"], "invalid choice: 'base'"), (["rows.jsonl", "--epochs", "0"], "--epochs must be above 0"),
+    (["rows.jsonl", "--method", "base"], "invalid choice: 'base'"), (["rows.jsonl", "--epochs", "0"], "--epochs = 0: input should be greater than or equal to 1"),
+    (["rows.jsonl", "--beta", "nan"], "--beta = nan: input should be a finite number"), (["rows.jsonl", "--alpha", "inf"], "--alpha = inf"), (["rows.jsonl", "--alpha", "-1"], "--alpha = -1.0"),
+    (["rows.jsonl", "--learning-rate", "1e999"], "--learning-rate = inf"), (["rows.jsonl", "--batch-size", "-4"], "--batch-size = -4"), (["rows.jsonl", "--seed", "-1"], "--seed = -1"),
+    (["rows.jsonl", "--max-length", "0"], "--max-length = 0"), (["rows.jsonl", "--score-range", "0", "nan"], "lowest and highest, not 0 and nan"), (["."], "is a folder"),
 ])  # fmt: skip
 def test_the_command_refuses_before_any_model_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
     written(tmp_path, rows())
@@ -109,6 +121,41 @@ def test_the_command_refuses_before_any_model_is_loaded(arguments, message, tmp_
         main([*arguments, "--student", "nobody", "--output", "out"])
     assert message in f"{refused.value} {capsys.readouterr().err}"
     assert not (tmp_path / "out").exists()
+
+
+MERGING = "{% for message in messages %}{{ message['role'] + ':' + message['content'] + '<|close|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+
+
+@pytest.mark.parametrize("architecture, template, changed, message", [
+    ("llama", MERGING, {"chosen": ") Yes, nice."}, "the prompt's tokens are no prefix of prompt and answer"),
+    ("llama", "{{ raise_exception('no') if 'loud' in messages[-1]['content'] }}" + MERGING, {"rejected": "loud"}, r"the student's chat template refuses it \(no\)"),
+    ("gpt2", "chatml", {"rejected": "yes or no? " * 20}, "tokens are more than the 64 that the student can read"),
+])  # fmt: skip
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_row_that_the_student_cannot_take_is_named_before_any_training(split, architecture, template, changed, message, tmp_path, monkeypatch):
+    made = rows()
+    number = next(number for number, pair in enumerate(read_pairs(written(tmp_path, made))) if pair.split == split)
+    made[number] |= changed
+    student = tiny_causal_model(tmp_path / "student", architecture, template, text=TEXT + " assistant:) :) :)" * 20)
+    (tmp_path / "student/config.json").write_text((tmp_path / "student/config.json").read_text().replace("512", "64"))  # what the student can read
+    monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, line {number + 1}: .*{message}"):
+        train_and_report(read_pairs(written(tmp_path, made)), student, tmp_path / "out", settings=SETTINGS)
+
+
+def test_an_answer_of_the_student_must_fit_behind_a_held_out_prompt(tmp_path):
+    pair = side(pairs_of(tmp_path), "test")[0]  # its prompt has four words
+    before_after.check_row(pair, "here", Words(), 512, 12, answered=True)
+    with pytest.raises(ValueError, match="here: 12 tokens, an answer of 8 included, are more than the 11 that the student can read"):
+        before_after.check_row(pair, "here", Words(), 512, 11, answered=True)
+    before_after.check_row(pair, "here", Words(), 512, 11, answered=False)
+
+
+def test_a_student_that_gives_no_numbers_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(before_after, "pair_logprobs", lambda *args: (torch.tensor([math.nan]), torch.tensor([-1.0])))
+    monkeypatch.setattr(before_after, "scaled", lambda student, factor: nullcontext())
+    with pytest.raises(ValueError, match="before training the student gives log-probabilities that are no finite numbers"):
+        measure(SimpleNamespace(model=None, tokenizer=Words()), pairs_of(tmp_path))
 
 
 def test_figures_by_hand(tmp_path, monkeypatch):
@@ -248,7 +295,8 @@ def test_an_adapter_without_figures_is_measured_and_not_trained(finished, studen
 def test_the_command_does_it_all(student, tmp_path, monkeypatch, capsys):
     written(tmp_path, [{**row, "score_chosen": 5} for row in rows(24)], "rows.csv")
     monkeypatch.chdir(tmp_path)
-    arguments = ["rows.csv", "--student", str(student), "--output", "out", "--score-range", "0", "5", "--method", "sft", "--epochs", "1", "--learning-rate", "1e-3"]
+    monkeypatch.setenv("HOME", str(student.parent))  # a shell leaves ~ alone behind a `=`
+    arguments = ["rows.csv", f"--student=~/{student.name}", "--output", "out", "--score-range", "0", "5", "--method", "sft", "--epochs", "1", "--learning-rate", "1e-3"]
     main(arguments)
     settings = json.loads((tmp_path / "out" / "own_data.manifest.json").read_text())["parameters"]
     assert (settings["method"], settings["epochs"], settings["learning_rate"], settings["sft_learning_rate"]) == ("sft", 1, 1e-3, 1e-3)

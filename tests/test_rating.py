@@ -1,13 +1,15 @@
 """A rater's labels against what is counted: blind samples, agreement, corrected rates (pytest tests/test_rating.py)."""
 
+import io
 import json
 import random
+import sys
 from dataclasses import replace
 
 import pytest
 
 from common.experiment import Result, excerpts
-from common.rating import agreements, blind_pairs, blind_sample, contrasts, rated, read_ratings, revisions, with_labels, write_examples
+from common.rating import agreements, blind_pairs, blind_sample, contrasts, main, rated, read_ratings, revisions, with_labels, write_examples
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import corrected_rate
 
@@ -97,11 +99,11 @@ def test_a_corrected_rate_by_hand_and_its_coverage():
     assert 0.92 < inside / 400 <= 1
 
 
-@pytest.mark.parametrize("line", ['{"id": "a", "label": [1]}', '{"label": [1, 1]}', '{"id": "a", "label": [1, 2]}'])
+@pytest.mark.parametrize("line", ['{"id": "a", "label": [1]}', '{"label": [1, 1]}', '{"id": "a", "label": [1, 2]}', '{"id": ["a"], "label": [1, 1]}', '{"id": 3, "label": [1, 1]}', '{"id": "b", "label": [1, 1]}'])
 def test_a_bad_label_names_its_line(line, tmp_path):
     path = tmp_path / "labels.jsonl"
     path.write_text('{"id": "b", "label": [0, 1]}\n' + line + "\n")
-    with pytest.raises(ValueError, match="labels.jsonl, line 2: expected an id and the labels of two readings"):
+    with pytest.raises(ValueError, match="labels.jsonl, line 2: (column (id|label)|the id 'b' stands in .*line 1 too)"):
         read_ratings(path)
     path.write_text(json.dumps({"id": "b", "label": [0, 1], "set": "held_out"}) + "\n")
     assert read_ratings(path) == {"b": (0, 1)}
@@ -150,6 +152,26 @@ def test_labels_of_pairs_give_the_teachers_noise_and_how_often_the_scores_are_ri
     assert (found["labelled"], found["better"], found["same"], found["worse"]) == (7, 5, 1, 1)
     assert (found["judge_right"]["value"], found["judge_right"]["n"]) == (0.75, 4)
     assert revisions(pairs, labels[-1:])["judge_right"] == {"value": None, "low": 0.0, "high": 1.0, "n": 0}
+    with pytest.raises(ValueError, match="1 ids stand more than once \\('p3'\\)"):
+        revisions(pairs, [*labels, labels[-2]])
     for wrong in ({"id": "p0", "label": "better"}, {"id": "p99", "label": "same"}, {"label": "same"}):
         with pytest.raises(ValueError, match="first, second or same"):
             revisions(pairs, [wrong])
+
+
+def test_the_command_counts_a_label_once_and_writes_json_to_any_terminal(tmp_path, monkeypatch, capsys):
+    (tmp_path / "scored.jsonl").write_text("".join(scored(i, 0.2, 0.8).model_copy(update={"prompt": f"naïve 🙂 {i}"}).model_dump_json() + "\n" for i in range(3)))
+    (tmp_path / "labels.csv").write_text("id;label\r\np0;same\r\np1;same\r\n;\r\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rating", "scored.jsonl", "labels.csv"])
+    main()
+    assert json.loads(capsys.readouterr().out)["labelled"] == 2
+    (tmp_path / "labels.csv").write_text("id;label\np0;same\np1;first\np0;same\n")
+    with pytest.raises(SystemExit, match=r"rating: .*labels\.csv, line 4: the id 'p0' stands in .*line 2 too"):
+        main()
+    printed = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", printed)
+    monkeypatch.setattr(sys, "argv", ["rating", "scored.jsonl"])
+    main()
+    printed.flush()
+    assert {json.loads(line)["prompt"] for line in printed.buffer.getvalue().splitlines()} == {f"naïve 🙂 {i}" for i in range(3)}

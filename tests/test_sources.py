@@ -240,7 +240,6 @@ FAULTS = {
     "empty file": ("safety", "a.jsonl", "", r"a\.jsonl holds no rows"),
     "empty list": ("safety", "a.json", "[]", r"a\.json holds no rows"),
     "torn line": ("safety", "a.jsonl", '{"goal": "How?"}\n{"goal": "W', r"a\.jsonl, line 2: not valid JSON"),
-    "lines in a .json": ("safety", "a.json", '{"goal": "How?"}\n{"goal": "Why?"}', r"a\.json: not valid JSON.*name it \.jsonl"),
     "object in a .json": ("safety", "a.json", '{"goal": "How?"}', r"a\.json: expected a JSON list of objects"),
     "number for text": ("safety", "a.jsonl", '{"goal": 3}', r"a\.jsonl, line 1: column goal: input should be a valid string"),
     "no system": ("roleplay-robustness", "a.json", '[{"prompt": "How?"}]', r"a\.json, entry 1: column system: field required; every row needs system, prompt"),
@@ -272,7 +271,7 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):
 def test_text_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"goal,target\ncaf\xe9,Sure")
-    with pytest.raises(ValueError, match=r"a\.csv: not UTF-8 .*save it as UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.csv, line 2: not UTF-8 .*save it as UTF-8"):
         load_prompts("safety", path)
 
 

@@ -143,8 +143,8 @@ def test_a_record_refused_by_a_full_disk_can_be_appended_again(tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    [b'{"id": "b", "te\n', b"\n", b'["b"]\n', b'{"text": "no id"}\n', b'{"id": "b", "text": "\xff"}\n'],
-    ids=["torn", "empty", "list", "no id", "not UTF-8"],
+    [b'{"id": "b", "te\n', b'["b"]\n', b'{"text": "no id"}\n', b'{"id": ["b"]}\n', b'{"id": "b", "text": "\xff"}\n', b'{"id": "b", "id": "c"}\n'],
+    ids=["torn", "list", "no id", "id of another type", "not UTF-8", "a key twice"],
 )
 def test_a_broken_middle_line_is_named_and_nothing_is_lost(tmp_path, line):
     path = write_lines(tmp_path / "a.jsonl", RECORDS[0], line, RECORDS[2])
@@ -171,15 +171,46 @@ def test_a_broken_file_can_be_mended_and_opened_while_its_error_is_still_shown(t
         ({"score_revised": float("nan")}, "score_revised = nan lies outside"),
         ({"score_revise": 1}, "score_revise: Extra inputs"),
         ({"split": "dev"}, "split: "),
+        ({"id": "p1"}, "the id 'p1' stands in line 1 too"),
+        ({"prompt": "a\ud83d"}, "'prompt' holds half a character ('\\ud83d')"),
     ],
-    ids=["null", "missing", "too high", "too low", "not a number", "misspelt", "unknown split"],
+    ids=["null", "missing", "too high", "too low", "not a number", "misspelt", "unknown split", "an id twice", "half a character"],
 )
 def test_read_records_names_file_line_and_field(tmp_path, change, named):
-    wrong = {name: value for name, value in {**PAIR, **change}.items() if value is not ...}
+    wrong = {name: value for name, value in {**PAIR, "id": "p2", **change}.items() if value is not ...}
     path = write_lines(tmp_path / "scored.jsonl", PAIR, wrong)
     with pytest.raises(ValueError) as error:
         read_records(path, ScoredPair)
     assert f"{path}, line 2: " in str(error.value) and named in str(error.value)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\n \r\n"], ids=["LF", "CRLF", "CR", "blank lines"])
+def test_records_of_a_user_are_found_whatever_their_line_ends_and_marks(tmp_path, end):
+    pairs = [ScoredPair(**{**PAIR, "id": name, "prompt": f"naïve {name}"}) for name in "abc"]
+    path = tmp_path / "scored.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + end.join(pair.model_dump_json().encode() for pair in pairs))
+    assert read_records(path, ScoredPair) == pairs and read_records(path, ScoredPair)[1:] == pairs[1:]
+
+
+def test_a_read_only_store_changes_no_byte_and_takes_no_lock(tmp_path):
+    path = tmp_path / "replies.jsonl"
+    path.write_bytes(b"\n".join(json.dumps(record).encode() for record in RECORDS))  # no newline at the end
+    before = path.read_bytes()
+    with JsonlStore(path, read_only=True) as store, JsonlStore(path, read_only=True) as other:
+        assert [store[name] for name in "abc"] == other.load() == RECORDS
+        with pytest.raises(OSError):
+            store.append({"id": "d"})
+    path.write_bytes(before[:-3])
+    with pytest.raises(ValueError, match=r"replies\.jsonl, line 3: not valid JSON"):
+        JsonlStore(path, read_only=True)
+    assert path.read_bytes() == before[:-3]
+
+
+def test_a_note_that_a_power_cut_left_empty_is_no_end(tmp_path):
+    path = claim(tmp_path / "pairs.jsonl", {"seed": 0})
+    filled(path)
+    next(tmp_path.glob("*.made_of.json")).write_text("")
+    assert loaded(claim(path, {"seed": 0})) == RECORDS
 
 
 def test_read_records_refuses_an_empty_file(tmp_path):
