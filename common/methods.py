@@ -202,9 +202,10 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
         revision = getattr(model.config, "_commit_hash", None)
         reference, _ = load_student(model.name_or_path, revision=revision, four_bit=False, compute_dtype=model.dtype)
     trainer = RDPOTrainer(
-        model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank), ref_model=reference
-    )
-    return trainer, len(pairs)
+        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
+        peft_config=lora_settings(settings.lora_rank),
+    )  # fmt: skip
+    return trainer, trainer.pairs_used
 
 
 def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):

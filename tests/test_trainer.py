@@ -30,7 +30,7 @@ def trainer_for(load, pairs, tmp_path, peft=True, **options):
     model, tokenizer = load()
     arguments = RDPOConfig(output_dir=str(tmp_path), **{**COMMON, **options})
     dataset = pairs if isinstance(pairs, Dataset) else preference_dataset(pairs)
-    return RDPOTrainer(model, arguments, dataset, processing_class=tokenizer, peft_config=lora_settings(8) if peft else None)
+    return RDPOTrainer(model, args=arguments, train_dataset=dataset, processing_class=tokenizer, peft_config=lora_settings(8) if peft else None)
 
 
 def adapter_of(model):
@@ -274,7 +274,7 @@ def test_truncation_is_trls(truncation_mode, packed, max_length, load_micro, pai
 def test_evaluation_uses_the_reference_too(packed, load_micro, pairs, tmp_path):
     model, tokenizer = load_micro()
     arguments = RDPOConfig(output_dir=str(tmp_path), method="dpo", packed=packed, max_steps=2, **COMMON)
-    trainer = RDPOTrainer(model, arguments, preference_dataset(pairs[:16]), preference_dataset(pairs[16:]), tokenizer, peft_config=lora_settings(8))
+    trainer = RDPOTrainer(model, args=arguments, train_dataset=preference_dataset(pairs[:16]), eval_dataset=preference_dataset(pairs[16:]), processing_class=tokenizer, peft_config=lora_settings(8))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
     trainer.train()
     assert trainer.evaluate()["eval_loss"] != pytest.approx(math.log(2), abs=1e-4)
