@@ -212,7 +212,7 @@ class RDPOTrainer(DPOTrainer):
         args = _settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
-        begun = _trainable(model) if is_peft_model(model) and peft_config is None else []
+        begun = _trainable(model) if peft_config is None and not isinstance(model, str) and is_peft_model(model) else []
         self.left_out: dict[str, dict[str, int]] = {}
         self._tag_names, self._name, self._paper = _card(args)
         super().__init__(
