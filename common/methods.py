@@ -8,6 +8,7 @@ dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from common.prompts import ExperimentPrompts
 from common.run import Progress, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
-from common.student import adapters_to_float32, load_adapter, load_student, lora_settings, release_memory
+from common.student import adapters_to_float32, learned_positions, load_adapter, load_student, lora_settings, release_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -74,7 +75,10 @@ class TrainSettings:
         return {name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")}
 
     def __post_init__(self):
-        """Raises ValueError for a micro_batch that does not divide the batch."""
+        """Raises ValueError for a micro_batch that does not divide the batch, and for a number that is NaN or infinite."""
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value} is no finite number")
         if self.micro_batch < 0 or self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole")
 
@@ -136,6 +140,8 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
         student: folder or Hub name; `load` goes to `load_student`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
+
+    Raises ValueError for a student with fewer positions than `max_length`, and where a loss or gradient is not finite.
     """
     check_methods([method])
     if existing(method) == "model":
@@ -147,6 +153,8 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
         model = load_adapter(model, existing_folder(method))
     if not is_trained(method):
         return TrainedStudent(method, model, tokenizer)
+    if (positions := learned_positions(model)) and positions < settings.max_length:
+        raise ValueError(f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most")
     scored = [pair for pair in pairs if None not in pair.normalised()]
     make_trainer = _supervised_trainer if method in SUPERVISED else preference_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
@@ -190,7 +198,7 @@ def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: P
 
 
 def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
-    """(trainer ready to train, number of pairs it uses) for one of `LOSSES` or `WITH_NLL`."""
+    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for one of `LOSSES` or `WITH_NLL`."""
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing")}
@@ -212,6 +220,8 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from common.trainer import StopWhenNotFinite
+
     class CompletionTrainer(SFTTrainer):
         """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left out."""
 
@@ -232,7 +242,8 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
         model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
     adapters_to_float32(trainer.model)
-    return trainer, len(kept)
+    trainer.add_callback(StopWhenNotFinite())
+    return trainer, len(trainer.train_dataset)  # without those whose prompt alone fills max_length
 
 
 class SelfRefining:

@@ -14,19 +14,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, FiniteFloat
 
 from common.before_after import account, measure, report, score_gap
 from common.experiment import Result, card
 from common.methods import METHODS, TrainSettings, is_trained
-from common.preference import SCORES
+from common.preference import SCORES, prompt_messages
 from common.rows import Text, read_rows
 from common.run import quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.sources import split_of
+from common.student import check_prompt_is_prefix, load_tokenizer
 from common.trainings import kept_training, trained_once, training_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TRAINED = tuple(method for method in METHODS if is_trained(method))
 SHARES = {"train": 0.8, "test": 0.2}
@@ -83,6 +87,13 @@ def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) 
     if not scored["train"] or not unequal:
         raise ValueError(f"{rows}: {scored['train']} scored rows to train on and {unequal} held out with unequal scores; there must be one of each, give more rows")
     return pairs
+
+
+def check_answers(rows: str | Path, pairs: Sequence[ScoredPair], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError, naming file, line and column, for an answer that the student's tokenizer merges with the prompt before it. `pairs` are those of `rows`."""
+    for row, pair in zip(read_rows(Path(rows).absolute()), pairs, strict=True):
+        for column, answer in (("chosen", pair.response_revised), ("rejected", pair.response)):
+            check_prompt_is_prefix(tokenizer, prompt_messages(pair), answer, f"{row.where}: column {column}")
 
 
 def side(pairs: Sequence[ScoredPair], split: str) -> list[ScoredPair]:
@@ -145,6 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         pairs = read_pairs(asked.rows, tuple(asked.score_range))
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
+        check_answers(asked.rows, pairs, load_tokenizer(asked.student, revision=asked.revision, pad_token=asked.pad_token))
         train_and_report(pairs, asked.student, asked.output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")

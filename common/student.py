@@ -77,14 +77,10 @@ def load_student(
     through repacked weights are wrong and the way back loses precision. Repacking is therefore switched off for
     every layer, whoever trains the model afterwards (the story and a reproduction are in LOG.md).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     name = str(name)
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise FileNotFoundError(f"no student folder at {name}")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-    _check_tokenizer(tokenizer, name, pad_token)
-
+    tokenizer = load_tokenizer(name, revision=revision, pad_token=pad_token)
     compute_dtype = compute_dtype or best_compute_dtype()
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
@@ -100,6 +96,18 @@ def load_student(
     if head := model.get_output_embeddings():
         head.register_forward_pre_hook(_contiguous)
     return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str | Path, *, revision: str | None = None, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer that `load_student` returns, and its errors, without the weights."""
+    from transformers import AutoTokenizer
+
+    name = str(name)
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise FileNotFoundError(f"no student folder at {name}")
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    _check_tokenizer(tokenizer, name, pad_token)
+    return tokenizer
 
 
 def _contiguous(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:

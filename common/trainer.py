@@ -464,7 +464,7 @@ def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str
     easily missed."""
     where = f"pair {row.get('id', number)}"
     for side in ("chosen", "rejected"):
-        if not row[f"{side}_ids"]:
+        if not len(row[f"{side}_ids"]):
             raise ValueError(f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out")
     if is_conversational(row):
         tools = row.get("tools")
