@@ -38,7 +38,7 @@ def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed:
     """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range` as float64; of a stream, row by row as it is read.
 
     Column `scores_normalised` marks what this has mapped, which is left as it is the next time. Where no scores are needed their
-    columns are dropped, once the pairs with an empty score are, so that every method sees the same pairs.
+    columns are dropped, once the pairs with an empty score are, so that every method sees the same pairs; data without any score stay whole.
     Raises ValueError for a missing column (when scores are needed), a score that is no number or lies outside the range, or no
     scored pair at all.
     """
@@ -53,8 +53,10 @@ def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed:
         raise ValueError(f"this method needs the columns score_chosen and score_rejected; missing: {missing} (in the {name} dataset)")
     if len(there) == len(SCORES):
         how = {"score_range": score_range if needed else None, "name": name}
-        dataset = dataset.filter(_is_scored, with_indices=True, input_columns=list(SCORES), fn_kwargs=how)
-        if next(iter(dataset), None) is None:
+        scored = dataset.filter(_is_scored, with_indices=True, input_columns=list(SCORES), fn_kwargs=how)
+        if next(iter(scored), None) is not None:
+            dataset = scored
+        elif needed:
             raise ValueError(f"no pair of the {name} dataset has both scores; nothing to train on")
     if not needed:
         return dataset.remove_columns(there)

@@ -163,20 +163,21 @@ class ScoreCollator(DataCollatorForPreference):
 
 
 class StopWhenNotFinite(TrainerCallback):
-    """Ends a training whose gradient is NaN or infinite with a ValueError, before it reaches the weights. Scaled float16, which skips
-    such steps, is left alone."""
+    """Ends a training whose gradient or final weights are NaN or infinite with a ValueError; such a gradient never reaches the weights.
+    Gradients of scaled float16, where those steps are skipped, are left alone."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         if not args.fp16 and not get_total_norm(gradients).isfinite():
-            raise ValueError(_not_finite("gradient", args, state))
+            raise ValueError(_not_finite(f"gradient of step {state.global_step + 1}", args))
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not get_total_norm([parameter.detach() for parameter in model.parameters() if parameter.requires_grad]).isfinite():
+            raise ValueError(_not_finite("size of the trained weights", args))
 
 
-def _not_finite(what: str, args, state) -> str:
-    return (
-        f"the {what} of step {state.global_step + 1} is NaN or infinite, so training ends before it spoils the weights; "
-        f"lower learning_rate ({args.learning_rate:g}), or look for extreme settings and broken weights"
-    )
+def _not_finite(what: str, args) -> str:
+    return f"the {what} is NaN or infinite; lower learning_rate ({args.learning_rate:g}), or look for extreme settings and broken weights"
 
 
 class RDPOTrainer(DPOTrainer):
@@ -212,7 +213,7 @@ class RDPOTrainer(DPOTrainer):
         args = _settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
-        begun = _trainable(model) if peft_config is None and not isinstance(model, str) and is_peft_model(model) else []
+        begun = _trainable(model, ref_model) if peft_config is None and not isinstance(model, str) and is_peft_model(model) else []
         self.left_out: dict[str, dict[str, int]] = {}
         self._tag_names, self._name, self._paper = _card(args)
         super().__init__(
@@ -360,7 +361,7 @@ class RDPOTrainer(DPOTrainer):
             loss = loss + self.router_aux_loss_coef * balance
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
         if self.model.training and not loss.isfinite():
-            raise ValueError(_not_finite("loss", args, self.state))
+            raise ValueError(_not_finite(f"loss of step {self.state.global_step + 1}", args))
         self._log_batch(inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
         if not return_outputs:
             return loss
@@ -438,9 +439,9 @@ def _columns(dataset) -> set[str]:
     return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
 
 
-def _trainable(model) -> list[tuple[torch.nn.Parameter, Tensor]]:
+def _trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
     """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on from."""
-    if "default" not in model.peft_config:
+    if ref_model is None and "default" not in model.peft_config:
         raise ValueError(f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name=")
     parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
@@ -462,7 +463,7 @@ def _card(args: RDPOConfig) -> tuple[list[str], str, dict[str, str]]:
 def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
     """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a warning that is
     easily missed."""
-    where = f"pair {row.get('id', number)}"
+    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
     for side in ("chosen", "rejected"):
         if not len(row[f"{side}_ids"]):
             raise ValueError(f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out")
@@ -471,7 +472,7 @@ def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str
         template = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(row.get("chat_template_kwargs") or {})}
         if len(row["prompt_ids"]) < len(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)["input_ids"]):
             for side in ("chosen", "rejected"):
-                check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where} of the {name} dataset", **template)
+                check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
     return row
 
 

@@ -281,7 +281,7 @@ def test_a_score_that_is_no_number_is_named(score, llama):
 
 
 def test_a_loss_without_scores_takes_any(llama, tmp_path):
-    for scores in (8.5, "4"):
+    for scores in (8.5, "4", None):
         trainer = trainer_for(llama, tmp_path, data(4, scores, scores), options={"score_range": (0, 1), "max_steps": 1})
         trainer.train()
         assert losses(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
@@ -294,7 +294,7 @@ def test_tools_and_template_arguments_belong_to_the_prompt(llama, tmp_path):
         tokenizer = AutoTokenizer.from_pretrained(llama)
         tokenizer.chat_template = needs
         table = data(2, tools=json.dumps(tool), chat_template_kwargs={"who": "a", "opens": opens})
-        with pytest.raises(ValueError, match="chosen completion of pair 0 .* no prefix"):
+        with pytest.raises(ValueError, match="chosen completion of pair 0: .* no prefix"):
             trainer_for(llama, tmp_path, table, processing_class=tokenizer)
     tokenizer.chat_template = needs.replace("bot{{ opens }}", "")
     assert trainer_for(llama, tmp_path, table, processing_class=tokenizer).pairs_used == 2
@@ -323,6 +323,11 @@ def test_a_gradient_or_loss_that_is_not_finite_ends_training_before_the_weights(
         with pytest.raises(ValueError, match=message):
             trainer.train()
         assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+    with pytest.raises(ValueError, match="the size of the trained weights is NaN or infinite; lower learning_rate"):
+        trainer_for(llama, tmp_path, options={"learning_rate": 1e30, "max_steps": 1}).train()
+    pair = ScoredPair(id="0", experiment="own_data", split="train", prompt="Tea?", response="No.", response_revised="Yes.", score_response=0.0, score_revised=1.0)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        train("sft", llama, [pair], TrainSettings(sft_learning_rate=1e30, batch_size=1), tmp_path, compute_dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name, value", [
