@@ -14,7 +14,8 @@ from transformers.utils import ModelOutput
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import dpo_trainer
 
-from common.trainer import IGNORED_OPTIONS, RDPOTrainer
+from common.trainer import RDPOTrainer
+from common.trainer_config import IGNORED_OPTIONS
 
 
 def parameters(function):

@@ -18,7 +18,8 @@ from common.loss import LOSSES, preference_loss, uses_scores
 from common.methods import TrainSettings, train
 from common.preference import SCORES, preference_dataset
 from common.student import load_student, lora_settings
-from common.trainer import IGNORED_OPTIONS, RDPOConfig, RDPOTrainer, ScoreCollator
+from common.trainer import RDPOConfig, RDPOTrainer, ScoreCollator
+from common.trainer_config import IGNORED_OPTIONS
 
 COMMON = {
     "bf16": False, "gradient_checkpointing": False, "max_length": 256, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
