@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(asked, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0")
     quiet_libraries()
-    settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
     try:
+        settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
         pairs = read_pairs(asked.rows, tuple(asked.score_range))
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
         check_answers(asked.rows, pairs, load_tokenizer(asked.student, revision=asked.revision, pad_token=asked.pad_token))

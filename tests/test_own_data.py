@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from common import before_after, own_data, trainings
 from common.before_after import account, measure
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
+from common.sources import split_of
 from common.student import load_adapter, load_student
 from tiny_models import tiny_causal_model
 
@@ -99,6 +101,7 @@ def test_bad_files_are_named(tmp_path):
 
 @pytest.mark.parametrize("arguments, message", [
     (["rows.csv"], "no file"), (["rows.jsonl", "--score-range", "0", "0.5"], "line 1: column score_chosen: 0.9 lies outside 0 to 0.5"),
+    (["rows.jsonl", "--alpha", "nan"], "alpha=nan is no finite number"), (["rows.jsonl", "--learning-rate", "inf"], "learning_rate=inf is no finite number"),
     (["rows.jsonl", "--method", "base"], "invalid choice: 'base'"), (["rows.jsonl", "--epochs", "0"], "--epochs must be above 0"),
 ])  # fmt: skip
 def test_the_command_refuses_before_any_model_is_loaded(arguments, message, tmp_path, monkeypatch, capsys):
@@ -109,6 +112,25 @@ def test_the_command_refuses_before_any_model_is_loaded(arguments, message, tmp_
         main([*arguments, "--student", "nobody", "--output", "out"])
     assert message in f"{refused.value} {capsys.readouterr().err}"
     assert not (tmp_path / "out").exists()
+
+
+def test_an_answer_that_merges_with_its_prompt_is_named_by_line_before_training(tmp_path, monkeypatch, capsys):
+    held_out = next(number for number, row in enumerate(rows()) if split_of(row["prompt"], own_data.SHARES) == "test")
+    template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|close|>' }}{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+    student = tiny_causal_model(tmp_path / "student", template=template, text="assistant:) " * 20)
+    path = written(tmp_path, rows(chosen={held_out: ") Yes."}))
+    monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match=f"rows.jsonl, line {held_out + 1}: column chosen: the prompt's tokens are no prefix"):
+        main([str(path), "--student", str(student), "--output", str(tmp_path / "out")])
+
+
+def test_prompts_that_leave_no_room_are_not_counted_as_trained_on(tmp_path):
+    student = tiny_causal_model(tmp_path / "student")
+    long = {number: f"Is answer {number} harmless?" + " word" * 400 for number in range(0, 40, 3)}
+    pairs = read_pairs(written(tmp_path, rows(40, prompt=long)))
+    for method in ("rdpo", "sft"):
+        result = train_and_report(pairs, student, tmp_path / method, method, replace(SETTINGS, batch_size=1), **LOAD)
+        assert result.pairs_used == sum("word" not in pair.prompt for pair in side(pairs, "train")) == len([row for row in result.history if "loss" in row])
 
 
 def test_figures_by_hand(tmp_path, monkeypatch):
