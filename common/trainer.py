@@ -166,7 +166,8 @@ class RDPOTrainer(DPOTrainer):
         if isinstance(processing_class, ProcessorMixin):  # loaded by TRL
             raise ValueError(TEXT_ONLY)
         if not isinstance(dataset, Dataset | IterableDataset):
-            raise TypeError(f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {type(dataset).__name__}; Dataset.from_list(rows) makes one")
+            kind = type(dataset).__name__
+            raise TypeError(f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one")
         reads = args.needs_scores or callable(args.method) and set(SCORES) <= _columns(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
         stale = [name for name in REFERENCE if name in _columns(scored)]
@@ -334,7 +335,8 @@ def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDP
         raise ValueError("the train dataset is empty")
     if args is None:
         method = "rdpo" if set(SCORES) <= columns else "dpo"
-        warnings.warn(f"no args: trains with method={method!r}, since the data have {'' if method == 'rdpo' else 'no '}scores; RDPOConfig chooses another", stacklevel=3)
+        why = "scores" if method == "rdpo" else "no scores"
+        warnings.warn(f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another", stacklevel=3)
         name = model if isinstance(model, str) else model.config.name_or_path
         args = RDPOConfig(f"{Path(name).name}-RDPO", method=method)
     if not isinstance(args, RDPOConfig):
@@ -342,7 +344,8 @@ def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDP
     if args.precompute_ref_log_probs is None:
         args = copy.copy(args)  # the caller's stay undecided
         datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
-        args.precompute_ref_log_probs = not (args.sync_ref_model or any(isinstance(dataset, IterableDataset) for dataset in datasets) or columns & {"image", "images"})
+        streamed = any(isinstance(dataset, IterableDataset) for dataset in datasets)
+        args.precompute_ref_log_probs = not (streamed or args.sync_ref_model or columns & {"image", "images"})
     return args
 
 
@@ -384,6 +387,7 @@ def _by_side(logps: Tensor) -> tuple[Tensor, Tensor]:
 def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
     """[chosen, rejected] of every pair, as the collator truncated and padded them."""
     ids, kept, scored = (inputs[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask"))
-    sequences = [(row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in zip(ids, kept.bool(), scored.sum(dim=1))]  # nothing predicts a first token
+    rows = zip(ids, kept.bool(), scored.sum(dim=1))
+    sequences = [(row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows]  # nothing predicts a first token
     pairs = len(sequences) // 2
     return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]
