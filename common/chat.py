@@ -45,8 +45,8 @@ def hand_over(replies: Iterable[Reply], on_reply: OnReply | None) -> list[Reply]
 class KeptChat:
     """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice, whoever asks again.
 
-    Replies are handed over clean (`common.replies`), whoever wrote the file. A reply is found by model, conversation and sampling, its seed included: the same request, in one batch or in a run of
-    next week, is asked once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.
+    Replies are handed over clean (`common.replies`), whoever wrote the file. A reply is found by model, conversation and
+    sampling, its seed included: the same request, in one batch or in a run of next week, is asked once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.
 
     Args:
         chat: the model; None answers from what `path` holds alone (recorded replies).
@@ -176,15 +176,21 @@ class LocalChat:
         """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are recurrent."""
         import torch
 
+        from common.student import learned_positions
+
         width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
         sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {"do_sample": False}
+        positions = learned_positions(self.model)
+        most = min(sampling.max_new_tokens, positions - width) if positions else sampling.max_new_tokens
+        if most < 1:
+            raise ValueError(f"a prompt of {width} tokens leaves no room for an answer: {self.name} has {positions} positions")
         generated: list[list[int]] = [[] for _ in prompts]
         rows, cache = list(range(len(prompts))), None  # those still in the batch
-        for start in range(0, sampling.max_new_tokens, LOOK_EVERY):
+        for start in range(0, most, LOOK_EVERY):
             output = self.model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, sampling.max_new_tokens - start),
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, most - start),
                 pad_token_id=pad, use_cache=True, repetition_penalty=self.repetition_penalty, return_dict_in_generate=True, **sampled,
             )  # fmt: skip
             new, cache = output.sequences[:, ids.size(1) :], output.past_key_values

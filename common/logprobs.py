@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import chain
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from common import shared_attention
 from common.lm_head import target_logprobs
 from common.packing import Packed, Sequence, dense_mask, pack, sparse_mask, stretches_mask
 from common.student import forbid_cpu_repacking
@@ -66,11 +67,18 @@ def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, pa
     one per sequence, and the same numbers; so it does with `packed=False`.
     """
     if not packed or (make := _mask_maker(model)) is None:
-        return _in_rows(model, list(chain.from_iterable(groups)))
+        return _in_rows(model, list(chain.from_iterable(groups)))[0]
     rows = pack(groups)
     if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
         make = dense_mask
     return _packed_logprobs(model, rows, make)
+
+
+def balanced_logprobs(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Tensor, Tensor]:
+    """`grouped_logprobs` of a mixture of experts in padded rows, and its load-balancing loss, (), over the tokens of all rows: a
+    packed row would count a shared prompt once."""
+    logps, output = _in_rows(model, list(chain.from_iterable(groups)), output_router_logits=True)
+    return logps, output.aux_loss
 
 
 def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
@@ -85,22 +93,27 @@ def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mas
         (rows, kept) in float32, nats: the positions from the first completion token of any row to the end. The head is
         computed for these alone, so that a long prompt costs no logits.
     """
+    return _completion_logprobs(model, input_ids, attention_mask, completion_mask)[0]
+
+
+def _completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, **asked: bool) -> tuple[Tensor, ModelOutput]:
     first = int(completion_mask.any(dim=0).int().argmax())  # the earliest completion token of any row
     kept = input_ids.size(1) - first
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept + 1).logits
-    logits = logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
+    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept + 1, **asked)
+    logits = output.logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
     targets = input_ids[:, first:]
     logps = torch.gather(logits, 2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
-    return torch.where(completion_mask[:, first:].bool(), logps, torch.zeros_like(logps))
+    return torch.where(completion_mask[:, first:].bool(), logps, torch.zeros_like(logps)), output
 
 
-def _in_rows(model: torch.nn.Module, sequences: list[Sequence]) -> Tensor:
+def _in_rows(model: torch.nn.Module, sequences: list[Sequence], **asked: bool) -> tuple[Tensor, ModelOutput]:
     width, device = max(len(ids) for ids, _ in sequences), next(model.parameters()).device
     ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
     starts = torch.tensor([start for _, start in sequences], device=device)
     completion = mask * (torch.arange(width, device=device) >= starts.unsqueeze(1))
-    return completion_logprobs(model, ids, mask, completion).sum(dim=1)
+    logps, output = _completion_logprobs(model, ids, mask, completion, **asked)
+    return logps.sum(dim=1), output
 
 
 def _packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> Tensor:
@@ -142,48 +155,68 @@ def _layer_kinds(config) -> list[str]:
     return sorted(set(getattr(config, "layer_types", None) or [only]))
 
 
-_makers: WeakKeyDictionary[torch.nn.Module, MaskMaker | None] = WeakKeyDictionary()
+_makers: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, bool], MaskMaker | None]] = WeakKeyDictionary()
+"""Of a causal model: the masks found for its attention, with and without virtual tokens in front."""
 
 
 def packs_exactly(model: torch.nn.Module) -> bool:
-    """Whether packed rows give this model's own numbers; tried out once per model on two small pairs.
+    """Whether packed rows give this model's own numbers; tried out once per model and attention on two small pairs.
 
-    False, with one warning that says why, for recurrent and chunked layers, for positions that do not restart, and for
-    a forward that ignores masks or position ids.
+    False, with one warning that says why, for recurrent and chunked layers, for positions that do not restart, for virtual
+    tokens in front (prompt and prefix tuning), and for a forward that ignores masks or position ids.
     """
     return _mask_maker(model) is not None
 
 
-def _mask_maker(model: torch.nn.Module) -> MaskMaker | None:
-    """The fastest masks with which packed rows give this model's own numbers, None where no mask does."""
+def give_attention_back(model: torch.nn.Module) -> None:
+    """Sets sdpa again where `common.shared_attention` took its place for packed rows. Not between a forward and its backward."""
     causal = _causal_model(model)
-    if causal not in _makers:
-        _makers[causal] = None
-        for make in _candidates(causal):
-            reason = _reason_not_to_pack(model, causal, make)
-            if reason is None:
-                _makers[causal] = make
+    if causal.config._attn_implementation == shared_attention.NAME:
+        causal.set_attn_implementation("sdpa")
+
+
+def _mask_maker(model: torch.nn.Module) -> MaskMaker | None:
+    """The fastest masks with which packed rows give this model's own numbers, None where no mask does. Leaves the model with the
+    attention that takes them."""
+    causal = _causal_model(model)
+    found, attention, virtual = _makers.setdefault(causal, {}), causal.config._attn_implementation, _has_virtual_tokens(model, causal)
+    if (attention, virtual) not in found:
+        reasons = []
+        for taken, make in _candidates(causal):
+            causal.set_attn_implementation(taken)
+            reasons.append(_reason_not_to_pack(model, causal, make))
+            if reasons[-1] is None:
+                found[attention, virtual] = found[taken, virtual] = make
                 break
         else:
-            warnings.warn(f"{type(causal).__name__} is computed in padded rows, one per completion: {reason}", stacklevel=3)
-    return _makers[causal]
+            causal.set_attn_implementation(attention)
+            found[attention, virtual] = None
+            warnings.warn(f"{type(causal).__name__} is computed in padded rows, one per completion: {reasons[-1]}", stacklevel=3)
+    make = found[attention, virtual]
+    if attention == "sdpa" and make in (stretches_mask, sparse_mask):
+        causal.set_attn_implementation(shared_attention.NAME)
+    return make
 
 
-def _candidates(causal: PreTrainedModel) -> list[MaskMaker]:
-    """Masks to try, the fastest first. sdpa makes way for an attention that skips what is hidden."""
-    from common import shared_attention
+def _candidates(causal: PreTrainedModel) -> list[tuple[str, MaskMaker]]:
+    """Attention and masks to try, the fastest first. sdpa makes way for an attention that skips what is hidden."""
+    config, attention = causal.config.get_text_config(), causal.config._attn_implementation
+    if attention == "flex_attention":
+        return [(attention, sparse_mask)]
+    if attention not in ("sdpa", shared_attention.NAME) or any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
+        return [(attention, dense_mask)]
+    return [(shared_attention.NAME, stretches_mask if causal.device.type == "cpu" else sparse_mask), (shared_attention.NAME, dense_mask)]
 
-    config = causal.config.get_text_config()
-    if config._attn_implementation == "flex_attention":
-        return [sparse_mask]
-    if config._attn_implementation != "sdpa" or any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
-        return [dense_mask]
-    causal.set_attn_implementation(shared_attention.NAME)
-    return [stretches_mask if causal.device.type == "cpu" else sparse_mask, dense_mask]
+
+def _has_virtual_tokens(model: torch.nn.Module, causal: PreTrainedModel) -> bool:
+    wrappers = takewhile(lambda module: module is not causal, model.modules())
+    return any(config.is_prompt_learning for wrapper in wrappers if (config := getattr(wrapper, "active_peft_config", None)))
 
 
 def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: MaskMaker) -> str | None:
     config = causal.config.get_text_config()
+    if _has_virtual_tokens(model, causal):
+        return "virtual tokens stand before every row (prompt or prefix tuning)"
     unknown = set(_layer_kinds(config)) - {"full_attention", "sliding_attention"}
     if unknown or getattr(causal, "_is_stateful", False):
         return f"it has layers that no mask can part ({', '.join(sorted(unknown)) or 'recurrent'})"
@@ -196,7 +229,7 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
     ]
     rows = pack(groups, row_tokens=64)
     with _as_for_evaluation(model), _narrow_window(config), torch.no_grad():
-        plain = _in_rows(model, list(chain.from_iterable(groups)))
+        plain, _ = _in_rows(model, list(chain.from_iterable(groups)))
         try:
             found = _packed_logprobs(model, rows, make)
             _try_backward(causal, rows, make)

@@ -22,7 +22,7 @@ from common.prompts import ExperimentPrompts
 from common.run import Progress, checked, resolve
 from common.schema import Message, Reply, Sampling, ScoredPair
 from common.self_critique import run_chains
-from common.student import adapter_tokenizer, adapters_to_float32, load_adapter, load_as_it_is, load_student, lora_settings, precision, release_memory
+from common.student import adapter_tokenizer, adapters_to_float32, learned_positions, load_adapter, load_as_it_is, load_student, lora_settings, precision, release_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -148,6 +148,8 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
         student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
+
+    Raises ValueError for a student with fewer positions than `max_length`, and where a loss or gradient is not finite.
     """
     check_methods([method])
     if existing(method) == "model":
@@ -161,6 +163,8 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
         tokenizer = beside or tokenizer
     if not is_trained(method):
         return TrainedStudent(method, model, tokenizer)
+    if (positions := learned_positions(model)) and positions < settings.max_length:
+        raise ValueError(f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most")
     scored = [pair for pair in pairs if None not in pair.normalised()]
     make_trainer = _supervised_trainer if method in SUPERVISED else preference_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
@@ -204,7 +208,7 @@ def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: P
 
 
 def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
-    """(trainer ready to train, number of pairs it uses) for one of `LOSSES` or `WITH_NLL`."""
+    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for one of `LOSSES` or `WITH_NLL`."""
     from common.trainer import RDPOConfig, RDPOTrainer
 
     knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing")}
@@ -216,14 +220,17 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
         revision = getattr(model.config, "_commit_hash", None)
         reference, _ = load_student(model.name_or_path, revision=revision, four_bit=False, compute_dtype=model.dtype)
     trainer = RDPOTrainer(
-        model, arguments, preference_dataset(pairs), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank), ref_model=reference
-    )
-    return trainer, len(pairs)
+        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
+        peft_config=lora_settings(settings.lora_rank),
+    )  # fmt: skip
+    return trainer, trainer.pairs_used
 
 
 def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
+
+    from common.trainer import StopWhenNotFinite
 
     class CompletionTrainer(SFTTrainer):
         """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left out."""
@@ -245,7 +252,8 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
         model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
     )
     adapters_to_float32(trainer.model)
-    return trainer, len(kept)
+    trainer.add_callback(StopWhenNotFinite())
+    return trainer, len(trainer.train_dataset)  # without those whose prompt alone fills max_length
 
 
 class SelfRefining:

@@ -158,8 +158,8 @@ def main(arguments: list[str] | None = None) -> None:
     escape_what_the_terminal_lacks()
     quiet_libraries()
     output = Path(asked.output).expanduser()
-    settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
     try:
+        settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
         pairs = read_pairs(asked.rows, tuple(asked.score_range))
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
         train_and_report(pairs, asked.student, output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from common.schema import ScoredPair
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
+    Table = TypeVar("Table", Dataset, IterableDataset)
+
 SCORES = ("score_chosen", "score_rejected")
+NORMALISED = "scores_normalised"
 
 
 def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
@@ -31,25 +34,54 @@ def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
     return Dataset.from_list([_row(pair) for pair in pairs], features=features)
 
 
-def with_normalised_scores(dataset: Dataset, score_range: tuple[float, float], needed: bool) -> Dataset:
-    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range`.
+def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed: bool, name: str = "train") -> Table:
+    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range` as float64; of a stream, row by row as it is read.
 
-    Raises ValueError for a missing column (when scores are needed), a score outside the range, or no scored pair at all.
+    Column `scores_normalised` marks what this has mapped, which is left as it is the next time. Where no scores are needed their
+    columns are dropped, once the pairs with an empty score are, so that every method sees the same pairs; data without any score stay whole.
+    Raises ValueError for a missing column (when scores are needed), a score that is no number or lies outside the range, or no
+    scored pair at all.
     """
-    missing = [name for name in SCORES if name not in dataset.column_names]
-    if missing:
-        if needed:
-            raise ValueError(f"this method needs the columns score_chosen and score_rejected; missing: {', '.join(missing)}")
-        return dataset.remove_columns([name for name in SCORES if name not in missing])
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"the {name} dataset is empty")
+    if NORMALISED in first:
+        return dataset if needed else dataset.remove_columns([*SCORES, NORMALISED])
+    there = [column for column in SCORES if column in first]
+    if needed and len(there) < len(SCORES):
+        missing = ", ".join(column for column in SCORES if column not in there)
+        raise ValueError(f"this method needs the columns score_chosen and score_rejected; missing: {missing} (in the {name} dataset)")
+    if len(there) == len(SCORES):
+        how = {"score_range": score_range if needed else None, "name": name}
+        scored = dataset.filter(_is_scored, with_indices=True, input_columns=list(SCORES), fn_kwargs=how)
+        if next(iter(scored), None) is not None:
+            dataset = scored
+        elif needed:
+            raise ValueError(f"no pair of the {name} dataset has both scores; nothing to train on")
+    if not needed:
+        return dataset.remove_columns(there)
+    dataset = dataset.map(_normalised, input_columns=list(SCORES), fn_kwargs={"score_range": score_range}, remove_columns=list(SCORES))
+    return dataset.rename_columns({f"normalised_{column}": column for column in SCORES})  # under the old names a column of integers would stay one
+
+
+def _is_scored(score_chosen: Any, score_rejected: Any, row: int, score_range: Sequence[float] | None, name: str) -> bool:
+    for column, score in zip(SCORES, (score_chosen, score_rejected)):
+        if score is None or score_range is None:
+            continue
+        try:
+            inside = score_range[0] <= score <= score_range[1]
+        except TypeError:
+            raise ValueError(f"{column} of row {row} of the {name} dataset is {score!r}, which is no number; convert the column") from None
+        if not inside:
+            low, high = score_range
+            raise ValueError(f"{column} of row {row} is {score}, outside score_range {low:g} to {high:g} (in the {name} dataset); give the judge's own scale")
+    return score_chosen is not None and score_rejected is not None
+
+
+def _normalised(score_chosen: float, score_rejected: float, score_range: Sequence[float]) -> dict[str, float | bool]:
     low, high = score_range
-    for name in SCORES:
-        for row, score in enumerate(dataset[name]):
-            if score is not None and not low <= score <= high:
-                raise ValueError(f"{name} of row {row} is {score}, outside score_range {low:g} to {high:g}; give the judge's own scale")
-    scored = dataset.filter(lambda row: all(row[name] is not None for name in SCORES))
-    if len(scored) == 0:
-        raise ValueError("no pair has both scores; nothing to train on")
-    return scored.map(lambda row: {name: (row[name] - low) / (high - low) for name in SCORES})
+    scores = {f"normalised_{column}": (float(score) - low) / (high - low) for column, score in zip(SCORES, (score_chosen, score_rejected))}
+    return {**scores, NORMALISED: True}
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:

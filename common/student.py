@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -209,15 +209,18 @@ def _shows_system_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
-def check_prompt_is_prefix(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], answer: str, where: str) -> None:
+def check_prompt_is_prefix(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], answer: str | list[Message], where: str, **template: Any) -> None:
     """Raises ValueError, naming `where`, unless the tokens a student is prompted with also open the tokens it is trained on.
+
+    answer: its text or its messages. template: tools and what else the chat template is rendered with.
 
     Otherwise the template opens the answer in one way when it is asked for and in another when it is given, or the last
     token of the prompt merges with white space that the answer begins with; the student would be trained on a context that
     it never meets.
     """
-    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-    given = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], return_dict=True)["input_ids"]
+    answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
+    asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **template)["input_ids"]
+    given = tokenizer.apply_chat_template([*prompt, *answer], return_dict=True, **template)["input_ids"]
     if given[: len(asked)] != asked:
         same = next(i for i, (a, b) in enumerate(zip([*asked, None], [*given, None])) if a != b)
         raise ValueError(
@@ -241,6 +244,13 @@ def adapters_to_float32(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+
+
+def learned_positions(model: torch.nn.Module) -> int | None:
+    """How many positions a model has that learned one vector for each (GPT-2, OPT); None for others, which have no such end."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tables = (module for module in model.modules() if isinstance(module, torch.nn.Embedding) and module is not model.get_input_embeddings())
+    return limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None  # OPT's has two more
 
 
 def lora_settings(rank: int = 16, alpha: int | None = None, dropout: float = 0.0, target_modules: str | list[str] = "all-linear") -> LoraConfig:

@@ -1,96 +1,55 @@
 """Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
 
-Works with any preference dataset in TRL's format that has `score_chosen` and `score_rejected`; everything else (chat
-templates, PEFT, adapters-off reference, checkpoints) is TRL's. What differs from TRL: the loss is `preference_loss`, a
-pair's prompt is computed once for both answers and the head on completion positions only (`common.logprobs`), reference
-log-probabilities are kept on disk, LoRA weights stay in float32 (TRL's bfloat16 rounds small updates away), and the metrics
-are those that the notebooks plot.
+Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them; everything
+else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the loss is
+`preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
+(`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small updates
+away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what differs and what
+is refused.
 
 Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
-`_metrics`, `_set_signature_columns_if_needed`); tests/test_contract.py fails when they drift.
+`_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field, fields
+import copy
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
 from torch import Tensor
-from trl import DPOConfig, DPOTrainer, is_conversational
+from transformers import ProcessorMixin, TrainerCallback
+from trl import DPOTrainer, is_conversational
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
-from common.logprobs import grouped_logprobs
-from common.loss import check_method, knobs_of, preference_loss, uses_scores
+from common.logprobs import balanced_logprobs, give_attention_back, grouped_logprobs
+from common.loss import preference_loss
 from common.packing import Sequence
 from common.preference import SCORES, with_normalised_scores
 from common.reference import ReferenceCache, reference_identity
 from common.run import Progress
 from common.schema import fingerprint
-from common.student import adapters_to_float32, check_prompt_is_prefix, forbid_cpu_repacking
+from common.student import adapters_to_float32, check_prompt_is_prefix, forbid_cpu_repacking, learned_positions
+from common.trainer_config import RDPOConfig, card_of
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
-IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "discopop_tau", "sync_ref_model")
-
-
-@dataclass
-class RDPOConfig(DPOConfig):
-    """TRL's `DPOConfig` with the settings of refined DPO.
-
-    Args:
-        method: a name in `common.loss.LOSSES`, or a callable (see `preference_loss`).
-        alpha: score offset of `rdpo`; ours.
-        eta: score temperature of `rdpo_soft` and `rdpo_squared`; ours.
-        nll_weight: weight of the negative log-likelihood of the chosen completion, averaged over its tokens. 0 is none.
-        nll_on: "all" pairs, or "accepted" ones (score_chosen > score_rejected, which is dSC's filter).
-        score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
-        packed: False computes two padded rows a pair, prompt and all, as TRL does; the numbers are the same.
-        reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
-            `<output_dir>/reference`.
-
-    `precompute_ref_log_probs` is on by default: the reference is computed once and kept, see `reference_cache`.
-    `label_smoothing` (cdpo, robust) is inherited. Options of `DPOConfig` that only TRL's own loss would read raise.
-    """
-
-    method: Any = "rdpo"
-    alpha: float = 1.0
-    eta: float = 1.0
-    nll_weight: float = 0.0
-    nll_on: str = "all"
-    score_range: tuple[float, float] = (0.0, 1.0)
-    packed: bool = True
-    reference_cache: str | None = None
-    precompute_ref_log_probs: bool = field(default=True, metadata={"help": "Compute reference log-probabilities once, before training."})
-    label_smoothing: float = field(default=0.1, metadata={"help": "Rate of flipped labels that `cdpo` and `robust` assume."})
-
-    def __post_init__(self):
-        if not callable(self.method):
-            check_method(self.method)
-        if self.nll_on not in ("all", "accepted"):
-            raise ValueError(f"nll_on is 'all' or 'accepted', not {self.nll_on!r}")
-        if self.nll_weight < 0:
-            raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
-        low, high = self.score_range
-        if not low < high:
-            raise ValueError(f"score_range is (lowest, highest), got {self.score_range}")
-        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(DPOConfig) if f.name in IGNORED_OPTIONS}
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            if value not in (default, [default]):
-                raise ValueError(f"{name}={value!r} belongs to TRL's own loss and would have no effect here; choose the loss with method=")
-        super().__post_init__()
-
-    @property
-    def needs_scores(self) -> bool:
-        return not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on == "accepted"
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+TEXT_ONLY = "RDPOTrainer trains on text alone: give processing_class=processor.tokenizer of a text model, or take TRL's DPOTrainer"
 
 
 @dataclass
 class ScoreCollator(DataCollatorForPreference):
-    """TRL's collator, with the scores beside the tokens.
+    """TRL's collator, with the scores beside the tokens. `inner`: a collator of preference data that makes the tokens instead.
 
     >>> collator = ScoreCollator(pad_token_id=0)
     >>> collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "score_chosen": 1.0, "score_rejected": 0.2}])
@@ -100,58 +59,127 @@ class ScoreCollator(DataCollatorForPreference):
      'score_chosen': tensor([1.]), 'score_rejected': tensor([0.2000])}
     """
 
+    inner: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples)
+        batch = (self.inner or super().torch_call)(examples)
         for name in SCORES:
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
         return batch
 
 
-class RDPOTrainer(DPOTrainer):
-    """TRL's `DPOTrainer` with the losses of `common.loss`; takes the same arguments.
+class StopWhenNotFinite(TrainerCallback):
+    """Ends a training whose gradient or final weights are NaN or infinite with a ValueError; such a gradient never reaches the weights.
+    Gradients of scaled float16, where those steps are skipped, are left alone."""
 
-    Give it a base model and `peft_config`, never a ready PeftModel: then the reference is the same weights with adapters
-    off. Pairs without a score are left out for every method alike and counted in `self.unscored`; so the rows of a table
-    differ by their method and not by their data.
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if not args.fp16 and not _all_finite([parameter.grad for parameter in model.parameters() if parameter.grad is not None]):
+            raise ValueError(_not_finite(f"gradient of step {state.global_step + 1}", args))
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not _all_finite([parameter.detach() for parameter in model.parameters() if parameter.requires_grad]):
+            raise ValueError(_not_finite("size of the trained weights", args))
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32).to(tensors[0].device) for tensor in tensors]
+    return not norms or bool(torch.stack(norms).isfinite().all())
+
+
+def _not_finite(what: str, args) -> str:
+    return f"the {what} is NaN or infinite; lower learning_rate ({args.learning_rate:g}), or look for extreme settings and broken weights"
+
+
+class RDPOTrainer(DPOTrainer):
+    """TRL's `DPOTrainer` with the losses of `common.loss`; takes the same arguments, with an `RDPOConfig`.
+
+    Without `args` the method is `rdpo`, or `dpo` where the dataset has no scores. The reference is TRL's: `ref_model`, else the
+    model with a new adapter off, the adapter that a ready PeftModel began with, or the model before training.
+    Pairs without a score are left out for every method alike; so the rows of a table differ by their method and not by their
+    data. What `evaluate` is given is treated as the training data are.
+
+    Attributes:
+        pairs_used: pairs that are trained on; None for a stream.
+        unscored: training pairs left out because a score is missing.
+        left_out: of every table, pairs left out by reason: `unscored`, `prompt fills max_length`.
 
     Raises:
-        ValueError: a score outside `args.score_range`, no scores for a method that needs them, or a conversation whose
-            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part), or an empty
-            completion.
+        ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a conversation whose
+            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part), an empty
+            completion, more tokens than a model has positions, images, or a loss or gradient that is not finite.
+        TypeError: `args` or a dataset of another kind.
     """
 
-    def __init__(self, model, args: RDPOConfig, train_dataset, eval_dataset=None, processing_class=None, **kwargs):
-        pairs = len(train_dataset)
-        train_dataset = with_normalised_scores(train_dataset, args.score_range, args.needs_scores)
-        self.unscored = pairs - len(train_dataset)
-        if eval_dataset is not None:
-            eval_dataset = with_normalised_scores(eval_dataset, args.score_range, args.needs_scores)
-        if processing_class is None:
-            raise ValueError("give the tokenizer as processing_class")
-        if isinstance(model, torch.nn.Module):
-            forbid_cpu_repacking(model)  # the reference is computed in evaluation mode
-        collator = ScoreCollator(processing_class.pad_token_id, max_length=args.max_length, truncation_mode=args.truncation_mode)
+    def __init__(
+        self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None,
+        compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None, peft_config=None,
+    ):  # fmt: skip
+        if isinstance(ref_model, RDPOConfig):
+            warnings.warn("RDPOTrainer takes its arguments in TRL's order now: model, ref_model, args, ...; name them", FutureWarning, stacklevel=2)
+            if args is not None:  # was: model, args, train_dataset, eval_dataset, processing_class
+                processing_class = processing_class if train_dataset is None else train_dataset
+                train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
+            ref_model, args, data_collator = None, ref_model, None
+        args = _settled(args, model, train_dataset, eval_dataset)
+        if isinstance(processing_class, ProcessorMixin):
+            raise ValueError(TEXT_ONLY)
+        begun = _trainable(model, ref_model) if peft_config is None and not isinstance(model, str) and is_peft_model(model) else []
+        self.left_out: dict[str, dict[str, int]] = {}
+        self._tag_names, self._name, self._paper = card_of(args)
         super().__init__(
-            model=model, args=args, data_collator=collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
-            processing_class=processing_class, **kwargs,
+            model=model, ref_model=ref_model, args=args, data_collator=data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
+            processing_class=processing_class, compute_metrics=compute_metrics, callbacks=callbacks, optimizers=optimizers,
+            quantization_config=quantization_config, peft_config=peft_config,
         )  # fmt: skip
-        adapters_to_float32(self.model)
+        if self._is_vlm:
+            raise ValueError(TEXT_ONLY)
+        if not isinstance(self.data_collator, ScoreCollator):
+            trls = type(self.data_collator) is DataCollatorForPreference
+            options = asdict(self.data_collator) if trls else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
+            self.data_collator = ScoreCollator(**options)
+        for parameter, values in begun:
+            parameter.data = values  # as they were before TRL rounded them
+        if is_peft_model(self.model):
+            adapters_to_float32(self.model)
+        self._forbid_cpu_repacking()
+        self.add_callback(StopWhenNotFinite())
+        if self.aux_loss_enabled and args.packed:
+            warnings.warn(
+                f"{type(model).__name__} is computed in padded rows, one per completion: its load-balancing loss counts the tokens of all rows; "
+                "router_aux_loss_coef=0 leaves it out and packs", stacklevel=2,
+            )  # fmt: skip
+
+    @property
+    def pairs_used(self) -> int | None:
+        return len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None
+
+    @property
+    def unscored(self) -> int:
+        return self.left_out.get("train", {}).get("unscored", 0)
+
+    def _forbid_cpu_repacking(self) -> None:
+        for model in filter(None, (self.model, self.ref_model)):
+            forbid_cpu_repacking(model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
-        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if len(prepared) == 0:
+        if isinstance(processing_class, ProcessorMixin):  # loaded by TRL
+            raise ValueError(TEXT_ONLY)
+        if not isinstance(dataset, Dataset | IterableDataset):
+            kind = type(dataset).__name__
+            raise TypeError(f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one")
+        reads = args.needs_scores or callable(args.method) and set(SCORES) <= _columns(dataset)
+        scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
+        stale = [name for name in REFERENCE if name in _columns(scored)]
+        prepared = super()._prepare_dataset(scored.remove_columns(stale), processing_class, args, dataset_name)
+        if next(iter(prepared), None) is None:
             raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
-        for name in ("chosen", "rejected"):
-            empty = [row for row, ids in enumerate(prepared[f"{name}_ids"]) if not ids]
-            if empty:
-                raise ValueError(f"the {name} completion of row {empty[0]} of the {dataset_name} dataset has no tokens; leave such pairs out")
-        if is_conversational(prepared[0]):
-            for number, (prompt, ids) in enumerate(zip(prepared["prompt"], prepared["prompt_ids"])):
-                if len(ids) < len(processing_class.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]):
-                    row = prepared[number]  # TRL has cut its prompt, with a warning that is easily missed
-                    for side in ("chosen", "rejected"):
-                        check_prompt_is_prefix(processing_class, prompt, row[side][0]["content"], f"{side} completion of pair {row.get('id', number)}")
+        if isinstance(prepared, IterableDataset):
+            return prepared.map(_checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name})
+        for number, row in enumerate(prepared):
+            _checked(row, number, processing_class, dataset_name)
+        counts = {"unscored": len(dataset) - len(scored), "prompt fills max_length": len(scored) - len(prepared)}
+        self.left_out.setdefault(dataset_name, counts)
         return prepared
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -161,10 +189,14 @@ class RDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """The dataset with `ref_chosen_logps` and `ref_rejected_logps`, from the cache where it has them.
 
-        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference.
+        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference. A stream is left
+        as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
         """
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if isinstance(dataset, IterableDataset) and (self.ref_model is not None or is_peft_model(self.model)):
+            return dataset
+        if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
+        self._forbid_cpu_repacking()
         model = self.ref_model or self.model
         how = {"packed": self.args.packed, "precision": self.accelerator.mixed_precision, "device": self.accelerator.device.type}
         cache = ReferenceCache(self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how))
@@ -174,51 +206,81 @@ class RDPOTrainer(DPOTrainer):
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
             progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
-            for key in mine:
-                batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
-                found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
-                cache.add_now_and_then(found)
-                progress(1)
+            with self._attention_given_back():
+                for key in mine:
+                    batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
+                    found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
+                    cache.add_now_and_then(found)
+                    progress(1)
             cache.add(dict(gather_object(list(found.items()))))
         chosen, rejected = zip(*(cache.values[key] for key in keys))
         return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
 
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Reference log-probabilities (batch,), (batch,) of chosen and rejected: adapters off, or `ref_model`."""
+        """Reference log-probabilities (batch,), (batch,) of chosen and rejected: `ref_model`, the adapter that training began with, or
+        adapters off.
+
+        Raises ValueError where the reference is the model before training, and training has begun.
+        """
         context = contextlib.nullcontext()
         if self.ref_model is None and is_peft_model(self.model):
-            context = use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None)
+            peft_model = self.accelerator.unwrap_model(self.model)
+            context = use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None)
+        elif self.ref_model is None and self.state.global_step:
+            raise ValueError("the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset")
         with torch.no_grad(), context:
             return self._logps(self.ref_model or model, inputs)
 
     def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         with self.accelerator.autocast():
-            logps = grouped_logprobs(model, _groups(inputs), packed=self.args.packed)
-        chosen_logps, rejected_logps = logps.view(-1, 2).unbind(1)
-        return chosen_logps, rejected_logps
+            logps = grouped_logprobs(model, self._groups_that_fit(inputs), packed=self.args.packed)
+        return _by_side(logps)
+
+    def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
+        groups = _groups(inputs)
+        longest = max(len(ids) for group in groups for ids, _ in group)
+        if self._positions and longest > self._positions:
+            raise ValueError(f"a prompt with its answer has {longest} tokens, and the model has {self._positions} positions; set max_length={self._positions}")
+        return groups
+
+    @cached_property
+    def _positions(self) -> int | None:
+        return learned_positions(self.model)
 
     def _compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool):
-        args = self.args
-        chosen_logps, rejected_logps = self._logps(model, inputs)
-        if "ref_chosen_logps" in inputs:
-            reference_chosen_logps, reference_rejected_logps = inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]
+        args, metrics = self.args, self._metrics["train" if self.model.training else "eval"]
+        if self.aux_loss_enabled:
+            with self.accelerator.autocast():
+                logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
+            chosen_logps, rejected_logps = _by_side(logps)
+        else:
+            chosen_logps, rejected_logps = self._logps(model, inputs)
+        if self.precompute_ref_logps and REFERENCE[0] in inputs:
+            reference_chosen_logps, reference_rejected_logps = (inputs[name] for name in REFERENCE)
         else:
             reference_chosen_logps, reference_rejected_logps = self.compute_ref_log_probs(model, inputs)
-        score_chosen, score_rejected = inputs.get("score_chosen"), inputs.get("score_rejected")
-        knobs = {} if callable(args.method) else {name: getattr(args, name) for name in knobs_of(args.method)}
+        score_chosen, score_rejected = (inputs.get(name) for name in SCORES)
         losses, chosen_rewards, rejected_rewards = preference_loss(
             args.method, chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps,
-            score_chosen, score_rejected, beta=args.beta, **knobs,
+            score_chosen, score_rejected, beta=args.beta, **args.knobs,
         )  # fmt: skip
-        chosen_tokens = inputs["completion_mask"].chunk(2)[0].sum(dim=1)  # (batch,)
         if args.nll_weight:
             weight = torch.ones_like(losses) if args.nll_on == "all" else (score_chosen > score_rejected).float()
+            chosen_tokens = inputs["completion_mask"].chunk(2)[0].sum(dim=1)  # (batch,)
             losses = losses - args.nll_weight * weight * chosen_logps / chosen_tokens
-        self._log_batch(chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
         loss = losses.mean()
-        return (loss, {"logits": torch.stack([chosen_logps, rejected_logps], dim=1).detach()}) if return_outputs else loss
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * balance
+            metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
+        if self.model.training and not loss.isfinite():
+            raise ValueError(_not_finite(f"loss of step {self.state.global_step + 1}", args))
+        self._log_batch(inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # logits of all positions and words, which the loss never makes
+            return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
 
-    def _log_batch(self, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
+    def _log_batch(self, inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
         metrics = self._metrics["train" if self.model.training else "eval"]
         values = {
             "rewards/chosen": chosen_rewards,
@@ -230,19 +292,102 @@ class RDPOTrainer(DPOTrainer):
         }
         for name, value in values.items():
             metrics[name].append(self.accelerator.gather(value).mean().item())
+        if self.model.training:
+            self._total_train_tokens += self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item() // self._tp_size
+        metrics["num_tokens"] = [self._total_train_tokens]
 
-    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        inputs = self._prepare_inputs(inputs)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs)
-        return loss, None, None
+    @contextlib.contextmanager
+    def _attention_given_back(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for model in filter(None, (self.model, self.ref_model)):
+                give_attention_back(model)
+
+    def train(self, *args, **kwargs):
+        with self._attention_given_back():
+            return super().train(*args, **kwargs)
+
+    def evaluation_loop(self, *args, **kwargs):
+        with self._attention_given_back():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _save(self, *args, **kwargs):
+        """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its name."""
+        method = self.args.method
+        try:
+            pickle.dumps(method)
+        except Exception:
+            self.args.method = self.args.method_name
+        try:
+            return super()._save(*args, **kwargs)
+        finally:
+            self.args.method = method
+
+
+def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
+    """The arguments with what the data decide: the method where none are given, and whether the reference is computed beforehand.
+
+    Raises TypeError for arguments of another class, ValueError for an empty dataset.
+    """
+    columns = _columns(train_dataset)
+    if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
+        raise ValueError("the train dataset is empty")
+    if args is None:
+        method = "rdpo" if set(SCORES) <= columns else "dpo"
+        why = "scores" if method == "rdpo" else "no scores"
+        warnings.warn(f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another", stacklevel=3)
+        name = model if isinstance(model, str) else model.config.name_or_path
+        args = RDPOConfig(f"{Path(name).name}-RDPO", method=method)
+    if not isinstance(args, RDPOConfig):
+        raise TypeError(f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss")
+    if args.precompute_ref_log_probs is None:
+        args = copy.copy(args)  # the caller's stay undecided
+        datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
+        streamed = any(isinstance(dataset, IterableDataset) for dataset in datasets)
+        args.precompute_ref_log_probs = not (streamed or args.sync_ref_model or columns & {"image", "images"})
+    return args
+
+
+def _columns(dataset) -> set[str]:
+    return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
+
+
+def _trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on from."""
+    if ref_model is None and "default" not in model.peft_config:
+        raise ValueError(f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name=")
+    parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)")
+    return parameters
+
+
+def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
+    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a warning that is
+    easily missed."""
+    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+    for side in ("chosen", "rejected"):
+        if not len(row[f"{side}_ids"]):
+            raise ValueError(f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out")
+    if is_conversational(row):
+        tools = row.get("tools")
+        template = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(row.get("chat_template_kwargs") or {})}
+        if len(row["prompt_ids"]) < len(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)["input_ids"]):
+            for side in ("chosen", "rejected"):
+                check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
+    return row
+
+
+def _by_side(logps: Tensor) -> tuple[Tensor, Tensor]:
+    chosen_logps, rejected_logps = logps.view(-1, 2).unbind(1)
+    return chosen_logps, rejected_logps
 
 
 def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-    """[chosen, rejected] of every pair, as the collator truncated them."""
-    ids = inputs["input_ids"].tolist()
-    lengths = inputs["attention_mask"].sum(dim=1).tolist()
-    starts = (inputs["attention_mask"].sum(dim=1) - inputs["completion_mask"].sum(dim=1)).clamp(min=1).tolist()  # nothing predicts a first token
-    sequences = [(row[:length], start) for row, length, start in zip(ids, lengths, starts)]
+    """[chosen, rejected] of every pair, as the collator truncated and padded them."""
+    ids, kept, scored = (inputs[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask"))
+    rows = zip(ids, kept.bool(), scored.sum(dim=1))
+    sequences = [(row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows]  # nothing predicts a first token
     pairs = len(sequences) // 2
     return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]

@@ -23,7 +23,7 @@ if __name__ == "__main__":
         output_dir=output, per_device_train_batch_size=int(pairs_per_process), max_steps=3, learning_rate=1e-3, max_length=256, use_cpu=True, bf16=False,
         gradient_checkpointing=False, report_to="none", disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False,
     )  # fmt: skip
-    trainer = RDPOTrainer(model, settings, preference_dataset(read_records(scored, ScoredPair)), processing_class=tokenizer, peft_config=lora_settings(8))
+    trainer = RDPOTrainer(model, args=settings, train_dataset=preference_dataset(read_records(scored, ScoredPair)), processing_class=tokenizer, peft_config=lora_settings(8))
     trainer.train()
     if trainer.accelerator.is_main_process:
         trainer.model.save_pretrained(f"{output}/adapter")

@@ -49,7 +49,7 @@ def pairs(count=4):
 def trainer_for(model, tokenizer, folder, rows=None, **options):
     settings = RDPOConfig(str(folder), method="rdpo", beta=0.3, learning_rate=1e-2, max_steps=1, per_device_train_batch_size=4, bf16=False, gradient_checkpointing=False,
                           report_to="none", disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False, **options)  # fmt: skip
-    return RDPOTrainer(model, settings, preference_dataset(rows or pairs()), processing_class=tokenizer, peft_config=lora_settings(8))
+    return RDPOTrainer(model, args=settings, train_dataset=preference_dataset(rows or pairs()), processing_class=tokenizer, peft_config=lora_settings(8))
 
 
 def logits(model, tokenizer):

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 
+import peft
 import peft.helpers
 import transformers
 import trl
@@ -13,7 +14,8 @@ from transformers.utils import ModelOutput
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer import dpo_trainer
 
-from common.trainer import IGNORED_OPTIONS
+from common.trainer import RDPOTrainer
+from common.trainer_config import IGNORED_OPTIONS
 
 
 def parameters(function):
@@ -30,7 +32,8 @@ def test_dpo_trainer_has_the_methods_that_we_replace():
     assert parameters(DPOTrainer.compute_ref_log_probs) == ["self", "model", "inputs"]
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
     assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
-    assert parameters(DPOTrainer.prediction_step)[1:4] == ["model", "inputs", "prediction_loss_only"]
+    assert parameters(DPOTrainer.__init__)[1:] == parameters(RDPOTrainer.__init__)[1:]
+    assert "self" in parameters(DPOTrainer._save) and "self" in parameters(DPOTrainer.evaluation_loop) and parameters(DPOTrainer.train)[0] == "self"
 
 
 def test_dpo_trainer_source_still_calls_them():
@@ -40,7 +43,24 @@ def test_dpo_trainer_source_still_calls_them():
     assert "self.compute_ref_log_probs(model, padded_batch)" in source
     assert "self.train_dataset = self._precompute_ref_logps(" in source and "is_peft_model" in vars(dpo_trainer)
     assert 'self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}' in source
-    assert "use_adapter" in vars(dpo_trainer)
+    assert "use_adapter" in vars(dpo_trainer) and 'model.add_adapter("ref", default_config)' in source and 'model.peft_config["default"]' in source
+    for name in ("_is_vlm", "_tokenizer", "aux_loss_enabled", "router_aux_loss_coef", "precompute_ref_logps", "_total_train_tokens", "_tp_size"):
+        assert f"self.{name} = " in source, name
+    assert "self._metrics[mode]" in source and "outputs = model(**model_kwargs)" in source  # logits, where they are asked for
+    assert "self._prepare_dataset(train_dataset, processing_class, args, " in source and "self._prepare_dataset(eval_dataset, self.processing_class, self.args, " in source
+
+
+def test_the_model_card_is_made_of_three_attributes_and_checkpoints_pickle_the_settings():
+    card = inspect.getsource(DPOTrainer.create_model_card)
+    assert all(f"self.{name}" in card for name in ("_tag_names", "_name", "_paper")) and {"title", "id", "citation"} <= set(DPOTrainer._paper)
+    assert "torch.save(self.args, " in inspect.getsource(transformers.Trainer._save)
+    assert "on_pre_optimizer_step(self.args, self.state, self.control)\n                    self.optimizer.step()" in inspect.getsource(transformers.Trainer)
+
+
+def test_models_tell_their_attention_and_take_another():
+    assert parameters(transformers.PreTrainedModel.set_attn_implementation)[:2] == ["self", "attn_implementation"]
+    assert transformers.GPT2Config(n_positions=64).max_position_embeddings == 64 and "aux_loss" in inspect.getsource(transformers.MixtralForCausalLM.forward)
+    assert isinstance(peft.PeftModel.active_peft_config, property) and "is_prompt_learning" in dir(peft.PromptTuningConfig)
 
 
 def test_collator_takes_our_arguments_and_keeps_three_columns():

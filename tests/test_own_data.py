@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest

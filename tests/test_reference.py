@@ -22,7 +22,7 @@ def make_trainer(load_micro, pairs, tmp_path, run="run", seed=0, model=None, tok
         "per_device_train_batch_size": 4, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False, **options,
     }  # fmt: skip
     dataset = pairs if isinstance(pairs, Dataset) else preference_dataset(pairs)
-    return RDPOTrainer(model, RDPOConfig(**settings), dataset, processing_class=tokenizer, peft_config=lora_settings(8))
+    return RDPOTrainer(model, args=RDPOConfig(**settings), train_dataset=dataset, processing_class=tokenizer, peft_config=lora_settings(8))
 
 
 def columns(trainer):

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trl import DPOConfig, DPOTrainer
 
-from common.loss import LOSSES, knobs_of, preference_loss
+from common.loss import LOSSES, preference_loss, uses_scores
 from common.methods import TrainSettings, train
-from common.preference import preference_dataset
+from common.preference import SCORES, preference_dataset
 from common.student import load_student, lora_settings
-from common.trainer import IGNORED_OPTIONS, RDPOConfig, RDPOTrainer, ScoreCollator
+from common.trainer import RDPOConfig, RDPOTrainer, ScoreCollator
+from common.trainer_config import IGNORED_OPTIONS
 
 COMMON = {
     "bf16": False, "gradient_checkpointing": False, "max_length": 256, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
@@ -30,7 +31,7 @@ def trainer_for(load, pairs, tmp_path, peft=True, **options):
     model, tokenizer = load()
     arguments = RDPOConfig(output_dir=str(tmp_path), **{**COMMON, **options})
     dataset = pairs if isinstance(pairs, Dataset) else preference_dataset(pairs)
-    return RDPOTrainer(model, arguments, dataset, processing_class=tokenizer, peft_config=lora_settings(8) if peft else None)
+    return RDPOTrainer(model, args=arguments, train_dataset=dataset, processing_class=tokenizer, peft_config=lora_settings(8) if peft else None)
 
 
 def adapter_of(model):
@@ -70,9 +71,9 @@ def test_dpo_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
 def test_loss_before_the_first_step_is_the_analytic_one(method, load_micro, pairs, tmp_path):
     trainer = trainer_for(load_micro, pairs, tmp_path, method=method, beta=0.3)
     batch = next(iter(trainer.get_train_dataloader()))
-    zeros = torch.zeros(len(batch["score_chosen"]))
-    knobs = {name: getattr(trainer.args, name) for name in knobs_of(method)}
-    expected = preference_loss(method, zeros, zeros, zeros, zeros, batch["score_chosen"], batch["score_rejected"], beta=0.3, **knobs)[0].mean()
+    zeros, scores = torch.zeros(len(batch["ref_chosen_logps"])), [batch.get(name) for name in SCORES]
+    assert uses_scores(method) == (scores[0] is not None)
+    expected = preference_loss(method, zeros, zeros, zeros, zeros, *scores, beta=0.3, **trainer.args.knobs)[0].mean()
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -200,7 +201,7 @@ def test_missing_scores_raise_for_score_aware_methods_only(load_micro, tmp_path)
 
 
 @pytest.mark.parametrize("option, value", [
-    ("loss_type", "ipo"), ("loss_weights", [2.0]), ("use_weighting", True), ("ld_alpha", 0.5), ("f_divergence_type", "forward_kl"), ("sync_ref_model", True),
+    ("loss_type", "ipo"), ("loss_weights", [2.0]), ("use_weighting", True), ("ld_alpha", 0.5), ("f_divergence_type", "forward_kl"), ("loss_type", ["sigmoid", "sft"]),
 ])  # fmt: skip
 def test_inherited_options_that_our_loss_would_ignore_raise(option, value, tmp_path):
     assert option in IGNORED_OPTIONS
@@ -274,7 +275,7 @@ def test_truncation_is_trls(truncation_mode, packed, max_length, load_micro, pai
 def test_evaluation_uses_the_reference_too(packed, load_micro, pairs, tmp_path):
     model, tokenizer = load_micro()
     arguments = RDPOConfig(output_dir=str(tmp_path), method="dpo", packed=packed, max_steps=2, **COMMON)
-    trainer = RDPOTrainer(model, arguments, preference_dataset(pairs[:16]), preference_dataset(pairs[16:]), tokenizer, peft_config=lora_settings(8))
+    trainer = RDPOTrainer(model, args=arguments, train_dataset=preference_dataset(pairs[:16]), eval_dataset=preference_dataset(pairs[16:]), processing_class=tokenizer, peft_config=lora_settings(8))
     assert trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
     trainer.train()
     assert trainer.evaluate()["eval_loss"] != pytest.approx(math.log(2), abs=1e-4)

@@ -96,7 +96,7 @@ def measure(contestant, folder, pairs, batch, steps, four_bit, checkpointing, pr
     begun = time.perf_counter()
     shared = {"train_dataset": Dataset.from_list(pairs), "processing_class": tokenizer, "peft_config": lora_settings(LORA_RANK)}
     if contestant == "ours":
-        trainer = RDPOTrainer(model, RDPOConfig(method="dpo", **options), **shared)
+        trainer = RDPOTrainer(model, args=RDPOConfig(method="dpo", **options), **shared)
     else:
         trainer = DPOTrainer(model, args=DPOConfig(precompute_ref_log_probs=contestant == "trl_precomputed", **options), **shared)
     prepared = time.perf_counter() - begun
