@@ -361,10 +361,6 @@ def test_a_pilot_of_useless_chains_stops_the_notebook_before_the_other_prompts_a
         with pytest.raises(PapermillExecutionError, match="0 of 8 chains are usable, less than least_yield = 30%"):
             execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
         assert len(server.asked) == 24
-        execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", {**parameters, "least_yield": 0.0})
-        assert len(server.asked) == 180  # those of the pilot among them
-    kept = json.loads((tmp_path / "run" / "generate_data.manifest.json").read_text())
-    assert kept["yield"]["faults"] == {"same": 60} and kept["prompts_version"] == "safety-2"
 
 
 def test_the_manifest_says_what_the_run_paid(tmp_path):
@@ -373,6 +369,7 @@ def test_the_manifest_says_what_the_run_paid(tmp_path):
         execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
     manifest = json.loads((tmp_path / "generate_data.manifest.json").read_text())
     tokens = {"prompt_tokens": manifest["usage"]["prompt_tokens"], "completion_tokens": 900}  # five in each of 180 replies, 100 dollars a million
+    assert manifest["yield"]["usable"] == 60 and manifest["prompts_version"] == "safety-2"
     assert manifest["usage"] == tokens and manifest["paid"] == {"requests": 180, **tokens, "dollars": 0.09}
 
 

@@ -337,7 +337,7 @@ def test_a_gradient_or_loss_that_is_not_finite_ends_training_before_the_weights(
 def test_settings_that_are_no_finite_numbers_are_refused(name, value, tmp_path):
     with pytest.raises(ValueError, match=f"{name}.*finite number"):
         settings(tmp_path, **{name: value})
-    with pytest.raises(ValueError, match="alpha=nan is no finite number"):
+    with pytest.raises(ValueError, match="alpha = nan: input should be a finite number"):
         TrainSettings(alpha=math.nan)
 
 

@@ -94,18 +94,20 @@ def rows_of(found: dict[str, dict]) -> str:
     for cell, new in found.items():
         teacher, temperature, form, experiment = cell.split(" ")
         old = found.get(f"{teacher} {temperature} 1 {experiment}")
-        if form == "2" and old:
-            lines.append(f"| {teacher}, {temperature[1:]} | {experiment} | {new['answers_that_decline']} of {new['chains']} | {_share(old)} | {_share(new)} | {_read(old)} | {_read(new)} |")
+        if form == "2":
+            lines.append(f"| {teacher.replace('_', ' ')}, {temperature[1:]} | {experiment} | {new['answers_that_decline']} of {new['chains']} | {_share(old)} | {_share(new)} | {_read(old)} | {_read(new)} |")
     return "\n".join(lines)
 
 
-def _share(cell: dict) -> str:
+def _share(cell: dict | None) -> str:
+    if cell is None:
+        return "not asked"
     low, high = wilson_interval(cell["usable"], cell["chains"])
     return f"{cell['usable']} of {cell['chains']} [{low:.2f}, {high:.2f}]"
 
 
-def _read(cell: dict) -> str:
-    return " / ".join(f"{labels.get('better', 0)} of {sum(labels.values())}" for labels in cell["read"].values()) or "not read"
+def _read(cell: dict | None) -> str:
+    return "not asked" if cell is None else " / ".join(f"{labels.get('better', 0)} of {sum(labels.values())}" for labels in cell["read"].values()) or "not read"
 
 
 def main() -> None:
