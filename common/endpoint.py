@@ -249,7 +249,7 @@ class _Run:
         """What to do about it: nothing but wait, leave a setting out, stop the run, or give the trouble back."""
         said = found.words if status == 200 else f"answered {status}: {found.words}"
         if found.concerns == "pause":
-            self.pacing.pause(sent, found.seconds if seconds is None else seconds)
+            self.pacing.pause(sent, found.seconds if seconds is None else seconds, found.words)
             return None
         if found.concerns == "parameter" and found.parameter in request and not BUDGETS <= self.chat.not_taken | {found.parameter}:
             self.chat.leave_out(found.parameter, found.words)

@@ -72,8 +72,8 @@ class Pacing:
                 )
         raise Stopped
 
-    def pause(self, sent: float, seconds: float | None) -> None:
-        """Nobody asks for some time. Refusals of what was sent before the pause began do not prolong it."""
+    def pause(self, sent: float, seconds: float | None, words: str = "") -> None:
+        """Nobody asks for some time. Refusals of what was sent before the pause began do not prolong it. `words` are the endpoint's."""
         now = time.monotonic()
         if sent < self.resume_at:
             self.resume_at = max(self.resume_at, now + (seconds or 0))
@@ -81,7 +81,7 @@ class Pacing:
         self.pauses += 1
         if self.pauses > self.patience or (seconds or 0) > LONGEST_PAUSE:
             said = f"asks to wait {seconds:.0f} s" if seconds else f"refused through {self.patience} pauses"
-            raise EndpointError(f"{self.name} {said} (429); run again later, or with less concurrency")
+            raise EndpointError(f"{self.name} {said} (429{words and f': {words}'}); run again later, or with less concurrency")
         self.resume_at = now + (seconds or self._wait(self.pauses - 1))
 
     async def back_off(self, attempt: int) -> None:

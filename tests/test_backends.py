@@ -7,7 +7,7 @@ import pytest
 from fault_server import FaultServer
 
 from common import backends
-from common.backends import open_experiment, open_judge, open_prompts, open_teacher, paid
+from common.backends import open_experiment, open_judge, open_prompts, open_respondent, open_teacher, paid, prompts_of
 from common.counterfactual import INSTRUCTIONS
 from common.labels import CalibratedJudge
 from common.notebook import declared_parameters
@@ -32,6 +32,23 @@ def test_an_endpoint_is_recorded_and_then_needed_no_more(tmp_path, monkeypatch):
         replies = teacher.complete(ASKED, Sampling())
     recorded = open_teacher(parameters("generate_data", tmp_path, teacher="recorded"))
     assert recorded.name == teacher.name == f"m at {server.url}" and recorded.complete(ASKED, Sampling()) == replies
+
+
+def test_first_answers_come_from_the_teacher_or_from_whom_respond_with_names_and_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultServer() as server:
+        asked = {"teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "source": "goals.csv"}
+        assert open_respondent(parameters("generate_data", tmp_path, **asked)) is None
+        student = open_respondent(parameters("generate_data", tmp_path, **asked, respond_with="endpoint:student"))
+        student.complete(ASKED, Sampling())
+    assert student.name == f"student at {server.url}" and (tmp_path / "respond_with_replies.jsonl").exists()
+    with pytest.raises(ValueError, match="needs a real teacher"):
+        open_respondent(parameters("generate_data", tmp_path, respond_with="endpoint:student"))
+
+
+@pytest.mark.parametrize(("named", "version"), [("", "safety-2"), ("safety-1", "safety-1"), ("roleplay-robustness-1", "roleplay-robustness-1")])
+def test_a_version_of_the_texts_is_named_like_a_file(named, version, tmp_path):
+    assert prompts_of(parameters("generate_data", tmp_path, teacher="endpoint:m", prompts_file=named)).version == version
 
 
 def test_a_real_teacher_is_not_paid_for_the_prompts_of_the_miniature(tmp_path):
