@@ -27,7 +27,7 @@ from common.schema import Message, Reply, Sampling, unbroken
 
 HARMLESS: list[Message] = [{"role": "user", "content": "Name a colour."}]
 """Asked where it is not clear whether a request was refused for its conversation."""
-BUDGETS = {"max_tokens", "max_completion_tokens"}
+BUDGETS = ("max_tokens", "max_completion_tokens")
 """The names of the budget of a reply; nothing is asked without one, which would cost nobody knows what."""
 TEMPLATE_TOKENS = 256
 """What a server may put around a conversation by itself, at most: a system prompt of its own, today's date."""
@@ -111,7 +111,7 @@ class EndpointChat:
     def request(self, conversation: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         """What is sent: the settings that the model takes, every half character mended."""
         messages = [{name: unbroken(text) for name, text in message.items()} for message in conversation]
-        budget = "max_completion_tokens" if ("api.openai.com" in self.base_url) != ("max_tokens" in self.not_taken) and "max_completion_tokens" not in self.not_taken else "max_tokens"
+        budget = next(name for name in (BUDGETS[::-1] if "api.openai.com" in self.base_url else BUDGETS) if name not in self.not_taken)
         settings = {"temperature": sampling.temperature, budget: sampling.max_new_tokens}
         if sampling.temperature:
             settings["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
@@ -197,7 +197,7 @@ class _Run:
     def given_up(self, reason: str) -> Reply:
         self.failed += 1
         if self.failed >= (self.chat.concurrency if self.chat.usage["requests"] else 1):
-            raise EndpointError(f"{self.chat.name} does not answer: {reason}{f' for each of {self.failed} conversations' if 'asked' in reason else ''}")
+            raise EndpointError(f"{self.chat.name} does not answer: {reason} for each of {self.failed} conversations")
         return Reply(text="", finish_reason=f"error: {reason}")
 
     async def make_sure_that_others_are_answered(self, client: openai.AsyncOpenAI, sampling: Sampling, refused: Trouble) -> None:
@@ -251,7 +251,7 @@ class _Run:
         if found.concerns == "pause":
             self.pacing.pause(sent, found.seconds if seconds is None else seconds, found.words)
             return None
-        if found.concerns == "parameter" and found.parameter in request and not BUDGETS <= self.chat.not_taken | {found.parameter}:
+        if found.concerns == "parameter" and found.parameter in request and not self.chat.not_taken | {found.parameter} >= set(BUDGETS):
             self.chat.leave_out(found.parameter, found.words)
             return None
         if found.concerns in ("run", "parameter") or status == 403 and found.concerns == "request" and not self.chat.usage["requests"]:

@@ -175,13 +175,12 @@ def _place_of(name: str | Path, revision: str | None) -> tuple[str, str | None]:
 
 
 def context_of(name: str | Path, revision: str | None = None) -> int | None:
-    """How many tokens a student can read that learned an embedding for every position (GPT-2, OPT): one more is an IndexError. None for
-    those that compute their positions, which read on."""
-    from transformers import AutoConfig
+    """`learned_positions` of a student, from its configuration alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     name, revision = _place_of(name, revision)
-    config = AutoConfig.from_pretrained(name, revision=revision)
-    return None if getattr(config, "rope_parameters", None) else getattr(config, "max_position_embeddings", None)
+    with torch.device("meta"):
+        return learned_positions(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, revision=revision)))
 
 
 def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: str | None) -> None:
