@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,11 +162,13 @@ def test_the_cache_is_keyed_by_everything_that_makes_the_model(monkeypatch, tmp_
         (tmp_path / file.name).write_text(file.read_text())
     monkeypatch.setattr(language_model, "__file__", str(tmp_path / "language_model.py"))
     assert key == language_model._hash(safety, MICRO)
-    for name, counts in (("safety_text.py", True), ("grammar.py", True), ("language_model.py", True), ("actors.py", False)):
+    for name, counts in (("muon.py", True), ("language_model.py", True), ("safety_text.py", False), ("actors.py", False)):
         original = (tmp_path / name).read_text()
         (tmp_path / name).write_text(original + "# edited\n")
         assert (key != language_model._hash(safety, MICRO)) == counts, name
         (tmp_path / name).write_text(original)
+    said = SimpleNamespace(__name__=safety.__name__, document=lambda rng: [{"role": "user", "content": safety.document(rng)[0]["content"].replace("barn", "shed")}])
+    assert key != language_model._hash(said, MICRO)
 
 
 def test_the_micro_student_is_an_ordinary_folder_and_cached(micro):

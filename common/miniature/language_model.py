@@ -4,8 +4,8 @@ No weights can be assumed on a fresh machine without network, so the laboratory 
 with a chat template, and a model of about a million parameters that behaves badly at a known rate. From there on nothing
 is special: `load_student` loads the folder in NF4 like any 7B model.
 
-The folder is cached under a hash of everything that made it: settings, the source of the world (`<world>*.py`), of
-`grammar.py`, `muon.py` and of this module, and the versions of torch, transformers and tokenizers.
+The folder is cached under a hash of everything that made it: settings, what the world says, the source of this module and of
+`muon.py`, and the versions of torch, transformers and tokenizers.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def pretrained_student(world: ModuleType, recipe: Recipe = Recipe(), cache: str 
         recipe: sizes and seed.
         cache: where folders are kept, one per hash.
     """
-    name = world.__name__.rsplit(".", 1)[-1]
-    folder = Path(cache) / f"{name}-{_hash(world, recipe)}"
+    folder = Path(cache) / f"{world.__name__.rsplit('.', 1)[-1]}-{_hash(world, recipe)}"
     if (folder / "recipe.json").exists():
         return folder
     scratch = folder.with_name(folder.name + ".part")
@@ -73,11 +72,17 @@ def pretrained_student(world: ModuleType, recipe: Recipe = Recipe(), cache: str 
     return folder
 
 
+def says(world: ModuleType, seed: int = 0, documents: int = 1_000) -> str:
+    """The hash of the first documents that a world generates: of its texts and rules, wherever its files lie and however they are written."""
+    rng = random.Random(seed)
+    return fingerprint([world.document(rng) for _ in range(documents)])
+
+
 def _hash(world: ModuleType, recipe: Recipe) -> str:
-    here, name = Path(__file__).parent, world.__name__.rsplit(".", 1)[-1]
-    sources = [path.read_text(encoding="utf-8") for path in (*sorted(here.glob(f"{name}*.py")), here / "grammar.py", here / "muon.py", Path(__file__))]
+    here = Path(__file__)
+    sources = [path.read_text(encoding="utf-8") for path in (here.with_name("muon.py"), here)]
     versions = [version(package) for package in ("torch", "transformers", "tokenizers")]
-    return fingerprint(asdict(recipe), sources, versions)
+    return fingerprint(asdict(recipe), says(world), sources, versions)
 
 
 def _tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
