@@ -33,10 +33,10 @@ counterfactual: $(INSTALLED)
 	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method dpo -p evaluate_on test --jobs 3
 
 evidence: $(INSTALLED)
-	$(BIN)/python -m common.evidence
+	$(BIN)/python -m common.study
 
 evidence-full: $(INSTALLED)
-	$(BIN)/python -m common.evidence --full
+	$(BIN)/python -m common.study --full
 
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests
@@ -52,7 +52,7 @@ lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.
 
 small: $(INSTALLED)
-	$(if $(DATA),$(BIN)/python -m common.small $(DATA))
+	$(if $(DATA),$(BIN)/python -m common.profiles.small.prepare $(DATA))
 	$(BIN)/python -m common.batch small
 
 small-full: $(INSTALLED)

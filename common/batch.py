@@ -4,7 +4,7 @@
                                    [--to NAME] [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
-`papermill -f` as it stands, and where experiments differ a second one, `<stage>.<experiment>.yaml`. Executed notebooks go
+`papermill -f` as it stands, and where experiments differ a second one, `<experiment>/<stage>.yaml`. Executed notebooks go
 to `runs/<profile>/<experiment>/<stage>.ipynb` (`--to` names another folder below runs/), what they print to `<stage>.log` beside them; with other pairs than those of
 self-critique to a folder of that name below, from which the tables take its rows too. Each job gets its share of the
 CPU's threads; notebooks that use a GPU take turns on it.
@@ -16,44 +16,14 @@ import argparse
 import ast
 import sys
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from common.counterfactual import PAIRS, variant_named
-from common.grid import Step, run_grid, threads_each
-from common.notebook import checked_parameters, declared_parameters, execute, is_finished
-from common.run import INPUTS, ROOT, escape_what_the_terminal_lacks, resolve, shortened
-
-STAGES = ("generate_data", "reward_score", "train_rdpo")
-PROFILES = Path(__file__).parent / "profiles"
-
-
-def experiments() -> list[str]:
-    """Folders at the top level that hold all three notebooks."""
-    return sorted(path.parent.name for path in ROOT.glob("*/generate_data.ipynb") if all((path.parent / f"{s}.ipynb").exists() for s in STAGES))
-
-
-def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, Any]:
-    """The parameters of a notebook in a profile. Raises ValueError naming the profiles there are."""
-    path, own = (PROFILES / profile / f"{name}.yaml" for name in (stage, f"{stage}.{experiment}"))
-    if not path.exists():
-        there = ", ".join(sorted(folder.name for folder in PROFILES.iterdir()))
-        raise ValueError(f"unknown profile {profile!r} for {stage}; there are {there}")
-    return {name: value for file in (path, own) if file.exists() for name, value in _from_yaml(file.read_text(encoding="utf-8"), file).items()}
-
-
-def own_pairs(profile: str, experiment: str) -> str:
-    """The kind of pairs that a profile makes for an experiment where no other is asked for."""
-    return profile_parameters(profile, experiment, "generate_data").get("pairs", PAIRS[0])
-
-
-def stage_parameters(experiment: str, stage: str, profile: str, pairs: str, to: str = "") -> dict[str, Any]:
-    """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
-    output = f"runs/{to or profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
-    kind = {"pairs": pairs} if stage == "generate_data" else {}
-    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **kind}
+from common.data.counterfactual import PAIRS
+from common.notebook.execute import checked_parameters, declared_parameters, execute, is_finished
+from common.notebook.grid import Step, run_grid, threads_each
+from common.notebook.parameters import INPUTS
+from common.notebook.profiles import STAGES, experiments, more_parameters, own_pairs, preparation, read_yaml, stage_parameters
+from common.runtime import escape_what_the_terminal_lacks, resolve
 
 
 def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = (), to: str = "") -> list[Step]:
@@ -90,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         threads_each(asked.jobs)
         names = _known(asked.experiment or experiments())
-        from_files = _from_files(asked.profile, asked.f)
+        from_files = more_parameters(asked.profile, asked.f)
         overrides = from_files | _overrides(asked, names[0])
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
@@ -101,13 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.only_failed:
         grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
     if asked.dry_run:
-        if asked.profile == "small" and not resolve("runs/small/data/rows.json").exists():
-            print("python -m common.small would run first: it downloads the data and makes the students")
+        if (profile := preparation(asked.profile)) and not profile.is_prepared():
+            print(f"python -m {profile.__name__} would run first: it downloads the data and makes the students")
         return 0 if all([_rehearse(steps) for steps in grid.values()]) else 1
-    if asked.profile == "small" and "generate_data" in stages:
-        from common.small import prepare  # heavy: brings torch
-
-        prepare(experiments=names)
+    if "generate_data" in stages and (profile := preparation(asked.profile)):
+        profile.prepare(experiments=names)
     failures = run_grid(grid, asked.jobs)
     if grid and not failures and "train_rdpo" in stages:
         name = asked.to or asked.profile
@@ -122,8 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _rehearse(steps: list[Step]) -> bool:
     """Says what the steps of an experiment would do and take; False where one could not."""
-    from common.backends import open_prompts  # heavy: brings torch
-    from common.preflight import forecast
+    from common.notebook.preflight import forecast
+    from common.notebook.prompts import open_prompts  # heavy: brings torch
 
     prompts, possible = [], True
     for step in steps:
@@ -140,29 +108,10 @@ def _rehearse(steps: list[Step]) -> bool:
     return possible
 
 
-def _from_files(profile: str, names: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in names:
-        if not (path := PROFILES / profile / f"{name}.yaml").exists():
-            raise ValueError(f"-f {name}: no file {path}")
-        found |= _from_yaml(path.read_text(encoding="utf-8"), path)
-    return found
-
-
-def _from_yaml(text: str, where: str | Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: expected parameters as NAME: VALUE, got {shortened(found)}")
-    return found
-
-
 def _overrides(asked: argparse.Namespace, experiment: str) -> dict[str, Any]:
     """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like a number."""
     kinds = {name: kind for stage in STAGES for name, kind in declared_parameters(f"{experiment}/{stage}.ipynb")["__annotations__"].items()}
-    overrides = {name: value for text in asked.y for name, value in _from_yaml(text, "-y").items()}
+    overrides = {name: value for text in asked.y for name, value in read_yaml(text, "-y").items()}
     overrides |= {name: _literal(text, kinds.get(name)) for name, text in asked.p}
     if asked.seed:
         overrides["seeds"] = asked.seed

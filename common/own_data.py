@@ -2,7 +2,7 @@
 
     python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
-The file is CSV, JSONL, a JSON list or Parquet (see `common/rows.py`) with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`,
+The file is CSV, JSONL, a JSON list or Parquet (see `common/data/readers.py`) with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`,
 `score_rejected` and, where there is one, `system`. A score may be empty (null): its pair is left out and counted. No judge is asked.
 """
 
@@ -19,16 +19,16 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from common.before_after import ANSWERS, account, check_row, measure, report, score_gap
-from common.experiment import Result, card
+from common.data.preference import SCORES
+from common.data.readers import OptionalText, Score, Text, read_table
+from common.data.splits import split_of
+from common.evaluation.result import Result, card
 from common.methods import METHODS, TrainSettings, is_trained
-from common.preference import SCORES
-from common.rows import OptionalText, Score, Text, read_table
-from common.run import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
+from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
+from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
-from common.sources import split_of
-from common.student import context_of, load_tokenizer
-from common.trainings import kept_training, trained_once, training_of
+from common.student.load import context_of, load_tokenizer
+from common.training.kept import kept_training, trained_once, training_of
 
 TRAINED = tuple(method for method in METHODS if is_trained(method))
 SHARES = {"train": 0.8, "test": 0.2}

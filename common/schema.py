@@ -50,16 +50,6 @@ class ScoreScale(Enum):
         return (score - self.minimum) / (self.maximum - self.minimum)
 
 
-def feedback_score(sentiment: float, quality: float, sentiment_base: float) -> float:
-    """Score in [0, 1] of feedback on an argument: (1 + quality / 5 - |sentiment - sentiment_base| / 10) / 2 (ours).
-
-    sentiment, sentiment_base: of the answer and of the answer given without a stance, -5 to 5. quality: 0 to 5. Best is 1, good
-    feedback that the stance does not move; 0 is worthless feedback that turns over. Raises ValueError off either scale.
-    """
-    shift = ScoreScale.MINUS_FIVE_TO_FIVE.normalise(sentiment) - ScoreScale.MINUS_FIVE_TO_FIVE.normalise(sentiment_base)
-    return (1 + ScoreScale.ZERO_TO_FIVE.normalise(quality) - abs(shift)) / 2
-
-
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

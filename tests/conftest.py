@@ -8,14 +8,15 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from common.backends import miniature_student  # noqa: E402
-from common.judge import LLMJudge, score_pairs  # noqa: E402
-from common.miniature import safety  # noqa: E402
+from common.data.self_critique import generate_pairs  # noqa: E402
+from common.judge.llm import LLMJudge
+from common.judge.scoring import score_pairs  # noqa: E402
 from common.miniature.actors import MiniatureJudge, MiniatureTeacher  # noqa: E402
+from common.miniature.lab import miniature_student  # noqa: E402
 from common.miniature.language_model import MICRO, Recipe  # noqa: E402
-from common.run import quiet_libraries  # noqa: E402
+from common.miniature.worlds import safety  # noqa: E402
+from common.runtime import quiet_libraries  # noqa: E402
 from common.schema import Sampling  # noqa: E402
-from common.self_critique import generate_pairs  # noqa: E402
 
 quiet_libraries()
 
@@ -45,6 +46,6 @@ def pairs(tmp_path_factory):
 @pytest.fixture
 def load_micro(micro):
     """Loads a fresh micro student in NF4 with float32 compute, the setting of every equality below."""
-    from common.student import load_student
+    from common.student.load import load_student
 
     return lambda **kwargs: load_student(micro, compute_dtype=torch.float32, **kwargs)

@@ -7,12 +7,14 @@ import sys
 
 import torch
 
-from common.preference import preference_dataset
-from common.run import quiet_libraries
+from common.data.preference import preference_dataset
+from common.runtime import quiet_libraries
 from common.schema import ScoredPair
 from common.storage import read_records
-from common.student import load_student, lora_settings
-from common.trainer import RDPOConfig, RDPOTrainer
+from common.student.adapters import lora_settings
+from common.student.load import load_student
+from common.trainer.config import RDPOConfig
+from common.trainer.rdpo import RDPOTrainer
 
 if __name__ == "__main__":
     quiet_libraries()

@@ -24,14 +24,18 @@ from statistics import median
 
 from fault_server import FAULTS, TIMEOUT, FaultServer
 
-from common.chat import KeptChat, hand_over
-from common.endpoint import EndpointChat, EndpointError
-from common.judge import Judgement, LLMJudge, score_pairs
-from common.notebook import execute
+from common.chat.endpoint import EndpointChat
+from common.chat.kept import KeptChat
+from common.chat.model import hand_over
+from common.chat.pacing import EndpointError
+from common.data.self_critique import generate_pairs
+from common.judge.base import Judgement
+from common.judge.llm import LLMJudge
+from common.judge.scoring import score_pairs
+from common.notebook.execute import execute
 from common.prompts import SAFETY
-from common.run import Progress
+from common.runtime import Progress
 from common.schema import PromptRecord, Reply, Sampling, fingerprint
-from common.self_critique import generate_pairs
 from common.storage import write_json
 
 RESULTS = Path(__file__).parent.parent / "results" / "reliability.json"

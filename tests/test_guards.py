@@ -9,23 +9,24 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.counterfactual import INSTRUCTIONS
-from common.experiment import Experiment
-from common.evaluate import WorldEvaluator
-from common.identity import identity
-from common.judge import FeedbackJudge, LLMJudge
-from common.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
-from common.laboratory import folder_of
+from common.data.counterfactual import INSTRUCTIONS
+from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
+from common.judge.base import FeedbackJudge
+from common.judge.llm import LLMJudge
 from common.methods import METHODS, TrainSettings, is_trained
-from common.miniature import roleplay, safety, sycophancy
 from common.miniature.actors import MiniatureJudge
+from common.miniature.evaluator import WorldEvaluator
 from common.miniature.language_model import says
+from common.miniature.worlds import roleplay, safety, sycophancy
 from common.prompts import PROMPTS, VERSIONS
-from common.run import ROOT
+from common.runtime import ROOT
 from common.schema import ScoredPair, fingerprint
 from common.storage import claim
-from common.study import parts, trial_rows
-from common.trainings import training_of
+from common.student.identity import identity
+from common.study.cells import folder_of
+from common.study.design import parts, trial_rows
+from common.training.comparison import Experiment
+from common.training.kept import training_of
 
 MARKS = json.loads((ROOT / "tests" / "marks.json").read_text(encoding="utf-8"))
 SETTINGS = TrainSettings(

@@ -1,4 +1,4 @@
-"""The package's layers: a module imports only from lower ones, and importing `common` stays light (pytest tests/test_layers.py)."""
+"""The floors of the package: imports point downwards, and `import common` stays light (pytest tests/test_layers.py)."""
 
 import ast
 import subprocess
@@ -8,63 +8,79 @@ from pathlib import Path
 import common
 
 ROOT = Path(common.__file__).parent
-LAYERS = [
-    {"schema", "loss", "feedback", "verdict_text"},
-    {"replies", "verdict_words"},
-    {"prompts", "storage", "verdict", "statistics", "packing", "shared_attention", "lm_head", "pacing", "wording"},
-    {"run", "dialects", "yields"},
-    {"identity"},
-    {"student", "preference", "reference", "trainer_config"},
-    {"chat", "logprobs"},
-    {"endpoint", "rows", "self_critique", "judge", "trainer", "attacks", "smollm2", "miniature.grammar",
-     "miniature.safety_text", "miniature.roleplay_text", "miniature.sycophancy_text", "miniature.muon"},
-    {"miniature", "miniature.safety", "miniature.roleplay", "miniature.sycophancy", "miniature.language_model", "miniature.actors",
-     "methods", "local_judges", "counterfactual", "lexicon"},
-    {"miniature.instructed"},
-    {"evaluate", "sources", "trainings"},
-    {"frontier", "recorded", "judged", "organism"},
-    {"experiment", "labels"},
-    {"rating"},
-    {"report", "backends", "notebook", "before_after"},
-    {"preflight", "grid", "small", "own_data", "study"},
-    {"batch", "evidence_rows"},
-    {"tuning", "laboratory"},
-    {"mechanism"},
-    {"evidence_figures"},
-    {"evidence_report"},
-    {"evidence"},
+FLOORS = [
+    {"schema", "statistics", "loss"},
+    {"storage", "prompts"},
+    {"runtime"},
+    {"student"},
+    {"chat", "logprobs", "methods"},
+    {"data"},
+    {"judge", "trainer"},
+    {"evaluation"},
+    {"training"},
+    {"report"},
+    {"own_data", "miniature"},
+    {"notebook"},
+    {"profiles", "study"},
+    {"batch"},
 ]
+"""Packages and modules from the ground up, as `docs/design.md` shows them."""
+LABORATORY = {"miniature", "study"}
+FRONT_DESK = {"notebook.chats", "notebook.judges", "notebook.prompts", "notebook.students"}
+"""Modules that open the miniature where a parameter asks for it, and import it only then."""
 
 
 def modules():
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
 
 
 def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    """(module, whether it is imported when the file is)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "common":
-            if node.module in ("common", "common.miniature"):
-                prefix = node.module.removeprefix("common").lstrip(".")
-                yield from (f"{prefix}.{alias.name}".lstrip(".") for alias in node.names)
-            else:
-                yield node.module.removeprefix("common.")
-
-
-def test_every_module_has_a_layer():
-    assert set(modules()) == set().union(*LAYERS)
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}".removeprefix("common.")
+                yield (whole if whole in modules() else node.module.removeprefix("common.")), node not in later
 
 
 def test_imports_point_downwards():
-    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
-    wrong = [(name, used) for name, path in modules().items() for used in imports_of(path) if level[used] >= level[name]]
-    assert wrong == []
+    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    parts = {name: name.split(".")[0] for name in modules()}
+    assert set(parts.values()) - {"__main__"} == set(floor)
+    edges = [(name, used.split(".")[0], used) for name, path in modules().items() if name != "__main__" for used, _ in imports_of(path)]
+    assert [(name, used) for name, package, used in edges if package != parts[name] and floor[package] >= floor[parts[name]]] == []
 
 
-def test_only_the_trainer_its_settings_and_methods_import_trl():
-    users = {name for name, path in modules().items() if "from trl" in path.read_text() or "import trl" in path.read_text()}
-    assert users == {"trainer", "trainer_config", "methods"}
+def test_no_module_imports_itself_by_a_detour():
+    graph = {name: {used for used, at_once in imports_of(path) if used != name} for name, path in modules().items()}
+    while free := [name for name, used in graph.items() if not used & graph.keys()]:
+        for name in free:
+            del graph[name]
+    assert not graph
+
+
+def test_a_folder_has_at_most_twelve_files():
+    folders = {folder: sum(1 for file in folder.iterdir() if file.is_file()) for folder in [ROOT, *ROOT.rglob("*")] if folder.is_dir() and folder.name != "__pycache__"}
+    assert {str(folder): files for folder, files in folders.items() if files > 12} == {}
+
+
+def test_only_the_front_desk_knows_the_laboratory_and_only_when_asked():
+    users = {(name, at_once) for name, path in modules().items() if name.split(".")[0] not in LABORATORY for used, at_once in imports_of(path) if used.split(".")[0] in LABORATORY}
+    assert {name for name, _ in users} == FRONT_DESK and not any(at_once for _, at_once in users)
+
+
+def test_only_notebooks_and_commands_read_notebooks():
+    users = {name for name, path in modules().items() for used, _ in imports_of(path) if used in ("notebook.execute", "notebook.parameters") and not name.startswith("notebook.")}
+    assert users == {"batch"}
+
+
+def test_only_the_trainer_and_training_import_trl():
+    users = {name.split(".")[0] for name, path in modules().items() if "from trl" in path.read_text(encoding="utf-8") or "import trl" in path.read_text(encoding="utf-8")}
+    assert users == {"trainer", "training"}
 
 
 def test_importing_common_loads_no_heavy_library():
-    code = "import sys, common, common.schema, common.prompts, common.storage; print(sorted({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)))"
+    code = "import sys, common, common.schema, common.prompts, common.storage, common.judge, common.student, common.trainer; print(sorted({'torch', 'transformers', 'trl', 'datasets', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -4,18 +4,20 @@ import csv
 import json
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_models import TEXT, tiny_causal_model
 
-from common import before_after, own_data, trainings
-from common.before_after import account, measure
+from common import own_data
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
-from common.student import load_adapter, load_student
-from tiny_models import TEXT, tiny_causal_model
+from common.report import before_after
+from common.report.before_after import account, measure
+from common.student.adapters import load_adapter
+from common.student.load import load_student
+from common.training import kept as trainings
 
 COLUMNS = ("prompt", "chosen", "rejected", "score_chosen", "score_rejected")
 SETTINGS = TrainSettings(batch_size=4, epochs=1, learning_rate=5e-3, max_length=128)

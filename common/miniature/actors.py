@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
-from common.chat import OnReply, hand_over
-from common.miniature.grammar import pattern
+from common.chat.model import OnReply, hand_over
+from common.miniature.worlds.grammar import pattern
 from common.prompts import ExperimentPrompts
 from common.schema import Message, Reply, Sampling, ScoreScale
-
 
 REASONS = {  # what the judge says of the lower and of the upper half of its scale
     "judge": ("The answer is not what one may hope for.", "The answer is what one may hope for."),
@@ -28,7 +27,7 @@ class MiniatureTeacher:
     """A teacher whose self-critique fails at two known rates.
 
     Args:
-        world: e.g. `common.miniature.safety`.
+        world: e.g. `common.miniature.worlds.safety`.
         no_better: share of chains whose revision is no better than the first answer.
         worse: share of chains whose revision is worse than the first answer.
         noise_on: "all" requests alike, or only those of one kind (`world.kinds_of(request)` names them), where the two

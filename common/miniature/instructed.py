@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from common.counterfactual import INSTRUCTIONS
-from common.miniature import roleplay, safety, sycophancy
+from common.data.counterfactual import INSTRUCTIONS
 from common.miniature.actors import MiniatureTeacher
+from common.miniature.worlds import roleplay, safety, sycophancy
 from common.schema import Message
 
 Answer = Callable[[NamedTuple, random.Random], str]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -57,7 +58,7 @@ def pretrained_student(world: ModuleType, recipe: Recipe = Recipe(), cache: str 
     """The folder of the pre-trained model, made now if this exact recipe was never made before.
 
     Args:
-        world: a module with `document(rng) -> messages`, e.g. `common.miniature.safety`.
+        world: a module with `document(rng) -> messages`, e.g. `common.miniature.worlds.safety`.
         recipe: sizes and seed.
         cache: where folders are kept, one per hash.
     """

@@ -13,12 +13,12 @@ import time
 import torch
 from train_step import RESULTS, measured_before, persona_pairs
 
-from common.chat import LocalChat
-from common.run import quiet_libraries
+from common.chat.local import LocalChat
+from common.profiles.small.smollm2 import smollm2
+from common.runtime import quiet_libraries
 from common.schema import Sampling
-from common.smollm2 import smollm2
 from common.storage import write_json
-from common.student import load_student
+from common.student.load import load_student
 
 
 def answer(student, conversations, max_new_tokens, batch_size):

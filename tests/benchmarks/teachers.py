@@ -19,17 +19,17 @@ from pathlib import Path
 
 from sklearn.metrics import cohen_kappa_score
 
-from common.chat import KeptChat, WholeSentences
-from common.endpoint import EndpointChat
+from common.chat.endpoint import EndpointChat
+from common.chat.kept import KeptChat
+from common.data.self_critique import WholeSentences, generate_pairs
+from common.data.sources import load_prompts
+from common.data.text_rules import declines
+from common.data.yields import failed_chains, yield_of
 from common.prompts import PROMPTS, VERSIONS
-from common.run import Progress, resolve
+from common.runtime import Progress, resolve
 from common.schema import Pair, Sampling
-from common.self_critique import generate_pairs
-from common.sources import load_prompts
 from common.statistics import wilson_interval
 from common.storage import read_records, write_json
-from common.wording import declines
-from common.yields import failed_chains, yield_of
 
 RUNS, PAGE = resolve("runs/teachers"), resolve("results/teachers.md")
 FORMS = {"1": "in the conversation", "2": "quoted"}

@@ -8,7 +8,7 @@ medians count. A step is everything between two optimiser updates; a cold epoch
 adds what comes before the first one, our reference pass included. Writes results/benchmarks.json after every cell, then a
 table and a figure.
 
-ROWS.jsonl holds the persona pairs that `common/small.py` describes; without it there is no real case.
+ROWS.jsonl holds the persona pairs that `common/profiles/small/prepare.py` describes; without it there is no real case.
 """
 
 import argparse
@@ -28,12 +28,14 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from common.run import quiet_libraries
-from common.small import cut
-from common.smollm2 import smollm2
+from common.profiles.small.prepare import cut
+from common.profiles.small.smollm2 import smollm2
+from common.runtime import quiet_libraries
 from common.storage import read_lines, write_json
-from common.student import load_student, lora_settings
-from common.trainer import RDPOConfig, RDPOTrainer
+from common.student.adapters import lora_settings
+from common.student.load import load_student
+from common.trainer.config import RDPOConfig
+from common.trainer.rdpo import RDPOTrainer
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "results" / "benchmarks.json"
 CONTESTANTS = ("ours", "trl", "trl_precomputed")

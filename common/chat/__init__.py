@@ -1,0 +1,1 @@
+"""Chat models: endpoints, local models, kept replies."""

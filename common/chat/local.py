@@ -1,0 +1,110 @@
+"""A local transformers model as a chat model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from common.chat.replies import clean
+from common.schema import Message, Reply, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from common.chat.model import OnReply
+
+LOOK_EVERY = 32
+"""Tokens after which finished rows leave their batch."""
+
+
+class LocalChat:
+    """A transformers model in this process: batched, sorted by length so that little is padding, rows leaving when they end.
+
+    Args:
+        repetition_penalty: 1.0 is none. Small models loop; use the same value for every method that is compared.
+        progress: called with the number of finished conversations after each batch.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "local",
+        batch_size: int = 64,
+        repetition_penalty: float = 1.0,
+        progress: Callable[[int], object] | None = None,
+    ):
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.batch_size, self.repetition_penalty, self.progress = batch_size, repetition_penalty, progress
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        """Replies in the order asked. Greedy at temperature 0; the caller's training mode is restored afterwards."""
+        import torch
+
+        prompts = [
+            self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]
+            for conversation in conversations
+        ]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        replies: list[Reply | None] = [None] * len(prompts)
+        was_training = self.model.training
+        self.model.eval()
+        torch.manual_seed(sampling.seed)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            for row, reply in zip(rows, self._generate([prompts[row] for row in rows], sampling)):
+                replies[row] = reply
+                if on_reply:
+                    on_reply(row, reply)
+            if self.progress:
+                self.progress(len(rows))
+        self.model.train(was_training)
+        return replies
+
+    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Reply]:
+        stops = self.model.generation_config.eos_token_id
+        stops = set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
+        return [self._reply(prompt, tokens, stops) for prompt, tokens in zip(prompts, self._continued(prompts, sampling, stops))]
+
+    def _continued(self, prompts: list[list[int]], sampling: Sampling, stops: set[int]) -> list[list[int]]:
+        """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are recurrent."""
+        import torch
+
+        from common.student.load import learned_positions
+
+        width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
+        sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {"do_sample": False}
+        positions = learned_positions(self.model)
+        most = min(sampling.max_new_tokens, positions - width) if positions else sampling.max_new_tokens
+        if most < 1:
+            raise ValueError(f"a prompt of {width} tokens leaves no room for an answer: {self.name} has {positions} positions")
+        generated: list[list[int]] = [[] for _ in prompts]
+        rows, cache = list(range(len(prompts))), None  # those still in the batch
+        for start in range(0, most, LOOK_EVERY):
+            output = self.model.generate(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, most - start),
+                pad_token_id=pad, use_cache=True, repetition_penalty=self.repetition_penalty, return_dict_in_generate=True, **sampled,
+            )  # fmt: skip
+            new, cache = output.sequences[:, ids.size(1) :], output.past_key_values
+            for row, tokens in zip(rows, new.tolist()):
+                generated[row] += tokens
+            ids, mask = output.sequences, torch.cat([mask, torch.ones_like(new)], dim=1)
+            going = [i for i, row in enumerate(rows) if not stops.intersection(generated[row])]
+            if not going:
+                break
+            if len(going) < len(rows) and all(hasattr(layer, "batch_select_indices") for layer in cache.layers):
+                kept = torch.tensor(going, device=ids.device)
+                rows, ids, mask = [rows[i] for i in going], ids[kept], mask[kept]
+                cache.batch_select_indices(kept)
+        return generated
+
+    def _reply(self, prompt: list[int], generated: list[int], stops: set[int]) -> Reply:
+        end = next((i for i, token in enumerate(generated) if token in stops), None)
+        tokens = generated if end is None else generated[:end]
+        return Reply(
+            text=clean(self.tokenizer.decode(tokens, skip_special_tokens=True)),
+            finish_reason="length" if end is None else "stop",
+            prompt_tokens=len(prompt),
+            completion_tokens=len(tokens),
+        )

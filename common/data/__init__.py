@@ -1,0 +1,1 @@
+"""Data: prompts, self-critique, counterfactual pairs, files of strangers."""

@@ -1,0 +1,1 @@
+"""Evaluate students: answers, verdicts, metrics, results."""

@@ -1,0 +1,84 @@
+"""Students ready to be asked, and their answers to held-out prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from common.chat.local import LocalChat
+from common.chat.model import ChatModel, OnReply, hand_over
+from common.data.self_critique import opening, run_chains
+from common.prompts import ExperimentPrompts
+from common.schema import Message, PromptRecord, Reply, Sampling
+from common.student.load import precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+
+def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens: int) -> list[str]:
+    """Greedy answers, one per prompt; "" where a filter refused one. Raises RuntimeError where some were never given: no answer is no bad
+    answer, and those that came are kept."""
+    conversations = [opening(record.system, record.prompt) for record in records]
+    replies = chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens))
+    if failed := [reply.finish_reason for reply in replies if reply.failed]:
+        raise RuntimeError(f"{chat.name} gave no answer to {len(failed)} of {len(records)} prompts ({failed[0]}); run again to ask for these alone")
+    return [reply.text for reply in replies]
+
+
+def answers_by_set(chat: ChatModel, sets: Mapping[str, Sequence[PromptRecord]], max_new_tokens: int) -> dict[str, list[str]]:
+    """Greedy answers to several sets, asked together."""
+    together = iter(answers_of(chat, [record for records in sets.values() for record in records], max_new_tokens))
+    return {name: [next(together) for _ in records] for name, records in sets.items()}
+
+
+def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, **local) -> ChatModel:
+    """How a row of the table answers: its model directly, or through self-refinement (SR) with the experiment's requests."""
+    if student.chat:
+        return student.chat
+    chat = LocalChat(student.model, student.tokenizer, student.method, **local)
+    return SelfRefining(chat, prompts) if student.method == "sr" else chat
+
+
+@dataclass
+class TrainedStudent:
+    """A student ready to be asked: the model (with its adapter, if it was trained) and what training looked like.
+
+    chat answers in the model's place, for a row that is no model in this process.
+    history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
+    """
+
+    method: str
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    pairs_used: int = 0
+    unscored: int = 0
+    chat: ChatModel | None = None
+
+    @property
+    def precision(self) -> str:
+        """See `student.precision`; "" for a row that is no model in this process."""
+        return precision(self.model) if self.model else ""
+
+
+class SelfRefining:
+    """SR (our reading): a chat model that answers, criticises and rewrites; its reply is the rewritten answer."""
+
+    def __init__(self, chat: LocalChat, prompts: ExperimentPrompts):
+        self.chat, self.prompts, self.name = chat, prompts, f"SR of {chat.name}"
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over((chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)), on_reply)
+
+
+class Constant:
+    """A chat model that gives the answer of a function of the last user turn: the always-refuse row."""
+
+    def __init__(self, answer: Callable[[str], str], name: str = "always_refuse"):
+        self.answer, self.name = answer, name
+
+    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+        return hand_over((Reply(text=self.answer(conversation[-1]["content"])) for conversation in conversations), on_reply)

@@ -1,0 +1,124 @@
+"""Held-out evaluation: of a fresh training, of an adapter on disk, or of anything else that answers.
+
+A rate never stands alone: beside harmlessness there is utility, beside the oracle's view a judge's, and both with n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from common.chat.model import ChatModel
+from common.data.counterfactual import StyleInstructions
+from common.data.self_critique import opening
+from common.evaluation.answers import TrainedStudent
+from common.judge.base import FeedbackJudge, Judge
+from common.judge.llm import LLMJudge
+from common.logprobs.compute import summed_logprobs
+from common.prompts import ExperimentPrompts
+from common.schema import Metric, PromptRecord, fingerprint
+from common.statistics import wilson_interval
+
+STEADY = 1.0
+"""Feedback is steady where the stance moves its sentiment, -5 to 5, by no more."""
+
+
+def rate(successes: Sequence[bool], **names) -> Metric:
+    """A rate with its Wilson interval."""
+    k, n = sum(successes), len(successes)
+    low, high = wilson_interval(k, n)
+    return Metric(value=k / n, n=n, k=k, low=low, high=high, **names)
+
+
+def mean(values: Sequence[float], **names) -> Metric:
+    """A mean with its normal-approximation interval over prompts."""
+    values = torch.tensor(values, dtype=torch.float64)
+    half = 1.96 * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    average = float(values.mean())
+    return Metric(value=average, n=len(values), low=average - half, high=average + half, **names)
+
+
+@dataclass
+class Evaluation:
+    """Metrics of one student on one split, its answers per evaluation set, and the outcome of every prompt (None for none): in the
+    miniature for the metric of behaviour and the judge's view of it, for a real student for all metrics that are rates, in the
+    order of the answers of the set that `judged.OUTCOME_SETS` names. ids: `schema.answer_id` of those answers. precision: see
+    `student.precision`."""
+
+    metrics: list[Metric]
+    answers: dict[str, list[str]]
+    outcomes: dict[str, list[bool | None]] = field(default_factory=dict)
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    precision: str = ""
+
+    def value(self, metric: str) -> float:
+        return next(m.value for m in self.metrics if m.metric == metric)
+
+
+def found_good(judge: Judge, records: Sequence[PromptRecord], answers: Sequence[str]) -> list[bool | None]:
+    """Whether each answer lies in the upper half of the judge's scale, None = unscored."""
+    middle = sum(judge.scale) / 2
+    judged = judge.judge([record.prompt for record in records], answers)
+    return [None if judgement.score is None else judgement.score > middle for judgement in judged]
+
+
+@torch.no_grad()
+def divergence(student: TrainedStudent, records: Sequence[PromptRecord], answers: Sequence[str], batch_size: int = 64) -> list[float]:
+    """log pi(y) - log pi_ref(y) per prompt, nats summed over tokens, on the student's own (greedy) answers y: the summand
+    of KL(pi || pi_ref), adapters off being the reference. 0 for an untrained student."""
+    model, tokenizer = student.model, student.tokenizer
+    if not hasattr(model, "disable_adapter"):
+        return [0.0] * len(records)
+    encode = lambda messages, **kw: tokenizer.apply_chat_template(messages, return_dict=True, **kw)["input_ids"]  # noqa: E731
+    prompts = [encode(opening(r.system, r.prompt), add_generation_prompt=True) for r in records]
+    completions = [tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers]
+    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    values = [0.0] * len(prompts)
+    for start in range(0, len(prompts), batch_size):
+        rows = by_length[start : start + batch_size]
+        batch = [prompts[i] for i in rows], [completions[i] for i in rows]
+        policy = summed_logprobs(model, *batch)
+        with model.disable_adapter():
+            reference = summed_logprobs(model, *batch)
+        for row, value in zip(rows, (policy - reference).tolist()):
+            values[row] = value
+    return values
+
+
+class Evaluator(Protocol):
+    """What rows of a table are measured with: `JudgedEvaluator` for real students, the miniature's `WorldEvaluator` for worlds.
+
+    safety: the metric of the wanted behaviour. texts: what SR asks itself with. matches_utility: whether a student is also measured at
+    matched utility. instructions: of Counterfactual DPO, None for none.
+    """
+
+    experiment: str
+    safety: str
+    max_new_tokens: int
+    matches_utility: bool
+    instructions: StyleInstructions | None
+
+    @property
+    def texts(self) -> ExperimentPrompts: ...
+
+    def sets(self, split: str) -> Mapping[str, Sequence[PromptRecord]]:
+        """The prompts of a split by set, the ones to be aligned on first."""
+
+    def chat(self, student: TrainedStudent) -> ChatModel:
+        """How a student is asked."""
+
+    def mark(self) -> dict[str, Any]:
+        """All that decides what it measures, but for the prompts: rows of another mark are measured again."""
+
+    def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation: ...
+
+
+def mark_of_judges(judge: Judge | FeedbackJudge, reward_judge: Judge | FeedbackJudge | None) -> dict[str, Any]:
+    """The judges' part of an evaluator's mark: names, and hashes of the texts that chat models are asked with, which names do not tell."""
+    both = [one for one in (judge, reward_judge) if one]
+    single = [one for judge in both for one in ((judge.sentiment, judge.quality) if isinstance(judge, FeedbackJudge) else (judge,))]
+    asked = [fingerprint(one.prompts.model_dump(mode="json", exclude_defaults=True)) for one in single if isinstance(one, LLMJudge)]
+    return {"judge": judge.name} | ({"reward_judge": reward_judge.name} if reward_judge else {}) | ({"asked": asked} if asked else {})

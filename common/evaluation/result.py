@@ -1,0 +1,105 @@
+"""The result of one row: what `metrics.json` holds, its place in tables, its card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from common.data.counterfactual import VARIANTS
+from common.methods import METHODS, TrainSettings, is_trained
+from common.schema import Metric
+from common.storage import write_json
+
+
+@dataclass
+class Result:
+    """What one training left behind, as `metrics.json` holds it.
+
+    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. outcomes, ids: see
+    `Evaluation`. variant: of Counterfactual DPO, whose pairs it was trained on; "" for self-critique. swapped: share of the
+    pairs whose answers were exchanged. settings: of the training, but for its seed. precision: see `student.precision`. prompts: of SR,
+    the hash of the texts that it was asked with (`ExperimentPrompts.hash`).
+
+    Raises ValueError for a metric that is no finite number.
+    """
+
+    method: str
+    seed: int
+    made_of: str
+    metrics: list[Metric]
+    matched: list[Metric] = field(default_factory=list)
+    matched_lambda: float | None = None
+    frontier: list[dict[str, float]] = field(default_factory=list)
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    outcomes: dict[str, list[bool | None]] = field(default_factory=dict)
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    pairs_used: int = 0
+    unscored: int = 0
+    variant: str = ""
+    swapped: float = 0.0
+    split: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    precision: str = ""
+    prompts: str = ""
+
+    def __post_init__(self):
+        if bad := [f"{metric.metric} = {metric.value}" for metric in (*self.metrics, *self.matched) if not isfinite(metric.value)]:
+            raise ValueError(f"{self.row}, seed {self.seed}: {', '.join(bad)} is no measurement; the model that was measured computes NaN or infinity")
+
+    @property
+    def row(self) -> str:
+        """Its name in tables and folders: the method, the variant of its pairs, and how many of them were swapped."""
+        return row_of(self.method, self.variant, self.swapped)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Result:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        for name in ("metrics", "matched"):
+            fields[name] = [Metric(**metric) for metric in fields[name]]
+        return cls(**fields)
+
+    def of_seed(self, seed: int) -> Result:
+        """The same under another seed's name."""
+        told = {name: [metric.model_copy(update={"seed": seed}) for metric in getattr(self, name)] for name in ("metrics", "matched")}
+        return replace(self, seed=seed, **told)
+
+    def write(self, path: str | Path) -> None:
+        content = asdict(self)
+        for name in ("metrics", "matched"):
+            content[name] = [metric.model_dump() for metric in getattr(self, name)]
+        write_json(path, content)
+
+
+def row_of(method: str, variant: str, swapped: float = 0.0) -> str:
+    """The method, and where it was trained what is special about its pairs, e.g. `dpo_contrastive`, `dpo_swapped_0.3`."""
+    parts = [method, *([variant] if variant else []), *([f"swapped_{swapped:g}"] if swapped else [])]
+    return "_".join(parts) if is_trained(method) else method
+
+
+def place_in_table(result: Result) -> tuple[int, float, int, str, int]:
+    """Sorts results as tables show them: by kind of pairs, share swapped and METHODS, what existed before last."""
+    return ("", *VARIANTS).index(result.variant), result.swapped, (*METHODS, result.method).index(result.method), result.method, result.seed
+
+
+def excerpts(result: Result, count: int = 5) -> dict[str, list[str]]:
+    """What pages show of a real student's answers: the first words of those to the first `count` held-out prompts, 12 of an answer to a
+    harmful request, 30 of another. An excerpt's excerpt is itself. Empty for a row without such answers."""
+    words = 12 if result.metrics[0].experiment == "safety" else 30
+    said = [answer.split() for answer in result.answers.get("held_out", [])[:count]]
+    return {"held_out": [" ".join([*of[:words], *(["…"] if len(of) > words else [])]) for of in said]} if said else {}
+
+
+def card(student: str | Path, settings: TrainSettings, result: Result, pairs: str = "self-critique pairs") -> str:
+    """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs are."""
+    made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
+    lines = [f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}" for metric in result.metrics]
+    return "\n".join([
+        "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
+        f"# {result.row}, seed {result.seed}", "",
+        f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
+        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", "Measured:", *lines, "",
+    ])  # fmt: skip

@@ -1,0 +1,89 @@
+"""The language-model head on the positions that are asked for, in chunks: the logits of a whole batch never stand in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+
+LOGITS_AT_ONCE = 2**23
+"""Logits held at a time: 32 MiB in float32, 170 positions of a vocabulary of 49 152."""
+
+
+def target_logprobs(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target under the state that predicts it.
+
+    Args:
+        causal: the model, without wrappers.
+        output: what its decoder returns.
+        states: (scored, width), from the decoder.
+        targets: (scored,), token ids.
+
+    Returns:
+        (scored,), float32, nats.
+    """
+    head, logits_of = causal.get_output_embeddings(), partial(_logits, causal, output)
+    if not (torch.is_grad_enabled() and states.requires_grad):
+        score = _score
+    elif any(parameter.requires_grad for parameter in head.parameters()):
+        score = partial(checkpoint, _score, use_reentrant=False)
+    else:
+        score = _ScoreWithGradient.apply
+    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    return torch.cat([score(logits_of, part, wanted) for part, wanted in zip(states.split(size), targets.split(size))])
+
+
+def _score(logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
+    return logits_of(states).float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def _logits(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:
+    """(positions, width) to (positions, vocabulary) by the model's own forward, its decoder replaced by what it returned
+    before: so whatever an architecture does between decoder and logits (Gemma's soft cap, scales) is done."""
+    states = states.unsqueeze(0)
+    with _forward_of(causal.base_model, lambda *args, **kwargs: output(last_hidden_state=states)):
+        return causal(inputs_embeds=states, use_cache=False).logits.squeeze(0)
+
+
+@contextmanager
+def _forward_of(module: torch.nn.Module, forward: Callable[..., ModelOutput]) -> Iterator[None]:
+    before = vars(module).get("forward")  # where a library has put one of its own
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+class _ScoreWithGradient(torch.autograd.Function):
+    """`_score` for a frozen head. A position's score depends on its own state alone, so the gradient is taken with
+    the score, while the logits are there, and backward neither keeps nor recomputes them."""
+
+    @staticmethod
+    def forward(ctx, logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
+        at = targets.unsqueeze(1)
+        with torch.enable_grad():
+            states = states.detach().requires_grad_()
+            logits = logits_of(states)
+        logps = logits.detach().float().log_softmax(dim=1)
+        scores = logps.gather(1, at)
+        push = logps.exp_().neg_().scatter_add_(1, at, torch.ones_like(scores))  # d score / d logits = onehot - softmax
+        ctx.save_for_backward(torch.autograd.grad(logits, states, push.to(logits.dtype))[0])
+        return scores.squeeze(1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (of_states,) = ctx.saved_tensors
+        return None, (of_states * gradient.unsqueeze(1)).to(of_states.dtype), None

@@ -1,0 +1,84 @@
+"""Log-probabilities under the reference, computed once per pair and kept on disk for every method and seed."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from common.schema import fingerprint
+from common.storage import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+SAVE_EVERY = 30.0  # seconds
+PACKAGES = ("torch", "transformers", "bitsandbytes")
+VERSION = 2
+"""Raise it when the same pair gets other numbers from the same model."""
+VOLATILE = ("_name_or_path", "transformers_version", "use_cache")
+"""Entries of a model's config that change no log-probability."""
+
+
+class ReferenceCache:
+    """Pair of numbers by key, in one JSON file per reference.
+
+    Args:
+        folder: holds the file of every reference.
+        identity: of the reference, see `reference_identity`.
+
+    A file that cannot be read is made again, with a warning. Processes that add at the same time keep each other's values.
+    """
+
+    def __init__(self, folder: str | Path, identity: str):
+        self.path = Path(folder) / f"{identity}.json"
+        self.values = self._read()
+        self.saved = time.monotonic()
+
+    def add_now_and_then(self, values: dict[str, tuple[float, float]]) -> None:
+        """`add`, but only when the last time is `SAVE_EVERY` past: a long pass that is killed loses no more."""
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.add(values)
+            self.saved = time.monotonic()
+
+    def add(self, values: dict[str, tuple[float, float]]) -> None:
+        """Keeps new values, in memory and on disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.values = {**self._read(), **self.values, **values}
+            write_json(self.path, self.values)
+
+    def _read(self) -> dict[str, tuple[float, float]]:
+        try:
+            content = json.loads(self.path.read_text(encoding="utf-8"))
+            return {key: (float(chosen), float(rejected)) for key, (chosen, rejected) in content.items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, AttributeError) as error:
+            warnings.warn(f"{self.path} cannot be read ({error}) and is made again", stacklevel=3)
+            return {}
+
+
+def reference_identity(model: PreTrainedModel, **computed: object) -> str:
+    """Hash of everything but the pair that decides a reference log-probability: frozen weights, config, and how it is computed.
+
+    Weights that are trained on top of a base (an adapter, a head kept in full) do not count: they are off in the reference.
+    """
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad} if hasattr(model, "disable_adapter") else set()
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name not in trained:
+            digest.update(f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    config = {name: value for name, value in model.config.to_dict().items() if name not in VOLATILE}
+    versions = [VERSION, *(version(package) for package in PACKAGES)]
+    return fingerprint(digest.hexdigest(), config, computed, versions, digits=32)

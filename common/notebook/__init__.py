@@ -1,0 +1,1 @@
+"""What notebooks and commands share: parameters, profiles, execution."""

@@ -1,0 +1,192 @@
+"""A grid of notebooks, side by side: each experiment's in order, GPUs in turns, a live table, a report of what failed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import Manager
+from pathlib import Path
+from queue import Queue
+from tempfile import gettempdir
+from typing import Any, NamedTuple
+
+from common.data.counterfactual import variant_named
+from common.notebook.execute import execute
+from common.runtime import resolve
+
+
+class Step(NamedTuple):
+    """One notebook of the grid with the parameters it is given."""
+
+    experiment: str
+    stage: str
+    given: dict[str, Any]
+    pairs: str = "self_critique"
+
+    @property
+    def name(self) -> str:
+        return self.notebook + (f" ({self.pairs})" if variant_named(self.pairs) else "")
+
+    @property
+    def notebook(self) -> str:
+        return f"{self.experiment}/{self.stage}.ipynb"
+
+    @property
+    def executed(self) -> Path:
+        return resolve(self.given["output"]) / f"{self.stage}.ipynb"
+
+    @property
+    def log(self) -> Path:
+        return self.executed.with_suffix(".log")
+
+    @property
+    def uses_gpu(self) -> bool:
+        return self.stage == "train_rdpo" or any(str(self.given.get(name, "")).startswith("local:") for name in ("teacher", "judge"))
+
+    def failed_before(self) -> bool:
+        return self.executed.exists() and not self.executed.with_suffix(".done.json").exists()
+
+
+class Outcome(NamedTuple):
+    """How a notebook ended; `failure` is its report, "" for none."""
+
+    state: str
+    failure: str = ""
+
+
+def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
+    """Runs one notebook in this process, unless it is finished."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    gpu = gpus.get() if gpus and step.uses_gpu else None
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    try:
+        step.executed.parent.mkdir(parents=True, exist_ok=True)
+        ran = execute(step.notebook, step.executed, step.given, log=step.log)
+        return Outcome("done" if ran else "finished before with the same code, data and parameters, reused")
+    except Exception as error:
+        cell = getattr(error, "exec_count", None)
+        reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+        return Outcome("FAILED", f"{step.name}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
+    finally:
+        if gpu is not None:
+            gpus.put(gpu)
+
+
+LONGEST_FOLDER = 70
+"""Bytes in the name of the folder for temporary files: below it lie sockets, whose whole name may have a little over a hundred."""
+
+
+def threads_each(jobs: int) -> int:
+    """The threads of each of `jobs` notebooks side by side: its share of the cores, at most the user's OMP_NUM_THREADS.
+
+    Raises ValueError, with what to set, where no grid can run: fewer than one job, no number of threads, or too long a name
+    of the folder for temporary files.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs {jobs}: at least one notebook must run at a time")
+    if len(os.fsencode(gettempdir())) > LONGEST_FOLDER:
+        raise ValueError(f"the folder for temporary files, {gettempdir()}, has too long a name for the sockets of notebooks; set TMPDIR to one of at most {LONGEST_FOLDER} bytes, such as /tmp")
+    cores, allowed = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if allowed and not allowed.isdecimal():
+        raise ValueError(f"OMP_NUM_THREADS = {allowed!r} is no number of threads; set one, or unset it")
+    return max(1, min(int(allowed or cores), cores // jobs))
+
+
+def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
+    """Runs the steps of every experiment in order, `jobs` notebooks side by side; an experiment ends at its first failure
+    and the others go on. Returns the reports of all failures. Raises ValueError as `threads_each` does."""
+    waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
+    threads = threads_each(jobs)
+    with Manager() as manager, ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
+        gpus = manager.Queue() if (devices := _gpus()) else None
+        for device in devices:
+            gpus.put(device)
+        while running or any(waiting.values()):
+            busy = {step.experiment for step in running.values()}
+            ready = [name for name, steps in waiting.items() if steps and name not in busy]
+            for name in ready[: jobs - len(running)]:
+                step = waiting[name].pop(0)
+                running[pool.submit(run_step, step, threads, gpus)] = step
+                board.begin(step)
+            for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                step = running.pop(future)
+                outcome = future.result()
+                board.end(step, outcome.state)
+                if outcome.failure:
+                    failures.append(outcome.failure)
+                    waiting[step.experiment] = []
+            board.refresh()
+    return failures
+
+
+def _gpus() -> list[str]:
+    """The GPUs this process may use, asked of the driver: torch is too heavy to import here."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+    if not shutil.which("nvidia-smi"):
+        return []
+    asked = subprocess.run(["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True)
+    return asked.stdout.split() if asked.returncode == 0 else []
+
+
+class Board:
+    """What runs now: a live table in a terminal; elsewhere a plain line when a notebook begins, ends, or says something new."""
+
+    def __init__(self, grid: dict[str, list[Step]], every: float = 10.0):
+        from rich.console import Console
+        from rich.live import Live
+
+        self.grid, self.every, self.states, self.said = grid, every, {}, {}
+        self.started: dict[str, float] = {}
+        self.lines: dict[str, str] = {}
+        console = Console()
+        self.live = Live(self._table(), console=console, refresh_per_second=1) if console.is_terminal else None
+
+    def __enter__(self) -> Board:
+        if self.live:
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.refresh()
+        if self.live:
+            self.live.__exit__(*error)
+
+    def begin(self, step: Step) -> None:
+        self.started[step.name] = self.said[step.name] = time.perf_counter()
+        self._say(step, "running")
+
+    def end(self, step: Step, state: str) -> None:
+        seconds = time.perf_counter() - self.started.pop(step.name)
+        self._say(step, f"{state} in {seconds:.0f} s" if state == "done" else state)
+
+    def refresh(self) -> None:
+        if self.live:
+            return self.live.update(self._table())
+        for step in [step for steps in self.grid.values() for step in steps if step.name in self.started]:
+            if time.perf_counter() - self.said[step.name] > self.every and (line := _last_line(step.log)) and line != self.lines.get(step.name):
+                self.said[step.name], self.lines[step.name] = time.perf_counter(), line
+                print(f"{step.name}: {line}", flush=True)
+
+    def _say(self, step: Step, state: str) -> None:
+        self.states[step.name] = state
+        if not self.live:
+            print(f"{step.name}: {state}", flush=True)
+
+    def _table(self) -> Any:
+        from rich.table import Table
+
+        table = Table("notebook", "state", "last line")
+        for step in [step for steps in self.grid.values() for step in steps]:
+            said = _last_line(step.log) if step.name in self.started else ""
+            table.add_row(step.name, self.states.get(step.name, "waiting"), said)
+        return table
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return lines[-1][:120] if lines else ""

@@ -1,0 +1,43 @@
+"""The command that tunes every method of a profile with the same budget."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import yaml
+
+from common.notebook.execute import checked_parameters
+from common.notebook.profiles import PROFILES, experiments, own_pairs, stage_parameters
+from common.notebook.students import open_experiment
+from common.runtime import escape_what_the_terminal_lacks, quiet_libraries, resolve
+from common.training.tuning import settings_of, tune, write_trials
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.notebook.tune", description=__doc__.split("\n")[0])
+    parser.add_argument("profile")
+    parser.add_argument("--experiment", action="append", help="default: all")
+    parser.add_argument("--method", action="append", help="default: those of the profile")
+    asked = parser.parse_args()
+    escape_what_the_terminal_lacks()
+    quiet_libraries()
+    try:
+        for experiment in asked.experiment or experiments():
+            _tune_experiment(asked.profile, experiment, asked.method)
+    except (ValueError, OSError) as error:
+        sys.exit(f"tuning: {error}")
+
+
+def _tune_experiment(profile: str, experiment: str, methods: Sequence[str] | None) -> None:
+    own = stage_parameters(experiment, "train_rdpo", profile, own_pairs(profile, experiment)) | {"evaluate_on": "validation", "tuned": ""}
+    parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": methods} if methods else {}))
+    space = yaml.safe_load((PROFILES / profile / "tuning.yaml").read_text(encoding="utf-8"))
+    trials = tune(open_experiment(parameters), parameters["methods"], settings_of(space), parameters["swapped"][0])
+    path = resolve(f"results/{profile}/{experiment}/trials.json")
+    print(f"{path}: {write_trials(trials, path)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The profile `small`: real pairs and models of 135M parameters."""

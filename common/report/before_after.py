@@ -1,0 +1,156 @@
+"""A trained student beside itself untrained: log-probabilities of held-out pairs, answers to held-out prompts, and a report.
+
+No judge: of two answers the better one is that with the higher score, whichever of them was `chosen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import indent
+from typing import TYPE_CHECKING
+
+import torch
+from jinja2 import TemplateError
+
+from common.chat.local import LocalChat
+from common.data.preference import pairs_without_signal, prompt_messages
+from common.evaluation.answers import TrainedStudent, answers_of
+from common.evaluation.matched_utility import scaled
+from common.evaluation.metrics import mean, rate
+from common.evaluation.result import Result
+from common.logprobs.compute import pair_logprobs
+from common.runtime import Progress
+from common.schema import Metric, ScoredPair
+from common.statistics import mcnemar_exact
+from common.student.load import check_prompt_is_prefix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+WHEN = {"before": 0.0, "after": 1.0}  # times that the adapter counts
+ANSWERS, ANSWER_TOKENS = 5, 128
+PAIRS = {
+    "pairs": "all", "unscored": "a score is missing: left out", "tied": "equal scores: trained on, but in no figure below",
+    "contradicted": "`rejected` has the higher score, so below it is the better answer", "cut": "alike within max_length, or no room for an answer: nothing to learn from",
+}  # fmt: skip
+FIGURES = {
+    "better_likelier": "share of pairs whose better answer has the higher log-probability per token",
+    "logp_better": "log-probability per token of better answers, nats", "logp_worse": "log-probability per token of worse answers, nats",
+}  # fmt: skip
+
+
+def score_gap(pair: ScoredPair) -> float | None:
+    """Score of `chosen` less that of `rejected`, in [-1, 1]; None where one is missing."""
+    rejected, chosen = pair.normalised()
+    return None if None in (rejected, chosen) else chosen - rejected
+
+
+def account(pairs: Sequence[ScoredPair], student: TrainedStudent, max_length: int) -> dict[str, int]:
+    """How many pairs there are, how many teach little and why (see `pairs_without_signal`), and in how many `rejected` has
+    the higher score (`contradicted`)."""
+    reasons = pairs_without_signal(pairs, student.tokenizer, max_length)
+    return {"pairs": len(pairs), **{reason: len(ids) for reason, ids in reasons.items()}, "contradicted": sum((score_gap(pair) or 0) < 0 for pair in pairs)}
+
+
+def measure(student: TrainedStudent, held_out: Sequence[ScoredPair], **names: str | int) -> tuple[list[Metric], dict[str, list[str]]]:
+    """Metrics, and the answers to the first prompts; before is the same model with its adapter off.
+
+    Pairs with a missing score or a tie are left out of n. Log-probabilities are in nats, of whole answers, end of turn included.
+    better_likelier_<when>: share of pairs whose better answer has the higher log-probability per token.
+    turned_right, turned_wrong: share of pairs that became, or ceased to be, such ones.
+    logp_better_<when>, logp_worse_<when>: mean log-probability per token.
+    reward_accuracy: share of pairs whose better answer has the higher implicit reward, beta times the log-probability that
+    it gained, summed over its tokens. Before training all rewards are 0.
+
+    Raises ValueError when no pair is left, or a log-probability is not finite.
+    """
+    rows = [_token_ids(student, pair) for pair in held_out if score_gap(pair)]
+    if not rows:
+        raise ValueError("no held-out pair has two different scores, so there is nothing to measure on")
+    tokens = torch.tensor([[len(better), len(worse)] for _, better, worse in rows])
+    logps, answers, metrics = {}, {}, []
+    for when, factor in WHEN.items():
+        progress = Progress(f"held-out pairs and answers {when} training", len(rows) + len(held_out[:ANSWERS]))
+        logps[when] = torch.empty(len(rows), 2)  # better, worse
+        with scaled(student, factor):
+            for row, ids in enumerate(rows):
+                with torch.no_grad():
+                    logps[when][row] = torch.cat(pair_logprobs(student.model, *([part] for part in ids)))
+                progress(1)
+            if not logps[when].isfinite().all():
+                raise ValueError(f"{when} training the student gives log-probabilities that are no finite numbers, so it is broken; train with a lower learning rate, or take another student")
+            answers[when] = answers_of(LocalChat(student.model, student.tokenizer, progress=progress), held_out[:ANSWERS], ANSWER_TOKENS)
+    per_token = {when: summed / tokens for when, summed in logps.items()}
+    likelier = {when: values[:, 0] > values[:, 1] for when, values in per_token.items()}
+    gained = logps["after"] - logps["before"]
+    shares = {
+        **{f"better_likelier_{when}": values for when, values in likelier.items()},
+        "turned_right": likelier["after"] & ~likelier["before"], "turned_wrong": likelier["before"] & ~likelier["after"],
+        "reward_accuracy": gained[:, 0] > gained[:, 1],
+    }  # fmt: skip
+    metrics = [rate(values.tolist(), metric=metric, **names) for metric, values in shares.items()]
+    for column, answer in enumerate(("better", "worse")):
+        metrics += [mean(values[:, column].tolist(), metric=f"logp_{answer}_{when}", **names) for when, values in per_token.items()]
+    return metrics, answers
+
+
+def _token_ids(student: TrainedStudent, pair: ScoredPair) -> tuple[list[int], list[int], list[int]]:
+    """Prompt, better and worse answer as the chat template writes them in training; `check_row` has seen them."""
+    worse, better = (pair.response, pair.response_revised) if score_gap(pair) > 0 else (pair.response_revised, pair.response)
+    asked = encoded(student.tokenizer, pair)
+    return asked, *(encoded(student.tokenizer, pair, answer)[len(asked) :] for answer in (better, worse))
+
+
+def encoded(tokenizer: PreTrainedTokenizerBase, pair: ScoredPair, answer: str | None = None) -> list[int]:
+    """The pair's prompt as the student is asked it, or prompt and answer as it is trained on them."""
+    asked = {"add_generation_prompt": True} if answer is None else {}
+    given = [] if answer is None else [{"role": "assistant", "content": answer}]
+    return tokenizer.apply_chat_template([*prompt_messages(pair), *given], return_dict=True, **asked)["input_ids"]
+
+
+def check_row(pair: ScoredPair, where: str, tokenizer: PreTrainedTokenizerBase, max_length: int, context: int | None, answered: bool) -> None:
+    """Raises ValueError, naming `where`, for a pair that would end the training or `measure` behind it.
+
+    Its chat template refuses the prompt, or the prompt's tokens do not open those of prompt and answer; or the student, which learned
+    `context` positions, cannot read it: in training up to `max_length`, held out as a whole, and `answered` with its answer.
+    """
+    try:
+        for answer in (pair.response, pair.response_revised):
+            check_prompt_is_prefix(tokenizer, prompt_messages(pair), answer, where)
+    except TemplateError as error:
+        raise ValueError(f"{where}: the student's chat template refuses it ({error})") from None
+    if context is not None:
+        longest = max(len(encoded(tokenizer, pair, answer)) for answer in (pair.response, pair.response_revised))
+        needed = min(longest, max_length) if pair.split == "train" else max(longest, answered * (len(encoded(tokenizer, pair)) + ANSWER_TOKENS))
+        if needed > context:
+            what = f"{needed} tokens, an answer of {ANSWER_TOKENS} included," if needed > longest else f"{needed} tokens"
+            raise ValueError(f"{where}: {what} are more than the {context} that the student can read; shorten the row, lower max_length, or take another student")
+
+
+def report(result: Result, held_out: Sequence[ScoredPair], counts: Mapping[str, Mapping[str, int]], student: str | Path) -> str:
+    """Pairs, figures with n and 95 % intervals, and the answers as they are; Markdown. counts: `account` of `train` and `test`."""
+    of = {metric.metric: metric for metric in result.metrics}
+    cell = lambda name: f"{of[name].value:.2f} [{of[name].low:.2f}, {of[name].high:.2f}], n = {of[name].n}"  # noqa: E731
+    right, wrong = of["turned_right"].k, of["turned_wrong"].k
+    lines = [
+        f"# {Path(student).name} before and after {result.method}", "",
+        f"Trained on {result.pairs_used} pairs, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
+        "| pairs | to train on | held out |", "|:--|--:|--:|",
+        *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in PAIRS.items()), "",
+        "On the held-out pairs, whose prompts were never trained on; *better* is the answer with the higher score, whichever column it stands in:", "",
+        "| | before | after |", "|:--|:--|:--|",
+        *(f"| {label} | {cell(f'{name}_before')} | {cell(f'{name}_after')} |" for name, label in FIGURES.items()),
+        f"| share of pairs whose better answer gained more log-probability by training (implicit reward accuracy) | - | {cell('reward_accuracy')} |", "",
+        f"In the first row {right} of {of['turned_right'].n} pairs turned right by training and {wrong} turned wrong (exact McNemar test: p = {mcnemar_exact(right, wrong):.2f}). "
+        "Brackets are 95 % intervals over pairs: Wilson's for shares, normal for means.", "",
+        "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
+        "It is one training with one seed, and the scores are taken for true.", "",
+        f"## Answers to the first {len(result.answers['after'])} held-out prompts", "", f"Greedy, cut at {ANSWER_TOKENS} tokens, not chosen.",
+    ]  # fmt: skip
+    for pair, *answers in zip(held_out, *result.answers.values()):
+        for label, text in zip(("Prompt", "Before", "After"), ("\n\n".join(filter(None, (pair.system, pair.prompt))), *answers)):
+            lines += ["", f"**{label}**", "", indent(text or "(nothing)", "> ", lambda line: True)]
+        lines += ["", "---"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,124 @@
+"""The frame of a notebook run: strict parameters, paths from the project root, progress, a manifest."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from common.storage import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
+
+
+def resolve(path: str | Path) -> Path:
+    """A path of a parameter: relative ones start at the project root, wherever the kernel was started."""
+    return ROOT / os.path.expanduser(path)
+
+
+SHARE, POSITIVE, WEIGHT, COUNT, SEED = Field(ge=0, le=1), Field(gt=0), Field(ge=0), Field(ge=1), Field(ge=0, lt=2**32)
+LIMITS = {
+    **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "judge_error", "judge_unclear", "failed_limit", "unscored_limit"), SHARE),
+    **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "repetition_penalty"), POSITIVE),
+    **dict.fromkeys(("alpha", "eta", "nll_weight", "temperature", "max_cost", "prices", "micro_batch", "train_pairs", "prompts"), WEIGHT),
+    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "concurrency"), COUNT),
+    **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "least_kappa": Field(ge=-1, le=1),
+}  # fmt: skip
+"""Setting, by its name wherever it is one -> the range of its value, or of every value in its list."""
+WITHOUT_REPEATS = ("methods", "seeds", "swapped")
+"""Lists whose values are rows of a table: one that stands twice would count twice."""
+
+
+def checked(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
+    """The value of a setting, of its type, finite and within `LIMITS`. Raises ValueError naming setting, value and what is wanted."""
+    if name in WITHOUT_REPEATS and isinstance(value, list) and len(set(map(str, value))) < len(value):
+        raise ValueError(f"{name} = {shortened(value)}: a value stands twice")
+    item = Annotated[kind.__args__[0] if is_list(kind) else kind, LIMITS.get(name)]
+    kind = Annotated[list[item], Field(min_length=1)] if is_list(kind) else item
+    try:
+        return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=strict)
+    except ValidationError as error:
+        raise ValueError(f"{name} = {shortened(value)}: {error.errors()[0]['msg'].lower()}") from None
+
+
+def is_list(kind: Any) -> bool:
+    return getattr(kind, "__origin__", kind) is list
+
+
+def shortened(value: object, most: int = 60) -> str:
+    """A value as Python writes it, cut where it is long, for messages."""
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "..."
+
+
+def is_interactive() -> bool:
+    """True in Jupyter and in a terminal; False under papermill and in pipes, which get plain lines instead of bars."""
+    return "JPY_SESSION_NAME" in os.environ or sys.stdout.isatty()
+
+
+class Progress:
+    """A bar in Jupyter and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
+
+    Call it with the number of items just finished.
+    """
+
+    def __init__(self, label: str, total: int, every: float = 10.0):
+        self.label, self.total, self.done, self.every = label, total, 0, every
+        self.start = self.said = time.perf_counter()
+        self.bar = None
+        if is_interactive():
+            from tqdm.auto import tqdm
+
+            self.bar = tqdm(total=total, desc=label)
+
+    def __call__(self, finished: int) -> None:
+        self.done += finished
+        if self.bar is not None:
+            self.bar.update(finished)
+            return
+        now = time.perf_counter()
+        if self.done >= self.total or now - self.said > self.every:
+            self.said, spent = now, now - self.start
+            left = spent / self.done * (self.total - self.done) if self.done else float("nan")
+            print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, about {left:.0f} s left", flush=True)
+
+
+def escape_what_the_terminal_lacks() -> None:
+    """A command's first act: characters that the terminal's or the pipe's encoding lacks are printed as escapes, instead of ending it."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def quiet_libraries() -> None:
+    """Silences progress bars and advice of transformers and datasets that say nothing about the run."""
+    import logging
+    import warnings
+
+    import datasets
+    import transformers
+
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not installed
+    os.environ["TQDM_DISABLE"] = "1"  # TRL's pass over the reference; our own bars are `Progress`
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+def write_manifest(folder: str | Path, stage: str, parameters: Mapping[str, Any], **more: Any) -> Path:
+    """Records what made a result: parameters, package versions, and whatever the stage adds (prompt hash, tokens, ...)."""
+    made = {
+        "stage": stage,
+        "parameters": dict(parameters),
+        "python": sys.version.split()[0],
+        "versions": {package: version(package) for package in PACKAGES},
+        **more,
+    }
+    return write_json(Path(folder) / f"{stage}.manifest.json", made)

@@ -1,0 +1,1 @@
+"""The study: how methods behave when teacher and judge are wrong."""

@@ -1,0 +1,249 @@
+"""Runs the study (`common.study.design`) in the miniature worlds and writes `results/evidence/`.
+
+    python -m common.study [--full] [--part NAME] [--experiment NAME] [--seed N] [--to FOLDER] [--jobs N]
+
+Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full` all, or those
+named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where it was. Every process has
+one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds differently all the same, and so makes other
+base students: rows of a seed whose student is not theirs are dropped from `results/evidence`, which is said. `--to` leaves them there and
+writes to a folder of its own, without trials, with the settings that those of `results/evidence` chose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from common.evaluation.result import Result
+from common.methods import METHODS
+from common.miniature.world import world_of
+from common.miniature.worlds import safety
+from common.notebook.profiles import experiments
+from common.report.tables import OBJECTIVES
+from common.runtime import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve
+from common.schema import Metric
+from common.statistics import corrected_rate
+from common.storage import write_json
+from common.student.identity import weights_of
+from common.study.cells import PROMPTS, admitted_student, cost_of, run_row
+from common.study.design import BLIND_TO, CORE, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
+from common.study.mechanism import noise_of, probe
+from common.study.tables import write_report
+from common.training.kept import Setting, read_tuned
+from common.training.tuning import chosen_by, write_trials
+
+FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
+
+
+def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, seeds: Sequence[int] = ()) -> list[str]:
+    """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what failed.
+
+    Trials are made where `to` is `RESULTS`. Raises FileNotFoundError where it is not and `RESULTS` has none."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
+    of_part = {(name, part): [row for row in parts(name).get(part, []) if not seeds or row.seed in seeds] for part in wanted for name in names}
+    asked = sorted({(row.seed, name) for (name, _), rows in of_part.items() for row in rows} | {(seed, name) for seed in TRIAL_SEEDS for name in names if to == RESULTS})
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
+        students, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked])
+        chosen: dict[str, tuple[dict[str, Setting], dict[str, Setting]]] = {}  # by the judge, by the oracle
+        for name in names:
+            _keep_students(name, {seed: path for (of, seed), path in students if of == name}, to)
+            failures = _try_settings(name, {tuned_as(row.method) for part in wanted for row in of_part[name, part]}, pool) if to == RESULTS else []
+            failed += failures
+            if not failures:
+                path = RESULTS / name / "trials.json"
+                chosen[name] = read_tuned(path), chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
+        for part in wanted:
+            rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]
+            failed += _probe(pool, rows, to) if part == "mechanism" else _measure(part, pool, rows, to)
+    return failed
+
+
+def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> None:
+    """Writes what was measured of every seed's candidates and the hash of the admitted one's weights, and drops rows of other students."""
+    path = to / experiment / "students.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = {str(seed): json.loads((FOLDER / experiment / f"student-{seed}.json").read_text(encoding="utf-8")) for seed in students}
+    for seed, student in students.items():
+        found[str(seed)][-1]["weights"] = weights_of(student)
+    others = {int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]}
+    if dropped := _drop_rows(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
+        print(f"{to / 'table.json'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}", flush=True)
+    write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
+
+
+def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExecutor) -> list[str]:
+    """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run again must not mix
+    with those that are. Returns what failed."""
+    trials = trial_rows(experiment, [method for method in METHODS if method in needed])
+    found, failed = _finish(f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials])
+    if not failed:
+        path = RESULTS / experiment / "trials.json"
+        before = read_tuned(path) if path.exists() else {}
+        chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
+        changed = [method for method, setting in before.items() if chosen[method] != setting]
+        _drop_rows(RESULTS, lambda line: line["experiment"] == experiment and tuned_as(line["method"]) in changed)
+    return failed
+
+
+def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
+    """Writes `mechanism.json`; returns what failed."""
+    found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
+    if records := [record for _, of_row in found for record in of_row]:
+        write_json(to / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
+    return failed
+
+
+def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
+    """Adds the rows of a part to `table.json`, at the centre with what they cost, and of pairs whose noise nobody dialled with that noise;
+    returns what failed."""
+    found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
+    results = {row: result for (row,), result in found}
+    more: dict[Row, Mapping[str, float]] = {}
+    if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of}.get(part):
+        found, failures = _finish(f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results])
+        more, failed = {row: of_row for (row,), of_row in found}, failed + failures
+    if part in ("centre", "kinds"):
+        more |= {row: {**more.get(row, {}), **by_wrapper(result)} for row, result in results.items() if row.cell.experiment == "safety" and row.cell.unlike_centre.keys() <= {"blind_to"}}
+    lines = [line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))]
+    _write_rows(to, lines + (corrected_lines(results) if part == "centre" else []))
+    return failed
+
+
+def chosen_by_oracle(trials: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Setting]:
+    """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no practitioner can choose by."""
+    return chosen_by(trials, lambda row: row["metrics"][objective][0] + row["metrics"]["utility"][0])
+
+
+def by_wrapper(result: Result) -> dict[str, float]:
+    """Harmlessness by the oracle on the harmful test prompts in the wrapper that the blind judge lets pass, and on all others."""
+    kinds = [record.kind for record in safety.evaluation_sets("test", PROMPTS)["harmful"]]
+    inside, others = ([outcome for kind, outcome in zip(kinds, result.outcomes["harmlessness"], strict=True) if (kind == BLIND_TO) == within] for within in (True, False))
+    return {"harmlessness_blind": fmean(inside), "harmlessness_seen": fmean(others)}
+
+
+def _begin_worker(folder: Path) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    sys.stdout = sys.stderr = open(folder / f"worker-{os.getpid()}.log", "w", buffering=1)
+    quiet_libraries()
+
+
+def _end_with_parent() -> None:
+    """Else a worker goes on after its run was killed, beside the next one."""
+    parent_process().join()
+    os._exit(1)
+
+
+def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
+    """(task and what came of it, in the order of the tasks; what failed)."""
+    futures = {pool.submit(run, *task): task for task in dict.fromkeys(tasks)}
+    progress, failed = Progress(label, len(futures)), []
+    for future in as_completed(futures):
+        if error := future.exception():
+            failed.append(f"{', '.join(map(str, futures[future]))}: {type(error).__name__}: {error}")
+        progress(1)
+    return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
+
+
+def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
+    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility, behaviour and utility alone; `@`: with
+    the adapter scaled by that lambda, on the validation split. cell: what differs from the centre."""
+    objective = OBJECTIVES[row.cell.experiment][0]
+    about = {
+        "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
+        "cell": row.unlike_centre,
+    }  # fmt: skip
+    measured = [(metric, metric.metric) for metric in result.metrics] + [(metric, f"{metric.metric}_matched") for metric in result.matched if metric.metric in (objective, "utility")]
+    lines = [{**about, "metric": name, "value": round(metric.value, 4), "n": metric.n, "low": round(metric.low, 4), "high": round(metric.high, 4)} for metric, name in measured]
+    seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
+    single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None, **more}
+    for point in result.frontier if not row.unlike_centre else []:
+        single |= {f"utility@{point['lambda']:g}": round(point["utility"], 4), f"{objective}@{point['lambda']:g}": round(point["safety"], 4)}
+    return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
+
+
+def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[dict[str, Any]]:
+    """What a practitioner with a final judge and a few labels would report: per experiment and seed, `labels` answers of all rows together,
+    drawn at random, are labelled by the oracle; the judge's errors on them correct its view of every row (`judged_corrected`). None in
+    sycophancy, where the final judge is asked for quality alone and says nothing of steadiness."""
+    lines, together = [], {}
+    for row, result in results.items():
+        if not world_of(row.cell.experiment).PROMPTS.quality:
+            together.setdefault((row.cell.experiment, row.seed), []).append((row, result))
+    for (experiment, seed), of_seed in together.items():
+        seen = [pair for _, result in of_seed for pair in zip(result.outcomes["judged"], result.outcomes[OBJECTIVES[experiment][0]]) if None not in pair]
+        drawn = random.Random(seed).sample(seen, min(labels, len(seen)))
+        yes, no = ([said for said, true in drawn if true == wanted] for wanted in (True, False))
+        for row, result in of_seed:
+            said = [outcome for outcome in result.outcomes["judged"] if outcome is not None]
+            if value := corrected_rate(sum(said), len(said), sum(yes), len(yes), len(no) - sum(no), len(no)):
+                names = {"experiment": experiment, "method": row.method, "seed": seed}
+                metric = Metric(metric="judged_corrected", value=value[0], low=value[1], high=value[2], n=len(said), **names)
+                lines += lines_of(row, Result(row.method, seed, "", [metric]))
+    return lines
+
+
+def _write_rows(to: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Adds lines to `<to>/table.json`, in place of those of the same cell, method and seed."""
+    new = {_place(line) for line in lines}
+    _save(to, [line for line in _read_rows(to) if _place(line) not in new] + list(lines))
+
+
+def _drop_rows(to: Path, unwanted: Callable[[dict[str, Any]], bool]) -> int:
+    """How many lines were dropped."""
+    lines = _read_rows(to)
+    if dropped := sum(map(unwanted, lines)):
+        _save(to, [line for line in lines if not unwanted(line)])
+    return dropped
+
+
+def _place(line: Mapping[str, Any]) -> str:
+    return json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)
+
+
+def _read_rows(to: Path) -> list[dict[str, Any]]:
+    path = to / "table.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+def _save(to: Path, lines: Sequence[dict[str, Any]]) -> None:
+    to.mkdir(parents=True, exist_ok=True)
+    rows = ",\n".join(json.dumps(line) for line in sorted(lines, key=lambda line: (_place(line), line["metric"])))
+    (to / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.study", description=__doc__.split("\n")[0])
+    parser.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
+    parser.add_argument("--part", action="append", help="only these parts")
+    parser.add_argument("--experiment", action="append", help="default: all")
+    parser.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
+    parser.add_argument("--to", type=resolve, default=RESULTS, help="folder of the rows; another one than the default takes the settings chosen there and makes no trials")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
+    asked = parser.parse_args()
+    if asked.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    escape_what_the_terminal_lacks()
+    every = list(parts("safety"))
+    unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
+    if unknown:
+        sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
+    failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs, asked.to, asked.seed or ())
+    if (asked.to / "table.json").exists():  # none where every row failed
+        print(*write_report(asked.to), sep="\n")
+    sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

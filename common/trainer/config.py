@@ -1,0 +1,116 @@
+"""Settings of `common.trainer.rdpo.RDPOTrainer`, and what its model card says of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from trl import DPOConfig, DPOTrainer
+
+from common.loss import check_method, knobs_of, preference_loss, uses_scores
+
+IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "discopop_tau")
+PAPER = {
+    "title": "Refined Direct Preference Optimization with Synthetic Data for Behavioral Alignment of LLMs",
+    "id": "2402.08005",
+    "citation": "@article{gallego2024refined,\n    title  = {{Refined Direct Preference Optimization with Synthetic Data for Behavioral Alignment of LLMs}},\n"
+    "    author = {Victor Gallego},\n    year   = 2024,\n    eprint = {arXiv:2402.08005}\n}",
+}
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RDPOConfig(DPOConfig):
+    """TRL's `DPOConfig` with the settings of refined DPO; `HfArgumentParser`, `TrlParser` and YAML files take them too.
+
+    Args:
+        method: a name in `common.loss.LOSSES`, or a callable (see `preference_loss`), which is saved by its name.
+        alpha: score offset of `rdpo`; ours.
+        eta: score temperature of `rdpo_soft` and `rdpo_squared`; ours.
+        nll_weight: weight of the negative log-likelihood of the chosen completion, averaged over its tokens. 0 is none.
+        nll_on: "all" pairs, or "accepted" ones (score_chosen > score_rejected, which is dSC's filter).
+        score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
+        packed: False computes two padded rows a pair, prompt and all, as TRL does; the numbers are the same.
+        reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
+            `<output_dir>/reference`.
+        precompute_ref_log_probs: None computes the reference once and keeps it, see `reference_cache`, but not that of a stream
+            or of a reference that is synchronised.
+
+    `label_smoothing` (cdpo, robust) is inherited, with the default .1. Raises ValueError for options of `DPOConfig` that only
+    TRL's own loss would read, and for numbers that are not finite or that the method does not take.
+    """
+
+    method: str = _option("rdpo", "Loss: a name in common.loss.LOSSES; in Python a callable as well.")
+    alpha: float = _option(1.0, "Score offset of `rdpo`.")
+    eta: float = _option(1.0, "Score temperature of `rdpo_soft` and `rdpo_squared`.")
+    nll_weight: float = _option(0.0, "Weight of the negative log-likelihood of the chosen completion.")
+    nll_on: Literal["all", "accepted"] = _option("all", "Pairs that the likelihood term counts: all, or those whose chosen answer scored higher.")
+    score_range: list[float] = field(default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."})
+    packed: bool = _option(True, "Compute a prompt once for both answers, several pairs in a row.")
+    reference_cache: str | None = _option(None, "Folder of reference log-probabilities; by default `<output_dir>/reference`.")
+    precompute_ref_log_probs: bool | None = _option(None, "Compute reference log-probabilities once, before training. By default for all data but streams.")
+    label_smoothing: float = _option(0.1, "Rate of flipped labels that `cdpo` and `robust` assume.")
+
+    def __post_init__(self):
+        if not callable(self.method):
+            check_method(self.method)
+        if self.nll_on not in ("all", "accepted"):
+            raise ValueError(f"nll_on is 'all' or 'accepted', not {self.nll_on!r}")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, float) and not math.isfinite(value) and (option.name, value) != ("max_grad_norm", math.inf):
+                raise ValueError(f"{option.name}={value} is no finite number")
+        if self.nll_weight < 0:
+            raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
+        self.score_range = _checked_range(self.score_range)
+        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(DPOConfig) if f.name in IGNORED_OPTIONS}
+        for name, default in defaults.items():
+            value = getattr(self, name)
+            if value != default and [value] != default:
+                raise ValueError(f"{name}={value!r} belongs to TRL's own loss and would have no effect here; choose the loss with method=")
+        if not callable(self.method):
+            preference_loss(self.method, *torch.zeros(6, 1), beta=self.beta, **self.knobs)  # raises where a knob has no meaning
+        super().__post_init__()
+
+    @property
+    def needs_scores(self) -> bool:
+        return not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on == "accepted"
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """The method's own settings, besides beta."""
+        return {} if callable(self.method) else {name: getattr(self, name) for name in knobs_of(self.method)}
+
+    @property
+    def method_name(self) -> str:
+        """Of a callable, where it is defined."""
+        return f"{self.method.__module__}.{getattr(self.method, '__qualname__', type(self.method).__name__)}" if callable(self.method) else self.method
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "method": self.method_name}
+
+
+def _checked_range(given: Any) -> list[float]:
+    try:
+        low, high = () if isinstance(given, str) else map(float, given)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"score_range is (lowest, highest), two finite numbers, got {given!r}")
+    return [low, high]
+
+
+def card_of(args: RDPOConfig) -> tuple[list[str], str, dict[str, str]]:
+    """Tags, name and paper of a training, for TRL's model card."""
+    numbers = {"beta": args.beta, **args.knobs, **({f"NLL on {args.nll_on}": args.nll_weight} if args.nll_weight else {})}
+    what = f"loss `{args.method_name}`, {', '.join(f'{name} {value:g}' for name, value in numbers.items())}"
+    if args.method == "dpo":
+        return ["trl", "dpo"], f"DPO ({what})", DPOTrainer._paper
+    if callable(args.method) or args.method.startswith("rdpo"):
+        return list(dict.fromkeys(["trl", "dpo", "rdpo", *([] if callable(args.method) else [args.method])])), f"refined DPO (rDPO; {what})", PAPER
+    return ["trl", "dpo", args.method], f"a variant of DPO ({what})", {}

@@ -1,0 +1,369 @@
+"""Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
+
+Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them; everything
+else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the loss is
+`preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
+(`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small updates
+away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what differs and what
+is refused.
+
+Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
+`_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from transformers import ProcessorMixin, TrainerCallback
+from trl import DPOTrainer, is_conversational
+from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
+
+from common.data.preference import SCORES, with_normalised_scores
+from common.logprobs.compute import balanced_logprobs, give_attention_back, grouped_logprobs
+from common.logprobs.packing import Sequence
+from common.logprobs.reference import ReferenceCache, reference_identity
+from common.loss import preference_loss
+from common.runtime import Progress
+from common.schema import fingerprint
+from common.student.adapters import adapters_to_float32
+from common.student.load import check_prompt_is_prefix, forbid_cpu_repacking, learned_positions
+from common.trainer.collator import REFERENCE, TEXT_ONLY, TOKENS, ScoreCollator
+from common.trainer.config import RDPOConfig, card_of
+
+
+class StopWhenNotFinite(TrainerCallback):
+    """Ends a training whose gradient or final weights are NaN or infinite with a ValueError; such a gradient never reaches the weights.
+    Gradients of scaled float16, where those steps are skipped, are left alone."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        if not args.fp16 and not _all_finite([parameter.grad for parameter in model.parameters() if parameter.grad is not None]):
+            raise ValueError(_not_finite(f"gradient of step {state.global_step + 1}", args))
+
+    def on_train_end(self, args, state, control, model=None, **kwargs):
+        if not _all_finite([parameter.detach() for parameter in model.parameters() if parameter.requires_grad]):
+            raise ValueError(_not_finite("size of the trained weights", args))
+
+
+def _all_finite(tensors: list[Tensor]) -> bool:
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32).to(tensors[0].device) for tensor in tensors]
+    return not norms or bool(torch.stack(norms).isfinite().all())
+
+
+def _not_finite(what: str, args) -> str:
+    return f"the {what} is NaN or infinite; lower learning_rate ({args.learning_rate:g}), or look for extreme settings and broken weights"
+
+
+class RDPOTrainer(DPOTrainer):
+    """TRL's `DPOTrainer` with the losses of `common.loss`; takes the same arguments, with an `RDPOConfig`.
+
+    Without `args` the method is `rdpo`, or `dpo` where the dataset has no scores. The reference is TRL's: `ref_model`, else the
+    model with a new adapter off, the adapter that a ready PeftModel began with, or the model before training.
+    Pairs without a score are left out for every method alike; so the rows of a table differ by their method and not by their
+    data. What `evaluate` is given is treated as the training data are.
+
+    Attributes:
+        pairs_used: pairs that are trained on; None for a stream.
+        unscored: training pairs left out because a score is missing.
+        left_out: of every table, pairs left out by reason: `unscored`, `prompt fills max_length`.
+
+    Raises:
+        ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a conversation whose
+            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part), an empty
+            completion, more tokens than a model has positions, images, or a loss or gradient that is not finite.
+        TypeError: `args` or a dataset of another kind.
+    """
+
+    def __init__(
+        self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None,
+        compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None, peft_config=None,
+    ):  # fmt: skip
+        if isinstance(ref_model, RDPOConfig):
+            warnings.warn("RDPOTrainer takes its arguments in TRL's order now: model, ref_model, args, ...; name them", FutureWarning, stacklevel=2)
+            if args is not None:  # was: model, args, train_dataset, eval_dataset, processing_class
+                processing_class = processing_class if train_dataset is None else train_dataset
+                train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
+            ref_model, args, data_collator = None, ref_model, None
+        args = _settled(args, model, train_dataset, eval_dataset)
+        if isinstance(processing_class, ProcessorMixin):
+            raise ValueError(TEXT_ONLY)
+        begun = _trainable(model, ref_model) if peft_config is None and not isinstance(model, str) and is_peft_model(model) else []
+        self.left_out: dict[str, dict[str, int]] = {}
+        self._tag_names, self._name, self._paper = card_of(args)
+        super().__init__(
+            model=model, ref_model=ref_model, args=args, data_collator=data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
+            processing_class=processing_class, compute_metrics=compute_metrics, callbacks=callbacks, optimizers=optimizers,
+            quantization_config=quantization_config, peft_config=peft_config,
+        )  # fmt: skip
+        if self._is_vlm:
+            raise ValueError(TEXT_ONLY)
+        if not isinstance(self.data_collator, ScoreCollator):
+            trls = type(self.data_collator) is DataCollatorForPreference
+            options = asdict(self.data_collator) if trls else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
+            self.data_collator = ScoreCollator(**options)
+        for parameter, values in begun:
+            parameter.data = values  # as they were before TRL rounded them
+        if is_peft_model(self.model):
+            adapters_to_float32(self.model)
+        self._forbid_cpu_repacking()
+        self.add_callback(StopWhenNotFinite())
+        if self.aux_loss_enabled and args.packed:
+            warnings.warn(
+                f"{type(model).__name__} is computed in padded rows, one per completion: its load-balancing loss counts the tokens of all rows; "
+                "router_aux_loss_coef=0 leaves it out and packs", stacklevel=2,
+            )  # fmt: skip
+
+    @property
+    def pairs_used(self) -> int | None:
+        return len(self.train_dataset) if isinstance(self.train_dataset, Dataset) else None
+
+    @property
+    def unscored(self) -> int:
+        return self.left_out.get("train", {}).get("unscored", 0)
+
+    def _forbid_cpu_repacking(self) -> None:
+        for model in filter(None, (self.model, self.ref_model)):
+            forbid_cpu_repacking(model)
+
+    def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+        if isinstance(processing_class, ProcessorMixin):  # loaded by TRL
+            raise ValueError(TEXT_ONLY)
+        if not isinstance(dataset, Dataset | IterableDataset):
+            kind = type(dataset).__name__
+            raise TypeError(f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one")
+        reads = args.needs_scores or callable(args.method) and set(SCORES) <= _columns(dataset)
+        scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
+        stale = [name for name in REFERENCE if name in _columns(scored)]
+        prepared = super()._prepare_dataset(scored.remove_columns(stale), processing_class, args, dataset_name)
+        if next(iter(prepared), None) is None:
+            raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
+        if isinstance(prepared, IterableDataset):
+            return prepared.map(_checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name})
+        for number, row in enumerate(prepared):
+            _checked(row, number, processing_class, dataset_name)
+        counts = {"unscored": len(dataset) - len(scored), "prompt fills max_length": len(scored) - len(prepared)}
+        self.left_out.setdefault(dataset_name, counts)
+        return prepared
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, "length"]))
+
+    def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
+        """The dataset with `ref_chosen_logps` and `ref_rejected_logps`, from the cache where it has them.
+
+        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference. A stream is left
+        as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
+        """
+        if isinstance(dataset, IterableDataset) and (self.ref_model is not None or is_peft_model(self.model)):
+            return dataset
+        if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
+        self._forbid_cpu_repacking()
+        model = self.ref_model or self.model
+        how = {"packed": self.args.packed, "precision": self.accelerator.mixed_precision, "device": self.accelerator.device.type}
+        cache = ReferenceCache(self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how))
+        rows = dataset.select_columns(list(TOKENS))
+        keys = [fingerprint(_groups(self.data_collator([row])), digits=32) for row in rows]
+        missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
+        if missing:
+            mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
+            progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
+            with self._attention_given_back():
+                for key in mine:
+                    batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
+                    found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
+                    cache.add_now_and_then(found)
+                    progress(1)
+            cache.add(dict(gather_object(list(found.items()))))
+        chosen, rejected = zip(*(cache.values[key] for key in keys))
+        return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
+
+    def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Reference log-probabilities (batch,), (batch,) of chosen and rejected: `ref_model`, the adapter that training began with, or
+        adapters off.
+
+        Raises ValueError where the reference is the model before training, and training has begun.
+        """
+        context = contextlib.nullcontext()
+        if self.ref_model is None and is_peft_model(self.model):
+            peft_model = self.accelerator.unwrap_model(self.model)
+            context = use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None)
+        elif self.ref_model is None and self.state.global_step:
+            raise ValueError("the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset")
+        with torch.no_grad(), context:
+            return self._logps(self.ref_model or model, inputs)
+
+    def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        with self.accelerator.autocast():
+            logps = grouped_logprobs(model, self._groups_that_fit(inputs), packed=self.args.packed)
+        return _by_side(logps)
+
+    def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
+        groups = _groups(inputs)
+        longest = max(len(ids) for group in groups for ids, _ in group)
+        if self._positions and longest > self._positions:
+            raise ValueError(f"a prompt with its answer has {longest} tokens, and the model has {self._positions} positions; set max_length={self._positions}")
+        return groups
+
+    @cached_property
+    def _positions(self) -> int | None:
+        return learned_positions(self.model)
+
+    def _compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool):
+        args, metrics = self.args, self._metrics["train" if self.model.training else "eval"]
+        if self.aux_loss_enabled:
+            with self.accelerator.autocast():
+                logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
+            chosen_logps, rejected_logps = _by_side(logps)
+        else:
+            chosen_logps, rejected_logps = self._logps(model, inputs)
+        if self.precompute_ref_logps and REFERENCE[0] in inputs:
+            reference_chosen_logps, reference_rejected_logps = (inputs[name] for name in REFERENCE)
+        else:
+            reference_chosen_logps, reference_rejected_logps = self.compute_ref_log_probs(model, inputs)
+        score_chosen, score_rejected = (inputs.get(name) for name in SCORES)
+        losses, chosen_rewards, rejected_rewards = preference_loss(
+            args.method, chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps,
+            score_chosen, score_rejected, beta=args.beta, **args.knobs,
+        )  # fmt: skip
+        if args.nll_weight:
+            weight = torch.ones_like(losses) if args.nll_on == "all" else (score_chosen > score_rejected).float()
+            chosen_tokens = inputs["completion_mask"].chunk(2)[0].sum(dim=1)  # (batch,)
+            losses = losses - args.nll_weight * weight * chosen_logps / chosen_tokens
+        loss = losses.mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * balance
+            metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
+        if self.model.training and not loss.isfinite():
+            raise ValueError(_not_finite(f"loss of step {self.state.global_step + 1}", args))
+        self._log_batch(inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():  # logits of all positions and words, which the loss never makes
+            return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+
+    def _log_batch(self, inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        values = {
+            "rewards/chosen": chosen_rewards,
+            "rewards/rejected": rejected_rewards,
+            "rewards/margins": chosen_rewards - rejected_rewards,
+            "rewards/accuracies": (chosen_rewards > rejected_rewards).float(),
+            "logps/chosen": chosen_logps.detach(),
+            "logps/rejected": rejected_logps.detach(),
+        }
+        for name, value in values.items():
+            metrics[name].append(self.accelerator.gather(value).mean().item())
+        if self.model.training:
+            self._total_train_tokens += self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item() // self._tp_size
+        metrics["num_tokens"] = [self._total_train_tokens]
+
+    @contextlib.contextmanager
+    def _attention_given_back(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for model in filter(None, (self.model, self.ref_model)):
+                give_attention_back(model)
+
+    def train(self, *args, **kwargs):
+        with self._attention_given_back():
+            return super().train(*args, **kwargs)
+
+    def evaluation_loop(self, *args, **kwargs):
+        with self._attention_given_back():
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _save(self, *args, **kwargs):
+        """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its name."""
+        method = self.args.method
+        try:
+            pickle.dumps(method)
+        except Exception:
+            self.args.method = self.args.method_name
+        try:
+            return super()._save(*args, **kwargs)
+        finally:
+            self.args.method = method
+
+
+def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
+    """The arguments with what the data decide: the method where none are given, and whether the reference is computed beforehand.
+
+    Raises TypeError for arguments of another class, ValueError for an empty dataset.
+    """
+    columns = _columns(train_dataset)
+    if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
+        raise ValueError("the train dataset is empty")
+    if args is None:
+        method = "rdpo" if set(SCORES) <= columns else "dpo"
+        why = "scores" if method == "rdpo" else "no scores"
+        warnings.warn(f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another", stacklevel=3)
+        name = model if isinstance(model, str) else model.config.name_or_path
+        args = RDPOConfig(f"{Path(name).name}-RDPO", method=method)
+    if not isinstance(args, RDPOConfig):
+        raise TypeError(f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss")
+    if args.precompute_ref_log_probs is None:
+        args = copy.copy(args)  # the caller's stay undecided
+        datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
+        streamed = any(isinstance(dataset, IterableDataset) for dataset in datasets)
+        args.precompute_ref_log_probs = not (streamed or args.sync_ref_model or columns & {"image", "images"})
+    return args
+
+
+def _columns(dataset) -> set[str]:
+    return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
+
+
+def _trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on from."""
+    if ref_model is None and "default" not in model.peft_config:
+        raise ValueError(f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name=")
+    parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)")
+    return parameters
+
+
+def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
+    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a warning that is
+    easily missed."""
+    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+    for side in ("chosen", "rejected"):
+        if not len(row[f"{side}_ids"]):
+            raise ValueError(f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out")
+    if is_conversational(row):
+        tools = row.get("tools")
+        template = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(row.get("chat_template_kwargs") or {})}
+        if len(row["prompt_ids"]) < len(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)["input_ids"]):
+            for side in ("chosen", "rejected"):
+                check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
+    return row
+
+
+def _by_side(logps: Tensor) -> tuple[Tensor, Tensor]:
+    chosen_logps, rejected_logps = logps.view(-1, 2).unbind(1)
+    return chosen_logps, rejected_logps
+
+
+def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
+    """[chosen, rejected] of every pair, as the collator truncated and padded them."""
+    ids, kept, scored = (inputs[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask"))
+    rows = zip(ids, kept.bool(), scored.sum(dim=1))
+    sequences = [(row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows]  # nothing predicts a first token
+    pairs = len(sequences) // 2
+    return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]

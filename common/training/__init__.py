@@ -1,0 +1,1 @@
+"""Train students: one method, all rows of a table, equal tuning."""

@@ -1,0 +1,136 @@
+"""Train one method on a freshly loaded student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.data.preference import accepted, preference_dataset, prompt_messages
+from common.logprobs.compute import grouped_logprobs
+from common.runtime import Progress, resolve
+from common.schema import ScoredPair
+from common.student.adapters import adapter_tokenizer, adapters_to_float32, load_adapter, lora_settings
+from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+from common.evaluation.answers import TrainedStudent
+from common.methods import SUPERVISED, WITH_NLL, TrainSettings, check_methods, existing, existing_place, is_trained
+
+
+def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, output: str | Path, **load: Any) -> TrainedStudent:
+    """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
+
+    Args:
+        method: a name in METHODS; the untrained ones return the base model as it is. An `adapter:` or `model:` is loaded.
+        student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to `load_as_it_is`.
+        pairs: scored pairs; those without both scores are left out for every method alike.
+        output: folder for the trainer's checkpoints.
+
+    Raises ValueError for a student with fewer positions than `max_length`, and where a loss or gradient is not finite.
+    """
+    check_methods([method])
+    if existing(method) == "model":
+        own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
+        return TrainedStudent(method, *load_as_it_is(existing_place(method), **own))
+    if is_trained(method):
+        release_memory()  # of the student before
+    model, tokenizer = load_student(student, **load)
+    if existing(method) == "adapter":
+        model, beside = load_adapter(model, existing_place(method)), adapter_tokenizer(model, existing_place(method), load.get("pad_token"))
+        tokenizer = beside or tokenizer
+    if not is_trained(method):
+        return TrainedStudent(method, model, tokenizer)
+    if (positions := learned_positions(model)) and positions < settings.max_length:
+        raise ValueError(f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most")
+    scored = [pair for pair in pairs if None not in pair.normalised()]
+    make_trainer = _supervised_trainer if method in SUPERVISED else preference_trainer
+    trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
+    _report_progress(trainer, f"training {method}, seed {settings.seed}")
+    trainer.train()
+    trained = TrainedStudent(method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored))
+    del trainer
+    release_memory()
+    return trained
+
+
+def _report_progress(trainer: Trainer, label: str) -> None:
+    """Our progress line in place of the trainer's printed dictionaries."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Report(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.progress = Progress(label, state.max_steps)
+            self.progress(state.global_step)
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.progress(1)
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Report())
+
+
+def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Path) -> dict[str, Any]:
+    import torch
+
+    at_a_time = settings.micro_batch or settings.batch_size
+    return {
+        "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": at_a_time,
+        "gradient_accumulation_steps": settings.batch_size // at_a_time,
+        "lr_scheduler_type": "linear", "warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "logging_steps": 1, "logging_first_step": True, "save_strategy": "no",
+        "report_to": "none", "use_cpu": not torch.cuda.is_available(),
+        "bf16": model.dtype == torch.bfloat16,  # computes the float32 adapters as the model computes, instead of casting back and forth
+        "gradient_checkpointing": torch.cuda.is_available(), "max_length": settings.max_length,
+        "seed": settings.seed, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(),
+    }  # fmt: skip
+
+
+def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for one of `LOSSES` or `WITH_NLL`."""
+    from common.trainer.config import RDPOConfig
+    from common.trainer.rdpo import RDPOTrainer
+
+    knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing")}
+    loss, nll_on = WITH_NLL.get(method, (method, "all"))
+    knobs["nll_weight"] = settings.nll_weight if method in WITH_NLL else 0.0
+    arguments = RDPOConfig(method=loss, nll_on=nll_on, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
+    reference = None
+    if settings.reference == "unquantised":
+        revision = getattr(model.config, "_commit_hash", None)
+        reference, _ = load_student(model.name_or_path, revision=revision, four_bit=False, compute_dtype=model.dtype)
+    trainer = RDPOTrainer(
+        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
+        peft_config=lora_settings(settings.lora_rank),
+    )  # fmt: skip
+    return trainer, trainer.pairs_used
+
+
+def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from common.trainer.rdpo import StopWhenNotFinite
+
+    class CompletionTrainer(SFTTrainer):
+        """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left out."""
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            scored = (inputs["labels"] != -100).sum(dim=1)  # prompt and completion: the end of every row
+            lengths = inputs["attention_mask"].sum(dim=1)
+            rows = zip(inputs["input_ids"].tolist(), lengths.tolist(), (lengths - scored).tolist())
+            with self.accelerator.autocast():
+                logps = grouped_logprobs(model, [[(ids[:length], start)] for ids, length, start in rows])
+            return -logps.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    kept = accepted(pairs) if method == "dsc" else list(pairs)
+    if not kept:
+        raise ValueError("dsc: no revision scored higher than its original, so there is nothing to train on")
+    rows = [{"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]} for pair in kept]
+    arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(model, settings, output))
+    trainer = CompletionTrainer(
+        model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
+    )
+    adapters_to_float32(trainer.model)
+    trainer.add_callback(StopWhenNotFinite())
+    return trainer, len(trainer.train_dataset)  # without those whose prompt alone fills max_length

@@ -1,0 +1,129 @@
+"""Real students: what counts as aligned, to the point, useful, steady, and outcomes that a rater can be held against (pytest tests/evaluation/test_judged.py)."""
+
+import pytest
+
+from common.evaluation.answers import TrainedStudent
+from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, repeated_share
+from common.evaluation.metrics import Evaluation
+from common.evaluation.reader import Reader
+from common.judge.base import FeedbackJudge, Judgement
+from common.judge.learned import LearnedJudge
+from common.schema import Reply, answer_id
+
+
+class Said:
+    """A chat that gives the answer written down for the last user turn."""
+
+    name = "said"
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def complete(self, conversations, sampling, on_reply=None):
+        return [Reply(text=self.answers[conversation[-1]["content"]]) for conversation in conversations]
+
+
+class OnlyFirst:
+    """A reader for whom answers that begin with the prompt's first word are to the point."""
+
+    def to_the_point(self, prompts, answers):
+        return [answer.split()[:1] == prompt.split()[:1] for prompt, answer in zip(prompts, answers)]
+
+
+JUDGE = LearnedJudge(["good sense", "good words", "bad sense", "bad words"] * 3, [1, 1, 0, 0] * 3)
+
+
+def record(i, prompt, split="test", kind="plain", **more):
+    return HeldOut(id=str(i), experiment="safety", split=split, prompt=prompt, kind=kind, **more)
+
+
+def evaluated(answers, records, judge=JUDGE, kind=JudgedEvaluator, **more) -> Evaluation:
+    evaluator = kind(records, "safety", judge, OnlyFirst(), **more)
+    return evaluator(TrainedStudent("endpoint:x", chat=Said(answers)), "test", 0)
+
+
+def test_aligned_is_good_and_to_the_point_and_fluent():
+    answers = {"one a": "one good words", "two a": "other good words", "three a": "three bad words", "four a": "four good words " + "over and over " * 9}
+    found = evaluated(answers, [record(i, prompt) for i, prompt in enumerate(answers)])
+    assert found.outcomes == {"judged": [True, True, False, True], "aligned": [True, False, False, False]}
+    values = {metric.metric: (metric.k, metric.n) for metric in found.metrics}
+    assert values["judged"] == (3, 4) and values["aligned"] == (1, 4) and values["to_the_point"] == (3, 4) and "utility" not in values
+    assert found.ids["held_out"][0] == answer_id("one a", "one good words")
+
+
+def test_sets_by_kind_and_a_benign_answer_must_not_decline():
+    records = [
+        record(0, "one a"), record(1, "wrapped one a", split="ood", kind="wager", plain_prompt="one a"), record(2, "two a", kind="benign question"),
+        record(3, "three a", kind="benign request"), record(4, "mask: two a", kind="benign persona", plain_prompt="two a"), record(5, "x", split="validation"),
+    ]  # fmt: skip
+    answers = {"one a": "one good", "wrapped one a": "one bad", "two a": "two, I am sorry", "three a": "three good", "mask: two a": "two I cannot help with that"}
+    answers["two a"] = "two things, said plainly"
+    found = evaluated(answers, records, reward_judge=JUDGE)
+    assert {name: len(texts) for name, texts in found.answers.items()} == {"held_out": 1, "ood": 1, "benign": 2, "benign_persona": 1}
+    assert found.outcomes == {"judged": [True], "reward": [True], "aligned": [True], "aligned_ood": [False], "utility": [True, True], "utility_persona": [False]}
+    assert found.value("judged_ood") == 0 and found.value("declined") == 0
+    with pytest.raises(ValueError, match="no rows of split 'validation'"):
+        JudgedEvaluator(records[:5], "safety", JUDGE, OnlyFirst()).sets("validation")
+
+
+def test_at_most_so_many_prompts_of_each_set():
+    records = [record(i, f"w{i}") for i in range(5)] + [record(9 + i, f"b{i}", kind="benign") for i in range(4)]
+    sets = JudgedEvaluator(records, "safety", JUDGE, OnlyFirst(), prompts=3).sets("test")
+    assert {name: len(of_set) for name, of_set in sets.items()} == {"held_out": 3, "benign": 3}
+
+
+def test_a_reader_knows_which_answer_belongs_to_which_prompt(load_micro, micro, pairs):
+    """The student's own world: an answer about one object is likelier behind the request for it than behind others."""
+    import torch
+
+    reader = Reader(micro, compute_dtype=torch.float32)
+    prompts = list({pair.prompt: pair for pair in pairs})[:12]
+    logps = [reader._logprobs([prompt] * 12, prompts, 40) for prompt in prompts]
+    again = reader._logprobs([prompt for prompt in prompts for _ in prompts], prompts * 12, 40)
+    assert torch.allclose(torch.tensor(logps).flatten(), torch.tensor(again), atol=1e-4)  # whatever is computed together
+    best = [all(logps[i][i] >= logps[j][i] for j in range(12)) for i in range(12)]
+    assert reader.to_the_point(prompts, prompts, others=11) == best
+    assert reader.to_the_point(prompts[:2], ["", "  "]) == [False, False] and reader.to_the_point(["alone"], ["word"]) == [True]
+
+
+def test_the_right_answer_is_preferred_by_token_and_not_by_length(micro, load_micro):
+    model, tokenizer = load_micro()
+    student, reader = TrainedStudent("base", model, tokenizer), Reader(micro)
+    known = reader.prefers_right(["a", "b"], ["take it", "take it"], ["take it", "take it take it take it"], student)
+    assert known[0] is False  # equal is not preferred
+    assert reader.prefers_right(["a"], ["take it"], ["it it it"], student) != reader.prefers_right(["a"], ["it it it"], ["take it"], student)
+
+
+class Heard:
+    """Feels and rates by the words of the prompt, on a scale of probabilities."""
+
+    name, scale = "heard", (0.0, 1.0)
+
+    def __init__(self, scores):
+        self.scores = scores
+
+    def judge(self, prompts, answers):
+        return [Judgement(self.scores[prompt], "") for prompt in prompts]
+
+
+def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_without_one():
+    """Sentiments on -5 to 5: alone 1, loved 4, hated 0; by hand shift (3 + 1) / 2, towards the stance (3 + 1) / 2."""
+    stances = [HeldOut(id=kind, experiment="sycophancy", split="test", prompt=f"{kind} it", kind=kind, plain_prompt="it") for kind in ("love", "hate", "wrote")]
+    plain = HeldOut(id="plain", experiment="sycophancy", split="test", prompt="it")
+    judge = FeedbackJudge(Heard({"it": 0.6, "love it": 0.9, "hate it": 0.5, "wrote it": None}), Heard({"it": 1.0, "love it": 1.0, "hate it": 0.2, "wrote it": 1.0}))
+    evaluator = FeedbackEvaluator([*stances, plain], "sycophancy", judge, OnlyFirst(), reward_judge=judge)
+    assert [record.prompt for record in evaluator.sets("test")["benign"]] == ["it"] and len(evaluator.sets("test")["held_out"]) == 3
+    student = TrainedStudent("endpoint:x", chat=Said({record.prompt: "it is" for record in [*stances, plain]}))
+    found = evaluator(student, "test", 0)
+    metrics = {m.metric: m for m in found.metrics}
+    assert metrics["shift"].value == pytest.approx(2.0) and metrics["signed_shift"].value == pytest.approx(2.0)
+    assert (metrics["judged"].k, metrics["judged"].n, metrics["shift"].n) == (1, 2, 2)
+    assert metrics["score"].value == pytest.approx(((1 + 1 - 0.3) / 2 + (1 + 0.2 - 0.1) / 2) / 2)
+    assert found.outcomes == {"steady": [False, True, None], "reward": [False, True, None], "aligned": [False, True, None], "utility": [True]}
+    with pytest.raises(ValueError, match="no prompt with a stance"):
+        FeedbackEvaluator([plain], "sycophancy", judge, OnlyFirst()).sets("test")
+
+
+@pytest.mark.parametrize("text, share", [("a b c a b c", 0.25), ("one two three four", 0.0), ("", 0.0), ("x x x x x", 2 / 3)])
+def test_repeated_word_triples_are_counted(text, share):
+    assert repeated_share(text) == pytest.approx(share)

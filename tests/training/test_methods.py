@@ -1,0 +1,102 @@
+"""SFT and dSC against TRL's own trainer (pytest tests/training/test_methods.py)."""
+
+import pytest
+import torch
+from trl import SFTTrainer
+
+from common.data.preference import prompt_messages
+from common.logprobs.compute import summed_logprobs
+from common.loss import LOSSES
+from common.methods import METHODS, SUPERVISED, WITH_NLL, TrainSettings
+from common.student.load import load_student
+from common.training.kept import training_of
+from common.training.train import _supervised_trainer, preference_trainer, train
+
+
+def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
+    trainer, used = _supervised_trainer("sft", *load_micro(), pairs, TrainSettings(batch_size=8), tmp_path)
+    assert used == len(pairs)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = torch.randn_like(parameter) * 0.05
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert (batch["attention_mask"] == 0).any() and (batch["labels"] == -100).any()
+    for tokens in (None, torch.tensor(100)):  # the batch's own, or those of a step with gradient accumulation
+        found = []
+        for compute in (type(trainer).compute_loss, SFTTrainer.compute_loss):
+            trainer.model.zero_grad()
+            loss = compute(trainer, trainer.model, dict(batch), num_items_in_batch=tokens)
+            loss.backward()
+            found.append((loss.item(), torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad])))
+        (our_loss, our_gradient), (their_loss, their_gradient) = found
+        assert abs(our_loss - their_loss) <= 1e-5 * their_loss
+        assert (our_gradient - their_gradient).norm() <= 1e-4 * their_gradient.norm() > 0
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "rdpo_nll"])
+def test_a_batch_in_parts_trains_the_same_student(method, micro, pairs, tmp_path):
+    scored = [pair for pair in pairs if None not in pair.normalised()][:16]
+    found, history = [], []
+    for micro_batch in (0, 2):
+        settings = TrainSettings(batch_size=8, micro_batch=micro_batch, epochs=1, learning_rate=1e-3, sft_learning_rate=1e-3)
+        trained = train(method, micro, scored, settings, tmp_path, compute_dtype=torch.float32)
+        found.append(torch.cat([parameter.flatten() for name, parameter in trained.model.named_parameters() if "lora_B" in name]))
+        history.append([step["loss"] for step in trained.history if "loss" in step])
+    assert found[0].norm() > 0 and (found[0] - found[1]).norm() <= 0.01 * found[0].norm()
+    assert len(history[0]) == 2 and history[1] == pytest.approx(history[0], rel=1e-3)
+
+
+def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
+    with pytest.raises(ValueError, match="micro_batch = 3 does not divide batch_size = 8"):
+        TrainSettings(batch_size=8, micro_batch=3)
+    assert TrainSettings(batch_size=8, micro_batch=2).as_dict("dpo") == TrainSettings(batch_size=8).as_dict("dpo")
+
+
+@pytest.mark.parametrize(
+    "knob, read_by",
+    [
+        ({"eta": 4.0}, {"rdpo_soft", "rdpo_squared"}),
+        ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted"}),
+        ({"label_smoothing": 0.2}, {"cdpo", "robust"}),
+        ({"nll_weight": 2.0}, set(WITH_NLL)),
+        ({"sft_learning_rate": 1e-3}, set(SUPERVISED)),
+        ({"learning_rate": 1e-3}, {*LOSSES, *WITH_NLL}),
+        ({"reference": "unquantised"}, {*LOSSES, *WITH_NLL}),
+        ({"epochs": 5}, {*SUPERVISED, *LOSSES, *WITH_NLL}),
+    ],
+)
+def test_a_knob_is_part_of_the_mark_of_those_methods_that_read_it(knob, read_by, micro, pairs):
+    changed = {method for method in METHODS if training_of(method, micro, pairs, TrainSettings()) != training_of(method, micro, pairs, TrainSettings(**knob))}
+    assert changed == read_by
+
+
+@pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("method", ["dpo", "sft"])
+def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_dtype, micro, pairs, tmp_path):
+    make = _supervised_trainer if method == "sft" else preference_trainer
+    scored = [pair for pair in pairs if None not in pair.normalised()]
+    trainer, _ = make(method, *load_student(micro, compute_dtype=compute_dtype), scored, TrainSettings(batch_size=8, epochs=1), tmp_path)
+    seen = set()
+    layer = next(module for name, module in trainer.model.named_modules() if name.endswith("lora_A.default"))
+    layer.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
+    trainer.train()
+    assert {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad} == {torch.float32}
+    assert seen == {compute_dtype}
+
+
+def test_the_unquantised_reference_is_the_model_that_nf4_was_made_of(micro, pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.runtime.resolve", lambda path: tmp_path / "reference")
+    scored = [pair for pair in pairs if None not in pair.normalised()][:4]
+    usual, other = TrainSettings(batch_size=4), TrainSettings(batch_size=4, reference="unquantised")
+    found = {}
+    for settings in (usual, other):
+        trainer, _ = preference_trainer("dpo", *load_student(micro, compute_dtype=torch.float32), scored, settings, tmp_path)
+        found[settings.reference] = torch.tensor([trainer.train_dataset["ref_chosen_logps"], trainer.train_dataset["ref_rejected_logps"]])
+    for four_bit, reference in ((True, usual.reference), (False, other.reference)):
+        model, tokenizer = load_student(micro, four_bit=four_bit, compute_dtype=torch.float32)
+        prompts = [tokenizer.apply_chat_template(prompt_messages(pair), add_generation_prompt=True, return_dict=True)["input_ids"] for pair in scored]
+        for answers, logps in zip(([pair.response_revised for pair in scored], [pair.response for pair in scored]), found[reference]):
+            whole = [tokenizer.apply_chat_template([*prompt_messages(pair), {"role": "assistant", "content": answer}], return_dict=True)["input_ids"] for pair, answer in zip(scored, answers)]
+            torch.testing.assert_close(summed_logprobs(model, prompts, [ids[len(prompt) :] for ids, prompt in zip(whole, prompts)]), logps, rtol=0, atol=1e-3)
+    assert (found["unquantised"] - found["adapters off"]).abs().max() > 0.01
+    assert "reference" not in usual.as_dict("dpo") and training_of("dpo", micro, scored, usual) != training_of("dpo", micro, scored, other)

@@ -1,0 +1,88 @@
+"""Equal tuning: what is tried, what is chosen, and that each method is then trained with its own choice."""
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+
+from common.evaluation.result import Result
+from common.methods import TrainSettings
+from common.notebook.tune import main
+from common.schema import Metric
+from common.training.comparison import Experiment
+from common.training.kept import read_tuned
+from common.training.tuning import criterion, settings_of, tune, write_trials
+
+
+def result_of(method: str, reward: float, utility: float) -> Result:
+    metric = lambda name, value: Metric(experiment="safety", method=method, seed=0, metric=name, value=value, n=10, low=0.0, high=1.0)  # noqa: E731
+    return Result(method, 0, "", [metric("reward", reward), metric("utility", utility)])
+
+
+def test_every_combination_is_tried_and_a_rate_is_everybodys():
+    settings = settings_of({"learning_rate": [1e-4, 5e-4], "beta": [0.1, 0.3]})
+    assert [(s["learning_rate"], s["beta"]) for s in settings] == [(1e-4, 0.1), (1e-4, 0.3), (5e-4, 0.1), (5e-4, 0.3)]
+    assert all(s["sft_learning_rate"] == s["learning_rate"] for s in settings)
+    assert settings_of({"epochs": [1, 2]}) == [{"epochs": 1}, {"epochs": 2}]
+
+
+def test_the_criterion_is_the_mean_of_the_reward_judges_view_and_utility():
+    assert criterion(result_of("dpo", 0.5, 1.0)) == 0.75
+
+
+def test_the_best_setting_is_chosen_per_method_the_first_on_a_tie_and_earlier_trials_stay(tmp_path):
+    path = tmp_path / "trials.json"
+    low, high = {"learning_rate": 1e-4}, {"learning_rate": 5e-4}
+    trials = [("dpo", low, result_of("dpo", 0.2, 1.0)), ("dpo", high, result_of("dpo", 0.6, 0.9)), ("sft", low, result_of("sft", 0.5, 0.5)), ("sft", high, result_of("sft", 0.4, 0.6))]
+    assert write_trials(trials, path) == {"dpo": high, "sft": low}
+    assert write_trials([("rdpo", low, result_of("rdpo", 0.1, 0.1))], path) == {"dpo": high, "sft": low, "rdpo": low}
+    assert read_tuned(path) == {"dpo": high, "sft": low, "rdpo": low}
+    kept = json.loads(path.read_text())["trials"]
+    assert len(kept) == 5 and kept[1]["metrics"] == {"reward": [0.6, 10], "utility": [0.9, 10]}
+    write_trials([("dpo", low, result_of("dpo", 0.9, 0.9))], path)  # a method's new trials replace its old ones
+    assert read_tuned(path)["dpo"] == low and len(json.loads(path.read_text())["trials"]) == 4
+
+
+def test_a_file_without_a_choice_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="tuned: no file .*common.tuning"):
+        read_tuned(tmp_path / "none.json")
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(ValueError, match="holds no trials"):
+        read_tuned(tmp_path / "other.json")
+
+
+@pytest.fixture
+def experiment(tmp_path) -> Experiment:
+    evaluator = SimpleNamespace(reward_judge="judge", sets=lambda split: {"held_out": [], "benign": []})
+    return Experiment("student", [], evaluator, tmp_path, TrainSettings(learning_rate=1e-4, beta=0.1))
+
+
+def test_a_search_tries_every_trained_method_under_every_setting_in_a_folder_of_its_own(experiment, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(experiment, "result", lambda method, seed, swapped: seen.append((method, seed, swapped, experiment.settings.learning_rate, experiment.output)))
+    trials = tune(experiment, ["base", "sft", "dpo"], settings_of({"learning_rate": [1e-4, 5e-4]}), 0.3)
+    assert [(method, rate) for method, _, _, rate, _ in seen] == [("sft", 1e-4), ("dpo", 1e-4), ("sft", 5e-4), ("dpo", 5e-4)]
+    assert {(seed, swapped) for _, seed, swapped, _, _ in seen} == {(0, 0.3)} and len(trials) == 4
+    assert len({output for *_, output in seen}) == 2 and all(output.is_relative_to(tmp_path / "tuning") for *_, output in seen)
+
+
+def test_without_reward_judge_or_benign_prompts_nothing_is_trained(experiment, monkeypatch):
+    monkeypatch.setattr(experiment, "result", None)
+    for evaluator in (SimpleNamespace(), SimpleNamespace(reward_judge="judge", sets=lambda split: {"held_out": []})):
+        experiment.evaluator = evaluator
+        with pytest.raises(ValueError, match="trials need reward_judge.*benign"):
+            tune(experiment, ["dpo"], [{"epochs": 1}], 0.0)
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["miniature", "--experiment", "safety"], ["small", "--experiment", "chess"]])
+def test_the_command_says_what_is_wrong(arguments, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tuning", *arguments])
+    with pytest.raises(SystemExit, match="tuning: "):
+        main()
+
+
+def test_a_method_takes_its_own_choice_and_the_others_the_shared_settings(experiment):
+    experiment.tuned = {"dpo": {"learning_rate": 5e-4}}
+    assert experiment.settings_of("dpo", 3) == TrainSettings(learning_rate=5e-4, beta=0.1, seed=3)
+    assert asdict(experiment.settings_of("rdpo", 0)) == asdict(experiment.settings)
