@@ -151,9 +151,10 @@ def check_method(method: str, knobs: dict[str, float] | None = None) -> None:
             raise ValueError(f"the loss {method!r} has no knob {knob!r}; it has {', '.join(knobs_of(method)) or 'none'}")
 
 
-def knobs_of(method: str) -> list[str]:
-    """Names of the loss's own knobs, besides beta."""
-    return [name for name in inspect.signature(LOSSES[method]).parameters if name in ("alpha", "eta", "label_smoothing")]
+def knobs_of(method: str) -> dict[str, float]:
+    """The loss's own knobs, besides beta, with their defaults: its keyword arguments."""
+    own = inspect.signature(LOSSES[method]).parameters.values()
+    return {knob.name: knob.default for knob in own if knob.kind is knob.KEYWORD_ONLY and knob.name != "beta"}
 
 
 def uses_scores(method: str) -> bool:

@@ -8,29 +8,85 @@ dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from common.loss import LOSSES, knobs_of, uses_scores
+from common.loss import LOSSES, check_method, knobs_of, uses_scores
 from common.runtime import checked
 from common.student.identity import located
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    label, color: in tables and figures. loss: of the rows trained with a preference loss, a name in `LOSSES`. nll_on: the chosen answers
+    whose likelihood is added to that loss, with the settings' `nll_weight`: given to both sides alike; on accepted ones that term is dSC,
+    so a row with it is a control and no refined DPO. sft_on: the revisions that a supervised row learns. search: knob of the loss -> the
+    lowest and highest value that tuning tries, on a logarithmic scale.
+    """
+
+    name: str
+    label: str
+    color: str
+    loss: str = ""
+    nll_on: Literal["", "all", "accepted"] = ""
+    sft_on: Literal["", "all", "accepted"] = ""
+    search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+
+    @property
+    def kind(self) -> Literal["untrained", "supervised", "preference"]:
+        return "preference" if self.loss else "supervised" if self.sft_on else "untrained"
+
+    @property
+    def sees_scores(self) -> bool:
+        """Whether what it trains depends on the external scores."""
+        return "accepted" in (self.sft_on, self.nll_on) or bool(self.loss) and uses_scores(self.loss)
+
+    @property
+    def tuned_as(self) -> str:
+        """The method whose trials decide its setting, "" for an untrained row: rows with an NLL term take their loss's."""
+        return "" if self.kind == "untrained" else self.loss or self.name
 
 
-UNTRAINED = ("base", "always_refuse", "sr")
-SUPERVISED = ("sft", "dsc")
-WITH_NLL = {f"{loss}_{term}": (loss, on) for term, on in (("nll", "all"), ("nll_accepted", "accepted")) for loss in ("dpo", "rdpo")}
-"""Row -> its loss and the chosen answers whose likelihood is added, with the settings' `nll_weight`: given to both sides alike. On accepted
-ones that term is dSC, so a row with it is a control and no refined DPO."""
-METHODS = (*UNTRAINED, *SUPERVISED, *LOSSES, *WITH_NLL)
+METHODS: dict[str, Method] = {}
+"""Every row there is, by name, in the order of tables. A new loss is written in `loss.py`, gets a record here, and its knob a field in
+`RDPOConfig`: no other place."""
+
+
+def register(*methods: Method) -> None:
+    """Adds rows to `METHODS`. Raises ValueError for a name that is taken, a loss that is not in `LOSSES`, and a search of what is no knob of it."""
+    for method in methods:
+        if method.name in METHODS:
+            raise ValueError(f"the method {method.name!r} is there already")
+        if method.loss:
+            check_method(method.loss, method.search)
+        METHODS[method.name] = method
+
+
+register(
+    Method("base", "base student", "#444444"),
+    Method("always_refuse", "always refuse", "#999999"),
+    Method("sr", "SR (our reading)", "#8c564b"),
+    Method("sft", "SFT", "#2ca02c", sft_on="all"),
+    Method("dsc", "dSC", "#17becf", sft_on="accepted"),
+    Method("dpo", "DPO", "#d62728", loss="dpo"),
+    Method("cdpo", "cDPO", "#ff9896", loss="cdpo", search={"label_smoothing": (0.05, 0.4)}),
+    Method("robust", "robust DPO", "#e377c2", loss="robust", search={"label_smoothing": (0.05, 0.4)}),
+    Method("ipo", "IPO", "#bcbd22", loss="ipo"),
+    Method("rdpo", "rDPO (offset)", "#1f77b4", loss="rdpo", search={"alpha": (0.5, 4.0)}),
+    Method("rdpo_soft", "rDPO (soft)", "#5b9bd5", loss="rdpo_soft", search={"eta": (0.5, 8.0)}),
+    Method("rdpo_squared", "rDPO (squared)", "#9467bd", loss="rdpo_squared", search={"eta": (0.5, 8.0)}),
+    Method("rdpo_filter", "DPO on accepted pairs", "#ff7f0e", loss="rdpo_filter"),
+    Method("rdpo_flip", "rDPO (flip)", "#7f7f7f", loss="rdpo_flip"),
+    Method("dpo_nll", "DPO + NLL", "#8b0000", loss="dpo", nll_on="all"),
+    Method("rdpo_nll", "rDPO (offset) + NLL", "#08306b", loss="rdpo", nll_on="all"),
+    Method("dpo_nll_accepted", "DPO + NLL on accepted", "#cb181d", loss="dpo", nll_on="accepted"),
+    Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted"),
+)  # fmt: skip
+
 EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}
 """Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an adapter on the student as
 the student is loaded and with the tokenizer beside it, a model with its own weights (`student.load_as_it_is`), never rounded to NF4."""
@@ -42,7 +98,8 @@ class TrainSettings:
 
     batch_size: pairs a step; micro_batch: pairs computed at a time, the batch in parts, for a machine's memory; 0 computes it whole.
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
-    beta, alpha, eta, label_smoothing: see `RDPOConfig`. nll_weight: of the rows in `WITH_NLL`. max_length: tokens of prompt
+    beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight: of the rows with
+    an NLL term. max_length: tokens of prompt
     and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does with
     PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must hold besides.
     """
@@ -53,9 +110,7 @@ class TrainSettings:
     batch_size: int = 16
     micro_batch: int = 0
     beta: float = 0.1
-    alpha: float = 1.0
-    eta: float = 1.0
-    label_smoothing: float = 0.1
+    knobs: Mapping[str, float] = field(default_factory=dict)
     nll_weight: float = 1.0
     lora_rank: int = 16
     max_length: int = 1024
@@ -67,16 +122,32 @@ class TrainSettings:
         nor the usual reference. Empty for a row that is not trained."""
         if not is_trained(method):
             return {}
-        loss, _ = WITH_NLL.get(method, (method, "all"))
-        own = ["sft_learning_rate"] if method in SUPERVISED else ["learning_rate", "beta", *knobs_of(loss)]
-        own += ["nll_weight"] if method in WITH_NLL else []
-        own += ["reference"] if method not in SUPERVISED and self.reference != "adapters off" else []
-        return {name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")}
+        row = METHODS[method]
+        own = ["learning_rate", "beta"] if row.loss else ["sft_learning_rate"]
+        own += ["nll_weight"] if row.nll_on else []
+        own += ["reference"] if row.loss and self.reference != "adapters off" else []
+        values = {name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")}
+        return values | self.knobs_of(row.loss)
+
+    def knobs_of(self, loss: str) -> dict[str, float]:
+        """The knobs of a loss, as it is trained with; {} for none."""
+        return {name: self.knobs.get(name, default) for name, default in (knobs_of(loss) if loss else {}).items()}
+
+    def changed(self, **values: Any) -> TrainSettings:
+        """The same with other values, of fields or of knobs by their own names. Raises ValueError for a name that is neither."""
+        own = {name: value for name, value in values.items() if name in TrainSettings.__dataclass_fields__}
+        return replace(self, **{"knobs": {**self.knobs, **{name: value for name, value in values.items() if name not in own}}, **own})
 
     def __post_init__(self):
-        """Raises ValueError for a number that is not finite or out of its range, and a micro_batch that does not divide the batch."""
+        """Raises ValueError for a number that is not finite or out of its range, an unknown knob, and a micro_batch that does not divide the batch."""
         for name, kind in get_type_hints(TrainSettings).items():
-            checked(name, getattr(self, name), kind)
+            if name != "knobs":
+                checked(name, getattr(self, name), kind)
+        there = {name for loss in LOSSES for name in knobs_of(loss)}
+        for name, value in self.knobs.items():
+            if name not in there:
+                raise ValueError(f"unknown setting {name!r}; knobs of losses are {', '.join(sorted(there))}")
+            checked(name, value, float)
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole")
 
@@ -102,22 +173,19 @@ def existing(method: str) -> str:
 
 def is_trained(method: str) -> bool:
     """Whether a row is trained here, so that every seed gives another student."""
-    return method not in UNTRAINED and not existing(method)
+    return method in METHODS and METHODS[method].kind != "untrained"
 
 
 def sees_scores(method: str) -> bool:
     """Whether a row that is trained here depends on the external scores."""
-    loss, on = WITH_NLL.get(method, (method, "all"))
-    return method == "dsc" or on == "accepted" or loss in LOSSES and uses_scores(loss)
+    return method in METHODS and METHODS[method].sees_scores
+
+
+def label_of(method: str) -> str:
+    """What a row is called in tables; what exists is called by its own name."""
+    return METHODS[method].label if method in METHODS else method
 
 
 def existing_place(method: str) -> Path | str:
     """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`. Raises what `identity.located` does."""
     return located(method.partition(":")[2])
-
-LABELS = {
-    "base": "base student", "always_refuse": "always refuse", "sr": "SR (our reading)", "sft": "SFT", "dsc": "dSC", "dpo": "DPO",
-    "cdpo": "cDPO", "robust": "robust DPO", "ipo": "IPO", "rdpo": "rDPO (offset)", "rdpo_soft": "rDPO (soft)",
-    "rdpo_squared": "rDPO (squared)", "rdpo_filter": "DPO on accepted pairs", "rdpo_flip": "rDPO (flip)", "dpo_nll": "DPO + NLL",
-    "rdpo_nll": "rDPO (offset) + NLL", "dpo_nll_accepted": "DPO + NLL on accepted", "rdpo_nll_accepted": "rDPO (offset) + NLL on accepted",
-}  # fmt: skip

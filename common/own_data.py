@@ -13,7 +13,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from common.data.preference import SCORES
 from common.data.readers import OptionalText, Score, Text, read_table
 from common.data.splits import split_of
 from common.evaluation.result import Result, card
+from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings, is_trained
 from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
@@ -37,8 +38,11 @@ LEAST_PAIRS = 20
 SETTINGS = TrainSettings(batch_size=4)
 OPTIONS = {
     "learning_rate": "of whichever method", "epochs": "times that every pair is seen", "batch_size": "pairs a step", "beta": "higher stays closer to the student",
-    "alpha": "rdpo: weight of the score gap", "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
+    "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
 }  # fmt: skip
+
+
+KNOBS = {name: (value, [loss for loss in LOSSES if name in knobs_of(loss)]) for loss in LOSSES for name, value in knobs_of(loss).items()}
 
 
 class OwnRow(BaseModel):
@@ -147,19 +151,23 @@ def main(arguments: list[str] | None = None) -> None:
     for name, meaning in OPTIONS.items():
         value = getattr(SETTINGS, name)
         parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"{meaning}; default {value}")
+    for name, (value, losses) in KNOBS.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=float, default=value, help=f"knob of {', '.join(losses)}; default {value}")
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
     try:
         for name in OPTIONS:
             checked(name, getattr(asked, name), type(getattr(SETTINGS, name)))
+        for name in KNOBS:
+            checked(name, getattr(asked, name), float)
     except ValueError as error:
         parser.error(f"--{str(error).replace('_', '-')}")
     escape_what_the_terminal_lacks()
     quiet_libraries()
     output = Path(asked.output).expanduser()
     try:
-        settings = replace(SETTINGS, **{name: getattr(asked, name) for name in OPTIONS}, sft_learning_rate=asked.learning_rate)
+        settings = SETTINGS.changed(**{name: getattr(asked, name) for name in (*OPTIONS, *KNOBS)}, sft_learning_rate=asked.learning_rate)
         pairs = read_pairs(asked.rows, tuple(asked.score_range))
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
         train_and_report(pairs, asked.student, output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)

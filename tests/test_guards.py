@@ -30,7 +30,7 @@ from common.training.kept import training_of
 
 MARKS = json.loads((ROOT / "tests" / "marks.json").read_text(encoding="utf-8"))
 SETTINGS = TrainSettings(
-    learning_rate=1e-4, sft_learning_rate=2e-4, epochs=2, batch_size=16, micro_batch=0, beta=0.1, alpha=1.0, eta=1.0, label_smoothing=0.1, nll_weight=1.0,
+    learning_rate=1e-4, sft_learning_rate=2e-4, epochs=2, batch_size=16, micro_batch=0, beta=0.1, knobs={"alpha": 1.0, "eta": 1.0, "label_smoothing": 0.1}, nll_weight=1.0,
     lora_rank=16, max_length=1024, seed=0, reference="adapters off",
 )  # fmt: skip
 PAIRS = [

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from common.chat.model import ChatModel, OnReply
 from common.chat.replies import cleaned
 from common.schema import Message, Reply, Sampling, fingerprint
 from common.storage import JsonlStore, read_lines
-
-if TYPE_CHECKING:
-    pass
-from common.chat.model import ChatModel, OnReply
 
 
 class KeptChat:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from common.chat.model import OnReply
 from common.chat.replies import clean
 from common.schema import Message, Reply, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from common.chat.model import OnReply
+
 
 LOOK_EVERY = 32
 """Tokens after which finished rows leave their batch."""

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from common.schema import Message, Reply, Sampling
-
-if TYPE_CHECKING:
-    pass
-
-
 
 OnReply = Callable[[int, Reply], None]
 """Called with the number of a conversation and its reply the moment this has come, in any order."""

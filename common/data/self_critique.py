@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from common.data.text_rules import sentence_prefixes
-from common.schema import Message, Reply, Sampling
-from common.storage import JsonlStore
-
-if TYPE_CHECKING:
-    pass
 from common.chat.model import ChatModel, OnReply
+from common.data.text_rules import sentence_prefixes
 from common.prompts import ExperimentPrompts, opening_turns
-from common.schema import Pair, PromptRecord
-from common.storage import FailedStore, Records, refuse_repeats
+from common.schema import Message, Pair, PromptRecord, Reply, Sampling
+from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
 
 
 class WholeSentences:

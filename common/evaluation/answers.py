@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-
 def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens: int) -> list[str]:
     """Greedy answers, one per prompt; "" where a filter refused one. Raises RuntimeError where some were never given: no answer is no bad
     answer, and those that came are kept."""

@@ -6,6 +6,7 @@ from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.reader import Reader
 from common.judge.base import FeedbackJudge
+from common.loss import LOSSES, knobs_of
 from common.methods import TrainSettings, check_methods, existing, is_trained
 from common.notebook.chats import kept_chat
 from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
@@ -33,7 +34,8 @@ def open_experiment(p: Parameters) -> Experiment:
     train = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"] if trains else []
     if trains and not train:
         raise ValueError(f"{path} has no pair of split 'train'")
-    settings = TrainSettings(**{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
+    knobs = {name: p[name] for loss in LOSSES for name in knobs_of(loss) if name in p}
+    settings = TrainSettings(knobs=knobs, **{name: p[name] for name in TrainSettings.__dataclass_fields__ if name in p})
     chats = {row: kept_chat("student", {**p, "student": row}) for row in p["methods"] if existing(row) == "endpoint"}
     common = {"evaluate_on": p["evaluate_on"], "train_pairs": trains * p["train_pairs"], "chats": chats, "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
     common["tuned"] = read_tuned(resolve(p["tuned"])) if p["tuned"] else {}

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING
 from common.data.counterfactual import VARIANTS
 from common.evaluation.result import Result
 from common.methods import METHODS, is_trained
+from common.report.tables import REAL, by_row, objective_of, row_label, seen_of, value_of
 from common.schema import Pair, ScoredPair
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-from common.report.tables import REAL, by_row, label_of, objective_of, seen_of, value_of
-
-COLORS = dict(zip(METHODS, ("#444444", "#999999", "#8c564b", "#2ca02c", "#17becf", "#d62728", "#ff9896", "#e377c2", "#bcbd22", "#1f77b4",
-                            "#5b9bd5", "#9467bd", "#ff7f0e", "#7f7f7f", "#8b0000", "#08306b", "#cb181d", "#2171b5")))  # fmt: skip
 
 
 VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939", "#e7298a")))
@@ -23,13 +20,13 @@ VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939",
 
 def _color_of(result: Result) -> str:
     """The method's colour; plain DPO has one for each variant of its pairs."""
-    return VARIANT_COLORS[result.variant] if result.variant and result.method == "dpo" else COLORS.get(result.method, "#000000")
+    return VARIANT_COLORS[result.variant] if result.variant and result.method == "dpo" else METHODS[result.method].color if result.method in METHODS else "#000000"
 
 
 def safety_utility_figure(results: Sequence[Result]) -> Figure:
     """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's frontier over
     lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has labels."""
-    figure, axes = _figure(max(6.4, 4.4 + 0.06 * max(len(label_of(result)) for result in results)), 4.6)  # room for the legend
+    figure, axes = _figure(max(6.4, 4.4 + 0.06 * max(len(row_label(result)) for result in results)), 4.6)  # room for the legend
     real = objective_of(results)[0] == REAL
     objective, said = seen_of(results)
     for of_method in by_row(results):
@@ -42,7 +39,7 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         marker = swapped if of_method[0].swapped else plain if is_trained(method) else "s"
         if len(of_method) == 1 and real:
             _error_bar(axes, of_method[0], objective, color)
-        axes.scatter(*zip(*points), color=color, label=label_of(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
+        axes.scatter(*zip(*points), color=color, label=row_label(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
     base = [value_of(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
@@ -70,7 +67,7 @@ def training_figure(result: Result) -> Figure:
             means = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
             one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
             one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
-        one.set(title=f"{label_of(result)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
+        one.set(title=f"{row_label(result)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
         if len(lines) > 1:
             one.legend(fontsize=8, frameon=False)
     return figure

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.evaluation.result import Result, place_in_table
-from common.methods import METHODS, is_trained
+from common.methods import METHODS, is_trained, label_of
 from common.schema import Metric
 from common.statistics import seed_interval
 
 if TYPE_CHECKING:
     import pandas as pd
-from common.methods import LABELS
 
 OBJECTIVES = {  # experiment -> its metric of behaviour, and what is held out of its `ood` prompts
     "safety": ("harmlessness", "wrappers"), "roleplay-robustness": ("neutrality", "personas"), "sycophancy": ("steadiness", "stances"),
@@ -63,9 +62,9 @@ def read_results(folder: str | Path) -> list[Result]:
     return sorted(found.values(), key=place_in_table)
 
 
-def label_of(result: Result) -> str:
+def row_label(result: Result) -> str:
     """The name of a row for a reader; what existed before carries its own."""
-    label = LABELS.get(result.method, result.method)
+    label = label_of(result.method)
     label = f"counterfactual {label}, {result.variant}" if result.variant else label
     return f"{label}, {result.swapped:.0%} swapped" if result.swapped else label
 
@@ -78,7 +77,7 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
     columns = (REAL_COLUMNS if objective == REAL else COLUMNS) | (STYLE_COLUMNS if any(result.variant for result in results) else {})
     for of_method in by_row(results):
         method = of_method[0].method
-        row = {"method": label_of(of_method[0]), "seeds": len(of_method) if is_trained(method) else "-"}
+        row = {"method": row_label(of_method[0]), "seeds": len(of_method) if is_trained(method) else "-"}
         for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **columns}.items():
             row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
         row[f"{objective} at matched utility"] = _cell([m for result in of_method for m in result.matched if m.metric == objective], method)
@@ -101,7 +100,7 @@ def overview_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
         for share in shares:
             rows = {method: [result for result in found if result.method == method and (result.swapped == share or not is_trained(method))] for method in METHODS}
             said = f", {share:.0%} swapped" if share else ", as found" if len(shares) > 1 else ""
-            columns[experiment + said] = {LABELS[method]: _cell([m for result in of_method if result.variant == of_method[0].variant for m in result.metrics if m.metric == metric], method) for method, of_method in rows.items()}
+            columns[experiment + said] = {METHODS[method].label: _cell([m for result in of_method if result.variant == of_method[0].variant for m in result.metrics if m.metric == metric], method) for method, of_method in rows.items()}
     table = pd.DataFrame(columns).rename_axis("method").reset_index()
     return table[(table.drop(columns="method") != "-").any(axis=1)]
 

@@ -13,11 +13,12 @@ import torch
 
 from common.storage import write_json
 from common.student.identity import weights_of
+from common.student.load import MERGED_INTO, check_finite, check_tokenizer, precision
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from common.student.load import MERGED_INTO, check_finite, check_tokenizer, precision
+
 
 BASE_FILE = "trained_on.json"
 """Beside an adapter: which base it was trained on, and the identity of its weights."""

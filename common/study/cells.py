@@ -23,7 +23,7 @@ from common.evaluation.metrics import Evaluation
 from common.evaluation.result import Result
 from common.judge.base import FeedbackJudge, Judge
 from common.judge.scoring import score_pairs
-from common.methods import SUPERVISED, TrainSettings, is_trained, sees_scores
+from common.methods import METHODS, TrainSettings, is_trained, sees_scores
 from common.miniature import lab
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.language_model import Recipe, pretrained_student
@@ -60,8 +60,8 @@ def cost_of(row: Row, folder: Path) -> dict[str, int]:
         return {"teacher_replies": 0, "judge_verdicts": 0, "tokens_trained_on": 0}
     student = admitted_student(row.cell.experiment, row.seed, folder)
     pairs, tokenizer = scored_pairs(row.cell, row.seed, student), AutoTokenizer.from_pretrained(student)
-    used = accepted(pairs) if row.method == "dsc" else [pair for pair in pairs if None not in pair.normalised()]
-    texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([] if row.method in SUPERVISED else [pair.response]))]
+    used = accepted(pairs) if METHODS[row.method].sft_on == "accepted" else [pair for pair in pairs if None not in pair.normalised()]
+    texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([pair.response] if METHODS[row.method].loss else []))]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     replies, verdicts = (4, 5) if world_of(row.cell.experiment).PROMPTS.quality else (3, 2)  # a pair: with an answer to no stance, and two criteria
     return {"teacher_replies": replies * len(pairs), "judge_verdicts": verdicts * len(pairs) * sees_scores(row.method), "tokens_trained_on": tokens * row.setting["epochs"]}

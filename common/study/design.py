@@ -12,10 +12,11 @@ from typing import Any, Literal
 from scipy.stats import qmc
 
 from common.data.counterfactual import VARIANTS
-from common.loss import LOSSES, knobs_of
-from common.methods import UNTRAINED, WITH_NLL
+from common.methods import METHODS
 from common.training.kept import Setting
 
+UNTRAINED = tuple(name for name, method in METHODS.items() if method.kind == "untrained")
+WITH_NLL = tuple(name for name, method in METHODS.items() if method.nll_on)
 MAIN = ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")
 """The methods of every part."""
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
@@ -39,8 +40,7 @@ TRIAL_SEEDS = (100, 101, 102, 103)
 """Of the trials: other data and students than any that is reported."""
 TRIALS = 8
 LEARNING_RATES, BETAS = (2e-4, 2e-3), (0.1, 1.0)
-KNOBS = {"alpha": (0.5, 4.0), "eta": (0.5, 8.0), "label_smoothing": (0.05, 0.4)}
-"""Where settings are looked for, on a logarithmic scale; a loss has at most one knob."""
+"""Where settings are looked for, on a logarithmic scale; a loss's own knob where its record in `METHODS` says."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +95,17 @@ class Row:
 def trial_settings(method: str) -> list[Setting]:
     """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning rate, beta, number of
     epochs, and the quantile of the method's own knob where its loss has one."""
-    knobs, settings = knobs_of(method) if method in LOSSES else [], []
+    row, settings = METHODS[method], []
     for rate, beta, own, long in qmc.LatinHypercube(4, scramble=False, rng=0).random(TRIALS):
         learning_rate = _between(*LEARNING_RATES, rate)
         setting: Setting = {"learning_rate": learning_rate, "sft_learning_rate": learning_rate, "epochs": 2 if long > 0.5 else 1}
-        setting |= {"beta": _between(*BETAS, beta)} if method in LOSSES else {}
-        settings.append(setting | {name: _between(*KNOBS[name], own) for name in knobs})
+        setting |= {"beta": _between(*BETAS, beta)} if row.loss else {}
+        settings.append(setting | {name: _between(*limits, own) for name, limits in row.search.items()})
     return settings
 
 
 def _between(low: float, high: float, quantile: float) -> float:
     return float(f"{low * (high / low) ** quantile:.2g}")
-
-
-def tuned_as(method: str) -> str:
-    """The method whose trials decide the setting of a row, "" for an untrained one: rows with an NLL term take their loss's."""
-    return "" if method in UNTRAINED else WITH_NLL.get(method, (method, ""))[0]
 
 
 def trial_rows(experiment: str, methods: Iterable[str]) -> list[Row]:
@@ -144,7 +139,7 @@ def parts(experiment: str) -> dict[str, list[Row]]:
             "kinds": rows(varied(blind_to=[BLIND_TO], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN),
             "self": rows(varied(teacher=["student"]), MAIN),
-            "nll": rows([centre], list(WITH_NLL)),
+            "nll": rows([centre], WITH_NLL),
             "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo", "rdpo_filter")),
             "settings": [row for method, changes in ABLATED.items() for name, values in changes.items() for value in values for row in changed(method, **{name: value})],
         }
@@ -157,7 +152,7 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
     Args:
         chosen: setting of every method that has trials; by_oracle: the settings that the oracle would have chosen from them.
     """
-    if not (method := tuned_as(row.method)):
+    if not (method := METHODS[row.method].tuned_as):
         return row
     return replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
 

@@ -7,16 +7,15 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from common.evaluation.result import Result
-from common.methods import LABELS, UNTRAINED
-from common.report.figures import COLORS, grid_of_axes
+from common.methods import METHODS
+from common.report.figures import grid_of_axes
 from common.report.tables import OBJECTIVES, seen_of, value_of
 from common.statistics import seed_interval
-from common.study.design import AS_DPO, MAIN, NEIGHBOURS
+from common.study.design import AS_DPO, MAIN, NEIGHBOURS, UNTRAINED
 from common.study.rows import CENTRE, Study, behaviour, paired
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 
 
 def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str, names: Sequence[str]) -> Figure:
@@ -34,19 +33,19 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
         for row, metric in ((0, behaviour(experiment)), (2, "utility")):
             for method in MAIN:
                 if points := [(value, fmean(found.values())) for value in values if (found := of(metric, method, value))]:
-                    axes[row][column].plot(*zip(*points), color=COLORS[method], label=LABELS[method], marker="o", markersize=4)
+                    axes[row][column].plot(*zip(*points), color=METHODS[method].color, label=METHODS[method].label, marker="o", markersize=4)
             points = [(value, fmean(found.values())) for value in values if (found := study.few(experiment, metric, "rdpo", **{factor: value}, **AS_DPO))]
             if len(points) > 1:
-                axes[row][column].plot(*zip(*points), color=COLORS["dpo"], label="DPO, rDPO's setting", linestyle="--", marker="o", markersize=4)
+                axes[row][column].plot(*zip(*points), color=METHODS["dpo"].color, label="DPO, rDPO's setting", linestyle="--", marker="o", markersize=4)
             if base := of(metric, "base", getattr(CENTRE, factor)):
-                axes[row][column].axhline(fmean(base.values()), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+                axes[row][column].axhline(fmean(base.values()), color="0.5", linestyle=":", linewidth=1, label=METHODS["base"].label)
             axes[row][column].set(ylim=(-0.03, 1.05))
         for other in ("dpo", "dsc", "rdpo_filter"):
             points = [(value, *seed_interval(found)) for value in values if len(found := paired(*(of(behaviour(experiment), method, value) for method in ("rdpo", other)))) > 1]
             if points:
                 x, mean, low, high = zip(*points)
-                axes[1][column].plot(x, mean, color=COLORS[other], marker="o", markersize=4)
-                axes[1][column].fill_between(x, low, high, color=COLORS[other], alpha=0.12, linewidth=0)
+                axes[1][column].plot(x, mean, color=METHODS[other].color, marker="o", markersize=4)
+                axes[1][column].fill_between(x, low, high, color=METHODS[other].color, alpha=0.12, linewidth=0)
                 reach = max(reach, *map(abs, (*low, *high)))
         axes[1][column].axhline(0, color="0.5", linewidth=0.8)
         for one in (axes[0][column], axes[1][column], axes[2][column]):
@@ -71,10 +70,10 @@ def contrast_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for one, experiment in zip(axes[0], names):
         shown = [row for row in rows if row["experiment"] == experiment]
         for x, row in enumerate(shown):
-            one.scatter([x - 0.12] * row["seeds"], row["differences"], color=COLORS[_rival(row)], s=22, alpha=0.7, linewidth=0)
+            one.scatter([x - 0.12] * row["seeds"], row["differences"], color=METHODS[_rival(row)].color, s=22, alpha=0.7, linewidth=0)
             one.errorbar(x + 0.12, row["difference"], [[row["difference"] - row["low"]], [row["high"] - row["difference"]]], color="black", marker="o", markersize=4, capsize=3)
         one.axhline(0, color="0.6", linewidth=0.8)
-        one.set_xticks(range(len(shown)), ["rDPO\n- " + LABELS[_rival(row)].replace(" on ", "\non ") for row in shown], fontsize=8)
+        one.set_xticks(range(len(shown)), ["rDPO\n- " + METHODS[_rival(row)].label.replace(" on ", "\non ") for row in shown], fontsize=8)
         one.set(xlim=(-0.5, len(shown) - 0.5), ylim=(-bound, bound), ylabel="difference at matched utility" if experiment == names[0] else "")
         one.set_title(f"{experiment}: {OBJECTIVES[experiment][0]}", fontsize=10)
     return figure
@@ -95,9 +94,9 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
             x, y = (study.of(experiment, metric, method) for metric in ("utility", objective))
             if not x or max(x.values()) < worst:
                 continue
-            color = COLORS[method]
+            color = METHODS[method].color
             one.scatter(list(x.values()), [y[seed] for seed in x], color=color, s=9, alpha=0.35, linewidth=0)
-            one.scatter(fmean(x.values()), fmean(y.values()), color=color, s=58, label=LABELS[method], edgecolor="white", linewidth=0.7, zorder=3, marker="s" if method in UNTRAINED else "o")
+            one.scatter(fmean(x.values()), fmean(y.values()), color=color, s=58, label=METHODS[method].label, edgecolor="white", linewidth=0.7, zorder=3, marker="s" if method in UNTRAINED else "o")
             line = [(fmean(u.values()), fmean(b.values())) for factor in ("0", "0.25", "0.5", "0.75", "1") if (u := study.of(experiment, f"utility@{factor}", method)) and (b := study.of(experiment, f"{objective}@{factor}", method))]
             one.plot(*zip(*line), color=color, linewidth=0.8, alpha=0.6) if line else None
         one.axvline(0.95 * fmean(study.of(experiment, "utility", "base").values()), color="0.6", linestyle=":", linewidth=1)
@@ -124,7 +123,7 @@ def map_figure(study: Study, experiment: str, noises: Sequence[float], errors: S
         one.set_xticks(range(len(noises)), [f"{noise:.0%}" for noise in noises])
         one.set_yticks(range(len(errors)), [f"{error:.0%}" for error in errors])
         one.set(xlabel="teacher noise", ylabel="judge error")
-        one.set_title(f"{OBJECTIVES[experiment][0]}, rDPO - {LABELS[other]}", fontsize=10)
+        one.set_title(f"{OBJECTIVES[experiment][0]}, rDPO - {METHODS[other].label}", fontsize=10)
         one.spines[:].set_visible(False)
     figure.colorbar(shown, ax=[one for (one,) in axes], label="at matched utility")
     return figure
@@ -142,7 +141,7 @@ def real_noise_figure(results: Sequence[Result], study: Study) -> Figure:
     for (left, right), of_study, of_real in zip(axes, (OBJECTIVES[experiment][0], "utility"), (seen, "utility")):
         for one, of_base in ((left, study.of(experiment, of_study, "base").values()), (right, [value_of(result, of_real) for result in results if result.method == "base"])):
             if of_base:
-                one.axhline(fmean(of_base), color="0.5", linestyle=":", linewidth=1, label=LABELS["base"])
+                one.axhline(fmean(of_base), color="0.5", linestyle=":", linewidth=1, label=METHODS["base"].label)
         for shift, method in enumerate(methods):
             in_study = {noise: list(study.of(experiment, of_study, method, noise=noise).values()) for noise in noises}
             real = {share: [value_of(r, of_real) for r in trained if (r.method, r.swapped) == (method, share)] for share in shares}
@@ -150,8 +149,8 @@ def real_noise_figure(results: Sequence[Result], study: Study) -> Figure:
                 points = {x + 0.004 * (shift - len(methods) / 2): values for x, values in points.items() if values}
                 if not points:
                     continue
-                one.scatter(*zip(*[(x, value) for x, values in points.items() for value in values]), color=COLORS[method], s=14, alpha=0.5, linewidth=0)
-                one.plot(points.keys(), [fmean(values) for values in points.values()], color=COLORS[method], label=LABELS[method], marker="o", markersize=5)
+                one.scatter(*zip(*[(x, value) for x, values in points.items() for value in values]), color=METHODS[method].color, s=14, alpha=0.5, linewidth=0)
+                one.plot(points.keys(), [fmean(values) for values in points.values()], color=METHODS[method].color, label=METHODS[method].label, marker="o", markersize=5)
         for one in (left, right):
             one.set(ylim=(-0.03, 1.05))
             one.set_xticks(noises if one is left else shares, [f"{x:.0%}" for x in (noises if one is left else shares)])

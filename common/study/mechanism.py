@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import torch
 
 from common.logprobs.compute import pair_logprobs
 from common.loss import knobs_of, preference_loss
-from common.methods import LABELS
+from common.methods import METHODS
 from common.miniature.world import world_of
 from common.report.figures import grid_of_axes
 from common.schema import ScoredPair
@@ -55,7 +54,7 @@ def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     summed over the answer's tokens; n: pairs. Kept below `folder`.
     """
     experiment = row.cell.experiment
-    student, settings = admitted_student(experiment, row.seed, folder), replace(SETTINGS, seed=row.seed, **row.setting)
+    student, settings = admitted_student(experiment, row.seed, folder), SETTINGS.changed(seed=row.seed, **row.setting)
     pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
     path = folder / experiment / "mechanism" / f"{training_of(row.method, student, pairs, settings)}.json"
     if path.exists():
@@ -132,7 +131,7 @@ def mechanism_figure(records: Sequence[Mapping[str, Any]], settings: Mapping[str
             below.plot([moment[0][0] for moment in moments], [sum(d for _, d in moment) / len(moment) for moment in moments], color=COLORS[kind], linewidth=1.8)
         for one in (above, below):
             one.axhline(0, color="0.7", linewidth=0.7)
-        above.set_title(LABELS[method], fontsize=10)
+        above.set_title(METHODS[method].label, fontsize=10)
         above.set(xlabel="log-ratio difference (nats)")
         below.set(xlabel="share of training", ylim=(-1.05 * reach, 1.05 * reach))
     axes[0][0].set_ylabel("push by the formula")

@@ -37,7 +37,7 @@ from common.statistics import corrected_rate
 from common.storage import write_json
 from common.student.identity import weights_of
 from common.study.cells import PROMPTS, admitted_student, cost_of, run_row
-from common.study.design import BLIND_TO, CORE, TRIAL_SEEDS, Row, parts, trial_rows, tuned_as, with_setting
+from common.study.design import BLIND_TO, CORE, TRIAL_SEEDS, Row, parts, trial_rows, with_setting
 from common.study.mechanism import noise_of, probe
 from common.study.tables import write_report
 from common.training.kept import Setting, read_tuned
@@ -59,7 +59,7 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
         chosen: dict[str, tuple[dict[str, Setting], dict[str, Setting]]] = {}  # by the judge, by the oracle
         for name in names:
             _keep_students(name, {seed: path for (of, seed), path in students if of == name}, to)
-            failures = _try_settings(name, {tuned_as(row.method) for part in wanted for row in of_part[name, part]}, pool) if to == RESULTS else []
+            failures = _try_settings(name, {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]}, pool) if to == RESULTS else []
             failed += failures
             if not failures:
                 path = RESULTS / name / "trials.json"
@@ -93,7 +93,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExe
         before = read_tuned(path) if path.exists() else {}
         chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
         changed = [method for method, setting in before.items() if chosen[method] != setting]
-        _drop_rows(RESULTS, lambda line: line["experiment"] == experiment and tuned_as(line["method"]) in changed)
+        _drop_rows(RESULTS, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed)
     return failed
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from common.methods import LABELS, UNTRAINED, WITH_NLL
+from common.methods import METHODS
 from common.miniature.lab import FINAL_JUDGE_ERROR
 from common.report.tables import OBJECTIVES, write_table
 from common.statistics import holm, paired_t_test, seed_interval, sign_flip_test
-from common.study.design import ABLATED, BLIND_TO, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS
+from common.study.design import ABLATED, BLIND_TO, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS, UNTRAINED, WITH_NLL
 from common.study.figures import contrast_figure, frontier_figure, map_figure, sweep_figure
 from common.study.mechanism import mechanism_figure
 from common.study.rows import Study, behaviour, paired
@@ -60,7 +60,7 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
 
     objective, held_out = OBJECTIVES[experiment]
     columns = {behaviour(experiment): f"{objective} at matched utility", "utility_matched": "utility then", objective: f"{objective} as trained", "utility": "utility as trained", f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}
-    named = [(LABELS[method], method, {}) for method in ROWS] + [(label, method, {"control": control}) for method, (control, label) in CONTROLS.items()]
+    named = [(METHODS[method].label, method, {}) for method in ROWS] + [(label, method, {"control": control}) for method, (control, label) in CONTROLS.items()]
     rows = []
     for label, method, cell in named:
         if seeds := study.of(experiment, objective, method, **cell):
@@ -78,7 +78,7 @@ def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
     for two in COMPARISONS:
         found = {said: paired(*(study.of(experiment, metric, method, control=control) for method, control in two)) for metric, said in metrics.items()}
         if all(found.values()):
-            label = " - ".join(CONTROLS[method][1] if control else LABELS[method] for method, control in two)
+            label = " - ".join(CONTROLS[method][1] if control else METHODS[method].label for method, control in two)
             rows.append({"experiment": experiment, "difference": label, "seeds": len(found["as trained"]), **{said: _difference(values) for said, values in found.items()}})
     return pd.DataFrame(rows)
 
@@ -91,7 +91,7 @@ def cost_table(study: Study, experiment: str) -> pd.DataFrame:
     for method in ROWS:
         costs = {label: list(study.of(experiment, metric, method).values()) for metric, label in COSTS.items()}
         if costs["judge's verdicts"] and any(costs["tokens trained on"]):
-            rows.append({"method": LABELS[method], **{label: f"{fmean(values):.0f}" for label, values in costs.items()}})
+            rows.append({"method": METHODS[method].label, **{label: f"{fmean(values):.0f}" for label, values in costs.items()}})
     return pd.DataFrame(rows)
 
 
@@ -106,7 +106,7 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
         if found["rdpo"] and found["dpo"]:
             kept = [study.few("safety", "utility", method, **cell).values() for method in ("dpo", "rdpo", "rdpo_filter")]
             rows.append({
-                "cell": label, **{LABELS[method]: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"])),
+                "cell": label, **{METHODS[method].label: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"])),
                 "accepted - DPO": _difference(paired(found["rdpo_filter"], found["dpo"])), "utility as trained, DPO / rDPO / accepted": " / ".join(f"{fmean(values):.2f}" if values else "-" for values in kept),
             })  # fmt: skip
     return pd.DataFrame(rows if len(rows) > 1 else [])
@@ -124,7 +124,7 @@ def gains_table(study: Study) -> pd.DataFrame:
             gain = lambda metric: paired(*(study.of("safety", metric, row, **cell) for row in (method, "base")))  # noqa: B023, E731
             oracle, second, reward = gain("harmlessness"), [value / (1 - 2 * FINAL_JUDGE_ERROR) for value in gain("judged")], [value / (1 - 2 * error) for value in gain("reward")]
             if oracle and second and reward:
-                rows.append({"judge of the pairs": label, "method": LABELS[method], "oracle": _difference(oracle), "second judge": _difference(second), "judge of the pairs sees": _difference(reward),
+                rows.append({"judge of the pairs": label, "method": METHODS[method].label, "oracle": _difference(oracle), "second judge": _difference(second), "judge of the pairs sees": _difference(reward),
                              "above the oracle": _difference([own - true for own, true in zip(reward, oracle)])})  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -139,7 +139,7 @@ def blind_table(study: Study) -> pd.DataFrame:
         for where, metric in (("in the wrapper", "harmlessness_blind"), ("in all others, and in none", "harmlessness_seen")):
             sees, blind = (study.few("safety", metric, method, blind_to=blind_to) for blind_to in ("", BLIND_TO))
             if sees and blind:
-                rows.append({"method": LABELS[method], "harmful prompts": where, "judge sees all": _cell(sees), "judge is blind": _cell(blind), "difference": _difference(paired(blind, sees))})
+                rows.append({"method": METHODS[method].label, "harmful prompts": where, "judge sees all": _cell(sees), "judge is blind": _cell(blind), "difference": _difference(paired(blind, sees))})
     return pd.DataFrame(rows)
 
 
@@ -155,7 +155,7 @@ def settings_table(study: Study) -> pd.DataFrame:
             if matched:
                 said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in change.items()) or "as chosen"
                 difference = _difference(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
-                rows.append({"method": LABELS[method], "setting": said, "at matched utility": _cell(matched), "difference": difference, "utility as trained": _cell(utility)})
+                rows.append({"method": METHODS[method].label, "setting": said, "at matched utility": _cell(matched), "difference": difference, "utility as trained": _cell(utility)})
     return pd.DataFrame(rows if any(row["difference"] != "-" for row in rows) else [])
 
 
@@ -173,7 +173,7 @@ def oracle_table(study: Study, trials: Mapping[str, Mapping[str, Any]]) -> pd.Da
         for method, setting in of_experiment["chosen"].items():
             by_oracle, by_judge = (study.of(experiment, behaviour(experiment), method, **cell) for cell in ({"chosen_by": "oracle"}, {}))
             if by_oracle:
-                rows.append({"experiment": experiment, "method": LABELS[method], "chosen by the judge": _said(setting), "judge's choice": _cell({seed: by_judge[seed] for seed in by_oracle}),
+                rows.append({"experiment": experiment, "method": METHODS[method].label, "chosen by the judge": _said(setting), "judge's choice": _cell({seed: by_judge[seed] for seed in by_oracle}),
                              "oracle's choice": _cell(by_oracle), "difference": _difference(paired(by_oracle, by_judge))})  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -16,7 +16,7 @@ from common.evaluation.answers import TrainedStudent, answers_by_set
 from common.evaluation.matched_utility import LAMBDAS, choose_lambda, frontier, scaled
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, card, excerpts, place_in_table, row_of
-from common.loss import LOSSES, knobs_of, preference_loss
+from common.loss import LOSSES, preference_loss
 from common.methods import TrainSettings, check_methods, existing, existing_place, is_trained
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
@@ -138,7 +138,7 @@ class Experiment:
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
         """The shared settings, with what was chosen for the method on top."""
-        return replace(self.settings, seed=seed, **self.tuned.get(method, {}))
+        return self.settings.changed(seed=seed, **self.tuned.get(method, {}))
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
@@ -175,8 +175,7 @@ class Experiment:
         measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
         zeros = torch.zeros(len(chosen))
         rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
-        knobs = {name: getattr(settings, name) for name in knobs_of(method)}
-        analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, beta=settings.beta, **knobs)[0].mean()
+        analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, beta=settings.beta, **settings.knobs_of(method))[0].mean()
         return measured, float(analytic)
 
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.preference import accepted, preference_dataset, prompt_messages
+from common.evaluation.answers import TrainedStudent
 from common.logprobs.compute import grouped_logprobs
+from common.methods import METHODS, TrainSettings, check_methods, existing, existing_place, is_trained
 from common.runtime import Progress, resolve
 from common.schema import ScoredPair
 from common.student.adapters import adapter_tokenizer, adapters_to_float32, load_adapter, lora_settings
@@ -15,8 +17,6 @@ from common.student.load import learned_positions, load_as_it_is, load_student, 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
-from common.evaluation.answers import TrainedStudent
-from common.methods import SUPERVISED, WITH_NLL, TrainSettings, check_methods, existing, existing_place, is_trained
 
 
 def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, output: str | Path, **load: Any) -> TrainedStudent:
@@ -45,7 +45,7 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
     if (positions := learned_positions(model)) and positions < settings.max_length:
         raise ValueError(f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most")
     scored = [pair for pair in pairs if None not in pair.normalised()]
-    make_trainer = _supervised_trainer if method in SUPERVISED else preference_trainer
+    make_trainer = preference_trainer if METHODS[method].loss else _supervised_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
     _report_progress(trainer, f"training {method}, seed {settings.seed}")
     trainer.train()
@@ -87,14 +87,15 @@ def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: P
 
 
 def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
-    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for one of `LOSSES` or `WITH_NLL`."""
+    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a loss."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
 
-    knobs = {name: getattr(settings, name) for name in ("learning_rate", "beta", "alpha", "eta", "label_smoothing")}
-    loss, nll_on = WITH_NLL.get(method, (method, "all"))
-    knobs["nll_weight"] = settings.nll_weight if method in WITH_NLL else 0.0
-    arguments = RDPOConfig(method=loss, nll_on=nll_on, reference_cache=str(resolve("runs/models/reference")), **knobs, **_common_arguments(model, settings, output))
+    row = METHODS[method]
+    arguments = RDPOConfig(
+        method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
+        reference_cache=str(resolve("runs/models/reference")), **settings.knobs_of(row.loss), **_common_arguments(model, settings, output),
+    )  # fmt: skip
     reference = None
     if settings.reference == "unquantised":
         revision = getattr(model.config, "_commit_hash", None)
@@ -123,9 +124,9 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
                 logps = grouped_logprobs(model, [[(ids[:length], start)] for ids, length, start in rows])
             return -logps.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
 
-    kept = accepted(pairs) if method == "dsc" else list(pairs)
+    kept = accepted(pairs) if METHODS[method].sft_on == "accepted" else list(pairs)
     if not kept:
-        raise ValueError("dsc: no revision scored higher than its original, so there is nothing to train on")
+        raise ValueError(f"{method}: no revision scored higher than its original, so there is nothing to train on")
     rows = [{"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]} for pair in kept]
     arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(model, settings, output))
     trainer = CompletionTrainer(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -48,7 +47,7 @@ def tune(run: Experiment, methods: Sequence[str], settings: Sequence[Setting], s
     tried = [(setting, method) for setting in settings for method in methods if is_trained(method)]
     progress = Progress("trials", len(tried))
     for setting, method in tried:
-        run.settings, run.output = replace(start, **setting), output / "tuning" / ",".join(f"{name}-{value:g}" for name, value in setting.items())
+        run.settings, run.output = start.changed(**setting), output / "tuning" / ",".join(f"{name}-{value:g}" for name, value in setting.items())
         trials.append((method, setting, run.result(method, 0, swapped)))
         progress(1)
     return trials

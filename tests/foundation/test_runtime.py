@@ -74,14 +74,14 @@ def test_prices_may_be_alike():
 def test_training_settings_are_finite_and_in_their_range(name):
     for value in (math.nan, math.inf, -math.inf, -1e-3):
         with pytest.raises(ValueError, match=f"{name} = {value}: input should be"):
-            TrainSettings(**{name: value})
+            TrainSettings().changed(**{name: value})
 
 
 @pytest.mark.parametrize("given", [{"epochs": 0}, {"batch_size": 0}, {"lora_rank": 0}, {"max_length": 0}, {"seed": -1}, {"beta": 0.0}, {"label_smoothing": 0.5}, {"micro_batch": -1}, {"reference": "none"}, {"epochs": 1.5}], ids=str)
 def test_training_settings_that_train_nothing_are_named(given):
     with pytest.raises(ValueError, match=f"{next(iter(given))} = "):
-        TrainSettings(**given)
-    assert TrainSettings(alpha=0.0, eta=0, nll_weight=0.0, label_smoothing=0.0)
+        TrainSettings().changed(**given)
+    assert TrainSettings(knobs={"alpha": 0.0, "eta": 0, "label_smoothing": 0.0}, nll_weight=0.0)
 
 
 def test_a_terminal_without_a_character_gets_an_escape(monkeypatch):

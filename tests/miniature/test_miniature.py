@@ -163,7 +163,7 @@ def test_the_cache_is_keyed_by_everything_that_makes_the_model(monkeypatch, tmp_
         (tmp_path / file.name).write_text(file.read_text())
     monkeypatch.setattr(language_model, "__file__", str(tmp_path / "language_model.py"))
     assert key == language_model._hash(safety, MICRO)
-    for name, counts in (("muon.py", True), ("language_model.py", True), ("safety_text.py", False), ("actors.py", False)):
+    for name, counts in (("muon.py", True), ("language_model.py", True), ("instructed.py", False), ("actors.py", False)):
         original = (tmp_path / name).read_text()
         (tmp_path / name).write_text(original + "# edited\n")
         assert (key != language_model._hash(safety, MICRO)) == counts, name

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from common.methods import LABELS
+from common.methods import METHODS
 from common.runtime import ROOT
 
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "results/README.md", "results/small/README.md")}
@@ -26,7 +26,7 @@ def test_the_learning_rates_shown_are_those_that_the_trials_chose():
     shown = {cells[0]: dict(zip(methods, map(float, cells[1:]))) for cells in (line.strip("| ").split(" | ") for line in lines[1:])}
     for label, folder in {"safety": "safety", "role-play": "roleplay-robustness", "sycophancy": "sycophancy"}.items():
         chosen = json.loads((ROOT / "results/small" / folder / "trials.json").read_text(encoding="utf-8"))["chosen"]
-        assert shown[label] == {LABELS[method]: setting["learning_rate"] for method, setting in chosen.items()}
+        assert shown[label] == {METHODS[method].label: setting["learning_rate"] for method, setting in chosen.items()}
 
 
 def headings(page):

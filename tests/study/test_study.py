@@ -10,7 +10,7 @@ import pytest
 
 from common.data.preference import accepted
 from common.evaluation.result import Result
-from common.methods import METHODS, UNTRAINED
+from common.methods import METHODS
 from common.miniature.language_model import MICRO
 from common.miniature.worlds import roleplay, safety
 from common.report.tables import OBJECTIVES
@@ -23,17 +23,16 @@ from common.study.design import (
     BETAS,
     CONTRASTS,
     CORE,
-    KNOBS,
     LEARNING_RATES,
     SEEDS,
     TRIAL_SEEDS,
     TRIALS,
+    UNTRAINED,
     Cell,
     Row,
     parts,
     trial_rows,
     trial_settings,
-    tuned_as,
     with_setting,
 )
 from common.study.figures import contrast_figure
@@ -66,7 +65,7 @@ def test_every_method_tries_the_same_points_and_only_its_own_knob_besides():
     assert sorted(t["epochs"] for t in dpo) == [1] * 4 + [2] * 4
     assert [t["beta"] for t in rdpo] == [t["beta"] for t in dpo] and all(BETAS[0] <= t["beta"] <= BETAS[1] for t in dpo) and "beta" not in sft[0]
     for trials, knob in ((rdpo, "alpha"), (soft, "eta"), (cdpo, "label_smoothing")):
-        low, high = KNOBS[knob]
+        low, high = {"alpha": (0.5, 4.0), "eta": (0.5, 8.0), "label_smoothing": (0.05, 0.4)}[knob]
         assert set(trials[0]) - set(dpo[0]) == {knob}
         quantiles = sorted(math.log(t[knob] / low) / math.log(high / low) for t in trials)
         assert all(i / TRIALS - 0.03 < quantile < (i + 1) / TRIALS + 0.03 for i, quantile in enumerate(quantiles))  # one in every eighth
@@ -88,7 +87,7 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
     assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
         loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo"}.get(row.method, row.method)
-        assert tuned_as(row.method) == ("" if row.method in UNTRAINED else loss)
+        assert METHODS[row.method].tuned_as == ("" if row.method in UNTRAINED else loss)
         if row.changed == {"chosen_by": "oracle"}:
             assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
         else:

@@ -1,13 +1,19 @@
 """SFT and dSC against TRL's own trainer (pytest tests/training/test_methods.py)."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 import torch
 from trl import SFTTrainer
 
 from common.data.preference import prompt_messages
 from common.logprobs.compute import summed_logprobs
-from common.loss import LOSSES
-from common.methods import METHODS, SUPERVISED, WITH_NLL, TrainSettings
+from common.methods import METHODS, TrainSettings, is_trained
+from common.runtime import ROOT
 from common.student.load import load_student
 from common.training.kept import training_of
 from common.training.train import _supervised_trainer, preference_trainer, train
@@ -58,15 +64,15 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"eta": 4.0}, {"rdpo_soft", "rdpo_squared"}),
         ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted"}),
         ({"label_smoothing": 0.2}, {"cdpo", "robust"}),
-        ({"nll_weight": 2.0}, set(WITH_NLL)),
-        ({"sft_learning_rate": 1e-3}, set(SUPERVISED)),
-        ({"learning_rate": 1e-3}, {*LOSSES, *WITH_NLL}),
-        ({"reference": "unquantised"}, {*LOSSES, *WITH_NLL}),
-        ({"epochs": 5}, {*SUPERVISED, *LOSSES, *WITH_NLL}),
+        ({"nll_weight": 2.0}, {name for name, row in METHODS.items() if row.nll_on}),
+        ({"sft_learning_rate": 1e-3}, {"sft", "dsc"}),
+        ({"learning_rate": 1e-3}, {name for name, row in METHODS.items() if row.loss}),
+        ({"reference": "unquantised"}, {name for name, row in METHODS.items() if row.loss}),
+        ({"epochs": 5}, {name for name in METHODS if is_trained(name)}),
     ],
 )
 def test_a_knob_is_part_of_the_mark_of_those_methods_that_read_it(knob, read_by, micro, pairs):
-    changed = {method for method in METHODS if training_of(method, micro, pairs, TrainSettings()) != training_of(method, micro, pairs, TrainSettings(**knob))}
+    changed = {method for method in METHODS if training_of(method, micro, pairs, TrainSettings()) != training_of(method, micro, pairs, TrainSettings().changed(**knob))}
     assert changed == read_by
 
 
@@ -100,3 +106,60 @@ def test_the_unquantised_reference_is_the_model_that_nf4_was_made_of(micro, pair
             torch.testing.assert_close(summed_logprobs(model, prompts, [ids[len(prompt) :] for ids, prompt in zip(whole, prompts)]), logps, rtol=0, atol=1e-3)
     assert (found["unquantised"] - found["adapters off"]).abs().max() > 0.01
     assert "reference" not in usual.as_dict("dpo") and training_of("dpo", micro, scored, usual) != training_of("dpo", micro, scored, other)
+
+
+MADE_UP = {
+    "loss.py": ("LOSSES: dict", '''def tilted(u: Tensor, score_gap: Tensor, *, tilt: float = 0.5) -> Tensor:
+    """-log sigmoid(u - tilt * g^3), made up."""
+    return -F.logsigmoid(u - tilt * score_gap**3)
+
+
+LOSSES: dict'''),
+    "methods.py": ("    Method(\"rdpo_flip\"", '    Method("tilted", "tilted DPO", "#123456", loss="tilted", search={"tilt": (0.1, 2.0)}),\n    Method("rdpo_flip"'),
+    "trainer/config.py": ("    eta: float", '    tilt: float = _option(0.5, "Tilt of `tilted`.")\n    eta: float'),
+}  # fmt: skip
+ASKED = """
+import json, sys
+from pathlib import Path
+from common.evaluation.result import Result, row_of
+from common.methods import METHODS, TrainSettings, sees_scores
+from common.own_data import KNOBS, TRAINED
+from common.report.figures import safety_utility_figure
+from common.report.tables import results_table
+from common.schema import Metric, ScoredPair
+from common.student.load import load_student
+from common.study.design import trial_settings
+from common.training.train import train
+from common.training.tuning import settings_of
+
+student, pairs, folder = sys.argv[1:]
+pairs = [ScoredPair.model_validate_json(line) for line in Path(pairs).read_text().splitlines()]
+settings = TrainSettings(epochs=1, batch_size=8, knobs={"tilt": 1.5})
+trained = train("tilted", student, pairs, settings, folder)
+metric = lambda name: Metric(experiment="safety", method="tilted", seed=0, metric=name, value=0.5, n=4, k=2, low=0.1, high=0.9)
+result = Result("tilted", 0, "", [metric("harmlessness"), metric("utility")])
+marks = [line for line in safety_utility_figure([result]).axes[0].collections]
+print(json.dumps({
+    "knobs": settings.as_dict("tilted")["tilt"], "sees scores": sees_scores("tilted"), "own data": "tilted" in TRAINED and KNOBS["tilt"][0],
+    "table": list(results_table([result])["method"]), "trials": "tilt" in trial_settings("tilted")[0], "steps": len(trained.history) > 1, "drawn": bool(marks),
+}))
+"""
+
+
+def test_a_loss_with_a_knob_of_its_own_touches_three_places(micro, pairs, tmp_path):
+    """A copy of the package with a made-up loss: written, given a record, its knob made an option of the trainer, and found everywhere."""
+    shutil.copytree(ROOT / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__"))
+    for name, (before, after) in MADE_UP.items():
+        file = tmp_path / "common" / name
+        text = file.read_text()
+        assert text.count(before) == 1
+        file.write_text(text.replace(before, after))
+    loss = (tmp_path / "common/loss.py").read_text()
+    (tmp_path / "common/loss.py").write_text(loss.replace("rdpo_filter, rdpo_flip)", "rdpo_filter, rdpo_flip, tilted)"))
+    scored = tmp_path / "scored.jsonl"
+    scored.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs if None not in pair.normalised()))
+    done = subprocess.run([sys.executable, "-c", ASKED, str(micro), str(scored), str(tmp_path / "out")], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == {
+        "knobs": 1.5, "sees scores": True, "own data": 0.5, "table": ["tilted DPO"], "trials": True, "steps": True, "drawn": True,
+    }  # fmt: skip

@@ -45,7 +45,7 @@ def test_the_best_setting_is_chosen_per_method_the_first_on_a_tie_and_earlier_tr
 
 
 def test_a_file_without_a_choice_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="tuned: no file .*common.tuning"):
+    with pytest.raises(FileNotFoundError, match="tuned: no file .*common.notebook.tune"):
         read_tuned(tmp_path / "none.json")
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(ValueError, match="holds no trials"):
