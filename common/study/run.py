@@ -243,7 +243,3 @@ def main() -> None:
     if (asked.to / "table.json").exists():  # none where every row failed
         print(*write_report(asked.to), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
-
-
-if __name__ == "__main__":
-    main()

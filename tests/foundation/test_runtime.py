@@ -1,10 +1,12 @@
 """Strict parameters and paths (pytest tests/foundation/test_runtime.py)."""
 
+import importlib
 import io
 import math
 
 import pytest
 
+from common.__main__ import COMMANDS
 from common.methods import TrainSettings
 from common.notebook.parameters import check_parameters
 from common.runtime import ROOT, escape_what_the_terminal_lacks, resolve
@@ -105,3 +107,9 @@ def test_an_integer_is_a_number_and_modules_are_not_parameters():
 def test_relative_paths_start_at_the_project_root(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert resolve("runs/x") == ROOT / "runs/x" and resolve("/a/b").as_posix() == "/a/b"
+
+
+def test_every_command_is_listed_and_there():
+    commands = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in (ROOT / "common").rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
+    assert commands - {"common"} == set(COMMANDS)
+    assert all(callable(importlib.import_module(name if name != "common.study" else "common.study.run").main) for name in COMMANDS)

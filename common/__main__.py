@@ -1,0 +1,22 @@
+"""The commands there are: python -m common"""
+
+COMMANDS = {
+    "common.batch": "run the notebooks of a profile through papermill",
+    "common.own_data": "train a chat model on a file of scored pairs and report before and after",
+    "common.notebook.tune": "tune every method of a profile with the same budget",
+    "common.study": "the study in the miniature: many seeds, teacher and judge wrong at known rates",
+    "common.evaluation.raters": "label a blind sample of scored pairs, or sum its labels up",
+    "common.profiles.small.prepare": "download the data of the profile `small` and make its students",
+    "common.profiles.small.organism": "train the student of `small` that follows a stance",
+}
+
+
+def main() -> None:
+    width = max(map(len, COMMANDS))
+    for name, does in COMMANDS.items():
+        print(f"python -m {name:<{width}}  {does}")
+    print("each takes --help")
+
+
+if __name__ == "__main__":
+    main()
