@@ -41,6 +41,8 @@ class LocalChat:
         """Replies in the order asked. Greedy at temperature 0; the caller's training mode is restored afterwards."""
         import torch
 
+        from common.student.dequantised import dequantised
+
         prompts = [
             self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]
             for conversation in conversations
@@ -50,14 +52,15 @@ class LocalChat:
         was_training = self.model.training
         self.model.eval()
         torch.manual_seed(sampling.seed)
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
-            for row, reply in zip(rows, self._generate([prompts[row] for row in rows], sampling)):
-                replies[row] = reply
-                if on_reply:
-                    on_reply(row, reply)
-            if self.progress:
-                self.progress(len(rows))
+        with dequantised(self.model):
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                for row, reply in zip(rows, self._generate([prompts[row] for row in rows], sampling)):
+                    replies[row] = reply
+                    if on_reply:
+                        on_reply(row, reply)
+                if self.progress:
+                    self.progress(len(rows))
         self.model.train(was_training)
         return replies
 
