@@ -284,14 +284,33 @@ def read_records(path: str | Path, record_type: type[RecordType]) -> Records[Rec
     return Records(path, offsets, record_type)
 
 
-def write_json(path: str | Path, content: Any) -> Path:
-    """Writes a JSON file so that a reader finds the old one or the whole new one, never a part."""
+def write_whole(path: str | Path, text: str) -> Path:
+    """Writes a text file so that a reader finds the old one or the whole new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
     return path
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Writes a JSON file as `write_whole` does: a line for every key of an object and every item of a list, which is not divided further.
+    Numbers of one list share a line. Raises TypeError for a key that JSON cannot hold."""
+    return write_whole(path, _laid_out(json.loads(json.dumps(content, default=str))) + "\n")
+
+
+def _laid_out(content: Any, margin: str = "\n") -> str:
+    inner = margin + "  "
+    if isinstance(content, dict) and content:
+        return "{" + ",".join(f"{inner}{_one_line(key)}: {_laid_out(value, inner)}" for key, value in content.items()) + margin + "}"
+    if isinstance(content, list) and any(isinstance(item, (dict, list, str)) for item in content):
+        return "[" + ",".join(inner + _one_line(item) for item in content) + margin + "]"
+    return _one_line(content)
+
+
+def _one_line(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 def claim(path: str | Path, made_of: dict[str, Any]) -> Path:

@@ -30,6 +30,7 @@ from trl import DPOConfig, DPOTrainer
 
 from common.profiles.small.prepare import cut
 from common.profiles.small.smollm2 import smollm2
+from common.report.figures import save_figure
 from common.runtime import quiet_libraries
 from common.storage import read_lines, write_json
 from common.student.adapters import lora_settings
@@ -295,7 +296,7 @@ def draw(results, path):
     shares.set(title="Where our step's time goes", xlabel="% of a step", ylabel="tokens of prompt/answer", xlim=(0, 100))
     if rows:
         shares.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
     plt.close(figure)
 
 

@@ -1,6 +1,5 @@
 """Evaluation at matched utility, divergence, learned-judge evaluation, and results that are kept (pytest tests/evaluation/test_evaluate.py)."""
 
-import json
 import random
 from dataclasses import replace
 
@@ -23,6 +22,7 @@ from common.miniature.instructed import style_predicate
 from common.miniature.world import world_of
 from common.miniature.worlds import safety
 from common.report.figures import safety_utility_figure
+from common.report.measurements import write_measurements
 from common.report.tables import overview_table, read_results, results_table, table_rows
 from common.schema import Metric, PromptRecord, Reply
 from common.student.adapters import load_adapter
@@ -252,9 +252,10 @@ def test_every_row_of_the_figure_has_a_mark_of_its_own():
 def test_a_real_students_wrong_pairs_stand_beside_the_miniatures(tmp_path):
     values = {("dpo", 0.0): (0.6, 0.8), ("dpo", 0.3): (0.2, 0.4), ("rdpo", 0.0): (0.5, 0.7), ("rdpo", 0.3): (0.5, 0.5), ("sft", 0.3): (0.1, 0.1)}
     results = [row("base", aligned=0.25, utility=0.9), *(row(method, seed, swapped=share, aligned=value, utility=0.9) for (method, share), of_seeds in values.items() for seed, value in enumerate(of_seeds))]
-    lines = [{"experiment": "safety", "cell": {"noise": noise} if noise != 0.3 else {}, "method": "dpo", "metric": metric, "seed": 0, "value": 1 - noise} for noise in (0.0, 0.3, 0.5) for metric in ("harmlessness", "utility")]
-    (tmp_path / "table.json").write_text(json.dumps(lines))
-    (miniature, real), _ = np.reshape(real_noise_figure(results, Study(tmp_path / "table.json")).axes, (2, 2))
+    about = {"experiment": "safety", "method": "dpo", "seed": 0, "n": 150, "low": 0.0, "high": 1.0}
+    lines = [{**about, "cell": {"noise": noise} if noise != 0.3 else {}, "metric": metric, "value": 1 - noise} for noise in (0.0, 0.3, 0.5) for metric in ("harmlessness", "utility")]
+    study = Study(write_measurements(tmp_path / "table.csv", lines))
+    (miniature, real), _ = np.reshape(real_noise_figure(results, study).axes, (2, 2))
     drawn = {line.get_label(): list(line.get_ydata()) for line in real.get_lines()}
     assert drawn == {"base student": [0.25, 0.25], "DPO": pytest.approx([0.7, 0.3]), "rDPO (offset)": pytest.approx([0.6, 0.5])}  # SFT has one share only
     assert list(miniature.get_lines()[0].get_ydata()) == [1.0, 0.7, 0.5] and real.get_ylabel() == "aligned"
