@@ -33,14 +33,15 @@ class JsonlStore:
 
     Args:
         read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is read.
+        wait: until no other process has the file open, for files that are open for a moment only.
 
     Raises:
         BlockingIOError: another process has the file open.
         ValueError: a complete line is not JSON or has no `id`; names file and line.
     """
 
-    def __init__(self, path: str | Path, read_only: bool = False):
-        self.path, self.read_only = Path(path), read_only
+    def __init__(self, path: str | Path, read_only: bool = False, wait: bool = False):
+        self.path, self.read_only, self.wait = Path(path), read_only, wait
         self._offsets: dict[str, int] = {}
         self._end = 0  # of what the offsets cover
         self._synced = time.monotonic()
@@ -65,7 +66,7 @@ class JsonlStore:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
 

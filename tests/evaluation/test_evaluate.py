@@ -11,7 +11,7 @@ from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import Constant, TrainedStudent
 from common.evaluation.matched_utility import LAMBDAS, choose_lambda, scaled
 from common.evaluation.metrics import Evaluation, divergence
-from common.evaluation.result import Result
+from common.evaluation.result import Result, add_finished, finished_result
 from common.evaluation.style import style_metrics
 from common.judge.base import FeedbackJudge
 from common.judge.llm import LLMJudge
@@ -25,6 +25,7 @@ from common.report.figures import safety_utility_figure
 from common.report.measurements import write_measurements
 from common.report.tables import overview_table, read_results, results_table, table_rows
 from common.schema import Metric, PromptRecord, Reply
+from common.storage import read_lines
 from common.student.adapters import load_adapter
 from common.study.figures import real_noise_figure
 from common.study.rows import Study
@@ -110,11 +111,12 @@ def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_pa
     assert mine.finished_rows() == rows
 
 
-def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
-    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
+def test_a_file_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
+    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept.jsonl", **run.load)  # noqa: E731
     first = new("one").result("sft", 0)
-    [file] = (tmp_path / "kept" / "seed-0").glob("sft.*.json")
-    kept = Result.read(file)
+    [(_, content)] = read_lines(tmp_path / "kept.jsonl")
+    kept = Result.of(content)
+    assert content["id"] == f"seed-0/sft.{kept.made_of}"
     assert kept.metrics == first.metrics and kept.answers == {} and kept.history == [] and first.answers
     monkeypatch.setattr(Experiment, "train", lambda *_: pytest.fail("trained again"))
     assert new("two").result("sft", 0) == kept and "finished before, reused from" in capsys.readouterr().out
@@ -122,12 +124,21 @@ def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run
 
 
 def test_an_untrained_row_is_evaluated_for_one_seed_and_kept_for_all(run, tmp_path, monkeypatch):
-    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
+    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept.jsonl", **run.load)  # noqa: E731
     first = new("one").result("base", 0)
     monkeypatch.setattr(Experiment, "untrained", lambda *_: pytest.fail("evaluated again"))
     again = new("two").result("base", 3)
     assert again.seed == 3 and {metric.seed for metric in (*again.metrics, *again.matched)} == {3}
     assert [metric.value for metric in again.metrics] == [metric.value for metric in first.metrics]
+
+
+def test_a_seed_takes_its_own_finished_result_before_that_of_another(tmp_path):
+    path, (one, two) = tmp_path / "finished.jsonl", (replace(row("base", seed=seed, utility=value), made_of="m") for seed, value in ((0, 0.5), (1, 0.6)))
+    for result in (two, one, replace(one, split="test")):  # the last was added by another process meanwhile
+        add_finished(path, f"seed-{result.seed}/base.m", result)
+    assert [finished_result(path, f"seed-{seed}/base.m", of_any_seed=True) for seed in (0, 1, 7)] == [one, two, one]
+    assert finished_result(path, "seed-7/base.m", of_any_seed=False) is None is finished_result(path, "seed-0/base.n", of_any_seed=True)
+    assert finished_result(tmp_path / "none.jsonl", "seed-0/base.m", of_any_seed=True) is None and not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(run, monkeypatch):
