@@ -1,12 +1,17 @@
 """Refined DPO (rDPO) and its neighbours as pure functions of log-probabilities and scores.
 
 What is the paper's and what is ours. The abstract of arXiv 2402.08005 says that the DPO loss is generalised by scores of
-an external reward model; its equation was not available to us. The default `rdpo` is *our reading*: the signed score
-offset, L = -log sigmoid(beta * D - alpha * (s_r - s_o)), which follows when the objective is reward plus alpha * score
-under a KL penalty, and has the form of MODPO's margin (arXiv 2310.03708). It damps a pair whose revision scored worse
-and never reverses it. Whoever has the paper's equation passes it as a callable `method`.
+an external reward model; its equation was not available to us. There are two readings, both ours:
 
-Not to be confused with robust DPO (arXiv 2403.00409, here `robust`) or length-regularised R-DPO.
+- `rdpo`, the offset: L = -log sigmoid(beta * D - alpha * (s_r - s_o)). It follows when the objective is reward plus
+  alpha * score under a KL penalty, has the form of MODPO's margin (arXiv 2310.03708), and was published later with theory
+  as DPO with rating information (arXiv 2602.00603, there called RDPO, alpha = beta / beta_1). It damps a pair whose
+  revision scored worse and never reverses it.
+- `rdpo_label`, the soft label: a machine-written digest of the paper names a preference probability tau that weighs the
+  teacher's preference against the reward model's scores. At tau = 1/2 a pair that the scores contradict is silenced.
+
+Whoever has the paper's equation passes it as a callable `method`. Not to be confused with robust DPO (arXiv 2403.00409,
+here `robust`) or length-regularised R-DPO.
 
 Notation: D = log-ratio of the chosen minus log-ratio of the rejected completion (policy to reference, summed over
 completion tokens, nats); u = beta * D; g = score_chosen - score_rejected with scores in [0, 1], so g in [-1, 1].
@@ -51,8 +56,29 @@ def ipo(log_ratio_gap: Tensor, *, beta: float) -> Tensor:
 
 
 def rdpo(u: Tensor, score_gap: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """-log sigmoid(u - alpha * g). Refined DPO, signed score offset: our reading. A tie, or alpha = 0, is DPO."""
+    """-log sigmoid(u - alpha * g). Refined DPO, signed score offset: our first reading; the same form in arXiv 2602.00603.
+    A tie, or alpha = 0, is DPO."""
     return -F.logsigmoid(u - alpha * score_gap)
+
+
+def rdpo_label(u: Tensor, score_gap: Tensor, *, tau: float = 0.5, eta: float = 1.0) -> Tensor:
+    """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = tau + (1 - tau) sigmoid(eta * g). Refined DPO, soft label: our
+    second reading. tau = 1 is DPO, tau = 0 is `rdpo_soft`; a tie gives p = (1 + tau) / 2, half of DPO's push at tau = 1/2.
+
+    Raises ValueError unless tau lies in [0, 1]."""
+    if not 0 <= tau <= 1:
+        raise ValueError(f"tau is the weight of the teacher's preference and lies in [0, 1], not {tau}")
+    p = tau + (1 - tau) * torch.sigmoid(eta * score_gap)
+    return -p * F.logsigmoid(u) - (1 - p) * F.logsigmoid(-u)
+
+
+def rdpo_ml(u: Tensor, score_gap: Tensor, *, eta: float = 1.0, variance: float = 1.0) -> Tensor:
+    """-log sigmoid(u) + (eta * g - u)^2 / (2 * variance): DPO's likelihood of the teacher's order times a Gaussian one of the
+    score gap, as the maximum-likelihood form of arXiv 2602.00603 (ML-RDPO) was described to us; eta brings g to u's unit.
+    A large variance is DPO. Raises ValueError unless variance > 0."""
+    if not variance > 0:
+        raise ValueError(f"variance must be positive, got {variance}")
+    return -F.logsigmoid(u) + (eta * score_gap - u) ** 2 / (2 * variance)
 
 
 def rdpo_soft(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
@@ -82,7 +108,7 @@ def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
-    for function in (dpo, cdpo, robust, ipo, rdpo, rdpo_soft, rdpo_squared, rdpo_filter, rdpo_flip)
+    for function in (dpo, cdpo, robust, ipo, rdpo, rdpo_label, rdpo_ml, rdpo_soft, rdpo_squared, rdpo_filter, rdpo_flip)
 }
 
 
@@ -106,7 +132,8 @@ def preference_loss(
             log-probabilities summed over completion tokens, nats.
         score_chosen, score_rejected: (batch,) external scores in [0, 1], higher is better.
         beta: strength of the pull to the reference; higher stays closer.
-        **knobs: `alpha` (rdpo), `eta` (rdpo_soft, rdpo_squared), `label_smoothing` (cdpo, robust).
+        **knobs: `alpha` (rdpo), `tau` (rdpo_label), `eta` (rdpo_label, rdpo_ml, rdpo_soft, rdpo_squared), `variance`
+            (rdpo_ml), `label_smoothing` (cdpo, robust).
 
     Returns:
         losses (batch,), not reduced; chosen_rewards and rejected_rewards (batch,), beta * log-ratio, detached.

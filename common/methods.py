@@ -77,6 +77,8 @@ register(
     Method("robust", "robust DPO", "#e377c2", loss="robust", search={"label_smoothing": (0.05, 0.4)}),
     Method("ipo", "IPO", "#bcbd22", loss="ipo"),
     Method("rdpo", "rDPO (offset)", "#1f77b4", loss="rdpo", search={"alpha": (0.5, 4.0)}),
+    Method("rdpo_label", "rDPO (label)", "#17a398", loss="rdpo_label", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
+    Method("rdpo_ml", "rDPO (rating likelihood)", "#c5b0d5", loss="rdpo_ml", search={"eta": (0.5, 8.0)}),
     Method("rdpo_soft", "rDPO (soft)", "#5b9bd5", loss="rdpo_soft", search={"eta": (0.5, 8.0)}),
     Method("rdpo_squared", "rDPO (squared)", "#9467bd", loss="rdpo_squared", search={"eta": (0.5, 8.0)}),
     Method("rdpo_filter", "DPO on accepted pairs", "#ff7f0e", loss="rdpo_filter"),
@@ -85,6 +87,8 @@ register(
     Method("rdpo_nll", "rDPO (offset) + NLL", "#08306b", loss="rdpo", nll_on="all"),
     Method("dpo_nll_accepted", "DPO + NLL on accepted", "#cb181d", loss="dpo", nll_on="accepted"),
     Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted"),
+    Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all"),
+    Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
 )  # fmt: skip
 
 EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}

@@ -16,7 +16,7 @@ from common.methods import METHODS
 from common.training.kept import Setting
 
 UNTRAINED = tuple(name for name, method in METHODS.items() if method.kind == "untrained")
-WITH_NLL = tuple(name for name, method in METHODS.items() if method.nll_on)
+WITH_NLL = ("dpo_nll", "rdpo_nll", "dpo_nll_accepted", "rdpo_nll_accepted")
 MAIN = ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")
 """The methods of every part."""
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))

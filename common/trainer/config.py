@@ -31,7 +31,9 @@ class RDPOConfig(DPOConfig):
     Args:
         method: a name in `common.loss.LOSSES`, or a callable (see `preference_loss`), which is saved by its name.
         alpha: score offset of `rdpo`; ours.
-        eta: score temperature of `rdpo_soft` and `rdpo_squared`; ours.
+        eta: score temperature of `rdpo_label`, `rdpo_ml`, `rdpo_soft` and `rdpo_squared`; ours.
+        tau: of `rdpo_label`, the weight of the teacher's preference against the scores, 0 to 1; 1 is DPO.
+        variance: of `rdpo_ml`, of the score gap in units of beta * log-ratio; ours.
         nll_weight: weight of the negative log-likelihood of the chosen completion, averaged over its tokens. 0 is none.
         nll_on: "all" pairs, or "accepted" ones (score_chosen > score_rejected, which is dSC's filter).
         score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
@@ -47,7 +49,9 @@ class RDPOConfig(DPOConfig):
 
     method: str = _option("rdpo", "Loss: a name in common.loss.LOSSES; in Python a callable as well.")
     alpha: float = _option(1.0, "Score offset of `rdpo`.")
-    eta: float = _option(1.0, "Score temperature of `rdpo_soft` and `rdpo_squared`.")
+    eta: float = _option(1.0, "Score temperature of `rdpo_label`, `rdpo_ml`, `rdpo_soft` and `rdpo_squared`.")
+    tau: float = _option(0.5, "Weight of the teacher's preference in `rdpo_label`.")
+    variance: float = _option(1.0, "Variance of the score gap in `rdpo_ml`.")
     nll_weight: float = _option(0.0, "Weight of the negative log-likelihood of the chosen completion.")
     nll_on: Literal["all", "accepted"] = _option("all", "Pairs that the likelihood term counts: all, or those whose chosen answer scored higher.")
     score_range: list[float] = field(default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."})

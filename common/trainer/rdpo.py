@@ -87,6 +87,8 @@ class RDPOTrainer(DPOTrainer):
         TypeError: `args` or a dataset of another kind.
     """
 
+    _is_reference = False
+
     def __init__(
         self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None,
         compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None, peft_config=None,
@@ -182,7 +184,7 @@ class RDPOTrainer(DPOTrainer):
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
             progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
-            with self._attention_given_back():
+            with self._attention_given_back(), self._as_reference():
                 for key in mine:
                     batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
                     found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
@@ -198,14 +200,26 @@ class RDPOTrainer(DPOTrainer):
 
         Raises ValueError where the reference is the model before training, and training has begun.
         """
-        context = contextlib.nullcontext()
-        if self.ref_model is None and is_peft_model(self.model):
-            peft_model = self.accelerator.unwrap_model(self.model)
-            context = use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None)
-        elif self.ref_model is None and self.state.global_step:
-            raise ValueError("the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset")
-        with torch.no_grad(), context:
+        with torch.no_grad(), self._as_reference():
             return self._logps(self.ref_model or model, inputs)
+
+    @contextlib.contextmanager
+    def _as_reference(self) -> Iterator[None]:
+        """The model's adapters as the reference has them; within itself without effect, since PEFT looks at every layer to switch them."""
+        if self._is_reference or self.ref_model is not None:
+            yield
+        elif is_peft_model(self.model):
+            peft_model = self.accelerator.unwrap_model(self.model)
+            with use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None):
+                self._is_reference = True
+                try:
+                    yield
+                finally:
+                    self._is_reference = False
+        elif self.state.global_step:
+            raise ValueError("the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset")
+        else:
+            yield
 
     def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         with self.accelerator.autocast():

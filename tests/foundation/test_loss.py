@@ -1,4 +1,4 @@
-"""The nine losses against hand-worked numbers, float64 formulas, gradients and limits: `pytest tests/foundation/test_loss.py`."""
+"""The losses against hand-worked numbers, float64 formulas, gradients and limits: `pytest tests/foundation/test_loss.py`."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from common.loss import LOSSES, preference_loss
 
-SCORE_AWARE = ["rdpo", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip"]
+SCORE_AWARE = ["rdpo", "rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip"]
 
 
 def sigmoid(x):
@@ -29,6 +29,8 @@ FORMULAS = {
     "robust": lambda D, g, b, label_smoothing=0.1: softplus(-b * D) - label_smoothing / (1 - 2 * label_smoothing) * b * D,
     "ipo": lambda D, g, b: D**2 - D / b + 1 / (4 * b**2),
     "rdpo": lambda D, g, b, alpha=1.0: softplus(alpha * g - b * D),
+    "rdpo_label": lambda D, g, b, tau=0.5, eta=1.0: soft_label(b * D, 1 - (1 - tau) * (1 - sigmoid(eta * g))),
+    "rdpo_ml": lambda D, g, b, eta=1.0, variance=1.0: softplus(-b * D) + (b * D - eta * g) ** 2 / variance / 2,
     "rdpo_soft": lambda D, g, b, eta=1.0: soft_label(b * D, sigmoid(eta * g)),
     "rdpo_squared": lambda D, g, b, eta=1.0: (b * D) ** 2 - 2 * b * D * eta * g + (eta * g) ** 2,
     "rdpo_filter": lambda D, g, b: softplus(-b * D) if g > 0 else 0.0,
@@ -38,6 +40,8 @@ KNOBS = [(name, {}) for name in FORMULAS] + [
     ("cdpo", {"label_smoothing": 0.3}),
     ("robust", {"label_smoothing": 0.3}),
     ("rdpo", {"alpha": 2.5}),
+    ("rdpo_label", {"tau": 0.3, "eta": 4.0}),
+    ("rdpo_ml", {"eta": 2.0, "variance": 0.4}),
     ("rdpo_soft", {"eta": 2.2}),
     ("rdpo_squared", {"eta": 3.0}),
 ]
@@ -66,8 +70,8 @@ def losses_at(u, method, gap=0.0, **knobs):
     return preference_loss(method, u, zero, zero, zero, zero + max(gap, 0), zero + max(-gap, 0), beta=1.0, **knobs)[0]
 
 
-def test_there_are_nine_losses():
-    assert list(LOSSES) == ["dpo", "cdpo", "robust", "ipo", "rdpo", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip"]
+def test_the_losses_there_are():
+    assert list(LOSSES) == ["dpo", "cdpo", "robust", "ipo", "rdpo", "rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip"]
 
 
 # One pair: D = (-10 + 12) - (-15 + 14) = 3, beta = 1/2, u = 1.5, g = 3/4 - 1/4 = 1/2. Then -log S(1.5) = log(1 + e^-1.5)
@@ -80,6 +84,8 @@ def test_there_are_nine_losses():
         ("robust", 0.0139133),  # (.9 A - .1 B) / .8 = A - .15 / .8
         ("ipo", 4.0),  # (3 - 1 / (2 * .5))^2 = 2^2
         ("rdpo", 0.3132617),  # log(1 + e^-(1.5 - .5)) = log(1.3678794)
+        ("rdpo_label", 0.4845688),  # p = (1 + S(.5)) / 2 = .8112297; A + 1.5 * .1887703
+        ("rdpo_ml", 0.7014133),  # A + (.5 - 1.5)^2 / 2
         ("rdpo_soft", 0.7677243),  # p = S(.5) = .6224593; p A + (1 - p) B = A + 1.5 * .3775407
         ("rdpo_squared", 1.0),  # (1.5 - .5)^2
         ("rdpo_filter", 0.2014133),  # accepted: A
@@ -95,6 +101,8 @@ def test_one_pair_worked_by_hand(method, expected):
     ("method", "expected"),
     [
         ("rdpo", 0.1269280),  # log(1 + e^-(1.5 + .5)) = log(1.1353353)
+        ("rdpo_label", 0.6682579),  # p = (1 + S(-.5)) / 2 = .6887703; A + 1.5 * .3112297
+        ("rdpo_ml", 2.2014133),  # A + (-.5 - 1.5)^2 / 2
         ("rdpo_soft", 1.1351022),  # p = S(-.5) = .3775407; A + 1.5 * .6224593
         ("rdpo_squared", 4.0),  # (1.5 + .5)^2
         ("rdpo_filter", 0.0),  # not accepted
@@ -159,11 +167,13 @@ def test_push_table(method, gap, pushes):
         ("rdpo", -0.7, {"alpha": 0.0}),
         ("cdpo", 0.5, {"label_smoothing": 0.0}),
         ("robust", 0.5, {"label_smoothing": 0.0}),
+        ("rdpo_label", -0.7, {"tau": 1.0, "eta": 3.0}),
+        ("rdpo_ml", -0.7, {"variance": 1e12}),
         ("rdpo_filter", 0.01, {}),
         ("rdpo_flip", 0.0, {}),
         ("rdpo_flip", 0.01, {}),
     ],
-    ids=["rdpo-tie", "rdpo-alpha-0", "cdpo-eps-0", "robust-eps-0", "filter-accepted", "flip-tie", "flip-accepted"],
+    ids=["rdpo-tie", "rdpo-alpha-0", "cdpo-eps-0", "robust-eps-0", "label-tau-1", "ml-wide", "filter-accepted", "flip-tie", "flip-accepted"],
 )
 def test_limits_that_equal_dpo(method, gap, knobs):
     u = torch.linspace(-6, 6, 25, dtype=torch.float64)
@@ -173,6 +183,36 @@ def test_limits_that_equal_dpo(method, gap, knobs):
 def test_soft_label_of_a_tie_is_one_half():
     u = tensor(-3, 0, 3)
     assert losses_at(u, "rdpo_soft").tolist() == pytest.approx([softplus(x) / 2 + softplus(-x) / 2 for x in (-3, 0, 3)], abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("tau", "pushes"),
+    [
+        (0.0, [-0.482, -0.417, -0.190, 0, 0.190, 0.417, 0.482]),
+        (0.25, [-0.237, -0.188, -0.017, 0.125, 0.267, 0.438, 0.487]),
+        (0.5, [0.009, 0.042, 0.155, 0.250, 0.345, 0.458, 0.491]),
+        (0.75, [0.254, 0.271, 0.328, 0.375, 0.422, 0.479, 0.496]),
+    ],
+)
+def test_push_table_of_the_label_reading(tau, pushes):
+    """At the start (u = 0) with eta 4: at tau = 1/2 a contradicted pair is silenced, never reversed; a tie keeps half of DPO's push."""
+    for gap, push in zip((-1, -0.6, -0.2, 0, 0.2, 0.6, 1), pushes):
+        u = tensor(0.0).requires_grad_()
+        losses_at(u, "rdpo_label", gap, tau=tau, eta=4.0).sum().backward()
+        assert -u.grad.item() == pytest.approx(push, abs=6e-4)
+
+
+def test_the_label_reading_is_dpo_at_one_end_and_soft_labels_at_the_other_to_the_bit():
+    columns = [column.float() for column in batch()]
+    for tau, other, knobs in ((1.0, "dpo", {}), (0.0, "rdpo_soft", {"eta": 2.0})):
+        label, same = preference_loss("rdpo_label", *columns, tau=tau, eta=2.0)[0], preference_loss(other, *columns, **knobs)[0]
+        assert torch.equal(label, same)
+
+
+@pytest.mark.parametrize(("method", "knobs"), [("rdpo_label", {"tau": -0.1}), ("rdpo_label", {"tau": 1.01}), ("rdpo_label", {"tau": math.nan}), ("rdpo_ml", {"variance": 0.0})])
+def test_knobs_without_a_meaning_raise(method, knobs):
+    with pytest.raises(ValueError, match="lies in|must be positive"):
+        preference_loss(method, *batch(), **knobs)
 
 
 def test_squared_target_of_a_tie_is_zero():

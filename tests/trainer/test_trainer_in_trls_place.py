@@ -341,7 +341,7 @@ def test_settings_that_are_no_finite_numbers_are_refused(name, value, tmp_path):
     with pytest.raises(ValueError, match=f"{name}.*finite number"):
         settings(tmp_path, **{name: value})
     with pytest.raises(ValueError, match="alpha = nan: input should be a finite number"):
-        TrainSettings(alpha=math.nan)
+        TrainSettings(knobs={"alpha": math.nan})
 
 
 def test_a_knob_that_the_method_does_not_take_is_refused_before_any_work(tmp_path):
