@@ -27,8 +27,8 @@ def student_of(measurement: Mapping[str, Any]) -> str:
 
 
 def write_measurements(path: str | Path, measurements: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes the CSV. A cell of `_n` is empty for 1, those of `_low` and `_high` for the usual interval: to four decimals Wilson's, or, where
-    n is 1, from the value to itself."""
+    """Writes the CSV, from the first to the last byte at once. `_n` is left empty for 1, `_low` and `_high` for the usual interval: Wilson's to
+    four decimals, or where n is 1 the value."""
     rows: dict[str, dict[str, Any]] = {}
     for found in sorted(measurements, key=student_of):
         row = rows.setdefault(student_of(found), {name: json.dumps(found[name]) if name == "cell" else found[name] for name in STUDENT if name in found})
@@ -38,10 +38,10 @@ def write_measurements(path: str | Path, measurements: Iterable[Mapping[str, Any
             row[f"{metric}_n"] = n
         if tuple(interval) != _usual_interval(value, n):
             row[f"{metric}_low"], row[f"{metric}_high"] = interval
-    metrics = sorted({column for row in rows.values() for column in row if _is_metric(column)})
     used = {column for row in rows.values() for column in row}
+    columns = [*STUDENT, *(metric + suffix for metric in sorted(filter(_is_metric, used)) for suffix in SUFFIXES)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, [column for column in (*STUDENT, *(metric + suffix for metric in metrics for suffix in SUFFIXES)) if column in used], lineterminator="\n")
+    writer = csv.DictWriter(text, [column for column in columns if column in used], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows.values())
     return write_whole(path, text.getvalue())
