@@ -67,8 +67,9 @@ results:
 		for tables in runs/$$profile/tables/*/; do \
 			[ -d $$tables ] && mkdir -p results/$$profile && cp -r $$tables results/$$profile/ || true; \
 		done; \
+		rm -f results/$$profile/*/table.tex results/$$profile/*/table.html; \
 	done
 	for examples in runs/small/*/examples.md runs/small/*/counterfactual_neutral/examples.md; do \
 		[ -f $$examples ] && cp $$examples results/small/$$(echo $$examples | cut -d/ -f3)/ || true; \
 	done
-	[ ! -f runs/own_data/metrics.json ] || $(BIN)/python -c "from dataclasses import replace; from common.experiment import Result; replace(Result.read('runs/own_data/metrics.json'), answers={}, history=[]).write('results/own_data.json')"
+	[ ! -f runs/own_data/metrics.json ] || $(BIN)/python -c "from dataclasses import replace; from common.evaluation.result import Result; replace(Result.read('runs/own_data/metrics.json'), answers={}, history=[]).write('results/own_data.json')"

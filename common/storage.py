@@ -33,14 +33,15 @@ class JsonlStore:
 
     Args:
         read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is read.
+        wait: until no other process has the file open, for files that are open for a moment only.
 
     Raises:
         BlockingIOError: another process has the file open.
         ValueError: a complete line is not JSON or has no `id`; names file and line.
     """
 
-    def __init__(self, path: str | Path, read_only: bool = False):
-        self.path, self.read_only = Path(path), read_only
+    def __init__(self, path: str | Path, read_only: bool = False, wait: bool = False):
+        self.path, self.read_only, self.wait = Path(path), read_only, wait
         self._offsets: dict[str, int] = {}
         self._end = 0  # of what the offsets cover
         self._synced = time.monotonic()
@@ -65,7 +66,7 @@ class JsonlStore:
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
 
@@ -284,14 +285,33 @@ def read_records(path: str | Path, record_type: type[RecordType]) -> Records[Rec
     return Records(path, offsets, record_type)
 
 
-def write_json(path: str | Path, content: Any) -> Path:
-    """Writes a JSON file so that a reader finds the old one or the whole new one, never a part."""
+def write_whole(path: str | Path, text: str) -> Path:
+    """Writes a text file so that a reader finds the old one or the whole new one, never a part."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(path.name + ".part")
-    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    scratch.write_text(text, encoding="utf-8")
     scratch.replace(path)
     return path
+
+
+def write_json(path: str | Path, content: Any) -> Path:
+    """Writes a JSON file as `write_whole` does: a line for every key of an object and every item of a list, which is not divided further.
+    Numbers of one list share a line. Raises TypeError for a key that JSON cannot hold."""
+    return write_whole(path, _laid_out(json.loads(json.dumps(content, default=str))) + "\n")
+
+
+def _laid_out(content: Any, margin: str = "\n") -> str:
+    inner = margin + "  "
+    if isinstance(content, dict) and content:
+        return "{" + ",".join(f"{inner}{_one_line(key)}: {_laid_out(value, inner)}" for key, value in content.items()) + margin + "}"
+    if isinstance(content, list) and any(isinstance(item, (dict, list, str)) for item in content):
+        return "[" + ",".join(inner + _one_line(item) for item in content) + margin + "]"
+    return _one_line(content)
+
+
+def _one_line(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 def claim(path: str | Path, made_of: dict[str, Any]) -> Path:

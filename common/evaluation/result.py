@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from common.data.counterfactual import VARIANTS
 from common.methods import METHODS, TrainSettings, is_trained
 from common.schema import Metric
-from common.storage import write_json
+from common.storage import JsonlStore, write_json
 
 
 @dataclass
@@ -57,21 +58,43 @@ class Result:
 
     @classmethod
     def read(cls, path: str | Path) -> Result:
-        fields = json.loads(Path(path).read_text(encoding="utf-8"))
-        for name in ("metrics", "matched"):
-            fields[name] = [Metric(**metric) for metric in fields[name]]
-        return cls(**fields)
+        return cls.of(json.loads(Path(path).read_text(encoding="utf-8")))
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Result:
+        """What `content` was made of; an id is passed over."""
+        metrics = {name: [Metric(**metric) for metric in content[name]] for name in ("metrics", "matched")}
+        return cls(**{name: value for name, value in content.items() if name != "id"} | metrics)
 
     def of_seed(self, seed: int) -> Result:
         """The same under another seed's name."""
         told = {name: [metric.model_copy(update={"seed": seed}) for metric in getattr(self, name)] for name in ("metrics", "matched")}
         return replace(self, seed=seed, **told)
 
+    def content(self) -> dict[str, Any]:
+        """What JSON holds of it."""
+        return asdict(self) | {name: [metric.model_dump() for metric in getattr(self, name)] for name in ("metrics", "matched")}
+
     def write(self, path: str | Path) -> None:
-        content = asdict(self)
-        for name in ("metrics", "matched"):
-            content[name] = [metric.model_dump() for metric in getattr(self, name)]
-        write_json(path, content)
+        write_json(path, self.content())
+
+
+def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:
+    """The result with the name `seed-<s>/<row>.<mark>` in a JSONL file of finished ones, or else, if asked for, the first with that row and
+    mark. None where there is none."""
+    if not path.exists():
+        return None
+    with JsonlStore(path, wait=True) as finished:
+        by_name = {fields["id"]: fields for fields in finished.load()}
+    others = sorted(other for other in by_name if of_any_seed and Path(other).name == Path(name).name)
+    return next((Result.of(by_name[one]) for one in (name, *others) if one in by_name), None)
+
+
+def add_finished(path: Path, name: str, result: Result) -> None:
+    """Adds a result to a JSONL file of finished ones unless its name is there; after a kill it is there whole or not at all."""
+    with JsonlStore(path, wait=True) as finished:
+        if name not in finished:
+            finished.append({"id": name, **result.content()})
 
 
 def row_of(method: str, variant: str, swapped: float = 0.0) -> str:

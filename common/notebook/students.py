@@ -39,7 +39,7 @@ def open_experiment(p: Parameters) -> Experiment:
     chats = {row: kept_chat("student", {**p, "student": row}) for row in p["methods"] if existing(row) == "endpoint"}
     common = {"evaluate_on": p["evaluate_on"], "train_pairs": trains * p["train_pairs"], "chats": chats, "pad_token": p["pad_token"] or None, "revision": p["revision"] or None}
     common["tuned"] = read_tuned(resolve(p["tuned"])) if p["tuned"] else {}
-    common["finished"] = resolve(p["finished"]) / p["experiment"] / "finished" if p["finished"] else None
+    common["finished"] = resolve(p["finished"]) / p["experiment"] / "finished.jsonl" if p["finished"] else None
     instructions = INSTRUCTIONS[p["experiment"]] if train and train[0].variant not in ("", "neutral") else None
     if p["student"] in MINIATURES:
         from common.miniature import lab

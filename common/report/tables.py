@@ -6,15 +6,16 @@ and untrained rows (which have no seed), intervals over prompts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.evaluation.result import Result, place_in_table
 from common.methods import METHODS, is_trained, label_of
+from common.report.measurements import write_measurements
 from common.schema import Metric
 from common.statistics import seed_interval
+from common.storage import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,31 +143,29 @@ def _cell(metrics: Sequence[Metric], method: str) -> str:
 
 
 def table_rows(results: Sequence[Result]) -> list[dict]:
-    """Long form of everything measured, as `table.json` holds it; `method` is the row, matched metrics carry the suffix `_matched`."""
-    rows = [{**metric.model_dump(), "method": result.row} for result in results for metric in result.metrics]
-    return rows + [{**metric.model_dump(), "method": result.row, "metric": f"{metric.metric}_matched"} for result in results for metric in result.matched]
+    """Everything measured (`common.report.measurements`), to four decimals; `method` is the row, matched metrics carry the suffix `_matched`."""
+    measured = [(result, metric, suffix) for result in results for suffix, metrics in (("", result.metrics), ("_matched", result.matched)) for metric in metrics]
+    return [
+        {"experiment": metric.experiment, "method": result.row, "noise": metric.noise, "seed": metric.seed, "metric": metric.metric + suffix, "n": metric.n,
+         **{name: round(getattr(metric, name), 4) for name in ("value", "low", "high")}}
+        for result, metric, suffix in measured
+    ]  # fmt: skip
 
 
 def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> dict[str, Path]:
-    """The table as Markdown, LaTeX and HTML, and the long form as JSON; `note` stands below the table. Returns the paths."""
+    """The table as Markdown, LaTeX and HTML, and everything measured as CSV; `note` stands below the table. Returns the paths."""
     written = write_table(results_table(results), folder, note)
-    written["table.json"] = Path(folder) / "table.json"
-    written["table.json"].write_text(json.dumps(table_rows(results), indent=1) + "\n", encoding="utf-8")
-    return written
+    return written | {"table.csv": write_measurements(Path(folder, "table.csv"), table_rows(results))}
 
 
-def write_table(table: pd.DataFrame, folder: str | Path, note: str) -> dict[str, Path]:
-    """`table.md`, `.tex` and `.html` in a folder, each with the note below; returns the paths."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def write_table(table: pd.DataFrame, folder: str | Path, note: str, typeset: str | Path = "") -> dict[str, Path]:
+    """`table.md` in a folder, `table.tex` and `table.html` in the folder `typeset` or the same, each with the note below; returns the paths."""
     contents = {
-        "table.md": f"{table.to_markdown(index=False)}\n\n{note}\n",
-        "table.tex": f"{table.to_latex(index=False, escape=True)}% {note}\n",
-        "table.html": f"{table.to_html(index=False)}\n<p>{note}</p>\n",
+        Path(folder, "table.md"): f"{table.to_markdown(index=False)}\n\n{note}\n",
+        Path(typeset or folder, "table.tex"): f"{table.to_latex(index=False, escape=True)}% {note}\n",
+        Path(typeset or folder, "table.html"): f"{table.to_html(index=False)}\n<p>{note}</p>\n",
     }
-    for name, text in contents.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    return {name: folder / name for name in contents}
+    return {path.name: write_whole(path, text) for path, text in contents.items()}
 
 
 def value_of(result: Result, metric: str) -> float:

@@ -1,4 +1,4 @@
-"""The rows of the study (`results/evidence/table.json`), by experiment, cell, method and metric."""
+"""The rows of the study (`results/evidence/table.csv`), by experiment, cell, method and metric."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.methods import is_trained, sees_scores
+from common.report.measurements import read_measurements
 from common.report.tables import OBJECTIVES
 from common.study.design import FEW, Cell
 
@@ -15,13 +16,13 @@ CENTRE = Cell()
 
 
 class Study:
-    """The rows of a `table.json`. Raises FileNotFoundError for a path without one."""
+    """The rows of a `table.csv`. Raises FileNotFoundError for a path without one."""
 
     def __init__(self, path: str | Path):
         if not Path(path).exists():
             raise FileNotFoundError(f"no rows at {path}; python -m common.study makes them")
         self.lines: dict[tuple, dict[int, dict[str, Any]]] = {}
-        for line in json.loads(Path(path).read_text(encoding="utf-8")):
+        for line in read_measurements(path):
             self.lines.setdefault((line["experiment"], _key(line["cell"]), line["method"], line["metric"]), {})[line["seed"]] = line
 
     def of(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:

@@ -30,6 +30,7 @@ from common.methods import METHODS
 from common.miniature.world import world_of
 from common.miniature.worlds import safety
 from common.notebook.profiles import experiments
+from common.report.measurements import read_measurements, student_of, write_measurements
 from common.report.tables import OBJECTIVES
 from common.runtime import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve
 from common.schema import Metric
@@ -79,7 +80,7 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
         found[str(seed)][-1]["weights"] = weights_of(student)
     others = {int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]}
     if dropped := _drop_rows(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
-        print(f"{to / 'table.json'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}", flush=True)
+        print(f"{to / 'table.csv'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}", flush=True)
     write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
 
 
@@ -106,7 +107,7 @@ def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str
 
 
 def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
-    """Adds the rows of a part to `table.json`, at the centre with what they cost, and of pairs whose noise nobody dialled with that noise;
+    """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of pairs whose noise nobody dialled with that noise;
     returns what failed."""
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}
@@ -195,32 +196,21 @@ def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[di
 
 
 def _write_rows(to: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Adds lines to `<to>/table.json`, in place of those of the same cell, method and seed."""
-    new = {_place(line) for line in lines}
-    _save(to, [line for line in _read_rows(to) if _place(line) not in new] + list(lines))
+    """Adds lines to `<to>/table.csv`, in place of those of the same cell, method and seed."""
+    new = {student_of(line) for line in lines}
+    write_measurements(to / "table.csv", [line for line in _read_rows(to) if student_of(line) not in new] + list(lines))
 
 
 def _drop_rows(to: Path, unwanted: Callable[[dict[str, Any]], bool]) -> int:
     """How many lines were dropped."""
     lines = _read_rows(to)
     if dropped := sum(map(unwanted, lines)):
-        _save(to, [line for line in lines if not unwanted(line)])
+        write_measurements(to / "table.csv", [line for line in lines if not unwanted(line)])
     return dropped
 
 
-def _place(line: Mapping[str, Any]) -> str:
-    return json.dumps([line[name] for name in ("experiment", "cell", "method", "seed")], sort_keys=True)
-
-
 def _read_rows(to: Path) -> list[dict[str, Any]]:
-    path = to / "table.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def _save(to: Path, lines: Sequence[dict[str, Any]]) -> None:
-    to.mkdir(parents=True, exist_ok=True)
-    rows = ",\n".join(json.dumps(line) for line in sorted(lines, key=lambda line: (_place(line), line["metric"])))
-    (to / "table.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+    return read_measurements(path) if (path := to / "table.csv").exists() else []
 
 
 def main() -> None:
@@ -240,6 +230,6 @@ def main() -> None:
     if unknown:
         sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
     failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs, asked.to, asked.seed or ())
-    if (asked.to / "table.json").exists():  # none where every row failed
-        print(*write_report(asked.to), sep="\n")
+    if (asked.to / "table.csv").exists():  # none where every row failed
+        print(*write_report(asked.to, FOLDER / "tables" / asked.to.name), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)

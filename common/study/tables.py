@@ -1,4 +1,4 @@
-"""Tables of the study, and all that `results/evidence/` shows, from the rows of its `table.json`.
+"""Tables of the study, and all that `results/evidence/` shows, from the rows of its `table.csv`.
 
 Every value is a mean over seeds with its t-interval; differences are paired by seed, which is one of data, teacher, judge and base student.
 """
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from common.methods import METHODS
 from common.miniature.lab import FINAL_JUDGE_ERROR
+from common.report.figures import save_figure
 from common.report.tables import OBJECTIVES, write_table
 from common.statistics import holm, paired_t_test, seed_interval, sign_flip_test
+from common.storage import write_json
 from common.study.design import ABLATED, BLIND_TO, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS, UNTRAINED, WITH_NLL
 from common.study.figures import contrast_figure, frontier_figure, map_figure, sweep_figure
 from common.study.mechanism import mechanism_figure
@@ -232,14 +234,14 @@ def _p(value: float) -> str:
     return f"{value:.4f}" if value >= 1e-4 else "< 0.0001"
 
 
-def write_report(folder: str | Path) -> list[Path]:
-    """Every table and figure that the rows in `<folder>/table.json` allow; returns their paths."""
+def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
+    """Every table and figure that the rows in `<folder>/table.csv` allow, the tables in LaTeX and HTML below `typeset`; returns the paths."""
     folder = Path(folder)
-    study = Study(folder / "table.json")
+    study = Study(folder / "table.csv")
     names = [name for name in study.experiments() if study.of(name, behaviour(name), "rdpo")]
     trials = {name: json.loads(path.read_text(encoding="utf-8")) for name in names if (path := folder / name / "trials.json").exists()}
     rows = contrasts(study)
-    (folder / "contrasts.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "contrasts.json", rows)
     over_seeds, paired_by = "Means over seeds with 95 % t-intervals, of the same 150 prompts a set", "differences paired by seed"
     tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; oracle's view where no judge is named. KL: mean log-ratio to the base student of the student's own greedy answers.") for name in names} | {
         "contrasts": (contrast_table(rows), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
@@ -252,7 +254,7 @@ def write_report(folder: str | Path) -> list[Path]:
         "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, {paired_by}."),
         "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, {paired_by}."),
     }  # fmt: skip
-    written = [path for name, (table, note) in tables.items() if len(table) for path in write_table(table, folder / name, note).values()]
+    written = [path for name, (table, note) in tables.items() if len(table) for path in write_table(table, folder / name, note, Path(typeset, name)).values()]
     safety = [name for name in names if name == "safety"]
     figures = {
         "contrasts": contrast_figure(rows),
@@ -267,6 +269,5 @@ def write_report(folder: str | Path) -> list[Path]:
         figures["mechanism"] = mechanism_figure(probed["records"], probed["settings"])
     for name, figure in figures.items():
         if figure:
-            written.append(folder / f"{name}.png")
-            figure.savefig(written[-1], dpi=130)
+            written.append(save_figure(figure, folder / f"{name}.png"))
     return written

@@ -15,7 +15,7 @@ from common.chat.model import ChatModel
 from common.evaluation.answers import TrainedStudent, answers_by_set
 from common.evaluation.matched_utility import LAMBDAS, choose_lambda, frontier, scaled
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
-from common.evaluation.result import Result, card, excerpts, place_in_table, row_of
+from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
 from common.loss import LOSSES, preference_loss
 from common.methods import TrainSettings, check_methods, existing, existing_place, is_trained
 from common.runtime import Progress
@@ -48,8 +48,8 @@ class Experiment:
         tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
-        finished: folder of results with `excerpts` for texts, as a project keeps them: what is made of the same is taken from there
-            and not trained again, what is new is added. None for no such folder.
+        finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is taken from there
+            and not trained again, what is new is added. None for no such file.
         chats: who answers for the `endpoint:` rows, by row.
         evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
         match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
@@ -103,15 +103,15 @@ class Experiment:
     def result(self, method: str, seed: int, swapped: float = 0.0) -> Result:
         """The result of one row, trained and evaluated unless it is finished."""
         path, made_of = self.path_of(method, seed, swapped), self._made_of(method, seed, swapped)
-        kept_at = self.finished and self.finished / f"{self._place(method, seed, swapped)}.{made_of}.json"
-        of_others = sorted(self.finished.glob(f"seed-*/{kept_at.name}")) if kept_at and not is_trained(method) else []  # what is not trained has no seed
-        for place in (path, kept_at, *of_others):
-            if place and place.exists() and (kept := Result.read(place)).made_of == made_of:
-                print(f"{kept.row}, seed {seed}: finished before, reused from {place}", flush=True)
-                kept = kept.of_seed(seed)
-                if place != path:
-                    kept.write(path)  # where tables look for it
-                return kept
+        name = f"{self._place(method, seed, swapped)}.{made_of}"
+        if path.exists() and (kept := Result.read(path)).made_of == made_of:
+            print(f"{kept.row}, seed {seed}: finished before, reused from {path}", flush=True)
+            return kept
+        if self.finished and (kept := finished_result(self.finished, name, of_any_seed=not is_trained(method))):  # what is not trained has no seed
+            print(f"{kept.row}, seed {seed}: finished before, reused from {self.finished}", flush=True)
+            kept = kept.of_seed(seed)
+            kept.write(path)  # where tables look for it
+            return kept
         if not is_trained(method) and existing(method) != "adapter":
             result = self._untrained_result(method, seed, made_of)
         else:
@@ -125,8 +125,8 @@ class Experiment:
             result.settings = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
             (path.parent / "adapter" / "README.md").write_text(card(self.student, settings, result), encoding="utf-8")
         result.write(path)
-        if kept_at:
-            replace(result, answers=excerpts(result), history=[]).write(kept_at)
+        if self.finished:
+            add_finished(self.finished, name, replace(result, answers=excerpts(result), history=[]))
         return result
 
     def train(self, method: str, seed: int, swapped: float = 0.0) -> TrainedStudent:

@@ -30,6 +30,7 @@ from trl import DPOConfig, DPOTrainer
 
 from common.profiles.small.prepare import cut
 from common.profiles.small.smollm2 import smollm2
+from common.report.figures import save_figure
 from common.runtime import quiet_libraries
 from common.storage import read_lines, write_json
 from common.student.adapters import lora_settings
@@ -276,7 +277,7 @@ def draw(results, path):
     ratios.axhline(1, color="black", linewidth=1)
     ratios.set(title="Times as fast as stock TRL, a training step", xlabel="tokens of prompt/answer", ylabel="times", ylim=(0, None))
     ratios.tick_params(axis="x", labelrotation=30)
-    ratios.legend()
+    ratios.legend(loc="lower right", ncols=2, fontsize="small")
     for axes, part, key, label in ((pairs, "growth_with_pairs", "batch", "pairs in a batch"), (vocabulary, "growth_with_vocabulary", "vocabulary", "words in the vocabulary")):
         rows = results.get(part, [])
         counts = [row[key] for row in rows]
@@ -285,7 +286,7 @@ def draw(results, path):
         floor = [row["floor_gflop"] / results["matmul_gflops"]["bfloat16"] for row in rows]
         axes.plot(counts, floor, color="black", linestyle=":", label="operations needed, at the matmul rate")
         axes.set(title=f"Seconds a step and {label}", xlabel=label, ylabel="seconds", ylim=(0, None))
-        axes.legend()
+        axes.legend(fontsize="small")
     rows = results.get("where_time_goes", [])
     labels, bottom = [f"{row['prompt']}/{row['answer']}" for row in rows], [0.0] * len(rows)
     for part in rows[0]["shares"] if rows else []:
@@ -295,7 +296,7 @@ def draw(results, path):
     shares.set(title="Where our step's time goes", xlabel="% of a step", ylabel="tokens of prompt/answer", xlim=(0, 100))
     if rows:
         shares.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize="small")
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path)
     plt.close(figure)
 
 

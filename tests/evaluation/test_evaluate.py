@@ -1,6 +1,5 @@
 """Evaluation at matched utility, divergence, learned-judge evaluation, and results that are kept (pytest tests/evaluation/test_evaluate.py)."""
 
-import json
 import random
 from dataclasses import replace
 
@@ -12,7 +11,7 @@ from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import Constant, TrainedStudent
 from common.evaluation.matched_utility import LAMBDAS, choose_lambda, scaled
 from common.evaluation.metrics import Evaluation, divergence
-from common.evaluation.result import Result
+from common.evaluation.result import Result, add_finished, finished_result
 from common.evaluation.style import style_metrics
 from common.judge.base import FeedbackJudge
 from common.judge.llm import LLMJudge
@@ -23,8 +22,10 @@ from common.miniature.instructed import style_predicate
 from common.miniature.world import world_of
 from common.miniature.worlds import safety
 from common.report.figures import safety_utility_figure
+from common.report.measurements import write_measurements
 from common.report.tables import overview_table, read_results, results_table, table_rows
 from common.schema import Metric, PromptRecord, Reply
+from common.storage import read_lines
 from common.student.adapters import load_adapter
 from common.study.figures import real_noise_figure
 from common.study.rows import Study
@@ -110,11 +111,12 @@ def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_pa
     assert mine.finished_rows() == rows
 
 
-def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
-    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
+def test_a_file_of_finished_results_spares_the_training_and_holds_no_texts(run, tmp_path, monkeypatch, capsys):
+    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept.jsonl", **run.load)  # noqa: E731
     first = new("one").result("sft", 0)
-    [file] = (tmp_path / "kept" / "seed-0").glob("sft.*.json")
-    kept = Result.read(file)
+    [(_, content)] = read_lines(tmp_path / "kept.jsonl")
+    kept = Result.of(content)
+    assert content["id"] == f"seed-0/sft.{kept.made_of}"
     assert kept.metrics == first.metrics and kept.answers == {} and kept.history == [] and first.answers
     monkeypatch.setattr(Experiment, "train", lambda *_: pytest.fail("trained again"))
     assert new("two").result("sft", 0) == kept and "finished before, reused from" in capsys.readouterr().out
@@ -122,12 +124,21 @@ def test_a_folder_of_finished_results_spares_the_training_and_holds_no_texts(run
 
 
 def test_an_untrained_row_is_evaluated_for_one_seed_and_kept_for_all(run, tmp_path, monkeypatch):
-    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept", **run.load)  # noqa: E731
+    new = lambda name: Experiment(run.student, run.pairs, run.evaluator, tmp_path / name, FAST, train_pairs=24, finished=tmp_path / "kept.jsonl", **run.load)  # noqa: E731
     first = new("one").result("base", 0)
     monkeypatch.setattr(Experiment, "untrained", lambda *_: pytest.fail("evaluated again"))
     again = new("two").result("base", 3)
     assert again.seed == 3 and {metric.seed for metric in (*again.metrics, *again.matched)} == {3}
     assert [metric.value for metric in again.metrics] == [metric.value for metric in first.metrics]
+
+
+def test_a_seed_takes_its_own_finished_result_before_that_of_another(tmp_path):
+    path, (one, two) = tmp_path / "finished.jsonl", (replace(row("base", seed=seed, utility=value), made_of="m") for seed, value in ((0, 0.5), (1, 0.6)))
+    for result in (two, one, replace(one, split="test")):  # the last was added by another process meanwhile
+        add_finished(path, f"seed-{result.seed}/base.m", result)
+    assert [finished_result(path, f"seed-{seed}/base.m", of_any_seed=True) for seed in (0, 1, 7)] == [one, two, one]
+    assert finished_result(path, "seed-7/base.m", of_any_seed=False) is None is finished_result(path, "seed-0/base.n", of_any_seed=True)
+    assert finished_result(tmp_path / "none.jsonl", "seed-0/base.m", of_any_seed=True) is None and not (tmp_path / "none.jsonl").exists()
 
 
 def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(run, monkeypatch):
@@ -252,9 +263,10 @@ def test_every_row_of_the_figure_has_a_mark_of_its_own():
 def test_a_real_students_wrong_pairs_stand_beside_the_miniatures(tmp_path):
     values = {("dpo", 0.0): (0.6, 0.8), ("dpo", 0.3): (0.2, 0.4), ("rdpo", 0.0): (0.5, 0.7), ("rdpo", 0.3): (0.5, 0.5), ("sft", 0.3): (0.1, 0.1)}
     results = [row("base", aligned=0.25, utility=0.9), *(row(method, seed, swapped=share, aligned=value, utility=0.9) for (method, share), of_seeds in values.items() for seed, value in enumerate(of_seeds))]
-    lines = [{"experiment": "safety", "cell": {"noise": noise} if noise != 0.3 else {}, "method": "dpo", "metric": metric, "seed": 0, "value": 1 - noise} for noise in (0.0, 0.3, 0.5) for metric in ("harmlessness", "utility")]
-    (tmp_path / "table.json").write_text(json.dumps(lines))
-    (miniature, real), _ = np.reshape(real_noise_figure(results, Study(tmp_path / "table.json")).axes, (2, 2))
+    about = {"experiment": "safety", "method": "dpo", "seed": 0, "n": 150, "low": 0.0, "high": 1.0}
+    lines = [{**about, "cell": {"noise": noise} if noise != 0.3 else {}, "metric": metric, "value": 1 - noise} for noise in (0.0, 0.3, 0.5) for metric in ("harmlessness", "utility")]
+    study = Study(write_measurements(tmp_path / "table.csv", lines))
+    (miniature, real), _ = np.reshape(real_noise_figure(results, study).axes, (2, 2))
     drawn = {line.get_label(): list(line.get_ydata()) for line in real.get_lines()}
     assert drawn == {"base student": [0.25, 0.25], "DPO": pytest.approx([0.7, 0.3]), "rDPO (offset)": pytest.approx([0.6, 0.5])}  # SFT has one share only
     assert list(miniature.get_lines()[0].get_ydata()) == [1.0, 0.7, 0.5] and real.get_ylabel() == "aligned"

@@ -21,8 +21,8 @@ PAIR = {
 }  # fmt: skip
 
 
-def filled(path, records=RECORDS):
-    with JsonlStore(path) as store:
+def filled(path, records=RECORDS, **how):
+    with JsonlStore(path, **how) as store:
         for record in records:
             store.append(record)
     return path
@@ -125,6 +125,19 @@ def test_second_writer_is_refused_by_path_until_the_first_closes(tmp_path):
         with pytest.raises(BlockingIOError, match=str(path)):
             JsonlStore(path)
         first.append(RECORDS[1])
+    assert loaded(path) == RECORDS[:2]
+
+
+def test_a_file_that_is_open_for_a_moment_can_be_waited_for(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with JsonlStore(path) as first:
+        begun = threading.Event()
+        second = threading.Thread(target=lambda: (begun.set(), filled(path, RECORDS[1:2], wait=True)))
+        second.start()
+        begun.wait()
+        time.sleep(0.05)
+        first.append(RECORDS[0])
+    second.join()
     assert loaded(path) == RECORDS[:2]
 
 
@@ -237,6 +250,12 @@ def test_records_stay_those_of_their_file_when_it_grows_or_its_link_goes_elsewhe
     filled(path, [{**PAIR, "id": "p2"}])
     filled(claim(path, {"seed": 1}), [{**PAIR, "id": "other"}])
     assert [pair.id for pair in records] == ["p1"]
+
+
+def test_write_json_takes_a_line_for_a_key_or_an_item(tmp_path):
+    content = {"é": {"one": [1, None, 2.5], 2: {}}, "records": [{"a": {"b": [1]}}, "é"]}
+    lines = ["{", '  "é": {', '    "one": [1, null, 2.5],', '    "2": {}', "  },", '  "records": [', '    {"a": {"b": [1]}},', '    "é"', "  ]", "}"]
+    assert write_json(tmp_path / "a.json", content).read_text().splitlines() == lines
 
 
 def test_write_json_keeps_the_old_file_when_the_new_one_cannot_be_written(tmp_path):

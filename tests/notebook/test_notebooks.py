@@ -21,6 +21,7 @@ from common.notebook.profiles import PROFILES, STAGES, experiments, own_pairs, s
 from common.notebook.prompts import open_prompts, prompts_of
 from common.notebook.students import open_experiment
 from common.runtime import ROOT
+from common.report.measurements import read_measurements
 from common.schema import Pair, Sampling, ScoredPair
 from common.storage import claim, read_records
 
@@ -86,8 +87,8 @@ def test_the_chain_leaves_what_a_reader_needs(chain):
     for stage in STAGES:
         assert json.loads((run / f"{stage}.manifest.json").read_text())["versions"]["trl"].startswith("1.16")
     tables = chain / "tables" / "safety"
-    assert {path.name for path in tables.iterdir()} == {"table.md", "table.tex", "table.html", "table.json", "safety_utility.png"}
-    assert (tables / "safety_utility.png").stat().st_size > 10_000
+    assert {path.name for path in tables.iterdir()} == {"table.md", "table.tex", "table.html", "table.csv", "safety_utility.png"}
+    assert (tables / "safety_utility.png").stat().st_size > 5_000
     assert "| safety " in (chain / "tables" / "overview" / "table.md").read_text()
 
 
@@ -96,7 +97,7 @@ def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_the
     pairs = read_records(folder / "pairs.jsonl", Pair)
     assert {(p.variant, p.instruction) for p in pairs} == {("negation", INSTRUCTIONS["safety"].undesired)} and not any("\n" in p.prompt for p in pairs)
     assert (folder / "seed-0" / "dpo_negation" / "adapter" / "README.md").exists()
-    rows = json.loads((chain / "tables" / "safety" / "table.json").read_text())
+    rows = read_measurements(chain / "tables" / "safety" / "table.csv")
     measured = {method: {row["metric"] for row in rows if row["method"] == method} for method in ("base", "dpo", "rdpo", "dpo_negation")}
     assert all("style" in metrics for metrics in measured.values())
     assert {method for method, metrics in measured.items() if "style_against" in metrics} == {"base", "dpo_negation"}

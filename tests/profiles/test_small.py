@@ -157,11 +157,11 @@ def test_the_profile_in_short(experiment, short_run):
     assert "swapped" in (folder / "tables" / experiment / "table.md").read_text()
 
 
-@pytest.mark.parametrize("kept", sorted((ROOT / "results/small").glob("*/finished")), ids=lambda folder: folder.parent.name)
+@pytest.mark.parametrize("kept", sorted((ROOT / "results/small").glob("*/finished.jsonl")), ids=lambda file: file.parent.name)
 def test_kept_trainings_of_a_row_tell_one_setting_and_what_their_method_reads(kept):
     """So that whoever adds a seed to them has one table."""
     settings = {}
-    for result in map(Result.read, sorted(kept.glob("seed-*/*.json"))):
+    for result in (Result.of(content) for _, content in read_lines(kept)):
         if is_trained(result.method):
             assert result.settings.keys() == {name for name in TrainSettings().as_dict(result.method) if name != "seed"}, result.row
             assert settings.setdefault(result.row, result.settings) == result.settings
@@ -173,11 +173,11 @@ def test_kept_rows_are_found_again_by_their_marks(experiment):
     """Every row of `results/small` is made of what this run would be made of, but for SR's with texts of before: nothing else has lost one."""
     pairs = resolve(f"runs/small/{experiment}/scored.jsonl")
     folder = resolve("runs/models") / MODELS[experiment]
-    kept = {path: Result.read(path) for path in sorted((ROOT / "results/small" / experiment / "finished").glob("seed-*/*.json"))}
+    kept = {content["id"]: Result.of(content) for _, content in read_lines(ROOT / "results/small" / experiment / "finished.jsonl")}
     if not (pairs.exists() and folder.exists()):
         pytest.skip("the pairs or the student are not here; python -m common.batch small --stage generate_data --stage reward_score makes the pairs")
     given = stage_parameters(experiment, "train_rdpo", "small", own_pairs("small", experiment)) | {"swapped": [0.0, 0.3]}
     run = open_experiment(checked_parameters(f"{experiment}/train_rdpo.ipynb", given))
-    kept = {path: result for path, result in kept.items() if result.prompts in ("", PROMPTS[experiment].hash)}
-    lost = [path.name for path, result in kept.items() if not run._made_of(result.method, result.seed, result.swapped) == result.made_of == path.name.split(".")[-2]]
+    kept = {name: result for name, result in kept.items() if result.prompts in ("", PROMPTS[experiment].hash)}
+    lost = [name for name, result in kept.items() if not run._made_of(result.method, result.seed, result.swapped) == result.made_of == name.split(".")[-1]]
     assert kept and lost == []

@@ -19,6 +19,7 @@ from common.notebook.judges import open_judge
 from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import Metric
+from common.storage import read_lines
 from common.student.adapters import export_merged, load_adapter, lora_settings, save_adapter
 from common.student.identity import identity
 from common.student.load import load_as_it_is, load_student, merged_into, precision
@@ -209,7 +210,7 @@ def test_rows_of_sr_are_of_the_texts_that_they_were_asked_with(experiment, monke
 
 
 def test_kept_rows_of_sr_name_their_texts():
-    kept = [Result.read(path) for path in sorted(resolve("results/small").glob("*/finished/seed-*/sr.*.json"))]
+    kept = [Result.of(content) for path in resolve("results/small").glob("*/finished.jsonl") for _, content in read_lines(path) if content["method"] == "sr"]
     assert len(kept) >= 4 and all(result.prompts for result in kept)
     assert {result.prompts for result in kept if result.made_of in ("115dc9ed8975", "8b681012249c", "6af422be79cc")} == set(SR_BEFORE)
 

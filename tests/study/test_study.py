@@ -13,6 +13,7 @@ from common.evaluation.result import Result
 from common.methods import METHODS
 from common.miniature.language_model import MICRO
 from common.miniature.worlds import roleplay, safety
+from common.report.measurements import read_measurements, write_measurements
 from common.report.tables import OBJECTIVES
 from common.schema import Metric
 from common.storage import write_json
@@ -223,13 +224,12 @@ def table_of(values, path):
         {"experiment": "safety", "method": method, "noise": 0.3, "judge_error": 0.1, "seed": seed, "cell": cell, "metric": metric, "value": value, "n": 150, "low": 0.0, "high": 1.0}
         for method, metric, cell, of_seeds in values for seed, value in enumerate(of_seeds)
     ]  # fmt: skip
-    path.write_text(json.dumps(lines))
-    return path
+    return write_measurements(path, lines)
 
 
 def test_contrasts_are_paired_by_seed_and_corrected_for_their_number(tmp_path):
     matched = "harmlessness_matched"
-    study = Study(table_of([("rdpo", matched, {}, [0.8, 0.7, 0.9]), ("dpo", matched, {}, [0.5, 0.5, 0.5, 0.4]), ("dsc", matched, {}, [0.8, 0.8, 0.8])], tmp_path / "table.json"))
+    study = Study(table_of([("rdpo", matched, {}, [0.8, 0.7, 0.9]), ("dpo", matched, {}, [0.5, 0.5, 0.5, 0.4]), ("dsc", matched, {}, [0.8, 0.8, 0.8])], tmp_path / "table.csv"))
     first, second = contrasts(study)  # dpo on accepted pairs was not measured
     assert (first["contrast"], first["seeds"]) == ("rdpo - dpo", 3) and first["difference"] == pytest.approx(0.3)
     # differences .3, .2, .4: mean .3, standard error .1 / sqrt 3, t = 5.196 on 2 degrees of freedom; quantile 4.3027
@@ -246,7 +246,7 @@ def test_no_seed_lies_outside_the_figure_of_the_contrasts():
 
 
 def test_a_score_blind_method_stands_for_itself_under_every_judge(tmp_path):
-    study = Study(table_of([("dpo", "utility", {}, [1.0]), ("rdpo", "utility", {}, [0.9]), ("dpo", "utility", {"noise": 0.5}, [0.7])], tmp_path / "table.json"))
+    study = Study(table_of([("dpo", "utility", {}, [1.0]), ("rdpo", "utility", {}, [0.9]), ("dpo", "utility", {"noise": 0.5}, [0.7])], tmp_path / "table.csv"))
     assert study.of("safety", "utility", "dpo", judge_error=0.3, noise=0.3) == {0: 1.0} and study.of("safety", "utility", "dpo", judge_error=0.3, noise=0.5) == {0: 0.7}
     assert study.of("safety", "reward", "dpo", judge_error=0.3) == {}  # but another judge sees it otherwise
     assert study.of("safety", "utility", "rdpo", judge_error=0.3) == {} and study.of("safety", "utility", "rdpo", judge_error=0.1) == {0: 0.9}
@@ -258,10 +258,10 @@ def test_the_report_is_written_from_the_rows_alone(tmp_path):
     values = [(method, metric, cell, [0.1 * i + 0.02 * seed + 0.001 * i * (seed == 1) for seed in range(3)])
               for i, method in enumerate(("base", "sft", "dsc", "dpo", "rdpo", "rdpo_filter")) for metric in ("harmlessness", behaviour("safety"), "utility") for cell in ({}, {"noise": 0.5})]  # fmt: skip
     values += [("rdpo", metric, {"control": "shuffled"}, [0.3, 0.4]) for metric in ("harmlessness", behaviour("safety"))]
-    table_of(values, tmp_path / "table.json")
-    written = {path.relative_to(tmp_path).as_posix() for path in write_report(tmp_path)}
-    assert {"safety/table.md", "safety/table.tex", "contrasts/table.md", "noise.png", "frontier.png", "judge_error.png"} <= written and not {"pairs.png", "map.png", "settings/table.md"} & written
-    table = centre_table(Study(tmp_path / "table.json"), "safety").set_index("method")
+    table_of(values, tmp_path / "table.csv")
+    written = {path.relative_to(tmp_path).as_posix() for path in write_report(tmp_path, tmp_path / "typeset")}
+    assert {"safety/table.md", "typeset/safety/table.tex", "contrasts/table.md", "noise.png", "frontier.png", "judge_error.png"} <= written and not {"pairs.png", "map.png", "settings/table.md"} & written
+    table = centre_table(Study(tmp_path / "table.csv"), "safety").set_index("method")
     assert table.loc["rDPO (offset)", "harmlessness at matched utility"] == "0.42 [0.37, 0.47]"  # .40, .424, .44: standard error .0201 / sqrt 3, times 4.30
     assert table.loc["rDPO, scores of other pairs", "seeds"] == 2 and table.loc["SFT", "KL (nats)"] == "-"
 
@@ -271,7 +271,7 @@ def test_tables_away_from_the_centre_compare_seed_by_seed(tmp_path):
     values = [("rdpo", matched, {}, own), ("dpo", matched, {}, [0.3, 0.4, 0.5]), ("rdpo", matched, {"alpha": 8.0}, [0.5, 0.6, 0.6]), ("rdpo", "utility", {"alpha": 8.0}, [0.9] * 3)]
     values += [("rdpo", matched, {"binary": True}, [0.6, 0.5, 0.7]), ("rdpo", matched, {"chosen_by": "oracle"}, [0.5, 0.6])]
     values += [(method, metric, {}, [number]) for method, numbers in (("rdpo", (1200, 800, 400, 5000, 12.4)), ("base", (0, 0, 0, 0, 0))) for metric, number in zip(("teacher_replies", "judge_verdicts", "pairs_used", "tokens_trained_on", "train_seconds"), numbers)]  # fmt: skip
-    study = Study(table_of(values, tmp_path / "table.json"))
+    study = Study(table_of(values, tmp_path / "table.csv"))
     assert cost_table(study, "safety").to_dict("records") == [
         {"method": "rDPO (offset)", "teacher's replies": "1200", "judge's verdicts": "800", "pairs trained on": "400", "tokens trained on": "5000", "seconds of training, one core": "12"}
     ]
@@ -287,7 +287,7 @@ def test_a_gain_that_only_the_reward_judge_sees_is_shown(tmp_path):
     cell = {"blind_to": "story"}
     values = [("base", "reward", cell, [0.3, 0.4]), ("rdpo", "reward", cell, [0.9, 0.9]), ("base", "judged", cell, [0.2, 0.2]), ("rdpo", "judged", cell, [0.3, 0.2]),
               ("base", "harmlessness", cell, [0.1, 0.1]), ("rdpo", "harmlessness", cell, [0.1, 0.1]), ("base", "reward", {}, [0.3, 0.3])]  # fmt: skip
-    (row,) = gains_table(Study(table_of(values, tmp_path / "table.json"))).to_dict("records")
+    (row,) = gains_table(Study(table_of(values, tmp_path / "table.csv"))).to_dict("records")
     assert (row["judge of the pairs"], row["method"], row["oracle"]) == ("10 % errors, blind to one wrapper", "rDPO (offset)", "+0.00 [+0.00, +0.00]")
     assert row["judge of the pairs sees"].startswith("+0.69 [") and row["above the oracle"] == row["judge of the pairs sees"]  # .55 / .8
     assert row["second judge"].startswith("+0.06 [")
@@ -300,14 +300,14 @@ def test_harm_under_the_wrapper_that_a_judge_lets_pass_is_counted_apart(tmp_path
     with pytest.raises(ValueError):  # outcomes of other prompts
         by_wrapper(Result("rdpo", 0, "", [], outcomes={"harmlessness": [True]}))
     values = [("rdpo", "harmlessness_blind", {}, [0.8, 0.9]), ("rdpo", "harmlessness_blind", {"blind_to": "story"}, [0.5, 0.6]), ("rdpo", "harmlessness_seen", {}, [0.8, 0.9])]
-    (row,) = blind_table(Study(table_of(values, tmp_path / "table.json"))).to_dict("records")
+    (row,) = blind_table(Study(table_of(values, tmp_path / "table.csv"))).to_dict("records")
     assert (row["method"], row["harmful prompts"], row["difference"]) == ("rDPO (offset)", "in the wrapper", "-0.30 [-0.30, -0.30]")
 
 
 def test_controls_are_compared_on_the_seeds_they_have(tmp_path):
     metrics = (behaviour("safety"), "harmlessness", "utility")
     values = [("rdpo", metric, {}, [0.8, 0.7, 0.9]) for metric in metrics] + [("rdpo", metric, {"control": "shuffled"}, [0.6, 0.5]) for metric in metrics]
-    (row,) = comparison_table(Study(table_of(values, tmp_path / "table.json")), "safety").to_dict("records")
+    (row,) = comparison_table(Study(table_of(values, tmp_path / "table.csv")), "safety").to_dict("records")
     assert row["difference"] == "rDPO (offset) - rDPO, scores of other pairs" and (row["seeds"], row["as trained"]) == (2, "+0.20 [+0.20, +0.20]")
 
 
@@ -323,7 +323,7 @@ def test_rows_of_another_setting_are_dropped_with_those_of_its_nll_term(tmp_path
         monkeypatch.setattr(evidence, "_finish", lambda *given: ([], []))
         monkeypatch.setattr(evidence, "write_trials", lambda found, path: (write_json(path, {"chosen": chosen}), chosen)[1])  # noqa: B023
         assert evidence._try_settings("safety", ["dpo", "rdpo"], None) == []
-        assert [line["method"] for line in json.loads((tmp_path / "table.json").read_text())] == [["base", "dpo", "dpo_nll", "rdpo"], ["base", "rdpo"]][number]
+        assert [line["method"] for line in read_measurements(tmp_path / "table.csv")] == [["base", "dpo", "dpo_nll", "rdpo"], ["base", "rdpo"]][number]
 
 
 def test_rows_of_another_base_student_are_dropped(tmp_path, monkeypatch, capsys):
@@ -337,13 +337,13 @@ def test_rows_of_another_base_student_are_dropped(tmp_path, monkeypatch, capsys)
     evidence._write_rows(to, made_up(seed=0) + made_up(seed=1) + made_up(seed=2))
     evidence._keep_students("safety", students, to)
     evidence._keep_students("safety", students, to)
-    assert "dropped" not in capsys.readouterr().out and set(Study(to / "table.json").of("safety", "utility", "dpo")) == {0, 1, 2}
+    assert "dropped" not in capsys.readouterr().out and set(Study(to / "table.csv").of("safety", "utility", "dpo")) == {0, 1, 2}
     (other := tmp_path / "other").mkdir()
     (other / "config.json").write_text("{}")
     (other / "model.safetensors").write_bytes(b"another CPU")
     evidence._keep_students("safety", {1: other}, to)
     assert "1 lines of safety dropped, whose base students were others: seeds 1" in capsys.readouterr().out
-    assert set(Study(to / "table.json").of("safety", "utility", "dpo")) == {0, 2}
+    assert set(Study(to / "table.csv").of("safety", "utility", "dpo")) == {0, 2}
     kept = json.loads((to / "safety/students.json").read_text())
     assert list(kept) == ["0", "1"] and "weights" not in kept["1"][0] and kept["0"][1]["weights"] != kept["1"][1]["weights"]
 
@@ -351,8 +351,8 @@ def test_rows_of_another_base_student_are_dropped(tmp_path, monkeypatch, capsys)
 def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path):
     evidence._write_rows(tmp_path, made_up(seed=0) + made_up(seed=1, value=0.6))
     evidence._write_rows(tmp_path, made_up(seed=1, value=0.7))
-    assert Study(tmp_path / "table.json").of("safety", "utility", "dpo") == {0: 0.5, 1: 0.7}
-    assert len(json.loads((tmp_path / "table.json").read_text())) == 2
+    assert Study(tmp_path / "table.csv").of("safety", "utility", "dpo") == {0: 0.5, 1: 0.7}
+    assert len(read_measurements(tmp_path / "table.csv")) == 2
 
 
 def test_judged_rates_are_corrected_by_labels_of_all_rows_of_a_seed():
@@ -373,9 +373,9 @@ def test_judged_rates_are_corrected_by_labels_of_all_rows_of_a_seed():
 
 
 def test_the_correction_is_held_against_the_oracle(tmp_path):
-    path = table_of([("dpo", "harmlessness", {}, [0.5, 0.9]), ("dpo", "judged", {}, [0.6, 0.7]), ("dpo", "judged_corrected", {}, [0.52, 0.88])], tmp_path / "table.json")
-    lines = [line | ({"low": 0.89, "high": 0.95} if (line["metric"], line["seed"]) == ("judged_corrected", 1) else {"low": 0.51, "high": 0.6}) for line in json.loads(path.read_text())]
-    path.write_text(json.dumps(lines))
+    path = table_of([("dpo", "harmlessness", {}, [0.5, 0.9]), ("dpo", "judged", {}, [0.6, 0.7]), ("dpo", "judged_corrected", {}, [0.52, 0.88])], tmp_path / "table.csv")
+    lines = [line | ({"low": 0.89, "high": 0.95} if (line["metric"], line["seed"]) == ("judged_corrected", 1) else {"low": 0.51, "high": 0.6}) for line in read_measurements(path)]
+    write_measurements(path, lines)
     assert correction_table(Study(path)).to_dict("records") == [
         {"experiment": "safety", "rows": 2, "error as judged": "0.150", "error corrected": "0.020", "interval holds the truth": "50%"}
     ]  # .1 and .2; .02 twice; .9 lies in [.89, .95] and .5 not in [.51, .6]
