@@ -18,7 +18,7 @@ help:
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
 	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"
 	@echo "make small-chain  the whole chain without recorded data: that model as teacher, judge and student"
-	@echo "make results    copies the tables and figures that the README shows into results/"
+	@echo "make results    copies the tables and figures of your runs into results/"
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; set PYTHON=')"

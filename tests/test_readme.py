@@ -1,23 +1,32 @@
-"""The README: its tables come from result files, its tree is the tree, its script runs (pytest tests/test_readme.py)."""
+"""README and the pages behind it: tables come from result files, links lead somewhere, scripts run (pytest tests/test_readme.py)."""
 
 import json
 import re
 
 import pytest
+import torch
+from pages import PAGES, anchors, blocks
 
+from common.loss import LOSSES, uses_scores
 from common.report import LABELS
 from common.run import ROOT
 
-PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "results/README.md", "results/small/README.md")}
 README = PAGES["README.md"]
+TABLES = {"README.md": 1, "docs/reproduce.md": 1, "docs/speed.md": 1, "results/README.md": 4, "results/small/README.md": 4}
 
 
-@pytest.mark.parametrize(("page", "number"), [("README.md", 3), ("results/README.md", 4), ("results/small/README.md", 4)])
-def test_every_table_is_the_committed_result_file(page, number):
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_is_the_committed_result_file(page):
     tables = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end of table -->", PAGES[page], re.S)
-    assert len(tables) == number
+    assert len(tables) == TABLES.get(page, 0)
     for path, shown in tables:
         assert shown.strip() == (ROOT / path).read_text(encoding="utf-8").strip(), path
+
+
+def test_the_readme_is_short_and_its_table_has_four_columns():
+    assert len(README.encode()) <= 9216
+    [table] = re.findall(r"<!-- table: \S+ -->\n(.*)\n", README)
+    assert table.count("|") == 5
 
 
 def test_the_learning_rates_shown_are_those_that_the_trials_chose():
@@ -29,36 +38,51 @@ def test_the_learning_rates_shown_are_those_that_the_trials_chose():
         assert shown[label] == {LABELS[method]: setting["learning_rate"] for method, setting in chosen.items()}
 
 
-def headings(page):
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", page, re.M)}
+def test_the_first_push_shown_is_the_gradient_of_the_losses():
+    header, _, *lines = re.search(r"^\| loss \| g = .*?(?=\n\n)", PAGES["docs/method.md"], re.M | re.S)[0].splitlines()
+    gaps = torch.tensor([float(gap.replace("−", "-")) for gap in re.findall(r"g = (\S+)", header)])
+    assert len(lines) == 8
+    for line in lines:
+        name, *shown = line.strip("| ").replace("`", "").split(" | ")
+        u = torch.zeros(len(gaps), requires_grad=True)
+        LOSSES[name](u, **({"score_gap": gaps} if uses_scores(name) else {})).sum().backward()
+        assert torch.allclose(-u.grad, torch.tensor(list(map(float, shown))), atol=0.0051), name
+
+
+def test_every_loss_has_its_formula():
+    shown = re.findall(r"^\| `(\w+)` \| .* \| (yes|no) \|", PAGES["docs/method.md"], re.M)
+    assert dict(shown) == {name: "yes" if uses_scores(name) else "no" for name in LOSSES}
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_picture_and_link_leads_somewhere(page):
     targets = [target.partition("#") for target in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if not target.startswith("http")]
-    assert len(targets) >= 5
+    assert targets
     for path, _, heading in targets:
         place = (ROOT / page).parent / path if path else ROOT / page
         assert place.exists(), path
-        assert not heading or heading in headings(place.read_text(encoding="utf-8")), heading
+        assert not heading or heading in anchors(place.read_text(encoding="utf-8")), heading
 
 
-def test_the_tree_names_every_module_and_notebook():
-    tree = README.split("## The tree")[1].split("```")[1]
-    named = {line.split()[0] for line in tree.strip().splitlines()}
-    files = {str(p.relative_to(ROOT)) for p in (ROOT / "common").rglob("*.py") if p.name != "__init__.py"}
-    files |= {str(p.relative_to(ROOT)) for p in ROOT.glob("*/*.ipynb") if p.parts[-2] != "runs"} | {"paper_tables.ipynb"}
-    assert {name for name in named if name.endswith((".py", ".ipynb"))} == files
-    assert all((ROOT / name).exists() for name in named)
+def test_every_page_of_docs_is_linked_from_the_readme():
+    assert {name for name in PAGES if name.startswith("docs/")} <= set(re.findall(r"\]\(([^)#]+)", README))
 
 
-SCORES, SCRIPT = re.findall(r"```python\n(.*?)```", README, re.S)
+@pytest.mark.parametrize(("page", "most"), [("README.md", 12), ("docs/design.md", 20)])
+def test_the_tree_names_folders_and_files_that_exist(page, most):
+    tree = PAGES[page].split("## Folders")[1].split("```")[1].strip().splitlines()
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    assert len(tree) <= most
+    assert all((ROOT / name).exists() or name in ignored for name in (line.split()[0] for line in tree))
+
+
+[SCRIPT], [SCORES] = (blocks(PAGES[page], "python") for page in ("README.md", "docs/own-data.md"))
 
 
 def test_rows_without_scores_get_some_that_put_the_better_answer_first():
     rows = [{"prompt": f"question {i}", "chosen": f"No, that is a myth, number {i}.", "rejected": f"Yes, certainly, number {i}."} for i in range(20)]
     found = {"rows": rows}
-    exec(compile(SCORES, "README.md", "exec"), found)
+    exec(compile(SCORES, "docs/own-data.md", "exec"), found)
     assert len(found["scores"]) == 40 and all(chosen > rejected for chosen, rejected in zip(found["scores"][::2], found["scores"][1::2]))
 
 
