@@ -18,7 +18,7 @@ help:
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
 	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"
 	@echo "make small-chain  the whole chain without recorded data: that model as teacher, judge and student"
-	@echo "make results    copies the tables and figures that the README shows into results/"
+	@echo "make results    copies the tables and figures of your runs into results/"
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else 'Python 3.11 or newer is needed; set PYTHON=')"
@@ -33,10 +33,10 @@ counterfactual: $(INSTALLED)
 	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method dpo -p evaluate_on test --jobs 3
 
 evidence: $(INSTALLED)
-	$(BIN)/python -m common.study
+	$(BIN)/python -m common.study.design
 
 evidence-full: $(INSTALLED)
-	$(BIN)/python -m common.study --full
+	$(BIN)/python -m common.study.design --full
 
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests

@@ -109,7 +109,7 @@ class EndpointChat:
             thread.shutdown(wait=True)
 
     def request(self, conversation: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
-        """What is sent: the settings that the model takes, every half character mended."""
+        """What is sent: the settings that the model takes, every half character replaced."""
         messages = [{name: unbroken(text) for name, text in message.items()} for message in conversation]
         budget = next(name for name in (BUDGETS[::-1] if "api.openai.com" in self.base_url else BUDGETS) if name not in self.not_taken)
         settings = {"temperature": sampling.temperature, budget: sampling.max_new_tokens}

@@ -12,7 +12,7 @@ from common.storage import JsonlStore, read_lines
 
 
 class KeptChat:
-    """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice, whoever asks again.
+    """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice.
 
     Replies are handed over clean (`common.chat.replies`), whoever wrote the file. A reply is found by model, conversation and
     sampling, its seed included: the same request, in one batch or in a run of next week, is asked once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.

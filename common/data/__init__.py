@@ -1,1 +1,1 @@
-"""Data: prompts, self-critique, counterfactual pairs, files of strangers."""
+"""Data: prompts, self-critique, counterfactual pairs, files of users."""

@@ -129,7 +129,7 @@ class PersonaResultRow(BaseModel):
 
 
 def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
-    """Each safety pair stands there twice, the second time turned around for an uncensored helper: that one is passed over.
+    """Each safety pair stands there twice, the second time reversed for an uncensored helper: that one is passed over.
 
     A persona was the system prompt there; here it is injected into the user's. Rows of `truthfulness` without a persona are
     questions with a common misconception, kind `benign question`.

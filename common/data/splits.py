@@ -1,4 +1,4 @@
-"""Splits without leakage: a prompt's split hangs on its text."""
+"""Splits without leakage: a prompt's split depends on its text."""
 
 from __future__ import annotations
 

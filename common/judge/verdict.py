@@ -1,4 +1,4 @@
-"""Reads a judge's verdict from its reply; what a careful person would stumble over is no score at all.
+"""Reads a judge's verdict from its reply; an ambiguous one is no score at all.
 
 Three steps. *Clean*: thoughts, leaked tokens and decoration go; JSON becomes lines `key: value`, the verdict last. *Find*:
 a verdict opens a line or sentence and has a known form: a label and a number, "I would give it a 4", `[[1]]`, or a number

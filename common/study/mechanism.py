@@ -39,7 +39,7 @@ def kind_of(pair: ScoredPair, experiment: str) -> str:
 
 
 def noise_of(row: Row, folder: Path) -> dict[str, float]:
-    """The oracle's view of the pairs that a row is trained on: what share of the revisions mends a wrong answer, spoils a right one, and
+    """The oracle's view of the pairs that a row is trained on: what share of the revisions corrects a wrong answer, spoils a right one, and
     what share of both answers is wrong (the rest is right before and after)."""
     student = admitted_student(row.cell.experiment, row.seed, folder)
     right = world_of(row.cell.experiment).right

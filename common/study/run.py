@@ -107,7 +107,7 @@ def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str
 
 
 def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
-    """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of pairs whose noise nobody dialled with that noise;
+    """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of a student's own pairs with their noise;
     returns what failed."""
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}

@@ -71,6 +71,14 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def headline_table(study: Study) -> pd.DataFrame:
+    """Four columns of `centre_table` for safety: method, behaviour and utility as trained, and behaviour at matched utility."""
+    table = centre_table(study, "safety")
+    shown = table[table["method"].isin([METHODS[method].label for method in (*UNTRAINED, *MAIN)])]
+    named = {"method": "method", "harmlessness as trained": "harmlessness", "utility as trained": "utility", "harmlessness at matched utility": "harmlessness at matched utility"}
+    return shown[list(named)].rename(columns=named)
+
+
 def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
     """Differences at the centre, paired by the seeds that both rows have: behaviour at matched utility and as trained, and utility as trained."""
     import pandas as pd
@@ -245,6 +253,7 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
     over_seeds, paired_by = "Means over seeds with 95 % t-intervals, of the same 150 prompts a set", "differences paired by seed"
     tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; oracle's view where no judge is named. KL: mean log-ratio to the base student of the student's own greedy answers.") for name in names} | {
         "contrasts": (contrast_table(rows), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
+        **({"headline": (headline_table(study), f"Safety: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; answers are judged by the oracle.")} if "safety" in names else {}),
         **{f"comparisons-{name}": (comparison_table(study, name), f"Centre, {paired_by}, 95 % t-intervals, not corrected for their number.") for name in names},
         "corrections": (correction_table(study), "Final judge with 10 % errors against the oracle on the same answers, rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140). The interval also allows for other prompts, which these are not, so its share is an upper bound."),
         "cost": (cost_table(study, "safety"), "What one student of the centre takes, safety, mean over seeds; the 32 trials that chose the setting took 32 times that, and verdicts for every method. A prompt counts once a pair; the reference pass, kept for all preference losses, is not counted. DPO on accepted pairs reads all of them, those that were not accepted with loss 0."),

@@ -20,8 +20,8 @@ from common.notebook.judges import open_judge
 from common.notebook.profiles import PROFILES, STAGES, experiments, own_pairs, stage_parameters
 from common.notebook.prompts import open_prompts, prompts_of
 from common.notebook.students import open_experiment
-from common.runtime import ROOT
 from common.report.measurements import read_measurements
+from common.runtime import ROOT
 from common.schema import Pair, Sampling, ScoredPair
 from common.storage import claim, read_records
 

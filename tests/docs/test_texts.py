@@ -1,4 +1,4 @@
-"""The texts of our own that lie beside the notebooks keep their promises: `pytest tests/pages/test_texts.py`."""
+"""The texts of our own that lie beside the notebooks keep their promises: `pytest tests/docs/test_texts.py`."""
 
 import json
 from collections import Counter, defaultdict
