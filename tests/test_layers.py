@@ -19,6 +19,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"report"},
+    {"show"},
     {"own_data", "miniature"},
     {"notebook"},
     {"profiles", "study"},

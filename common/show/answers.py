@@ -1,0 +1,57 @@
+"""A trained student beside itself untrained, for any prompt that a reader thinks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from common.chat.local import LocalChat
+from common.data.self_critique import opening
+from common.evaluation.matched_utility import scaled
+from common.evaluation.result import Result
+from common.methods import is_trained
+from common.report.before_after import WHEN
+from common.schema import Sampling
+from common.show.tables import Shown, table
+from common.training.kept import kept_training, training_of
+
+if TYPE_CHECKING:
+    from common.chat.model import ChatModel
+    from common.evaluation.answers import TrainedStudent
+    from common.training.comparison import Experiment
+
+
+def ask(student: TrainedStudent, chat: Callable[[TrainedStudent], ChatModel] | None = None, max_new_tokens: int = 128) -> Callable[..., Shown]:
+    """`ask(student)("prompt", system="")` answers greedily with the adapter off (before training) and on (after).
+
+    chat: how the student is asked, such as an evaluator's `chat`, so that answers are those of the tables; None asks the model itself.
+    Raises ValueError for a student without an adapter, and for an empty prompt.
+    """
+    if not hasattr(student.model, "disable_adapter"):
+        raise ValueError(f"{student.method} has no adapter to switch off, so before and after are the same; ask a trained student, such as that of dpo or rdpo")
+
+    def answered(prompt: str, system: str = "") -> Shown:
+        if not prompt.strip():
+            raise ValueError('an empty prompt; write a request, such as ask("How do I bake bread?")')
+        answers = {}
+        for when, factor in WHEN.items():
+            with scaled(student, factor):
+                opened = chat(student) if chat else LocalChat(student.model, student.tokenizer)
+                [reply] = opened.complete([opening(system, prompt)], Sampling(max_new_tokens=max_new_tokens))
+            answers[f"{when} {student.method}"] = reply.text or "(nothing)"
+        html = table([[escape(prompt)], [escape(text) for text in answers.values()]], head=list(answers))
+        return Shown(html, "\n".join([prompt, *(f"  {name}: {text}" for name, text in answers.items())]))
+
+    return answered
+
+
+def last_trained(run: Experiment, results: Sequence[Result]) -> TrainedStudent | None:
+    """The student of the last result whose adapter is kept in the run's folder; None where none is, and nothing is trained for it."""
+    for result in reversed(results):
+        if is_trained(result.method):
+            row = result.method, result.seed, result.swapped
+            made_of = training_of(result.method, run.student, run.pairs_of(result.seed, result.swapped), run.settings_of(result.method, result.seed), **run.load)
+            if kept_training(run.path_of(*row).parent, made_of):
+                return run.train(*row)
+    return None

@@ -1,0 +1,111 @@
+"""What notebooks show (pytest tests/show/test_show.py)."""
+
+import re
+from html import unescape
+
+import pytest
+from peft import get_peft_model
+from tiny_models import tiny_tokenizer
+
+from common.chat.local import LocalChat
+from common.evaluation.answers import TrainedStudent, answers_of
+from common.logprobs.packing import pack
+from common.report.before_after import encoded
+from common.schema import Pair, PromptRecord, ScoredPair
+from common.show import ask, facts, packed_row_figure, pairs_table, rendered_chat
+from common.show.tables import marked
+from common.student.adapters import lora_settings
+
+
+def pair(**given):
+    told = {"id": "safety-0", "experiment": "safety", "split": "train", "prompt": "How do I lift <it>?", "response": "Take a rope.", "response_revised": "Take no rope."}
+    return Pair(**{**told, **given})
+
+
+def scored(original, revised, **given):
+    return ScoredPair(**pair(**given).model_dump(), score_response=original, score_revised=revised, scale=(0, 5), judge_reply_response="bad", judge_reply_revised="good")
+
+
+def visible(html):
+    return unescape(re.sub(r"<[^>]*>", "", html))
+
+
+def test_facts_are_aligned_and_escaped():
+    shown = facts({"pairs": 3, "disagreement": 0.123456, "kappa": None, "methods": ["dpo", "<b>"], "none": []})
+    assert repr(shown).splitlines() == ["pairs         3", "disagreement  0.1235", "kappa         -", "methods       dpo, <b>", "none          -"]
+    assert "dpo, &lt;b&gt;" in shown._repr_html_() and shown._repr_html_().count("<tr>") == 5
+    assert repr(facts({})) == "(nothing)"
+
+
+def test_the_words_that_only_one_text_has_are_marked():
+    original, revised = marked("Take a rope & pull.", "Take no rope & pull.\nCarefully!")
+    assert (repr(original), repr(revised)) == ("Take [-a-] rope & pull.", "Take {+no+} rope & pull. {+Carefully!+}")
+    assert re.findall(r"<ins[^>]*>(.*?)</ins>", revised.html) == ["no", "Carefully!"] and re.findall(r"<del[^>]*>(.*?)</del>", original.html) == ["a"]
+    assert visible(revised.html) == "Take no rope & pull.\nCarefully!" and "&amp;" in revised.html
+    same, again = marked("the same", "the same")
+    assert same.html == again.html == "the same"
+    assert [repr(one) for one in marked("", "new")] == ["(nothing)", "{+new+}"]
+
+
+def test_pairs_stand_side_by_side_with_their_scores():
+    shown = pairs_table([scored(1, 5, critique="Unsafe."), scored(None, 2), pair(), pair()], count=3)
+    assert repr(shown).splitlines()[:6] == [
+        "prompt: How do I lift <it>?", "critique: Unsafe.", "  original, score 0.20: Take [-a-] rope.", "  revised, score 1.00: Take {+no+} rope.",
+        "  judge of the original: bad", "  judge of the revision: good",
+    ]  # fmt: skip
+    assert "original, unscored" in repr(shown) and "  original: Take" in repr(shown) and repr(shown).endswith("the first 3 of 4 pairs")
+    assert "How do I lift &lt;it&gt;?" in shown.html and "<it>" not in shown.html
+    assert repr(pairs_table([])) == "no pairs" and repr(pairs_table([pair()])).endswith("the only pair")
+
+
+def test_a_long_answer_is_cut_in_the_plain_text_alone():
+    shown = pairs_table([pair(response_revised="word " * 400)])
+    assert max(map(len, repr(shown).splitlines())) < 650 and visible(shown.html).count("word") == 400
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama", "mistral"])
+def test_the_chat_is_shown_token_by_token(tmp_path, template):
+    tokenizer, one = tiny_tokenizer(tmp_path, template), pair(prompt="Lift 🙂 it?")
+    shown = rendered_chat(tokenizer, one)
+    asked, chosen = len(encoded(tokenizer, one)), len(encoded(tokenizer, one, one.response_revised))
+    assert f"prompt, {asked} tokens, read, not trained on" in repr(shown) and f"chosen, {chosen - asked} tokens" in repr(shown)
+    assert shown.html.count("rgba(127, 127, 127, ") == asked + 1 and "🙂" in visible(shown.html)  # and the legend
+    closing = {"chatml": "<|close|>↵", "llama": "<|close|>", "mistral": "<|end|>"}[template]
+    assert [line.partition(" | end: ")[2] for line in repr(shown).splitlines()[3::2]] == [closing] * 2
+    whole = tokenizer.decode(encoded(tokenizer, one, one.response_revised)).replace("\n", "↵\n")
+    assert re.sub(r"(prompt|chosen), \d+ tokens\n", "", visible(shown.html.partition("<b>rejected")[0])) == whole
+
+
+def test_the_picture_of_a_packed_row_is_the_mask_of_the_trainer(tmp_path):
+    tokenizer, one = tiny_tokenizer(tmp_path, "chatml"), pair()
+    [axes] = packed_row_figure(tokenizer, one).axes
+    drawn = axes.images[0].get_array()
+    asked, chosen, rejected = (encoded(tokenizer, one, answer) for answer in (None, one.response_revised, one.response))
+    packed = pack([[(chosen, len(asked)), (rejected, len(asked))]])
+    shared, own = int((packed.branch == 0).sum()), int((packed.branch == 1).sum())
+    assert shared > len(asked)  # both answers begin with "Take"
+    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["prompt", "same beginning", "chosen", "rejected"]
+    assert drawn.shape == packed.input_ids.shape[1:] * 2 and (drawn[shared + own :, shared : shared + own] == 0).all()
+    assert (drawn[shared:, : len(asked)] == 1).all() and (drawn[0, 1:] == 0).all() and drawn[-1, -1] == 4
+    assert f"{packed.input_ids.numel()} tokens in place of two of {len(chosen) + len(rejected) - 2}" in axes.get_title()
+
+
+def test_a_student_is_asked_before_and_after_training(load_micro):
+    model, tokenizer = load_micro()
+    record = PromptRecord(id="0", experiment="safety", split="test", prompt="how do i bake a cake?")
+    before = answers_of(LocalChat(model, tokenizer), [record], 24)[0]
+    student = TrainedStudent("rdpo", get_peft_model(model, lora_settings(4)).eval(), tokenizer)
+    for name, parameter in student.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.5)
+    after = answers_of(LocalChat(student.model, tokenizer), [record], 24)[0]
+    shown = ask(student, max_new_tokens=24)(record.prompt)
+    assert after != before and repr(shown) == f"{record.prompt}\n  before rdpo: {before or '(nothing)'}\n  after rdpo: {after or '(nothing)'}"
+    assert ask(student, lambda one: LocalChat(one.model, one.tokenizer), 24)(record.prompt) == shown and "before rdpo</th>" in shown.html
+    with pytest.raises(ValueError, match="empty prompt"):
+        ask(student)(" ")
+
+
+def test_only_a_student_with_an_adapter_has_a_before(load_micro):
+    with pytest.raises(ValueError, match="base has no adapter"):
+        ask(TrainedStudent("base", *load_micro()))
