@@ -65,24 +65,19 @@ def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
         for branch, position in zip(packed.branch[0].tolist(), packed.position_ids[0].tolist())
     ]
     looked_at = torch.tensor([names.index(kind) + 1 for kind in kinds])
-    figure, [[axes]] = grid_of_axes(1, 1, 5.6, 5.2)
+    figure, [[axes]] = grid_of_axes(1, 1, 4.8, 4.8)
     axes.imshow((sees * looked_at).numpy(), cmap=ListedColormap(["#ffffff", *SEEN.values()]), vmin=0, vmax=len(SEEN), interpolation="nearest")
-    places, labels, start = [], [], 0
+    start = 0
     for kind, run in groupby(kinds):
-        end = start + len(list(run))
-        places.append((start + end - 1) / 2)
-        labels.append(f"{kind}\n{end - start} token{'s' * (end - start > 1)}")
-        if start:
-            axes.axhline(start - 0.5, color="0.25", linewidth=0.6)
-            axes.axvline(start - 0.5, color="0.25", linewidth=0.6)
-        start = end
-    axes.set_xticks(places, labels, fontsize=8)
-    axes.set_yticks(places, labels, fontsize=8)
-    axes.tick_params(length=0)
+        count = len(list(run))
+        axes.plot([], [], "s", color=SEEN[kind], markersize=9, label=f"{kind}, {count} token{'s' * (count > 1)}")
+        for line in (axes.axhline, axes.axvline) if start else ():
+            line(start - 0.5, color="0.25", linewidth=0.6)
+        start += count
+    axes.set(xticks=[], yticks=[], xlabel="token that is looked at", ylabel="token that looks")
+    axes.set_title(f"one row of {len(kinds)} tokens; two rows would have {sum(len(asked) + len(ids) - 1 for ids in answers)}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(True)
-    row_alone = sum(len(asked) + len(ids) - 1 for ids in answers)
-    axes.set(xlabel="is looked at", ylabel="looks", title=f"one row of {len(kinds)} tokens in place of two of {row_alone}")
-    axes.title.set_size(10)
+    axes.legend(loc="upper right", fontsize=8)  # no token looks ahead, so that corner is empty
     return figure
 
 

@@ -14,6 +14,7 @@ from common.report.before_after import encoded
 from common.schema import Pair, PromptRecord, ScoredPair
 from common.show import ask, facts, packed_row_figure, pairs_table, rendered_chat
 from common.show.tables import marked
+from common.show.tokens import SEEN
 from common.student.adapters import lora_settings
 
 
@@ -84,10 +85,11 @@ def test_the_picture_of_a_packed_row_is_the_mask_of_the_trainer(tmp_path):
     packed = pack([[(chosen, len(asked)), (rejected, len(asked))]])
     shared, own = int((packed.branch == 0).sum()), int((packed.branch == 1).sum())
     assert shared > len(asked)  # both answers begin with "Take"
-    assert [label.get_text().split("\n")[0] for label in axes.get_xticklabels()] == ["prompt", "same beginning", "chosen", "rejected"]
+    counts = [len(asked), shared - len(asked), own, len(rejected) - 1 - shared]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [f"{kind}, {n} token{'s' * (n > 1)}" for kind, n in zip(SEEN, counts)]
     assert drawn.shape == packed.input_ids.shape[1:] * 2 and (drawn[shared + own :, shared : shared + own] == 0).all()
     assert (drawn[shared:, : len(asked)] == 1).all() and (drawn[0, 1:] == 0).all() and drawn[-1, -1] == 4
-    assert f"{packed.input_ids.numel()} tokens in place of two of {len(chosen) + len(rejected) - 2}" in axes.get_title()
+    assert axes.get_title() == f"one row of {packed.input_ids.numel()} tokens; two rows would have {len(chosen) + len(rejected) - 2}"
 
 
 def test_a_student_is_asked_before_and_after_training(load_micro):
