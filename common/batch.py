@@ -19,9 +19,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from common.data.counterfactual import PAIRS
-from common.notebook.execute import checked_parameters, declared_parameters, execute, is_finished
+from common.notebook.execute import checked_parameters, execute, is_finished
 from common.notebook.grid import Step, run_grid, threads_each
-from common.notebook.parameters import INPUTS
+from common.notebook.parameters import INPUTS, PARAMETERS
 from common.notebook.profiles import STAGES, experiments, more_parameters, own_pairs, preparation, read_yaml, stage_parameters
 from common.runtime import escape_what_the_terminal_lacks, resolve
 
@@ -31,8 +31,7 @@ def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: di
     those overrides that it declares."""
     steps = []
     for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
-        declared = declared_parameters(f"{experiment}/{stage}.ipynb")
-        mine = {name: value for name, value in overrides.items() if name in declared}
+        mine = {name: value for name, value in overrides.items() if name in PARAMETERS[stage].model_fields}
         given = {**stage_parameters(experiment, stage, profile, pairs, to), **mine}
         if stage in INPUTS and not given.get("pairs_file"):  # named, so that a change of the file runs the notebook again
             given["pairs_file"] = f"{given['output']}/{INPUTS[stage]}"
@@ -61,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         threads_each(asked.jobs)
         names = _known(asked.experiment or experiments())
         from_files = more_parameters(asked.profile, asked.f)
-        overrides = from_files | _overrides(asked, names[0])
+        overrides = from_files | _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
         _check(grid, overrides, from_files)
@@ -96,7 +95,7 @@ def _rehearse(steps: list[Step]) -> bool:
     prompts, possible = [], True
     for step in steps:
         parameters = checked_parameters(step.notebook, step.given)
-        finished = is_finished(step.notebook, step.executed, parameters)
+        finished = is_finished(step.notebook, step.executed, parameters.model_dump())
         print(f"{step.name}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
         try:
             prompts = open_prompts(parameters) if step.stage == "generate_data" else prompts
@@ -108,9 +107,9 @@ def _rehearse(steps: list[Step]) -> bool:
     return possible
 
 
-def _overrides(asked: argparse.Namespace, experiment: str) -> dict[str, Any]:
+def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
     """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like a number."""
-    kinds = {name: kind for stage in STAGES for name, kind in declared_parameters(f"{experiment}/{stage}.ipynb")["__annotations__"].items()}
+    kinds = {name: field.annotation for stage in STAGES for name, field in PARAMETERS[stage].model_fields.items()}
     overrides = {name: value for text in asked.y for name, value in read_yaml(text, "-y").items()}
     overrides |= {name: _literal(text, kinds.get(name)) for name, text in asked.p}
     if asked.seed:
@@ -147,7 +146,7 @@ def _check(grid: dict[str, list[Step]], overrides: dict[str, Any], from_files: C
     if len({step.executed for step in steps}) < len(steps):
         raise ValueError("two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique")
     for name in [name for name in overrides if not any(name in step.given for step in steps)]:
-        elsewhere = name in from_files and any(name in declared_parameters(f"{step.experiment}/{stage}.ipynb") for step in steps for stage in STAGES)
+        elsewhere = name in from_files and any(name in PARAMETERS[stage].model_fields for stage in STAGES)
         if not elsewhere:  # a file is for every notebook of the profile, whichever of them run
             checked_parameters(steps[-1].notebook, {name: overrides[name]})
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 
 from common.loss import LOSSES, check_method, knobs_of, uses_scores
 from common.runtime import checked
+from common.specs import place_and_commit
 from common.student.identity import located
 
 
@@ -191,5 +192,10 @@ def label_of(method: str) -> str:
 
 
 def existing_place(method: str) -> Path | str:
-    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`. Raises what `identity.located` does."""
-    return located(method.partition(":")[2])
+    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`, without its commit. Raises what `identity.located` does."""
+    return located(place_and_commit(method.partition(":")[2])[0])
+
+
+def existing_commit(method: str) -> str:
+    """The commit of a `model:NAME@commit`, "" for none."""
+    return place_and_commit(method.partition(":")[2])[1] if existing(method) == "model" else ""

@@ -13,8 +13,8 @@ from tiny_models import TEXT, tiny_causal_model
 from common import own_data
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
+from common.report import before_after
 from common.report.before_after import account, measure
-from common.report.tables import before_after
 from common.student.adapters import load_adapter
 from common.student.load import load_student
 from common.training import kept as trainings

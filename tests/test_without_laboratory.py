@@ -20,7 +20,7 @@ from common.evaluation.reader import Reader
 from common.judge.local import RewardHeadJudge
 from common.judge.scoring import score_pairs
 from common.methods import TrainSettings
-from common.notebook.execute import chats, execute, grid, judges, preflight, prompts, students, tune
+from common.notebook import chats, execute, grid, judges, preflight, prompts, providers, students, tune
 from common.report.tables import write_tables
 from common.schema import Pair
 from common.training.comparison import Experiment

@@ -124,7 +124,7 @@ def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
 
 
 def _gpus() -> list[str]:
-    """The GPUs this process may use, asked of the driver: torch is too heavy to import here."""
+    """The GPUs this process may use, asked of the driver: a process that asks torch holds memory on them."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
     if not shutil.which("nvidia-smi"):

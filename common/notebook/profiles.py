@@ -46,7 +46,7 @@ def stage_parameters(experiment: str, stage: str, profile: str, pairs: str, to: 
     """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
     output = f"runs/{to or profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
     kind = {"pairs": pairs} if stage == "generate_data" else {}
-    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **kind}
+    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "output": output, **kind}
 
 
 def more_parameters(profile: str, names: Sequence[str]) -> dict[str, Any]:

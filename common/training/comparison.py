@@ -17,7 +17,7 @@ from common.evaluation.matched_utility import LAMBDAS, choose_lambda, frontier, 
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
 from common.loss import LOSSES, preference_loss
-from common.methods import TrainSettings, check_methods, existing, existing_place, is_trained
+from common.methods import TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.identity import identity, located
@@ -220,7 +220,8 @@ class Experiment:
     def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
         pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
         kind = existing(method)
-        named = f"{kind}:{identity(existing_place(method))}" if kind in ("adapter", "model") else method  # whatever its place is called
+        commit = f"@{existing_commit(method)}" if existing_commit(method) else ""
+        named = f"{kind}:{identity(existing_place(method))}{commit}" if kind in ("adapter", "model") else method  # whatever its place is called
         training = training_of(named, self.student, pairs, settings, **self.load)
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from common.data.preference import accepted, preference_dataset, prompt_messages
 from common.evaluation.answers import TrainedStudent
 from common.logprobs.compute import grouped_logprobs
-from common.methods import METHODS, TrainSettings, check_methods, existing, existing_place, is_trained
+from common.methods import METHODS, TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
 from common.runtime import Progress, resolve
 from common.schema import ScoredPair
 from common.student.adapters import adapter_tokenizer, adapters_to_float32, load_adapter, lora_settings
@@ -33,7 +33,7 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
     check_methods([method])
     if existing(method) == "model":
         own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
-        return TrainedStudent(method, *load_as_it_is(existing_place(method), **own))
+        return TrainedStudent(method, *load_as_it_is(existing_place(method), revision=existing_commit(method) or None, **own))
     if is_trained(method):
         release_memory()  # of the student before
     model, tokenizer = load_student(student, **load)

@@ -16,6 +16,7 @@ from common.judge.llm import LLMJudge
 from common.judge.local import YesNoJudge
 from common.methods import TrainSettings, check_methods
 from common.notebook.judges import open_judge
+from common.notebook.parameters import RewardScore
 from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import Metric
@@ -94,9 +95,9 @@ def test_a_model_as_it_is_computes_in_its_own_precision_or_in_one_that_holds_it(
 
 
 def test_a_local_judge_that_was_merged_into_nf4_weights_is_not_rounded_again(merged, tiny, tmp_path):
-    given = {"judge": "", "output": str(tmp_path), "concurrency": 4, "prompts_file": "", "scale": "", "experiment": "safety", "max_new_tokens": 8}
+    given = {"output": str(tmp_path), "experiment": "safety", "max_new_tokens": 8}
     assert merged_into(merged[0]) == "NF4" and merged_into(tiny) == merged_into("some/name") == ""
-    ours, ordinary = (open_judge({**given, "judge": f"local:{folder}"}) for folder in (merged[0], tiny))
+    ours, ordinary = (open_judge(RewardScore(judge=f"local:{folder}", **given)) for folder in (merged[0], tiny))
     assert ours.name == f"{merged[0].name} {identity(merged[0])} unquantised" and not getattr(ours.chat.chat.model, "is_quantized", False)
     assert ordinary.name == f"{tiny.name} {identity(tiny)} in NF4" and ordinary.chat.chat.model.is_quantized
 
