@@ -167,7 +167,7 @@ class Experiment:
 
         Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
         settings = self.settings_of(method, seed)
-        chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
+        chosen = [pair for pair in self.pairs_of(seed) if pair.is_scored][:pairs]
         model, tokenizer = load_student(self.student, **self.load)
         trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
         with torch.no_grad():
