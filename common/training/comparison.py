@@ -33,6 +33,15 @@ def check_split(evaluate_on: str) -> None:
         raise ValueError(f"evaluate_on is 'validation' or 'test', not {evaluate_on!r}")
 
 
+def stream(name: str, seed: int) -> random.Random:
+    """A new random stream of a seed, `subset` or `swaps`, for what it draws of the pairs. KeyError for another name.
+
+    Swaps draw from `Random(seed + 1)`, which is the next seed's stream of subsets. Committed results depend on these
+    two, so they stay; another stream should be `Random(f"{name} {seed}")`, which no other name or seed shares.
+    """
+    return random.Random(seed + {"subset": 0, "swaps": 1}[name])
+
+
 class Experiment:
     """Trains and evaluates rows of the table on one pairs file.
 
@@ -146,8 +155,8 @@ class Experiment:
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
         with their answers: DPO's label is wrong there, and what the judge saw is not."""
-        pairs = random.Random(seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
-        exchanged = set(random.Random(seed + 1).sample(range(len(pairs)), round(swapped * len(pairs))))
+        pairs = stream("subset", seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
+        exchanged = set(stream("swaps", seed).sample(range(len(pairs)), round(swapped * len(pairs))))
         return [pair.swapped() if i in exchanged else pair for i, pair in enumerate(pairs)]
 
     def untrained(self, method: str, split: str) -> Evaluation:

@@ -30,7 +30,7 @@ from common.student.adapters import load_adapter
 from common.study.figures import real_noise_figure
 from common.study.rows import Study
 from common.training.before import first_answers
-from common.training.comparison import Experiment
+from common.training.comparison import Experiment, stream
 
 NAMES = {"experiment": "safety", "method": "dpo", "seed": 0}
 FAST = TrainSettings(batch_size=8, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256)
@@ -350,3 +350,7 @@ def test_bad_arguments_raise(run, pairs):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, evaluate_on="tests")
     with pytest.raises(ValueError, match="unknown method dpoo; there are base"):
         check_methods([*METHODS, "dpoo"])
+
+
+def test_streams_are_named_and_start_anew_each_time():
+    assert [stream(name, 4).random() for name in ("subset", "swaps", "subset")] == [random.Random(seed).random() for seed in (4, 5, 4)]
