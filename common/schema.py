@@ -144,6 +144,11 @@ class ScoredPair(Pair):
                 raise ValueError(f"{name} = {score} lies outside the scale {low:g} to {high:g}; give the right `scale`")
         return self
 
+    @property
+    def is_scored(self) -> bool:
+        """Both answers have a score."""
+        return None not in (self.score_response, self.score_revised)
+
     def normalised(self) -> tuple[float | None, float | None]:
         """(score_response, score_revised) in [0, 1]: (s - min) / (max - min) of the declared scale."""
         low, high = self.scale

@@ -8,7 +8,7 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -265,6 +265,37 @@ class FailedStore(JsonlStore):
         over = len(self) > limit * asked
         if over or len(self) == asked > 0:
             raise RuntimeError(f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if over else ''}; the reasons are in {self.path}, and the next run tries them again")
+
+
+def make_missing(
+    records: Sequence[BaseModel], make: Callable[[list], Iterable[RecordType | dict[str, str]]], path: str | Path, record_type: type[RecordType],
+    what: str, batch_size: int, failed_limit: float, progress: Callable[[int], object], steps: int = 1,
+) -> Records[RecordType]:  # fmt: skip
+    """Makes what `path` does not hold yet of `records`, and returns what it holds of them, in their order and read as it is looked at.
+
+    Everything made is in the file before the next is asked of `make`; a kill loses what `make` holds back, at most one batch. What
+    failed is in `FailedStore`, and the next run tries it again.
+
+    Args:
+        records: with an `id`, under which what is made of them is found again; only those of one batch are held at once.
+        make: called with a batch; yields for each of its records what was made of it, or {"id": ..., "reason": ...} where that failed.
+        what: a name for the records in messages.
+        progress: called here with `steps` for each record that was finished before; for the others `make` calls it.
+
+    Raises:
+        ValueError: an id stands twice in `records`; nothing was asked.
+        RuntimeError: more than the share `failed_limit` of the records failed, or all of them.
+    """
+    ids = [record.id for record in records]
+    refuse_repeats(ids, what)
+    with JsonlStore(path) as store, FailedStore(path) as failed:
+        todo = [i for i, record_id in enumerate(ids) if record_id not in store]
+        progress(steps * (len(ids) - len(todo)))
+        for start in range(0, len(todo), batch_size):
+            for made in make([records[i] for i in todo[start : start + batch_size]]):
+                (failed if isinstance(made, dict) else store).append(made)
+        failed.check(len(ids), failed_limit)
+        return store.records(ids, record_type)
 
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:

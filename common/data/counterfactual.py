@@ -19,14 +19,14 @@ the losses of refined DPO (rDPO) apply. All instructions are our own words.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from common.chat.model import ChatModel
-from common.data.self_critique import base_answers, opening, why_unfit
-from common.schema import Pair, PromptRecord, Reply, Sampling
-from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
+from common.data.self_critique import BASE, base_answers, opening, pair_of
+from common.schema import Pair, PromptRecord, Sampling
+from common.storage import Records, make_missing
 
 
 class Variant(NamedTuple):
@@ -109,27 +109,19 @@ def generate_counterfactual_pairs(
     """
     roles = variant_of(variant)
     anew = sampling.model_copy(update={"seed": sampling.seed + 1}) if roles.chosen == "neutral" else sampling
-    refuse_repeats([record.id for record in records], "prompts")
     if "neutral" in roles and not any(record.plain_prompt not in ("", record.prompt) for record in records):
         raise ValueError("neutral pairs need prompts with a plain_prompt: a wrapper, persona or stance that can be left out")
-    with JsonlStore(path) as store, FailedStore(path) as failed:
-        todo = [record for record in records if record.id not in store]
-        progress((2 + base) * (len(records) - len(todo)))
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
-            conditions = (roles.rejected, roles.chosen)
-            asked = [opening(record.system, _worded(record, condition, instructions)) for record in batch for condition in conditions]
-            replies = chat.complete(asked, sampling, lambda *_: progress(1))
-            bases = base_answers(chat, batch, anew, progress) if base else [None] * len(batch)
-            for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
-                unfit = [(turn, why) for turn, reply in zip((*conditions, "base answer"), answers) if reply and (why := why_unfit(reply))]
-                if unfit:
-                    failed.append({"id": record.id, "turn": unfit[0][0], "reason": unfit[0][1]})
-                else:
-                    marks = {"variant": variant, "instruction": instructions.behind(roles.prompt)}
-                    store.append(_pair(record, *answers, teacher=chat.name, sampling=sampling, **marks))
-        failed.check(len(records), failed_limit)
-        return store.records((record.id for record in records), Pair)
+    conditions, texts = (roles.rejected, roles.chosen), {"response": roles.rejected, "response_revised": roles.chosen, "response_base": BASE}
+    marks = {"teacher": chat.name, "sampling": sampling, "variant": variant, "instruction": instructions.behind(roles.prompt)}
+
+    def make(batch: list[PromptRecord]) -> Iterator[Pair | dict[str, str]]:
+        asked = [opening(record.system, _worded(record, condition, instructions)) for record in batch for condition in conditions]
+        replies = chat.complete(asked, sampling, lambda *_: progress(1))
+        bases = base_answers(chat, batch, anew, progress) if base else [None] * len(batch)
+        for record, *answers in zip(batch, replies[::2], replies[1::2], bases, strict=True):
+            yield pair_of(record, dict(zip((*conditions, BASE), answers)), texts, **marks)
+
+    return make_missing(records, make, path, Pair, "prompts", batch_size, failed_limit, progress, steps=2 + base)
 
 
 def _worded(record: PromptRecord, condition: str, instructions: StyleInstructions) -> str:
@@ -148,10 +140,3 @@ def variant_named(pairs: str) -> str:
     if pairs not in PAIRS:
         raise ValueError(f"unknown pairs {pairs!r}; there are {', '.join(PAIRS)}")
     return pairs.removeprefix("counterfactual_") if pairs.startswith("counterfactual_") else ""
-
-
-def _pair(record: PromptRecord, rejected: Reply, chosen: Reply, base: Reply | None, **more: object) -> Pair:
-    replies = [reply for reply in (rejected, chosen, base) if reply]
-    usage = {name: sum(getattr(reply, name) for reply in replies) for name in ("prompt_tokens", "completion_tokens")}
-    texts = {"response": rejected.text, "response_revised": chosen.text, "response_base": base.text if base else ""}
-    return Pair(**record.model_dump(), **texts, usage=usage, **more)

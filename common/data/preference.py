@@ -106,7 +106,7 @@ def _row(pair: ScoredPair) -> dict:
 
 def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
     """dSC's acceptance (arXiv 2312.01957): revisions that scored strictly higher than the original; unscored fail."""
-    return [pair for pair in pairs if None not in pair.normalised() and pair.normalised()[1] > pair.normalised()[0]]
+    return [pair for pair in pairs if pair.is_scored and pair.normalised()[1] > pair.normalised()[0]]
 
 
 def pairs_without_signal(pairs: Sequence[ScoredPair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[str]]:

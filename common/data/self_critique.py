@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.chat.model import ChatModel, OnReply
 from common.data.text_rules import sentence_prefixes
 from common.prompts import ExperimentPrompts, opening_turns
 from common.schema import Message, Pair, PromptRecord, Reply, Sampling
-from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
+from common.storage import Records, make_missing
 
 
 class WholeSentences:
@@ -28,6 +28,8 @@ class WholeSentences:
         return reply.model_copy(update={"text": prefixes[0], "finish_reason": "stop"}) if prefixes else reply
 
 TURNS = ("answer", "critique", "revision")
+BASE = "base answer"
+"""The turn that answers the plain prompt."""
 
 
 def opening(system: str, prompt: str) -> list[Message]:
@@ -115,25 +117,18 @@ def generate_pairs(
         ValueError: an id stands twice in `records`; nothing was asked.
         RuntimeError: more than the share `failed_limit` of the prompts failed.
     """
-    refuse_repeats([record.id for record in records], "prompts")
-    turns = len(TURNS) + (prompts.quality is not None)
-    with JsonlStore(path) as store, FailedStore(path) as failed:
-        todo = [record for record in records if record.id not in store]
-        progress(turns * (len(records) - len(todo)))
-        for start in range(0, len(todo), batch_size):
-            batch = todo[start : start + batch_size]
-            openings = [opening(record.system, record.prompt) for record in batch]
-            plain = [record.plain_prompt or record.prompt for record in batch]
-            chains = run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress, plain=plain, respondent=respondent)
-            bases = base_answers(teacher, batch, sampling, progress) if prompts.quality else [None] * len(batch)
-            for record, chain, base in zip(batch, chains, bases, strict=True):
-                of_base = why_unfit(base) if base else ""
-                if reason := why_unfit(chain[-1]) or of_base:
-                    failed.append({"id": record.id, "turn": "base answer" if reason is of_base else TURNS[len(chain) - 1], "reason": reason})
-                else:
-                    store.append(_pair(record, chain, base, teacher.name if respondent is None else f"{teacher.name}, on answers of {respondent.name}", sampling))
-        failed.check(len(records), failed_limit)
-        return store.records((record.id for record in records), Pair)
+    name = teacher.name if respondent is None else f"{teacher.name}, on answers of {respondent.name}"
+    texts = {"response": "answer", "critique": "critique", "response_revised": "revision", "response_base": BASE}
+
+    def make(batch: list[PromptRecord]) -> Iterator[Pair | dict[str, str]]:
+        openings = [opening(record.system, record.prompt) for record in batch]
+        plain = [record.plain_prompt or record.prompt for record in batch]
+        chains = run_chains(teacher, openings, prompts, sampling, whole=True, progress=progress, plain=plain, respondent=respondent)
+        bases = base_answers(teacher, batch, sampling, progress) if prompts.quality else [None] * len(batch)
+        for record, chain, base in zip(batch, chains, bases, strict=True):
+            yield pair_of(record, dict(zip(TURNS, chain)) | {BASE: base}, texts, teacher=name, sampling=sampling)
+
+    return make_missing(records, make, path, Pair, "prompts", batch_size, failed_limit, progress, steps=len(TURNS) + (prompts.quality is not None))
 
 
 def base_answers(teacher: ChatModel, records: Sequence[PromptRecord], sampling: Sampling, progress: Callable[[int], object] = lambda turns: None) -> list[Reply]:
@@ -143,11 +138,16 @@ def base_answers(teacher: ChatModel, records: Sequence[PromptRecord], sampling: 
     return _ask_cut_again(teacher, openings, sampling, replies)
 
 
-def _pair(record: PromptRecord, chain: list[Reply], base: Reply | None, teacher: str, sampling: Sampling) -> Pair:
-    answer, critique, revision = chain
-    replies = chain + ([base] if base else [])
-    usage = {name: sum(getattr(reply, name) for reply in replies) for name in ("prompt_tokens", "completion_tokens")}
-    return Pair(
-        **record.model_dump(), response=answer.text, critique=critique.text, response_revised=revision.text,
-        response_base=base.text if base else "", teacher=teacher, sampling=sampling, usage=usage,
-    )  # fmt: skip
+def pair_of(record: PromptRecord, replies: Mapping[str, Reply | None], texts: Mapping[str, str], **more: object) -> Pair | dict[str, str]:
+    """The pair of a prompt, or, where a reply is unfit, what is kept of the failure: id, the first such turn, and the reason.
+
+    Args:
+        replies: by turn, in the order asked for; None where nobody was asked.
+        texts: field of the pair -> the turn whose text it takes.
+    """
+    given = {turn: reply for turn, reply in replies.items() if reply}
+    for turn, reply in given.items():
+        if reason := why_unfit(reply):
+            return {"id": record.id, "turn": turn, "reason": reason}
+    usage = {name: sum(getattr(reply, name) for reply in given.values()) for name in ("prompt_tokens", "completion_tokens")}
+    return Pair(**record.model_dump(), **{field: given[turn].text for field, turn in texts.items() if turn in given}, usage=usage, **more)

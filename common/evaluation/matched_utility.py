@@ -4,6 +4,7 @@ chosen on the validation split, and the test split is looked at once. One traini
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.metrics import Evaluation, Evaluator
@@ -37,3 +38,22 @@ def choose_lambda(frontier: dict[float, Evaluation], base_utility: float, safety
     lambda 0 is the base student itself, so there always is one."""
     kept = [factor for factor, result in frontier.items() if result.value("utility") >= UTILITY_KEPT * base_utility]
     return max(kept, key=lambda factor: (frontier[factor].value(safety), factor))
+
+
+def at_matched_utility(
+    student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, trained: Evaluation, base: Evaluation,
+) -> dict[str, Any]:  # fmt: skip
+    """Fields of a `Result`: the lambda chosen on the validation split, the frontier there, and the metrics on `split`.
+
+    trained: the student's evaluation on `split`, as it was trained.
+    base: the untrained student's on the validation split.
+    """
+    found = frontier(student, evaluator, "validation", seed, base)
+    chosen = choose_lambda(found, base.value("utility"), evaluator.safety)
+    points = [
+        {"lambda": factor, "utility": evaluation.value("utility"), "safety": evaluation.value(evaluator.safety)}
+        for factor, evaluation in found.items()
+    ]
+    with scaled(student, chosen):
+        matched = trained if chosen == 1.0 else evaluator(student, split, seed)
+    return {"matched": matched.metrics, "matched_lambda": chosen, "frontier": points}

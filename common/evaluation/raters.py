@@ -194,7 +194,7 @@ def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) 
         better = "same" if row["label"] == "same" else "better" if (row["label"] == "first") == _revision_first(pair) else "worse"
         said[better] += 1
         original, revised = pair.normalised()
-        if better != "same" and None not in (original, revised) and original != revised:
+        if better != "same" and pair.is_scored and original != revised:
             right.append((revised > original) == (better == "better"))
     low, high = wilson_interval(sum(right), len(right)) if right else (0.0, 1.0)
     share = {"value": sum(right) / len(right) if right else None, "low": low, "high": high, "n": len(right)}

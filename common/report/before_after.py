@@ -44,7 +44,7 @@ FIGURES = {
 def score_gap(pair: ScoredPair) -> float | None:
     """Score of `chosen` less that of `rejected`, in [-1, 1]; None where one is missing."""
     rejected, chosen = pair.normalised()
-    return None if None in (rejected, chosen) else chosen - rejected
+    return chosen - rejected if pair.is_scored else None
 
 
 def account(pairs: Sequence[ScoredPair], student: TrainedStudent, max_length: int) -> dict[str, int]:

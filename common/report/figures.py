@@ -78,7 +78,7 @@ def training_figure(result: Result) -> Figure:
 def score_figure(pairs: Sequence[ScoredPair]) -> Figure:
     """Histogram of the judge's scores of original and revised answers, and of the score gap of the pairs."""
     figure, (left, right) = _figure(9, 3.2, 2)
-    scored = [pair.normalised() for pair in pairs if None not in pair.normalised()]
+    scored = [pair.normalised() for pair in pairs if pair.is_scored]
     bins = [i / 12 - 1 / 24 for i in range(14)]
     left.hist([[o for o, _ in scored], [r for _, r in scored]], bins=bins, label=["original", "revised"], color=["#d62728", "#2ca02c"])
     left.set(xlabel="score (0 to 1)", ylabel="answers", title="scores")

@@ -60,7 +60,7 @@ def cost_of(row: Row, folder: Path) -> dict[str, int]:
         return {"teacher_replies": 0, "judge_verdicts": 0, "tokens_trained_on": 0}
     student = admitted_student(row.cell.experiment, row.seed, folder)
     pairs, tokenizer = scored_pairs(row.cell, row.seed, student), AutoTokenizer.from_pretrained(student)
-    used = accepted(pairs) if METHODS[row.method].sft_on == "accepted" else [pair for pair in pairs if None not in pair.normalised()]
+    used = accepted(pairs) if METHODS[row.method].sft_on == "accepted" else [pair for pair in pairs if pair.is_scored]
     texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([pair.response] if METHODS[row.method].loss else []))]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     replies, verdicts = (4, 5) if world_of(row.cell.experiment).PROMPTS.quality else (3, 2)  # a pair: with an answer to no stance, and two criteria
@@ -108,7 +108,7 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
             pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
         scored = list(score_pairs(_judge(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
     rng = random.Random(seed)
-    usable = [pair for pair in scored if None not in pair.normalised()]
+    usable = [pair for pair in scored if pair.is_scored]
     if cell.control == "subset":
         return rng.sample(usable, len(accepted(scored)))
     if cell.control == "shuffled":

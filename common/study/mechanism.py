@@ -43,7 +43,7 @@ def noise_of(row: Row, folder: Path) -> dict[str, float]:
     what share of both answers is wrong (the rest is right before and after)."""
     student = admitted_student(row.cell.experiment, row.seed, folder)
     right = world_of(row.cell.experiment).right
-    found = [(right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)) for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
+    found = [(right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)) for pair in scored_pairs(row.cell, row.seed, student) if pair.is_scored]
     return {name: round(found.count(kind) / len(found), 4) for name, kind in (("pairs_mended", (False, True)), ("pairs_spoiled", (True, False)), ("pairs_wrong", (False, False)))}
 
 
@@ -55,7 +55,7 @@ def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     """
     experiment = row.cell.experiment
     student, settings = admitted_student(experiment, row.seed, folder), SETTINGS.changed(seed=row.seed, **row.setting)
-    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
+    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if pair.is_scored]
     path = folder / experiment / "mechanism" / f"{training_of(row.method, student, pairs, settings)}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))

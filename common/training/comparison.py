@@ -1,29 +1,26 @@
-"""One execution of `train_rdpo`: every method and seed asked for, each finished training kept and never run twice."""
+"""Rows of a table, every method and seed asked for: each finished training is kept and none is run twice."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.chat.model import ChatModel
-from common.evaluation.answers import TrainedStudent, answers_by_set
-from common.evaluation.matched_utility import LAMBDAS, choose_lambda, frontier, scaled
+from common.evaluation.answers import TrainedStudent
+from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
-from common.loss import LOSSES, preference_loss
 from common.methods import TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.identity import identity, located
-from common.student.load import load_student
 from common.training.kept import Setting, trained_once, training_of
-from common.training.train import preference_trainer, train
+from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
 """Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked with, when marks did not
@@ -36,6 +33,15 @@ def check_split(evaluate_on: str) -> None:
         raise ValueError(f"evaluate_on is 'validation' or 'test', not {evaluate_on!r}")
 
 
+def stream(name: str, seed: int) -> random.Random:
+    """A new random stream of a seed, `subset` or `swaps`, for what it draws of the pairs. KeyError for another name.
+
+    Swaps draw from `Random(seed + 1)`, which is the next seed's stream of subsets. Committed results depend on these
+    two, so they stay; another stream should be `Random(f"{name} {seed}")`, which no other name or seed shares.
+    """
+    return random.Random(seed + {"subset": 0, "swaps": 1}[name])
+
+
 class Experiment:
     """Trains and evaluates rows of the table on one pairs file.
 
@@ -45,22 +51,22 @@ class Experiment:
         evaluator: how answers are looked at.
         output: results go to `<output>/seed-<s>/<row>/`.
         settings: shared by all methods; the seed is replaced by each run's own.
-        tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
+        tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
         finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is taken from there
             and not trained again, what is new is added. None for no such file.
         chats: who answers for the `endpoint:` rows, by row.
-        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
         match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
+        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
         load: for `load_student`.
     """
 
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: Evaluator, output: str | Path,
-        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {},
-        finished: Path | None = None, tuned: Mapping[str, Setting] = {}, match_utility: bool = True,
-        evaluations: dict[tuple[str, str], Evaluation] | None = None, **load: Any,
+        settings: TrainSettings, evaluate_on: str = "validation", *, train_pairs: int = 0,
+        tuned: Mapping[str, Setting] = {}, finished: Path | None = None, chats: Mapping[str, ChatModel] = {},
+        match_utility: bool = True, evaluations: dict[tuple[str, str], Evaluation] | None = None, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):
@@ -87,10 +93,16 @@ class Experiment:
             progress(1)
         return results
 
+    def with_settings(self, settings: TrainSettings, output: str | Path) -> Experiment:
+        """The same rows under other shared settings, with their results in another folder."""
+        other = copy(self)
+        other.settings, other.output = settings, Path(output)
+        return other
+
     def finished_rows(self) -> list[Result]:
         """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's would be made of, as `place_in_table` orders them."""
         found = [Result.read(path) for path in sorted(self.output.glob("seed-*/*/metrics.json"))]
-        current = [result for result in found if result.made_of == self._made_of(result.method, result.seed, result.swapped)]
+        current = [one for one in found if one.made_of == self.made_of(one.method, one.seed, one.swapped)]
         return sorted(current, key=place_in_table)
 
     def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
@@ -102,7 +114,7 @@ class Experiment:
 
     def result(self, method: str, seed: int, swapped: float = 0.0) -> Result:
         """The result of one row, trained and evaluated unless it is finished."""
-        path, made_of = self.path_of(method, seed, swapped), self._made_of(method, seed, swapped)
+        path, made_of = self.path_of(method, seed, swapped), self.made_of(method, seed, swapped)
         name = f"{self._place(method, seed, swapped)}.{made_of}"
         if path.exists() and (kept := Result.read(path)).made_of == made_of:
             print(f"{kept.row}, seed {seed}: finished before, reused from {path}", flush=True)
@@ -143,40 +155,22 @@ class Experiment:
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
         with their answers: DPO's label is wrong there, and what the judge saw is not."""
-        pairs = random.Random(seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
-        exchanged = set(random.Random(seed + 1).sample(range(len(pairs)), round(swapped * len(pairs))))
+        pairs = stream("subset", seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
+        exchanged = set(stream("swaps", seed).sample(range(len(pairs)), round(swapped * len(pairs))))
         return [pair.swapped() if i in exchanged else pair for i, pair in enumerate(pairs)]
 
     def untrained(self, method: str, split: str) -> Evaluation:
         """An untrained row on a split. It has no seed, so it is evaluated once."""
         if (method, split) not in self._untrained:
-            student = self._as_it_is(method)
+            student = self.as_it_is(method)
             self._untrained[method, split] = replace(self.evaluator(student, split, 0), precision=student.precision)
         return self._untrained[method, split]
 
-    def first_answers(self, method: str, count: int = 3) -> dict[str, list[str]]:
-        """What an untrained row answers to the first prompts of every set: a look at it without its evaluation."""
-        sets = {name: records[:count] for name, records in self.evaluator.sets(self.evaluate_on).items()}
-        return answers_by_set(self.evaluator.chat(self._as_it_is(method)), sets, self.evaluator.max_new_tokens)
-
-    def _as_it_is(self, method: str) -> TrainedStudent:
-        return TrainedStudent(method, chat=self.chats[method]) if method in self.chats else train(method, self.student, [], self.settings, self.output, **self.load)
-
-    def loss_before_training(self, method: str, seed: int, pairs: int = 16) -> tuple[float, float]:
-        """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
-
-        Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
-        settings = self.settings_of(method, seed)
-        chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
-        model, tokenizer = load_student(self.student, **self.load)
-        trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
-        with torch.no_grad():
-            batches = [(trainer.compute_loss(trainer.model.eval(), batch).item(), len(batch["input_ids"])) for batch in trainer.get_train_dataloader()]
-        measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
-        zeros = torch.zeros(len(chosen))
-        rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
-        analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, beta=settings.beta, **settings.knobs_of(method))[0].mean()
-        return measured, float(analytic)
+    def as_it_is(self, method: str) -> TrainedStudent:
+        """The student of an untrained row, or who answers for it."""
+        if method in self.chats:
+            return TrainedStudent(method, chat=self.chats[method])
+        return train(method, self.student, [], self.settings, self.output, **self.load)
 
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
         evaluation = self.untrained(method, self.evaluate_on)
@@ -188,36 +182,25 @@ class Experiment:
         return result.of_seed(seed)
 
     def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
-        evaluation = self.evaluator(student, self.evaluate_on, seed)
-        result = Result(
-            student.method, seed, made_of, [*evaluation.metrics, self._divergence(student, seed, evaluation)],
-            answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
-            variant=self.variant if is_trained(student.method) else "", precision=student.precision,
-        )  # fmt: skip
+        evaluation, matched = self.evaluator(student, self.evaluate_on, seed), {}
+        metrics = [*evaluation.metrics, self._divergence(student, seed, evaluation)]
         if self.match_utility and self.evaluator.matches_utility:
-            self._match_utility(student, seed, evaluation, result)
-        return result
+            base = self.untrained("base", "validation")
+            matched = at_matched_utility(student, self.evaluator, self.evaluate_on, seed, evaluation, base)
+        return Result(
+            student.method, seed, made_of, metrics,
+            answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history,
+            pairs_used=student.pairs_used, unscored=student.unscored,
+            variant=self.variant if is_trained(student.method) else "", precision=student.precision, **matched,
+        )  # fmt: skip
 
     def _divergence(self, student: TrainedStudent, seed: int, evaluation: Evaluation) -> Metric:
         name, records = next(iter(self.evaluator.sets(self.evaluate_on).items()))
         values = divergence(student, records, evaluation.answers[name], batch_size=16)
         return mean(values, metric="kl", experiment=self.evaluator.experiment, method=student.method, seed=seed)
 
-    def _match_utility(self, student: TrainedStudent, seed: int, evaluation: Evaluation, result: Result) -> None:
-        base = self.untrained("base", "validation")
-        on_validation = frontier(student, self.evaluator, "validation", seed, base)
-        result.matched_lambda = choose_lambda(on_validation, base.value("utility"), self.evaluator.safety)
-        result.frontier = [
-            {"lambda": factor, "utility": on_validation[factor].value("utility"), "safety": on_validation[factor].value(self.evaluator.safety)}
-            for factor in LAMBDAS
-        ]
-        if result.matched_lambda == 1.0:
-            result.matched = evaluation.metrics
-        else:
-            with scaled(student, result.matched_lambda):
-                result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
-
-    def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
+    def made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
+        """The mark of a row: a hash of all that its result is made of. Results of another mark are made again."""
         pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
         kind = existing(method)
         commit = f"@{existing_commit(method)}" if existing_commit(method) else ""
@@ -231,13 +214,3 @@ class Experiment:
 
 def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:
     return {name: texts[:count] for name, texts in answers.items()}
-
-
-def preference_methods(methods: Sequence[str]) -> list[str]:
-    """Those trained with a preference loss, for the parts of the story that only they have."""
-    return [method for method in methods if method in LOSSES]
-
-
-def row_before(methods: Sequence[str]) -> str:
-    """The row that the notebook shows before training: the base student, unless no row has anything to do with it."""
-    return "base" if any(existing(method) not in ("model", "endpoint") for method in methods) else methods[0]

@@ -44,7 +44,7 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
         return TrainedStudent(method, model, tokenizer)
     if (positions := learned_positions(model)) and positions < settings.max_length:
         raise ValueError(f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most")
-    scored = [pair for pair in pairs if None not in pair.normalised()]
+    scored = [pair for pair in pairs if pair.is_scored]
     make_trainer = preference_trainer if METHODS[method].loss else _supervised_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
     _report_progress(trainer, f"training {method}, seed {settings.seed}")

@@ -43,12 +43,13 @@ def tune(run: Experiment, methods: Sequence[str], settings: Sequence[Setting], s
     ValueError where the criterion could not be measured, before anything is trained."""
     if not getattr(run.evaluator, "reward_judge", None) or "benign" not in run.evaluator.sets("validation"):
         raise ValueError("trials need reward_judge, of a real student, and benign prompts of split validation")
-    trials, start, output = [], run.settings, run.output
+    trials = []
     tried = [(setting, method) for setting in settings for method in methods if is_trained(method)]
     progress = Progress("trials", len(tried))
     for setting, method in tried:
-        run.settings, run.output = start.changed(**setting), output / "tuning" / ",".join(f"{name}-{value:g}" for name, value in setting.items())
-        trials.append((method, setting, run.result(method, 0, swapped)))
+        folder = run.output / "tuning" / ",".join(f"{name}-{value:g}" for name, value in setting.items())
+        trial = run.with_settings(run.settings.changed(**setting), folder)
+        trials.append((method, setting, trial.result(method, 0, swapped)))
         progress(1)
     return trials
 

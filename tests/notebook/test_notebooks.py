@@ -123,7 +123,7 @@ def test_every_variant_goes_through_every_step(variant, experiment, micro, tmp_p
     scored = score_pairs(judge, made, tmp_path / "scored.jsonl", unscored_limit=0.3)
     asked = INSTRUCTIONS[experiment].undesired if variant == "negation" else ""
     assert all(row["prompt"][-1]["content"].endswith(asked) for row in preference_dataset(scored))
-    assert sum(pair.score_revised > pair.score_response for pair in scored if None not in pair.normalised()) > 0
+    assert sum(pair.score_revised > pair.score_response for pair in scored if pair.is_scored) > 0
     if experiment == "safety":
         base, trained = open_experiment(checked_parameters("safety/train_rdpo.ipynb", {"output": str(tmp_path), **MICRO})).run(["base", "dpo"], [0])
         assert (base.row, trained.row, trained.variant) == ("base", f"dpo_{variant}", variant)
