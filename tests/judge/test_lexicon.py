@@ -106,5 +106,5 @@ def test_other_experiments_and_other_lexica_are_refused():
     with pytest.raises(ValueError, match="judge = 'lexicon:vader' reads feedback, and safety has none; lexica are for sycophancy alone"):
         open_judge(parameters("safety", judge="lexicon:vader"))
     for name in ("lexicon:", "lexicon", "lexicon:bing"):
-        with pytest.raises(ValueError, match="unknown lexicon .*; there are textblob, vader"):
+        with pytest.raises(ValueError, match="unknown (lexicon .*; there are textblob, vader|judge 'lexicon:?', did you mean lexicon:)"):
             open_judge(parameters("sycophancy", judge=name))
