@@ -38,7 +38,8 @@ MAY_BE_EMPTY = ("labels",)
 
 
 def checked(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
-    """The value of a setting, of its type, finite and within `LIMITS`. Raises ValueError naming setting, value and what is wanted."""
+    """The value of a setting, of its type, finite and within `LIMITS`. Raises ValueError naming setting, value and what
+    is wanted."""
     if name in WITHOUT_REPEATS and isinstance(value, list) and len(set(map(str, value))) < len(value):
         raise ValueError(f"{name} = {shortened(value)}: a value stands twice")
     item = Annotated[kind.__args__[0] if is_list(kind) else kind, LIMITS.get(name)]
@@ -92,14 +93,17 @@ class Progress:
 
 
 def escape_what_the_terminal_lacks() -> None:
-    """A command's first act: characters that the terminal's or the pipe's encoding lacks are printed as escapes, instead of ending it."""
+    """A command's first act: characters that the terminal's or the pipe's encoding lacks are printed as escapes,
+    instead of ending it."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:
-    """Silences progress bars and advice of transformers and datasets that say nothing about the run, and sets what they brought apart from
-    what a run leaves behind: garbage is collected after every training, and a look at a million objects of libraries takes .3 s."""
+    """Silences progress bars and advice of transformers and datasets that say nothing about the run, and sets what they
+    brought apart from
+    what a run leaves behind: garbage is collected after every training, and a look at a million objects of libraries
+    takes .3 s."""
     import gc
     import logging
     import warnings
@@ -108,7 +112,9 @@ def quiet_libraries() -> None:
     import transformers
 
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not installed
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # an optional kernel that is not installed
     os.environ["TQDM_DISABLE"] = "1"  # TRL's pass over the reference; our own bars are `Progress`
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

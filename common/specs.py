@@ -15,7 +15,8 @@ WITH_COMMIT = ("local", "reward", "yes_no", "model")
 
 @dataclass(frozen=True)
 class Spec:
-    """kind: such as endpoint, local or yes_no. name: a folder, a Hub name, a file, or a model behind an endpoint; "" for a kind without.
+    """kind: such as endpoint, local or yes_no. name: a folder, a Hub name, a file, or a model behind an endpoint; ""
+    for a kind without.
     commit: of a Hub name, "" for the newest."""
 
     kind: str
@@ -29,7 +30,8 @@ class Spec:
 
 
 def place_and_commit(text: str) -> tuple[str, str]:
-    """(folder, file or Hub name; commit, tag or branch behind the @). Only Hub names have one, and nothing that is there under the whole name."""
+    """(folder, file or Hub name; commit, tag or branch behind the @). Only Hub names have one, and nothing that is
+    there under the whole name."""
     name, _, commit = text.rpartition("@")
     is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and re.fullmatch(r"[\w.-]+", commit)
     return (name, commit) if is_hub_name and not resolve(text).exists() else (text, "")

@@ -1,5 +1,5 @@
-"""Safety at matched utility. A safer student is often only a more refusing one, so its adapter is scaled by lambda, lambda is
-chosen on the validation split, and the test split is looked at once. One training gives a whole frontier."""
+"""Safety at matched utility. A safer student is often only a more refusing one, so its adapter is scaled by lambda,
+lambda is chosen on the validation split, and the test split is looked at once. One training gives a whole frontier."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ def scaled(student: TrainedStudent, factor: float):
     return student.model.disable_adapter() if factor == 0.0 else rescale_adapter_scale(student.model, factor)
 
 
-def frontier(student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, base: Evaluation) -> dict[float, Evaluation]:
-    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda 0
-    is the untrained student, whose evaluation is given."""
+def frontier(
+    student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, base: Evaluation
+) -> dict[float, Evaluation]:
+    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda
+    0 is the untrained student, whose evaluation is given."""
     result = {0.0: base}
     for factor in LAMBDAS[1:]:
         with scaled(student, factor):

@@ -14,7 +14,10 @@ def answer_scores(judge: Judge, pairs: Sequence[Pair]) -> list[PairScores]:
     """Each answer judged alone."""
     asked = [(pair.prompt, answer) for pair in pairs for answer in (pair.response, pair.response_revised)]
     judged = judge.judge(*zip(*asked))
-    return [PairScores(o.score, r.score, o.reply, r.reply, failure=o.failure or r.failure) for o, r in zip(judged[::2], judged[1::2], strict=True)]
+    return [
+        PairScores(o.score, r.score, o.reply, r.reply, failure=o.failure or r.failure)
+        for o, r in zip(judged[::2], judged[1::2], strict=True)
+    ]
 
 
 def score_pairs(
@@ -26,8 +29,8 @@ def score_pairs(
     failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda finished: None,
 ) -> Records[ScoredPair]:
-    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for, which are read from
-    `path` as they are looked at.
+    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for, which are
+    read from `path` as they are looked at.
 
     A pair for which the judge gave no reply at all is not scored: its id and the reason stand in `failed_<name>` beside
     `path`, and the next run tries it again.
@@ -50,5 +53,7 @@ def score_pairs(
     scored = make_missing(pairs, make, path, ScoredPair, "pairs", batch_size, failed_limit, progress)
     unscored = sum((pair.score_response is None) + (pair.score_revised is None) for pair in scored)
     if unscored > unscored_limit * 2 * len(scored):
-        raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")
+        raise ValueError(
+            f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}"
+        )
     return scored

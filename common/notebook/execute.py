@@ -32,8 +32,8 @@ def declared_parameters(notebook: str | Path) -> dict[str, Any]:
 
 
 def checked_parameters(notebook: str | Path, given: Mapping[str, Any]) -> Any:
-    """The notebook's parameters: those of its cell with the given ones on top; of a notebook elsewhere those that it declares. Raises
-    ValueError for an unknown or mistyped one, before any kernel starts."""
+    """The notebook's parameters: those of its cell with the given ones on top; of a notebook elsewhere those that it
+    declares. Raises ValueError for an unknown or mistyped one, before any kernel starts."""
     declared = declared_parameters(notebook)
     try:
         if Path(notebook).stem in PARAMETERS and resolve(notebook).is_relative_to(ROOT):
@@ -44,7 +44,9 @@ def checked_parameters(notebook: str | Path, given: Mapping[str, Any]) -> Any:
         raise ValueError(f"{notebook}: {error}") from None
 
 
-def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], again: bool = False, log: Path | None = None) -> bool:
+def execute(
+    notebook: str | Path, executed: str | Path, given: dict[str, Any], again: bool = False, log: Path | None = None
+) -> bool:
     """Runs a notebook through papermill unless its last run had the same code, parameters and input files (or `again`).
 
     What it prints goes to the file `log`, else to stdout. Returns whether it ran. Raises papermill's error when a cell
@@ -61,7 +63,10 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], a
     executed.parent.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     start = time.perf_counter()
-    with TemporaryDirectory(prefix="rdpo-") as sockets, open(log, "w", buffering=1, encoding="utf-8") if log else nullcontext(sys.stdout) as printed:
+    with (
+        TemporaryDirectory(prefix="rdpo-") as sockets,
+        open(log, "w", buffering=1, encoding="utf-8") if log else nullcontext(sys.stdout) as printed,
+    ):
         papermill.execute_notebook(
             str(resolve(notebook)), str(executed), parameters=given, cwd=str(ROOT), kernel_name="python3",
             progress_bar=False, stdout_file=printed,
@@ -74,7 +79,8 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], a
 
 
 def is_finished(notebook: str | Path, executed: Path, own: dict[str, Any]) -> bool:
-    """Whether the executed copy was made by this very code, with these parameters and input files. A torn mark says nothing."""
+    """Whether the executed copy was made by this very code, with these parameters and input files. A torn mark says
+    nothing."""
     try:
         made_of = json.loads(executed.with_suffix(".done.json").read_text(encoding="utf-8"))["made_of"]
     except (OSError, ValueError, TypeError, LookupError):
@@ -83,15 +89,22 @@ def is_finished(notebook: str | Path, executed: Path, own: dict[str, Any]) -> bo
 
 
 def _made_of(notebook: str | Path, own: dict[str, Any]) -> str:
-    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files and models that they name."""
+    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files and models
+    that they name."""
     sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "common").rglob("*.py"))]
-    named = [text for value in own.values() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text]
+    named = [
+        text
+        for value in own.values()
+        for text in (value if isinstance(value, list) else [value])
+        if isinstance(text, str) and text
+    ]
     inputs = [content for text in named for content in _content(text)]
     return fingerprint(resolve(notebook).read_text(encoding="utf-8"), sources, own, inputs)
 
 
 def _content(text: str) -> list[str]:
-    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`: a file's bytes, a model's identity, or nothing."""
+    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`: a file's bytes, a model's
+    identity, or nothing."""
     place = resolve(text.partition(":")[2] or text)
     if place.is_file():
         return [place.read_bytes().hex()]

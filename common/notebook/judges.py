@@ -29,23 +29,31 @@ def open_judge(p: RewardScore) -> Judge | FeedbackJudge:
     return named_judge("judge", p.judge, p, texts_of(p), p.max_new_tokens)
 
 
-def check_judge(judge: Judge | FeedbackJudge, p: RewardScore | TrainRDPO) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
-    """The judge to use, and what the labels of `labels` say of it (see `agreement.trusted`). The judge as it is and nothing: without
-    labels, and in the miniature, which has an oracle."""
+def check_judge(
+    judge: Judge | FeedbackJudge, p: RewardScore | TrainRDPO
+) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
+    """The judge to use, and what the labels of `labels` say of it (see `agreement.trusted`). The judge as it is and
+    nothing: without labels, and in the miniature, which has an oracle."""
     if not p.labels or p.in_world:
         return judge, {}
     file, *texts = map(resolve, p.labels)
     return trusted(judge, file, texts[0] if texts else "", p.least_kappa)
 
 
-def named_judge(role: str, name: str, p: Stage, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> Judge | FeedbackJudge:
+def named_judge(
+    role: str, name: str, p: Stage, prompts: ExperimentPrompts, max_new_tokens: int = 256
+) -> Judge | FeedbackJudge:
     """What `judge`, `final_judge` or `reward_judge` names."""
     spec = judge_named(role, name)
     if spec.kind in ("reward", "learned") and prompts.quality:
-        raise ValueError(f"{role} = {name!r} gives one number, and {p.experiment} needs sentiment and quality; take yes_no:... or a chat model")
+        raise ValueError(
+            f"{role} = {name!r} gives one number, and {p.experiment} needs sentiment and quality; take yes_no:... or a chat model"
+        )
     if spec.kind == "lexicon":
         if not prompts.quality:
-            raise ValueError(f"{role} = {name!r} reads feedback, and {p.experiment} has none; lexica are for sycophancy alone")
+            raise ValueError(
+                f"{role} = {name!r} reads feedback, and {p.experiment} has none; lexica are for sycophancy alone"
+            )
         return lexicon_judge(spec.name)
     if spec.kind == "learned":
         return LearnedJudge.from_file(resolve(spec.name))
@@ -54,13 +62,17 @@ def named_judge(role: str, name: str, p: Stage, prompts: ExperimentPrompts, max_
         return FeedbackJudge(judge, judge.asking(prompts.quality.yes_no_question)) if prompts.quality else judge
     if spec.kind == "reward":
         return RewardHeadJudge(spec.name, spec.revision)
-    return llm_judge(kept_chat(role, spec, p), prompts, max_new_tokens, structured=spec.kind in ("endpoint", "recorded"))
+    return llm_judge(
+        kept_chat(role, spec, p), prompts, max_new_tokens, structured=spec.kind in ("endpoint", "recorded")
+    )
 
 
 def open_final_judge(p: TrainRDPO) -> Judge | FeedbackJudge:
     """What `final_judge` names: another judge than the one whose scores trained the student."""
     if not p.final_judge:
-        raise ValueError("a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes")
+        raise ValueError(
+            "a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes"
+        )
     return named_judge("final_judge", p.final_judge, p, PROMPTS[p.experiment])
 
 

@@ -1,7 +1,7 @@
 """The parameters of each stage: typed, with defaults and ranges, checked before any work starts.
 
-A notebook declares in its first cell the parameters that a reader may want to change. All others may be given as well: by `papermill
--p`, by `python -m common.batch -p`, in a profile, or in the YAML file that `settings` names.
+A notebook declares in its first cell the parameters that a reader may want to change. All others may be given as well:
+by `papermill -p`, by `python -m common.batch -p`, in a profile, or in the YAML file that `settings` names.
 """
 
 from __future__ import annotations
@@ -52,13 +52,18 @@ class Checked(BaseModel):
     def of(cls: type[AnyOf], given: Mapping[str, Any]) -> AnyOf:
         """The parameters with these values, and those of the file `settings` where they are not given.
 
-        A list is also taken from a single value or one string, `0,1` or `[0, 1]`, and knobs from `alpha=2,eta=4`, since `papermill -p`
-        passes neither. Raises ValueError naming every unknown, renamed, mistyped or impossible parameter.
+        A list is also taken from a single value or one string, `0,1` or `[0, 1]`, and knobs from `alpha=2,eta=4`, since
+        `papermill -p` passes neither. Raises ValueError naming every unknown, renamed, mistyped or impossible
+        parameter.
         """
         problems, values = [], dict(given)
         if path := values.get("settings"):
             rare = _from_file(str(path))
-            problems += [f"settings: {path} gives {name}, which is given already; leave it out of the file" for name in rare if rare[name] != values.get(name, rare[name])]
+            problems += [
+                f"settings: {path} gives {name}, which is given already; leave it out of the file"
+                for name in rare
+                if rare[name] != values.get(name, rare[name])
+            ]
             values = {**rare, **values}
         where = lambda name: f"settings: {path}: " if path and name in rare else ""  # noqa: E731
         for name in [name for name in values if name not in cls.model_fields]:
@@ -88,8 +93,9 @@ class Checked(BaseModel):
 class Stage(Checked):
     """What all stages have.
 
-    output: folder of the run, from the project root. providers: YAML file of endpoints (`common.notebook.providers`). settings: YAML file
-    with more parameters of this stage. local_batch: conversations that a local teacher or judge answers at a time.
+    output: folder of the run, from the project root. providers: YAML file of endpoints (`common.notebook.providers`).
+    settings: YAML file with more parameters of this stage. local_batch: conversations that a local teacher or judge
+    answers at a time.
     """
 
     experiment: str
@@ -105,12 +111,16 @@ class Stage(Checked):
 class GenerateData(Stage):
     """Of `generate_data`.
 
-    pairs: self_critique, recorded, or counterfactual_ and a variant. teacher: who answers, criticises and revises. respond_with: who gives
-    the first answers, where that is not the teacher. source: file or Hub data set (name@commit) of prompts; "" for the miniature's own.
-    prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the miniature's. noise_no_better,
-    noise_worse, noise_on: see `MiniatureTeacher`. pilot: chains of a real teacher that are looked at before the others, 0 for none;
-    least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run. cut_at_sentence: an answer that
-    is cut off ends with its last whole sentence. prompts_file: other texts, a YAML file or a version in `common.prompts`.
+    pairs: self_critique, recorded, or counterfactual_ and a variant. teacher: who answers, criticises and revises.
+    respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
+    of prompts; "" for the miniature's own.
+    prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the
+    miniature's. noise_no_better,
+    noise_worse, noise_on: see `MiniatureTeacher`. pilot: chains of a real teacher that are looked at before the others,
+    0 for none;
+    least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
+    cut_at_sentence: an answer that is cut off ends with its last whole sentence. prompts_file: other texts, a YAML file
+    or a version in `common.prompts`.
     """
 
     pairs: str = "self_critique"
@@ -132,8 +142,14 @@ class GenerateData(Stage):
     prompts_file: str = ""
 
     def _checks(self) -> list[Callable[[], object]]:
-        roles = {"teacher": self.teacher} | ({} if self.respond_with == "teacher" else {"respond_with": self.respond_with})
-        return [*super()._checks(), lambda: kind_of_pairs(self.pairs), *(partial(self.asked, role, name) for role, name in roles.items())]
+        roles = {"teacher": self.teacher} | (
+            {} if self.respond_with == "teacher" else {"respond_with": self.respond_with}
+        )
+        return [
+            *super()._checks(),
+            lambda: kind_of_pairs(self.pairs),
+            *(partial(self.asked, role, name) for role, name in roles.items()),
+        ]
 
     def asked(self, role: str, name: str) -> Spec:
         """Who is named as teacher or first respondent. Raises ValueError for nobody."""
@@ -148,10 +164,12 @@ class GenerateData(Stage):
 class RewardScore(Stage):
     """Of `reward_score`.
 
-    pairs_file: "" for `pairs.jsonl` in `output`. judge: who scores. judge_error, judge_blind_to, judge_unclear: of the miniature's, see
-    `MiniatureJudge`. labels: file of labelled answers that a real judge is checked on first, and the file of texts where it holds ids;
-    least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for the experiment's. unscored_limit, failed_limit: shares
-    that stop the run. max_new_tokens: of a verdict; one that is cut off or not understood gets twice that.
+    pairs_file: "" for `pairs.jsonl` in `output`. judge: who scores. judge_error, judge_blind_to, judge_unclear: of the
+    miniature's, see `MiniatureJudge`. labels: file of labelled answers that a real judge is checked on first, and the
+    file of texts where it holds ids;
+    least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for the experiment's. unscored_limit,
+    failed_limit: shares that stop the run. max_new_tokens: of a verdict; one that is cut off or not understood gets
+    twice that.
     """
 
     pairs_file: str = ""
@@ -169,7 +187,12 @@ class RewardScore(Stage):
     seed: int = 0
 
     def _checks(self) -> list[Callable[[], object]]:
-        return [*super()._checks(), lambda: judge_named("judge", self.judge), lambda: check_labels(self.labels), lambda: check_scale(self.scale)]
+        return [
+            *super()._checks(),
+            lambda: judge_named("judge", self.judge),
+            lambda: check_labels(self.labels),
+            lambda: check_scale(self.scale),
+        ]
 
     @property
     def in_world(self) -> bool:
@@ -180,11 +203,12 @@ class RewardScore(Stage):
 class TrainRDPO(Stage):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`. methods: rows of the table. seeds: of pairs drawn, adapters and order. evaluate_on:
-    validation, or test for the final table. finished: folder that keeps every result with excerpts for texts. student: folder, Hub name
-    (name@commit) or a miniature. pad_token: an existing token to pad with. train_pairs: drawn anew by every seed, 0 for all. swapped:
-    shares of them whose answers are exchanged, each a row. tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a
-    set. final_judge: of a real student's answers; reward_judge: who scored the pairs. labels, least_kappa: as in `RewardScore`.
+    pairs_file: "" for `scored.jsonl` in `output`. methods: rows of the table. seeds: of pairs drawn, adapters and
+    order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
+    for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
+    train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
+    tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a set. final_judge: of a real student's
+    answers; reward_judge: who scored the pairs. labels, least_kappa: as in `RewardScore`.
     """
 
     pairs_file: str = ""
@@ -219,7 +243,13 @@ class TrainRDPO(Stage):
     def _checks(self) -> list[Callable[[], object]]:
         judges = {"final_judge": self.final_judge, "reward_judge": self.reward_judge}
         named = [partial(judge_named, role, name) for role, name in judges.items() if name]
-        return [*super()._checks(), lambda: self.training, lambda: check_methods(self.methods), lambda: check_labels(self.labels), *named]
+        return [
+            *super()._checks(),
+            lambda: self.training,
+            lambda: check_methods(self.methods),
+            lambda: check_labels(self.labels),
+            *named,
+        ]
 
     @property
     def in_world(self) -> bool:
@@ -229,12 +259,19 @@ class TrainRDPO(Stage):
     @property
     def training(self) -> TrainSettings:
         """The settings that all methods share."""
-        return TrainSettings(**{name: getattr(self, name) for name in TrainSettings.__dataclass_fields__ if name in TrainRDPO.model_fields})
+        return TrainSettings(
+            **{
+                name: getattr(self, name)
+                for name in TrainSettings.__dataclass_fields__
+                if name in TrainRDPO.model_fields
+            }
+        )
 
 
 class PaperTables(Checked):
-    """Of `paper_tables`. profile: for the notes. runs: folder of finished runs. output: of tables and figures. labels: folder of labelled
-    answers. paper_numbers: CSV (experiment, method, metric, value) of a reader's own, to show beside."""
+    """Of `paper_tables`. profile: for the notes. runs: folder of finished runs. output: of tables and figures. labels:
+    folder of labelled answers. paper_numbers: CSV (experiment, method, metric, value) of a reader's own, to show
+    beside."""
 
     profile: str = "miniature"
     runs: str = "runs/miniature"
@@ -243,21 +280,32 @@ class PaperTables(Checked):
     paper_numbers: str = ""
 
 
-PARAMETERS: dict[str, type[Checked]] = {"generate_data": GenerateData, "reward_score": RewardScore, "train_rdpo": TrainRDPO, "paper_tables": PaperTables}
+PARAMETERS: dict[str, type[Checked]] = {
+    "generate_data": GenerateData,
+    "reward_score": RewardScore,
+    "train_rdpo": TrainRDPO,
+    "paper_tables": PaperTables,
+}
 """Notebook -> its parameters."""
 
 
 def parameters(stage: str, namespace: Mapping[str, Any]) -> Any:
     """The parameters of a notebook, from the names in its namespace. Call it in the cell after `parameters`.
 
-    Any plain value in the namespace that is no parameter can only have come from outside and is an unknown one. Raises what `Stage.of` does.
+    Any plain value in the namespace that is no parameter can only have come from outside and is an unknown one. Raises
+    what `Stage.of` does.
     """
     return PARAMETERS[stage].of({name: value for name, value in namespace.items() if _is_given(name, value)})
 
 
 def judge_named(role: str, name: str) -> Spec:
     """Who is named as a judge. Raises ValueError for nobody."""
-    return spec_of(role, name, alone=("miniature", "recorded"), named=("endpoint", "local", "reward", "yes_no", "learned", "lexicon"))
+    return spec_of(
+        role,
+        name,
+        alone=("miniature", "recorded"),
+        named=("endpoint", "local", "reward", "yes_no", "learned", "lexicon"),
+    )
 
 
 def kind_of_pairs(pairs: str) -> str:
@@ -291,7 +339,9 @@ def _from_file(path: str) -> dict[str, Any]:
     try:
         found = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
     except OSError:
-        raise ValueError(f"settings: no file {resolve(path)}; give a YAML file of NAME: VALUE, or leave settings empty") from None
+        raise ValueError(
+            f"settings: no file {resolve(path)}; give a YAML file of NAME: VALUE, or leave settings empty"
+        ) from None
     except yaml.YAMLError as error:
         raise ValueError(f"settings: {path} is no YAML ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):

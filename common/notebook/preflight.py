@@ -1,4 +1,5 @@
-"""What a notebook will ask of whom, and what that takes, before it is spent: keys, models, requests, dollars, disk, hours without a GPU."""
+"""What a notebook will ask of whom, and what that takes, before it is spent: keys, models, requests, dollars, disk,
+hours without a GPU."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ from common.storage import read_records
 from common.student.identity import located
 
 CPU_SPEED = 4e10
-"""Parameters times tokens a second that two cores get through: SmolLM2-135M in NF4, 300 tokens a second in training and a
-little more in generation (ours)."""
+"""Parameters times tokens a second that two cores get through: SmolLM2-135M in NF4, 300 tokens a second in training and
+a little more in generation (ours)."""
 CHARACTERS = 4  # of an English token, about
 
 
@@ -40,21 +41,28 @@ class Work(NamedTuple):
         return self.requests * (self.prompt_tokens + self.completion_tokens)
 
 
-def forecast(stage: str, p: GenerateData | RewardScore | TrainRDPO, prompts: Sequence[PromptRecord] = (), ask: bool = False) -> list[str]:
-    """A line on each model that the notebook `stage` uses: its work, and what that costs or takes without a GPU. Every reply is
-    reckoned as long as may be; those kept from before cost nothing, those cut off or not understood are asked for twice.
-    None for the miniature and for recorded replies. Not counted: the labelled answers a judge is checked on, questions of
-    style, a second criterion of the final judge, and rows that are an endpoint themselves.
+def forecast(
+    stage: str, p: GenerateData | RewardScore | TrainRDPO, prompts: Sequence[PromptRecord] = (), ask: bool = False
+) -> list[str]:
+    """A line on each model that the notebook `stage` uses: its work, and what that costs or takes without a GPU. Every
+    reply is reckoned as long as may be; those kept from before cost nothing, those cut off or not understood are asked
+    for twice. None for the miniature and for recorded replies. Not counted: the labelled answers a judge is checked on,
+    questions of style, a second criterion of the final judge, and rows that are an endpoint themselves.
 
     Args:
-        prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as may be.
+        prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as
+        may be.
         ask: endpoints are asked for one token, so that a wrong key or model shows; else the key alone is looked for.
 
     Raises:
         EndpointError: no key, or no answer.
         OSError: no such model, or too little room on the disk of `output`.
     """
-    role, work_of = {"generate_data": ("teacher", _teaching), "reward_score": ("judge", _judging), "train_rdpo": ("final_judge", _final_judging)}[stage]
+    role, work_of = {
+        "generate_data": ("teacher", _teaching),
+        "reward_score": ("judge", _judging),
+        "train_rdpo": ("final_judge", _final_judging),
+    }[stage]
     items = prompts if stage == "generate_data" else _pairs(p, stage, prompts)
     if not items:
         return ["how much will be asked is known when the step before has written its pairs"]
@@ -62,8 +70,14 @@ def forecast(stage: str, p: GenerateData | RewardScore | TrainRDPO, prompts: Seq
     spec = _spec(role, getattr(p, role), p)
     if spec.name and spec.kind not in ("learned", "lexicon"):
         work = work_of(p, items)
-        written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)  # a reply is kept, and stands in what is made of it
-        lines.append(_endpoint(endpoint_named(spec.name, p.providers), work, ask) if spec.kind == "endpoint" else _local(role, spec.name, _skeleton(role, spec), work.tokens))
+        written += (
+            2 * CHARACTERS * work.requests * (work.completion_tokens + 100)
+        )  # a reply is kept, and stands in what is made of it
+        lines.append(
+            _endpoint(endpoint_named(spec.name, p.providers), work, ask)
+            if spec.kind == "endpoint"
+            else _local(role, spec.name, _skeleton(role, spec), work.tokens)
+        )
     _check_disk(p.output, written)
     return lines
 
@@ -86,8 +100,16 @@ def _pairs(p: GenerateData | RewardScore | TrainRDPO, stage: str, prompts: Seque
 def _teaching(p: GenerateData, prompts: Sequence[PromptRecord]) -> Work:
     texts, answer = texts_of(p), "x" * CHARACTERS * p.max_new_tokens
     said = [[], []] if variant_named(p.pairs) else [[], [answer], [answer, answer]]
-    asked = [texts.conversation_after(opening(r.system, r.prompt), r.plain_prompt or r.prompt, replies) for r in prompts for replies in said]
-    return Work((len(said) + (texts.quality is not None)) * len(prompts), _mean(sum(len(turn["content"]) for turn in turns) for turns in asked), p.max_new_tokens)
+    asked = [
+        texts.conversation_after(opening(r.system, r.prompt), r.plain_prompt or r.prompt, replies)
+        for r in prompts
+        for replies in said
+    ]
+    return Work(
+        (len(said) + (texts.quality is not None)) * len(prompts),
+        _mean(sum(len(turn["content"]) for turn in turns) for turns in asked),
+        p.max_new_tokens,
+    )
 
 
 def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
@@ -98,17 +120,23 @@ def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
 
 def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
     held_out = [len(pair.prompt) for pair in pairs if pair.split == p.evaluate_on]
-    return Work(len(held_out) * len(p.methods) * len(p.seeds), _mean(held_out) + p.max_new_tokens, 256)  # of a verdict, as in LLMJudge
+    return Work(
+        len(held_out) * len(p.methods) * len(p.seeds), _mean(held_out) + p.max_new_tokens, 256
+    )  # of a verdict, as in LLMJudge
 
 
 def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
     """The line of the student, trained and evaluated, and the bytes of its adapters."""
-    train = [len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"]
+    train = [
+        len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"
+    ]
     trained = len([method for method in p.methods if is_trained(method)]) * len(p.seeds)
     answered = len(p.methods) * len(p.seeds) * sum(pair.split == p.evaluate_on for pair in pairs)
     tokens = trained * p.epochs * (p.train_pairs or len(train)) * _mean(train) + answered * p.max_new_tokens
     model = _skeleton("student", Spec("student", *place_and_commit(p.student)))
-    adapter = sum(p.lora_rank * (m.in_features + m.out_features) for m in model.modules() if isinstance(m, torch.nn.Linear))
+    adapter = sum(
+        p.lora_rank * (m.in_features + m.out_features) for m in model.modules() if isinstance(m, torch.nn.Linear)
+    )
     return [_local("student", p.student, model, tokens)], trained * 4 * adapter
 
 
@@ -124,9 +152,17 @@ def _endpoint(chat: EndpointChat, work: Work, ask: bool) -> str:
         [reply] = chat.complete([[{"role": "user", "content": "Hello"}]], Sampling(max_new_tokens=1))
         if reply.failed and not reply.finish_reason.startswith("error: no words"):  # one token may be no word
             raise EndpointError(f"{chat.name} does not answer: {reply.finish_reason}")
-    requests, prompt_tokens, completion_tokens = work.requests, work.requests * work.prompt_tokens, work.requests * work.completion_tokens
+    requests, prompt_tokens, completion_tokens = (
+        work.requests,
+        work.requests * work.prompt_tokens,
+        work.requests * work.completion_tokens,
+    )
     cost, limit = chat.price(prompt_tokens, completion_tokens), chat.budget.limit
-    cap = "no cost cap" if limit is None else f"cost cap {limit:g} dollars" + (", WHICH MAY STOP IT" if cost > limit else "")
+    cap = (
+        "no cost cap"
+        if limit is None
+        else f"cost cap {limit:g} dollars" + (", WHICH MAY STOP IT" if cost > limit else "")
+    )
     return f"{chat.name}: about {requests} requests, {prompt_tokens:,} + {completion_tokens:,} tokens, {cost:.2f} dollars; {cap}"
 
 
@@ -146,7 +182,9 @@ def _skeleton(role: str, spec: Spec) -> torch.nn.Module:
         config = AutoConfig.from_pretrained(located(spec.name), revision=spec.revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(f"{role} = {spec.name!r} is no model here or on the Hub ({reason}); check name, network, and the licence of a gated model") from None
+        raise FileNotFoundError(
+            f"{role} = {spec.name!r} is no model here or on the Hub ({reason}); check name, network, and the licence of a gated model"
+        ) from None
     with torch.device("meta"):
         return AutoModel.from_config(config)
 
@@ -155,4 +193,6 @@ def _check_disk(output: str, written: int) -> None:
     folder = next(path for path in (resolve(output), *resolve(output).parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if written > free:
-        raise OSError(f"about {written / 1e9:.1f} GB will be written below output = {output!r}, and {free / 1e9:.1f} GB are free there; free some, or give another output")
+        raise OSError(
+            f"about {written / 1e9:.1f} GB will be written below output = {output!r}, and {free / 1e9:.1f} GB are free there; free some, or give another output"
+        )

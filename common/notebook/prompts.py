@@ -23,9 +23,9 @@ def world_asked(p: GenerateData | RewardScore) -> ModuleType | None:
 
 
 def texts_of(p: GenerateData | RewardScore) -> ExperimentPrompts:
-    """The texts of the experiment: those that `prompts_file` names, a version of `common.prompts.VERSIONS` or a YAML file, else the
-    miniature's own where a miniature teacher or judge is asked, and the newest of `common.prompts` where a real one is; with the
-    judge's `scale` where one is given."""
+    """The texts of the experiment: those that `prompts_file` names, a version of `common.prompts.VERSIONS` or a YAML
+    file, else the miniature's own where a miniature teacher or judge is asked, and the newest of `common.prompts` where
+    a real one is; with the judge's `scale` where one is given."""
     if p.prompts_file in VERSIONS:
         prompts = VERSIONS[p.prompts_file]
     elif p.prompts_file:
@@ -39,15 +39,19 @@ def texts_of(p: GenerateData | RewardScore) -> ExperimentPrompts:
 
 
 def open_prompts(p: GenerateData) -> list[PromptRecord]:
-    """The prompts of `generate_data`: the miniature's train split, or every split of a file or Hub data set `source`; with their
-    answers where the pairs are recorded."""
+    """The prompts of `generate_data`: the miniature's train split, or every split of a file or Hub data set `source`;
+    with their answers where the pairs are recorded."""
     source, commit = place_and_commit(p.source)
     if p.pairs == "recorded":
         if not source:
-            raise ValueError("pairs = recorded needs source: the file or Hub data set that holds them, see common/data/recorded.py")
+            raise ValueError(
+                "pairs = recorded needs source: the file or Hub data set that holds them, see common/data/recorded.py"
+            )
         return load_pairs(p.experiment, source, commit, limit=p.prompts)
     if not source and not p.in_world:
-        raise ValueError(f"teacher = {p.teacher} needs source: a file or Hub data set of prompts for it, see common/data/sources.py; the miniature's own prompts mean nothing to a real model")
+        raise ValueError(
+            f"teacher = {p.teacher} needs source: a file or Hub data set of prompts for it, see common/data/sources.py; the miniature's own prompts mean nothing to a real model"
+        )
     if not source:
         return world_asked(p).prompts_for("train", p.prompts, p.benign_share, p.seed)
     return load_prompts(p.experiment, source, commit, texts_of(p).system, limit=p.prompts)

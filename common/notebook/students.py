@@ -22,8 +22,9 @@ from common.training.kept import read_tuned
 
 
 def open_experiment(p: TrainRDPO) -> Experiment:
-    """Student, pairs, evaluator and settings of `train_rdpo`. Rows that train nothing need no scored pairs: a real student's
-    prompts then come from any file with the fields of `PromptRecord`, and a miniature student's from its world.
+    """Student, pairs, evaluator and settings of `train_rdpo`. Rows that train nothing need no scored pairs: a real
+    student's prompts then come from any file with the fields of `PromptRecord`, and a miniature student's from its
+    world.
 
     Raises ValueError or FileNotFoundError for anything missing or contradictory, before any work starts.
     """
@@ -47,20 +48,34 @@ def open_experiment(p: TrainRDPO) -> Experiment:
     if p.in_world:
         from common.miniature import lab
 
-        evaluator = lab.evaluator(p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions)
+        evaluator = lab.evaluator(
+            p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions
+        )
         student, load = lab.student(p.experiment, p.student)
         return Experiment(student, train, evaluator, resolve(p.output), p.training, **rows, **load, **how)
     if "always_refuse" in p.methods:
-        raise ValueError("always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal")
-    evaluator = _judged_evaluator(p, [record for record in read_records(path, HeldOut) if record.split != "train"], Reader(student, **how), instructions)
+        raise ValueError(
+            "always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal"
+        )
+    evaluator = _judged_evaluator(
+        p,
+        [record for record in read_records(path, HeldOut) if record.split != "train"],
+        Reader(student, **how),
+        instructions,
+    )
     return Experiment(student, train, evaluator, resolve(p.output), p.training, **rows, **how)
 
 
-def _judged_evaluator(p: TrainRDPO, prompts: Sequence[HeldOut], reader: Reader, instructions: StyleInstructions | None) -> JudgedEvaluator:
+def _judged_evaluator(
+    p: TrainRDPO, prompts: Sequence[HeldOut], reader: Reader, instructions: StyleInstructions | None
+) -> JudgedEvaluator:
     asked = open_final_judge(p)
     judge, found = check_judge(asked, p)
     for criterion, checks in found.items():
-        print(f"final judge, {criterion}:", {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()})
+        print(
+            f"final judge, {criterion}:",
+            {name: {key: value for key, value in check.items() if key != "errors"} for name, check in checks.items()},
+        )
     kind = FeedbackEvaluator if isinstance(judge, FeedbackJudge) else JudgedEvaluator
     return kind(
         prompts, p.experiment, judge, reader, max_new_tokens=p.max_new_tokens, repetition_penalty=p.repetition_penalty, instructions=instructions,

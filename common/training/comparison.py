@@ -23,7 +23,8 @@ from common.training.kept import Setting, trained_once, training_of
 from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
-"""Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked with, when marks did not
+"""Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked
+with, when marks did not
 name them: rows asked with these keep their marks, and rows of any other texts have others."""
 
 
@@ -47,18 +48,21 @@ class Experiment:
 
     Args:
         student: folder or Hub name of the base student.
-        pairs: scored pairs of the train split, all made in one way: by self-critique, or by one variant of Counterfactual DPO.
+        pairs: scored pairs of the train split, all made in one way: by self-critique, or by one variant of
+        Counterfactual DPO.
         evaluator: how answers are looked at.
         output: results go to `<output>/seed-<s>/<row>/`.
         settings: shared by all methods; the seed is replaced by each run's own.
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
         tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
-        finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is taken from there
+        finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is
+        taken from there
             and not trained again, what is new is added. None for no such file.
         chats: who answers for the `endpoint:` rows, by row.
         match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
-        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
+        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share
+        them.
         load: for `load_student`.
     """
 
@@ -73,20 +77,32 @@ class Experiment:
             raise ValueError(f"train_pairs = {train_pairs}, but there are only {len(pairs)} pairs")
         variants = sorted({pair.variant for pair in pairs})
         if len(variants) > 1:
-            raise ValueError(f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind")
+            raise ValueError(
+                f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind"
+            )
         self.variant = variants[0] if variants else ""
         self.student = located(student)
         self.pairs, self.evaluator, self.output = list(pairs), evaluator, Path(output)
-        self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
+        self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = (
+            settings,
+            evaluate_on,
+            train_pairs,
+            chats,
+            load,
+        )
         self.finished, self.tuned, self.match_utility = finished, tuned, match_utility
         self._untrained = {} if evaluations is None else evaluations
 
     def run(self, methods: Sequence[str], seeds: Sequence[int], swapped: Sequence[float] = (0.0,)) -> list[Result]:
-        """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk, which is
-        said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
+        """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk,
+        which is said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
         check_methods(methods)
         rows = [(method, seed, share) for seed in seeds for share in swapped for method in methods]
-        once = [(method, seed, share) for method, seed, share in rows if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))]
+        once = [
+            (method, seed, share)
+            for method, seed, share in rows
+            if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))
+        ]
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
@@ -100,7 +116,8 @@ class Experiment:
         return other
 
     def finished_rows(self) -> list[Result]:
-        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's would be made of, as `place_in_table` orders them."""
+        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's
+        would be made of, as `place_in_table` orders them."""
         found = [Result.read(path) for path in sorted(self.output.glob("seed-*/*/metrics.json"))]
         current = [one for one in found if one.made_of == self.made_of(one.method, one.seed, one.swapped)]
         return sorted(current, key=place_in_table)
@@ -119,7 +136,9 @@ class Experiment:
         if path.exists() and (kept := Result.read(path)).made_of == made_of:
             print(f"{kept.row}, seed {seed}: finished before, reused from {path}", flush=True)
             return kept
-        if self.finished and (kept := finished_result(self.finished, name, of_any_seed=not is_trained(method))):  # what is not trained has no seed
+        if self.finished and (
+            kept := finished_result(self.finished, name, of_any_seed=not is_trained(method))
+        ):  # what is not trained has no seed
             print(f"{kept.row}, seed {seed}: finished before, reused from {self.finished}", flush=True)
             kept = kept.of_seed(seed)
             kept.write(path)  # where tables look for it
@@ -130,7 +149,10 @@ class Experiment:
             student = self.train(method, seed, swapped)
             result = self._evaluate(student, seed, made_of)
             if is_trained(method) and swapped:
-                result.swapped, result.metrics = swapped, [metric.model_copy(update={"noise": swapped}) for metric in result.metrics]
+                result.swapped, result.metrics = (
+                    swapped,
+                    [metric.model_copy(update={"noise": swapped}) for metric in result.metrics],
+                )
         result.split = self.evaluate_on
         if is_trained(method):
             settings = self.settings_of(method, seed)
@@ -153,7 +175,8 @@ class Experiment:
         return self.settings.changed(seed=seed, **self.tuned.get(method, {}))
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
-        """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
+        """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers
+        exchanged. Scores stay
         with their answers: DPO's label is wrong there, and what the judge saw is not."""
         pairs = stream("subset", seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
         exchanged = set(stream("swaps", seed).sample(range(len(pairs)), round(swapped * len(pairs))))
@@ -174,7 +197,11 @@ class Experiment:
 
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
         evaluation = self.untrained(method, self.evaluate_on)
-        at_lambda = {"matched": evaluation.metrics, "matched_lambda": 0.0} if method == "base" and self.evaluator.matches_utility else {}
+        at_lambda = (
+            {"matched": evaluation.metrics, "matched_lambda": 0.0}
+            if method == "base" and self.evaluator.matches_utility
+            else {}
+        )
         result = Result(
             method, seed, made_of, evaluation.metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, precision=evaluation.precision,
             prompts=self.evaluator.texts.hash if method == "sr" else "", **at_lambda,
@@ -201,15 +228,23 @@ class Experiment:
 
     def made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
         """The mark of a row: a hash of all that its result is made of. Results of another mark are made again."""
-        pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
+        pairs, settings = (
+            (self.pairs_of(seed, swapped), self.settings_of(method, seed))
+            if is_trained(method)
+            else ([], TrainSettings())
+        )
         kind = existing(method)
         commit = f"@{existing_commit(method)}" if existing_commit(method) else ""
-        named = f"{kind}:{identity(existing_place(method))}{commit}" if kind in ("adapter", "model") else method  # whatever its place is called
+        named = (
+            f"{kind}:{identity(existing_place(method))}{commit}" if kind in ("adapter", "model") else method
+        )  # whatever its place is called
         training = training_of(named, self.student, pairs, settings, **self.load)
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
             evaluation["texts"] = texts
-        return fingerprint(training, {}, evaluation, self.evaluate_on)  # {}: once files of adapters and models, on which every mark hangs
+        return fingerprint(
+            training, {}, evaluation, self.evaluate_on
+        )  # {}: once files of adapters and models, on which every mark hangs
 
 
 def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:

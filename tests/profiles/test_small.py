@@ -17,7 +17,16 @@ from common.notebook.execute import checked_parameters
 from common.notebook.profiles import own_pairs, stage_parameters
 from common.notebook.students import open_experiment
 from common.profiles.small import prepare as small
-from common.profiles.small.prepare import Rows, benign_pairs, cut, public_rows, roleplay_pairs, row_hash, rows_of, safety_pairs
+from common.profiles.small.prepare import (
+    Rows,
+    benign_pairs,
+    cut,
+    public_rows,
+    roleplay_pairs,
+    row_hash,
+    rows_of,
+    safety_pairs,
+)
 from common.prompts import PROMPTS
 from common.report.tables import read_results
 from common.runtime import ROOT, resolve
