@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import importlib
 
-_HOMES = {"RDPOTrainer": "trainer", "RDPOConfig": "trainer", "load_student": "student", "load_adapter": "student", "export_merged": "student"}
+_HOMES = {
+    "RDPOTrainer": "trainer",
+    "RDPOConfig": "trainer",
+    "load_student": "student",
+    "load_adapter": "student",
+    "export_merged": "student",
+}
 __all__ = list(_HOMES)
 
 

@@ -4,10 +4,10 @@
                                    [--to NAME] [--jobs N] [--dry-run] [--only-failed]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
-`papermill -f` as it stands, and where experiments differ a second one, `<experiment>/<stage>.yaml`. Executed notebooks go
-to `runs/<profile>/<experiment>/<stage>.ipynb` (`--to` names another folder below runs/), what they print to `<stage>.log` beside them; with other pairs than those of
-self-critique to a folder of that name below, from which the tables take its rows too. Each job gets its share of the
-CPU's threads; notebooks that use a GPU take turns on it.
+`papermill -f` as it stands, and where experiments differ a second one, `<experiment>/<stage>.yaml`. Executed notebooks
+go to `runs/<profile>/<experiment>/<stage>.ipynb` (`--to` names another folder below runs/), what they print to
+`<stage>.log` beside them; with other pairs than those of self-critique to a folder of that name below, from which the
+tables take its rows too. Each job gets its share of the CPU's threads; notebooks that use a GPU take turns on it.
 """
 
 from __future__ import annotations
@@ -19,49 +19,90 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from common.data.counterfactual import PAIRS
-from common.notebook.execute import checked_parameters, declared_parameters, execute, is_finished
+from common.notebook.execute import checked_parameters, execute, is_finished
 from common.notebook.grid import Step, run_grid, threads_each
-from common.notebook.parameters import INPUTS
-from common.notebook.profiles import STAGES, experiments, more_parameters, own_pairs, preparation, read_yaml, stage_parameters
+from common.notebook.parameters import INPUTS, PARAMETERS
+from common.notebook.profiles import (
+    STAGES,
+    experiments,
+    more_parameters,
+    own_pairs,
+    preparation,
+    read_yaml,
+    stage_parameters,
+)
 from common.runtime import escape_what_the_terminal_lacks, resolve
 
 
-def steps_of(experiment: str, stages: Sequence[str], profile: str, overrides: dict[str, Any], kinds: Sequence[str] = (), to: str = "") -> list[Step]:
-    """The notebooks of one experiment in order, for one kind of pairs after the other, by default the profile's own; each is given
-    those overrides that it declares."""
+def steps_of(
+    experiment: str,
+    stages: Sequence[str],
+    profile: str,
+    overrides: dict[str, Any],
+    kinds: Sequence[str] = (),
+    to: str = "",
+) -> list[Step]:
+    """The notebooks of one experiment in order, for one kind of pairs after the other, by default the profile's own;
+    each is given those overrides that it declares."""
     steps = []
     for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
-        declared = declared_parameters(f"{experiment}/{stage}.ipynb")
-        mine = {name: value for name, value in overrides.items() if name in declared}
+        mine = {name: value for name, value in overrides.items() if name in PARAMETERS[stage].model_fields}
         given = {**stage_parameters(experiment, stage, profile, pairs, to), **mine}
-        if stage in INPUTS and not given.get("pairs_file"):  # named, so that a change of the file runs the notebook again
+        if stage in INPUTS and not given.get(
+            "pairs_file"
+        ):  # named, so that a change of the file runs the notebook again
             given["pairs_file"] = f"{given['output']}/{INPUTS[stage]}"
         steps.append(Step(experiment, stage, given, pairs))
     return steps
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m common.batch", description="Run the notebooks of a profile through papermill.")
+    parser = argparse.ArgumentParser(
+        prog="python -m common.batch", description="Run the notebooks of a profile through papermill."
+    )
     parser.add_argument("profile")
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
     parser.add_argument("--seed", action="append", type=int)
     parser.add_argument("--method", action="append")
     parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}")
-    parser.add_argument("-f", action="append", default=[], metavar="NAME", help="more parameters, from NAME.yaml beside the profile's files")
-    parser.add_argument("--to", default="", metavar="NAME", help="folder below runs/ for what is made; default: the profile's name")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter of the notebooks; a list as 0,1 or [0, 1]")
-    parser.add_argument("-y", action="append", default=[], metavar="YAML", help="the same as YAML, such as 'seeds: [0, 1]'")
+    parser.add_argument(
+        "-f",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="more parameters, from NAME.yaml beside the profile's files",
+    )
+    parser.add_argument(
+        "--to", default="", metavar="NAME", help="folder below runs/ for what is made; default: the profile's name"
+    )
+    parser.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="any parameter of the notebooks; a list as 0,1 or [0, 1]",
+    )
+    parser.add_argument(
+        "-y", action="append", default=[], metavar="YAML", help="the same as YAML, such as 'seeds: [0, 1]'"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, with which parameters, at what cost, and run nothing")
-    parser.add_argument("--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would run, with which parameters, at what cost, and run nothing",
+    )
+    parser.add_argument(
+        "--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on"
+    )
     asked = parser.parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
         threads_each(asked.jobs)
         names = _known(asked.experiment or experiments())
         from_files = more_parameters(asked.profile, asked.f)
-        overrides = from_files | _overrides(asked, names[0])
+        overrides = from_files | _overrides(asked)
         stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
         grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
         _check(grid, overrides, from_files)
@@ -69,7 +110,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if asked.only_failed:
-        grid = {name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :] for name, steps in grid.items() if any(step.failed_before() for step in steps)}
+        grid = {
+            name: steps[next(i for i, step in enumerate(steps) if step.failed_before()) :]
+            for name, steps in grid.items()
+            if any(step.failed_before() for step in steps)
+        }
     if asked.dry_run:
         if (profile := preparation(asked.profile)) and not profile.is_prepared():
             print(f"python -m {profile.__name__} would run first: it downloads the data and makes the students")
@@ -96,8 +141,10 @@ def _rehearse(steps: list[Step]) -> bool:
     prompts, possible = [], True
     for step in steps:
         parameters = checked_parameters(step.notebook, step.given)
-        finished = is_finished(step.notebook, step.executed, parameters)
-        print(f"{step.name}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}")
+        finished = is_finished(step.notebook, step.executed, parameters.model_dump())
+        print(
+            f"{step.name}: {'finished, would be reused' if finished else 'would run'} with {', '.join(f'{k}={v}' for k, v in step.given.items())}"
+        )
         try:
             prompts = open_prompts(parameters) if step.stage == "generate_data" else prompts
             for line in [] if finished else forecast(step.stage, parameters, prompts, ask=True):
@@ -108,9 +155,10 @@ def _rehearse(steps: list[Step]) -> bool:
     return possible
 
 
-def _overrides(asked: argparse.Namespace, experiment: str) -> dict[str, Any]:
-    """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like a number."""
-    kinds = {name: kind for stage in STAGES for name, kind in declared_parameters(f"{experiment}/{stage}.ipynb")["__annotations__"].items()}
+def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
+    """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like
+    a number."""
+    kinds = {name: field.annotation for stage in STAGES for name, field in PARAMETERS[stage].model_fields.items()}
     overrides = {name: value for text in asked.y for name, value in read_yaml(text, "-y").items()}
     overrides |= {name: _literal(text, kinds.get(name)) for name, text in asked.p}
     if asked.seed:
@@ -140,14 +188,18 @@ def _known(names: list[str]) -> list[str]:
 def _check(grid: dict[str, list[Step]], overrides: dict[str, Any], from_files: Collection[str]) -> None:
     """Every parameter of every notebook that will run, before the first kernel starts."""
     if "pairs" in overrides:
-        raise ValueError(f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own")
+        raise ValueError(
+            f"give --pairs {overrides['pairs']} in place of -p pairs: each kind of pairs has a folder of its own"
+        )
     steps = [step for of_experiment in grid.values() for step in of_experiment]
     for step in steps:
         checked_parameters(step.notebook, step.given)
     if len({step.executed for step in steps}) < len(steps):
-        raise ValueError("two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique")
+        raise ValueError(
+            "two runs would share a folder: -p output is for one --experiment and one kind of --pairs, and recorded pairs take the place of self_critique"
+        )
     for name in [name for name in overrides if not any(name in step.given for step in steps)]:
-        elsewhere = name in from_files and any(name in declared_parameters(f"{step.experiment}/{stage}.ipynb") for step in steps for stage in STAGES)
+        elsewhere = name in from_files and any(name in PARAMETERS[stage].model_fields for stage in STAGES)
         if not elsewhere:  # a file is for every notebook of the profile, whichever of them run
             checked_parameters(steps[-1].notebook, {name: overrides[name]})
 

@@ -1,12 +1,12 @@
 """Refined DPO (rDPO) and its neighbours as pure functions of log-probabilities and scores.
 
-What is the paper's and what is ours. The abstract of arXiv 2402.08005 says that the DPO loss is generalised by scores of
-an external reward model; its equation was not available to us. There are two readings, both ours:
+What is the paper's and what is ours. The abstract of arXiv 2402.08005 says that the DPO loss is generalised by scores
+of an external reward model; its equation was not available to us. There are two readings, both ours:
 
 - `rdpo`, the offset: L = -log sigmoid(beta * D - alpha * (s_r - s_o)). It follows when the objective is reward plus
-  alpha * score under a KL penalty, has the form of MODPO's margin (arXiv 2310.03708), and was published later with theory
-  as DPO with rating information (arXiv 2602.00603, there called RDPO, alpha = beta / beta_1). It damps a pair whose
-  revision scored worse and never reverses it.
+  alpha * score under a KL penalty, has the form of MODPO's margin (arXiv 2310.03708), and was published later with
+  theory as DPO with rating information (arXiv 2602.00603, there called RDPO, alpha = beta / beta_1). It damps a pair
+  whose revision scored worse and never reverses it.
 - `rdpo_label`, the soft label: a machine-written digest of the paper names a preference probability tau that weighs the
   teacher's preference against the reward model's scores. At tau = 1/2 a pair that the scores contradict is silenced.
 
@@ -56,14 +56,15 @@ def ipo(log_ratio_gap: Tensor, *, beta: float) -> Tensor:
 
 
 def rdpo(u: Tensor, score_gap: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """-log sigmoid(u - alpha * g). Refined DPO, signed score offset: our first reading; the same form in arXiv 2602.00603.
-    A tie, or alpha = 0, is DPO."""
+    """-log sigmoid(u - alpha * g). Refined DPO, signed score offset: our first reading; the same form in arXiv
+    2602.00603. A tie, or alpha = 0, is DPO."""
     return -F.logsigmoid(u - alpha * score_gap)
 
 
 def rdpo_label(u: Tensor, score_gap: Tensor, *, tau: float = 0.5, eta: float = 1.0) -> Tensor:
-    """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = tau + (1 - tau) sigmoid(eta * g). Refined DPO, soft label: our
-    second reading. tau = 1 is DPO, tau = 0 is `rdpo_soft`; a tie gives p = (1 + tau) / 2, half of DPO's push at tau = 1/2.
+    """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = tau + (1 - tau) sigmoid(eta * g). Refined DPO, soft label:
+    our second reading. tau = 1 is DPO, tau = 0 is `rdpo_soft`; a tie gives p = (1 + tau) / 2, half of DPO's push at tau
+    = 1/2.
 
     Raises ValueError unless tau lies in [0, 1]."""
     if not 0 <= tau <= 1:
@@ -73,36 +74,37 @@ def rdpo_label(u: Tensor, score_gap: Tensor, *, tau: float = 0.5, eta: float = 1
 
 
 def rdpo_ml(u: Tensor, score_gap: Tensor, *, eta: float = 1.0, variance: float = 1.0) -> Tensor:
-    """-log sigmoid(u) + (eta * g - u)^2 / (2 * variance): DPO's likelihood of the teacher's order times a Gaussian one of the
-    score gap, as the maximum-likelihood form of arXiv 2602.00603 (ML-RDPO) was described to us; eta brings g to u's unit.
-    A large variance is DPO. Raises ValueError unless variance > 0."""
+    """-log sigmoid(u) + (eta * g - u)^2 / (2 * variance): DPO's likelihood of the teacher's order times a Gaussian one
+    of the score gap, as the maximum-likelihood form of arXiv 2602.00603 (ML-RDPO) was described to us; eta brings g to
+    u's unit. A large variance is DPO. Raises ValueError unless variance > 0."""
     if not variance > 0:
         raise ValueError(f"variance must be positive, got {variance}")
     return -F.logsigmoid(u) + (eta * score_gap - u) ** 2 / (2 * variance)
 
 
 def rdpo_soft(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
-    """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = sigmoid(eta * g): soft labels from scores, as in MMPO. A tie is
-    p = 1/2, which holds u at 0; a worse revision (g < 0) is reversed: exchanging a pair's answers along with their scores
-    changes nothing, so the teacher's order plays no part."""
+    """-p log sigmoid(u) - (1 - p) log sigmoid(-u) with p = sigmoid(eta * g): soft labels from scores, as in MMPO. A tie
+    is p = 1/2, which holds u at 0; a worse revision (g < 0) is reversed: exchanging a pair's answers along with their
+    scores changes nothing, so the teacher's order plays no part."""
     p = torch.sigmoid(eta * score_gap)
     return -p * F.logsigmoid(u) - (1 - p) * F.logsigmoid(-u)
 
 
 def rdpo_squared(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
-    """(u - eta * g)^2: regression of the implicit reward gap on the score gap (Nemotron's `rpo_sq`). A tie has target 0.
-    As in `rdpo_soft`, the teacher's order plays no part."""
+    """(u - eta * g)^2: regression of the implicit reward gap on the score gap (Nemotron's `rpo_sq`). A tie has target
+    0. As in `rdpo_soft`, the teacher's order plays no part."""
     return (u - eta * score_gap) ** 2
 
 
 def rdpo_filter(u: Tensor, score_gap: Tensor) -> Tensor:
-    """-log sigmoid(u) where g > 0, else 0: DPO on accepted pairs, with dSC's strict acceptance (arXiv 2312.01957). Pairs
-    that are not accepted stay in the batch mean with loss 0."""
+    """-log sigmoid(u) where g > 0, else 0: DPO on accepted pairs, with dSC's strict acceptance (arXiv 2312.01957).
+    Pairs that are not accepted stay in the batch mean with loss 0."""
     return torch.where(score_gap > 0, -F.logsigmoid(u), torch.zeros_like(u))
 
 
 def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
-    """-log sigmoid(u), with chosen and rejected swapped where g < 0. A tie is DPO; elsewhere the teacher's order plays no part."""
+    """-log sigmoid(u), with chosen and rejected swapped where g < 0. A tie is DPO; elsewhere the teacher's order plays
+    no part."""
     return -F.logsigmoid(torch.where(score_gap < 0, -u, u))
 
 
@@ -126,7 +128,8 @@ def preference_loss(
     """Losses and implicit rewards of a batch of preference pairs.
 
     Args:
-        method: a name in `LOSSES`, or a callable that gets the same tensors, `beta` and the knobs by keyword and returns
+        method: a name in `LOSSES`, or a callable that gets the same tensors, `beta` and the knobs by keyword and
+        returns
             the losses, shape (batch,): the hook for whoever has the paper's own equation.
         policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps: (batch,)
             log-probabilities summed over completion tokens, nats.
@@ -161,9 +164,13 @@ def preference_loss(
     }
     if uses_scores(method):
         if score_chosen is None or score_rejected is None:
-            raise ValueError(f"the loss {method!r} needs score_chosen and score_rejected; without scores use 'dpo', 'cdpo', 'robust' or 'ipo'")
+            raise ValueError(
+                f"the loss {method!r} needs score_chosen and score_rejected; without scores use 'dpo', 'cdpo', 'robust' or 'ipo'"
+            )
         inputs["score_gap"] = score_chosen - score_rejected
-        if not inputs["score_gap"].isfinite().all():  # NaN > 0 is false: rdpo_filter would drop the pair, rdpo_flip would trust it
+        if (
+            not inputs["score_gap"].isfinite().all()
+        ):  # NaN > 0 is false: rdpo_filter would drop the pair, rdpo_flip would trust it
             raise ValueError(f"the loss {method!r} got a score that is NaN or infinite; leave unscored pairs out")
     wanted = inspect.signature(LOSSES[method]).parameters
     return LOSSES[method](**{name: value for name, value in inputs.items() if name in wanted}), *rewards
@@ -175,7 +182,9 @@ def check_method(method: str, knobs: dict[str, float] | None = None) -> None:
         raise ValueError(f"unknown loss {method!r}; there are {', '.join(LOSSES)}")
     for knob in knobs or {}:
         if knob not in knobs_of(method):
-            raise ValueError(f"the loss {method!r} has no knob {knob!r}; it has {', '.join(knobs_of(method)) or 'none'}")
+            raise ValueError(
+                f"the loss {method!r} has no knob {knob!r}; it has {', '.join(knobs_of(method)) or 'none'}"
+            )
 
 
 def knobs_of(method: str) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """One row of the table each: base, always-refuse, SR, SFT, dSC, DPO, refined DPO (rDPO) and its neighbours.
 
-Every trained method gets the same pairs (scored on both sides), the same LoRA, batch and number of epochs; what differs is
-what it does with pairs and scores. Readings of the paper's baselines are ours:
-SR = self-refinement at inference (the untrained student criticises and rewrites its own answer), SFT = on all revisions,
-dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312.01957).
+Every trained method gets the same pairs (scored on both sides), the same LoRA, batch and number of epochs; what differs
+is what it does with pairs and scores. Readings of the paper's baselines are ours:
+SR = self-refinement at inference (the untrained student criticises and rewrites its own answer), SFT = on all
+revisions, dSC = SFT on revisions that scored strictly higher than the original (arXiv 2312.01957).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Literal, get_type_hints
 
 from common.loss import LOSSES, check_method, knobs_of, uses_scores
 from common.runtime import checked
+from common.specs import place_and_commit
 from common.student.identity import located
 
 
@@ -22,10 +23,11 @@ from common.student.identity import located
 class Method:
     """One row of the table.
 
-    label, color: in tables and figures. loss: of the rows trained with a preference loss, a name in `LOSSES`. nll_on: the chosen answers
-    whose likelihood is added to that loss, with the settings' `nll_weight`: given to both sides alike; on accepted ones that term is dSC,
-    so a row with it is a control and no refined DPO. sft_on: the revisions that a supervised row learns. search: knob of the loss -> the
-    lowest and highest value that tuning tries, on a logarithmic scale.
+    label, color: in tables and figures. loss: of the rows trained with a preference loss, a name in `LOSSES`. nll_on:
+    the chosen answers whose likelihood is added to that loss, with the settings' `nll_weight`: given to both sides
+    alike; on accepted ones that term is dSC, so a row with it is a control and no refined DPO. sft_on: the revisions
+    that a supervised row learns. search: knob of the loss -> the lowest and highest value that tuning tries, on a
+    logarithmic scale.
     """
 
     name: str
@@ -52,12 +54,14 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
-"""Every row there is, by name, in the order of tables. A new loss is written in `loss.py`, gets a record here, and its knob a field in
+"""Every row there is, by name, in the order of tables. A new loss is written in `loss.py`, gets a record here, and its
+knob a field in
 `RDPOConfig`: no other place."""
 
 
 def register(*methods: Method) -> None:
-    """Adds rows to `METHODS`. Raises ValueError for a name that is taken, a loss that is not in `LOSSES`, and a search of what is no knob of it."""
+    """Adds rows to `METHODS`. Raises ValueError for a name that is taken, a loss that is not in `LOSSES`, and a search
+    of what is no knob of it."""
     for method in methods:
         if method.name in METHODS:
             raise ValueError(f"the method {method.name!r} is there already")
@@ -91,21 +95,28 @@ register(
     Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
 )  # fmt: skip
 
-EXISTING = {"adapter": "a PEFT folder on top of the student", "model": "a folder or Hub name in the student's place", "endpoint": "a model behind an endpoint"}
-"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an adapter on the student as
-the student is loaded and with the tokenizer beside it, a model with its own weights (`student.load_as_it_is`), never rounded to NF4."""
+EXISTING = {
+    "adapter": "a PEFT folder on top of the student",
+    "model": "a folder or Hub name in the student's place",
+    "endpoint": "a model behind an endpoint",
+}
+"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an
+adapter on the student as the student is loaded and with the tokenizer beside it, a model with its own weights
+(`student.load_as_it_is`), never rounded to NF4."""
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings that all trained methods share; all defaults are ours.
 
-    batch_size: pairs a step; micro_batch: pairs computed at a time, the batch in parts, for a machine's memory; 0 computes it whole.
+    batch_size: pairs a step; micro_batch: pairs computed at a time, the batch in parts, for a machine's memory; 0
+    computes it whole.
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
-    beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight: of the rows with
-    an NLL term. max_length: tokens of prompt
-    and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does with
-    PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must hold besides.
+    beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
+    of the rows with an NLL term. max_length: tokens of prompt
+    and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does
+    with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
+    hold besides.
     """
 
     learning_rate: float = 1e-4
@@ -122,15 +133,17 @@ class TrainSettings:
     reference: Literal["adapters off", "unquantised"] = "adapters off"
 
     def as_dict(self, method: str) -> dict[str, Any]:
-        """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor is `micro_batch`,
-        nor the usual reference. Empty for a row that is not trained."""
+        """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
+        is `micro_batch`, nor the usual reference. Empty for a row that is not trained."""
         if not is_trained(method):
             return {}
         row = METHODS[method]
         own = ["learning_rate", "beta"] if row.loss else ["sft_learning_rate"]
         own += ["nll_weight"] if row.nll_on else []
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
-        values = {name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")}
+        values = {
+            name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")
+        }
         return values | self.knobs_of(row.loss)
 
     def knobs_of(self, loss: str) -> dict[str, float]:
@@ -138,12 +151,17 @@ class TrainSettings:
         return {name: self.knobs.get(name, default) for name, default in (knobs_of(loss) if loss else {}).items()}
 
     def changed(self, **values: Any) -> TrainSettings:
-        """The same with other values, of fields or of knobs by their own names. Raises ValueError for a name that is neither."""
+        """The same with other values, of fields or of knobs by their own names. Raises ValueError for a name that is
+        neither."""
         own = {name: value for name, value in values.items() if name in TrainSettings.__dataclass_fields__}
-        return replace(self, **{"knobs": {**self.knobs, **{name: value for name, value in values.items() if name not in own}}, **own})
+        return replace(
+            self,
+            **{"knobs": {**self.knobs, **{name: value for name, value in values.items() if name not in own}}, **own},
+        )
 
     def __post_init__(self):
-        """Raises ValueError for a number that is not finite or out of its range, an unknown knob, and a micro_batch that does not divide the batch."""
+        """Raises ValueError for a number that is not finite or out of its range, an unknown knob, and a micro_batch
+        that does not divide the batch."""
         for name, kind in get_type_hints(TrainSettings).items():
             if name != "knobs":
                 checked(name, getattr(self, name), kind)
@@ -153,19 +171,30 @@ class TrainSettings:
                 raise ValueError(f"unknown setting {name!r}; knobs of losses are {', '.join(sorted(there))}")
             checked(name, value, float)
         if self.micro_batch and self.batch_size % self.micro_batch:
-            raise ValueError(f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole")
+            raise ValueError(
+                f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole"
+            )
 
 
 def check_methods(methods: Sequence[str]) -> None:
-    """Raises ValueError for a name that is no row of the table, FileNotFoundError for an adapter or a folder that is not there."""
+    """Raises ValueError for a name that is no row of the table, FileNotFoundError for an adapter or a folder that is
+    not there."""
     unknown = [method for method in methods if method not in METHODS and not existing(method)]
     if unknown:
-        raise ValueError(f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}, and what exists as {', '.join(f'{kind}:...' for kind in EXISTING)}")
+        raise ValueError(
+            f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}, and what exists as {', '.join(f'{kind}:...' for kind in EXISTING)}"
+        )
     for method in methods:
         place = existing_place(method) if existing(method) in ("adapter", "model") else Path()
         if existing(method) == "adapter" and not Path(place, "adapter_config.json").exists():
-            raise FileNotFoundError(f"{method}: no adapter_config.json in {place}; give the folder that PEFT's save_pretrained wrote")
-        if existing(method) == "model" and Path(place, "adapter_config.json").exists() and not Path(place, "config.json").exists():
+            raise FileNotFoundError(
+                f"{method}: no adapter_config.json in {place}; give the folder that PEFT's save_pretrained wrote"
+            )
+        if (
+            existing(method) == "model"
+            and Path(place, "adapter_config.json").exists()
+            and not Path(place, "config.json").exists()
+        ):
             raise ValueError(f"{method}: {place} holds an adapter and no model; write adapter: in place of model:")
 
 
@@ -191,5 +220,11 @@ def label_of(method: str) -> str:
 
 
 def existing_place(method: str) -> Path | str:
-    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`. Raises what `identity.located` does."""
-    return located(method.partition(":")[2])
+    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`, without its commit. Raises what
+    `identity.located` does."""
+    return located(place_and_commit(method.partition(":")[2])[0])
+
+
+def existing_commit(method: str) -> str:
+    """The commit of a `model:NAME@commit`, "" for none."""
+    return place_and_commit(method.partition(":")[2])[1] if existing(method) == "model" else ""

@@ -2,8 +2,9 @@
 
     python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
-The file is CSV, JSONL, a JSON list or Parquet (see `common/data/readers.py`) with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`,
-`score_rejected` and, where there is one, `system`. A score may be empty (null): its pair is left out and counted. No judge is asked.
+The file is CSV, JSONL, a JSON list or Parquet (see `common/data/readers.py`) with TRL's columns `prompt`, `chosen`,
+`rejected`, `score_chosen`, `score_rejected` and, where there is one, `system`. A score may be empty (null): its pair is
+left out and counted. No judge is asked.
 """
 
 from __future__ import annotations
@@ -42,7 +43,11 @@ OPTIONS = {
 }  # fmt: skip
 
 
-KNOBS = {name: (value, [loss for loss in LOSSES if name in knobs_of(loss)]) for loss in LOSSES for name, value in knobs_of(loss).items()}
+KNOBS = {
+    name: (value, [loss for loss in LOSSES if name in knobs_of(loss)])
+    for loss in LOSSES
+    for name, value in knobs_of(loss).items()
+}
 
 
 class OwnRow(BaseModel):
@@ -65,8 +70,8 @@ class OwnPair(ScoredPair):
 def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) -> list[OwnPair]:
     """A pair a row, of split `train` or `test` by a hash of its prompt, so that no prompt is in both.
 
-    Raises ValueError or FileNotFoundError naming file, line, column and remedy: a broken row, a score outside `score_range`
-    (lowest, highest), equal answers, a row that stands twice, too few pairs.
+    Raises ValueError or FileNotFoundError naming file, line, column and remedy: a broken row, a score outside
+    `score_range` (lowest, highest), equal answers, a row that stands twice, too few pairs.
     """
     low, high = score_range
     if not 0 < high - low < math.inf:
@@ -76,10 +81,16 @@ def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) 
         read = row.read(OwnRow)
         for name in SCORES:
             if (score := getattr(read, name)) is not None and not low <= score <= high:
-                raise ValueError(f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH")
+                raise ValueError(
+                    f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH"
+                )
         if read.chosen == read.rejected:
-            raise ValueError(f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row")
-        if (before := places.setdefault((read.system, read.prompt, read.chosen, read.rejected), row.where)) != row.where:
+            raise ValueError(
+                f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row"
+            )
+        if (
+            before := places.setdefault((read.system, read.prompt, read.chosen, read.rejected), row.where)
+        ) != row.where:
             raise ValueError(f"{row.where}: the same prompt and answers as in {before}; delete one of them")
         pairs.append(OwnPair(
             id=fingerprint(read.system, read.prompt, read.chosen, read.rejected), experiment="own_data", split=split_of(read.prompt, SHARES), system=read.system, prompt=read.prompt,
@@ -88,9 +99,13 @@ def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) 
     scored = Counter(pair.split for pair in pairs if score_gap(pair) is not None)
     unequal = sum(bool(score_gap(pair)) for pair in side(pairs, "test"))
     if scored.total() < LEAST_PAIRS:
-        raise ValueError(f"{rows}: {scored.total()} of {len(pairs)} rows have both scores; give at least {LEAST_PAIRS}, so that some can be held out")
+        raise ValueError(
+            f"{rows}: {scored.total()} of {len(pairs)} rows have both scores; give at least {LEAST_PAIRS}, so that some can be held out"
+        )
     if not scored["train"] or not unequal:
-        raise ValueError(f"{rows}: {scored['train']} scored rows to train on and {unequal} held out with unequal scores; there must be one of each, give more rows")
+        raise ValueError(
+            f"{rows}: {scored['train']} scored rows to train on and {unequal} held out with unequal scores; there must be one of each, give more rows"
+        )
     return pairs
 
 
@@ -100,14 +115,21 @@ def side(pairs: Sequence[ScoredPair], split: str) -> list[ScoredPair]:
 
 
 def train_and_report(
-    pairs: Sequence[ScoredPair], student: str | Path, output: str | Path, method: str = "rdpo", settings: TrainSettings = SETTINGS, **load: Any
+    pairs: Sequence[ScoredPair],
+    student: str | Path,
+    output: str | Path,
+    method: str = "rdpo",
+    settings: TrainSettings = SETTINGS,
+    **load: Any,
 ) -> Result:
-    """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into `output`.
+    """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
+    `output`.
 
     What is there of the same pairs and settings is not made again. `load` goes to `load_student`.
 
     Raises:
-        ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be trained or measured on.
+        ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
+        trained or measured on.
         FileExistsError: `output` holds another adapter.
     """
     if method not in TRAINED:
@@ -117,11 +139,16 @@ def train_and_report(
     training = training_of(method, student, train_pairs, settings, **load)
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out])
     if adapter.exists() and not kept_training(output, training):
-        raise FileExistsError(f"{adapter} was made of other data or settings; give another --output, or delete it (of a student its weights, tokenizer, chat template and generation config count)")
+        raise FileExistsError(
+            f"{adapter} was made of other data or settings; give another --output, or delete it (of a student its weights, tokenizer, chat template and generation config count)"
+        )
     if path.exists() and (result := Result.read(path)).made_of == made_of:
         print(f"{adapter}: made and measured before with the same data and settings", flush=True)
         return result
-    tokenizer, context = load_tokenizer(student, load.get("revision"), load.get("pad_token")), context_of(student, load.get("revision"))
+    tokenizer, context = (
+        load_tokenizer(student, load.get("revision"), load.get("pad_token")),
+        context_of(student, load.get("revision")),
+    )
     answered = {pair.id for pair in held_out[:ANSWERS]}
     for pair in pairs:
         where = getattr(pair, "where", "") or f"the pair of prompt {pair.prompt[:40]!r}"
@@ -133,8 +160,17 @@ def train_and_report(
         method, settings.seed, made_of, metrics, answers=answers, history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored,
         split="test", settings=how,
     )  # fmt: skip
-    counts = {"train": account(train_pairs, trained, settings.max_length), "test": account(held_out, trained, settings.max_length)}
-    write_manifest(output, "own_data", {"student": str(student), "method": method, **asdict(settings), **load}, made_of=made_of, pairs=counts)
+    counts = {
+        "train": account(train_pairs, trained, settings.max_length),
+        "test": account(held_out, trained, settings.max_length),
+    }
+    write_manifest(
+        output,
+        "own_data",
+        {"student": str(student), "method": method, **asdict(settings), **load},
+        made_of=made_of,
+        pairs=counts,
+    )
     (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
     (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
     result.write(path)
@@ -143,16 +179,35 @@ def train_and_report(
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m common.own_data", description=__doc__.split("\n")[0])
-    parser.add_argument("rows", help="CSV, JSONL or JSON list with prompt, chosen, rejected, score_chosen, score_rejected, and system where there is one")
+    parser.add_argument(
+        "rows",
+        help="CSV, JSONL or JSON list with prompt, chosen, rejected, score_chosen, score_rejected, and system where there is one",
+    )
     parser.add_argument("--student", required=True, help="folder or Hub name of a chat model")
     parser.add_argument("--output", required=True, help="folder for adapter and report")
-    parser.add_argument("--score-range", nargs=2, type=float, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help="lowest and highest possible score; default 0 1")
-    parser.add_argument("--method", choices=TRAINED, default="rdpo", metavar="METHOD", help=f"{', '.join(TRAINED)}; default rdpo")
+    parser.add_argument(
+        "--score-range",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest possible score; default 0 1",
+    )
+    parser.add_argument(
+        "--method", choices=TRAINED, default="rdpo", metavar="METHOD", help=f"{', '.join(TRAINED)}; default rdpo"
+    )
     for name, meaning in OPTIONS.items():
         value = getattr(SETTINGS, name)
-        parser.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=f"{meaning}; default {value}")
+        parser.add_argument(
+            "--" + name.replace("_", "-"), type=type(value), default=value, help=f"{meaning}; default {value}"
+        )
     for name, (value, losses) in KNOBS.items():
-        parser.add_argument("--" + name.replace("_", "-"), type=float, default=value, help=f"knob of {', '.join(losses)}; default {value}")
+        parser.add_argument(
+            "--" + name.replace("_", "-"),
+            type=float,
+            default=value,
+            help=f"knob of {', '.join(losses)}; default {value}",
+        )
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
@@ -167,10 +222,14 @@ def main(arguments: list[str] | None = None) -> None:
     quiet_libraries()
     output = Path(asked.output).expanduser()
     try:
-        settings = SETTINGS.changed(**{name: getattr(asked, name) for name in (*OPTIONS, *KNOBS)}, sft_learning_rate=asked.learning_rate)
+        settings = SETTINGS.changed(
+            **{name: getattr(asked, name) for name in (*OPTIONS, *KNOBS)}, sft_learning_rate=asked.learning_rate
+        )
         pairs = read_pairs(asked.rows, tuple(asked.score_range))
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-        train_and_report(pairs, asked.student, output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token)
+        train_and_report(
+            pairs, asked.student, output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token
+        )
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
     print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])

@@ -1,5 +1,5 @@
-"""What teacher and judge are asked, per experiment, as data. Our own words throughout: the paper's prompts can be put in
-their place with a YAML file of the same fields (`ExperimentPrompts.from_yaml`)."""
+"""What teacher and judge are asked, per experiment, as data. Our own words throughout: the paper's prompts can be put
+in their place with a YAML file of the same fields (`ExperimentPrompts.from_yaml`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class JudgePrompt(BaseModel):
 
     judge_template: asks for a verdict in text; must hold `{prompt}`, `{answer}` and `{verdict_format}` once each.
     scale: the scale of that verdict.
-    yes_no_question: asks the same for a judge that reads the probabilities of "Yes" and "No" (arXiv 2308.06385); "Yes" is
+    yes_no_question: asks the same for a judge that reads the probabilities of "Yes" and "No" (arXiv 2308.06385); "Yes"
+    is
         the upper end of the scale. "" for none.
     """
 
@@ -50,10 +51,16 @@ class JudgePrompt(BaseModel):
         return ScoreScale[scale] if isinstance(scale, str) else scale
 
     def judge_request(self, prompt: str, answer: str, as_json: bool = False) -> list[Message]:
-        """The conversation that asks for a verdict on one answer; `as_json` where the reply is held to `scale.verdict_schema`."""
+        """The conversation that asks for a verdict on one answer; `as_json` where the reply is held to
+        `scale.verdict_schema`."""
         closing = f"a number from {self.scale.minimum} to {self.scale.maximum} in the field score, your reasons standing in the field reasoning"
         verdict_format = closing if as_json else self.scale.verdict_format
-        return [{"role": "user", "content": fill(self.judge_template, prompt=prompt, answer=answer, verdict_format=verdict_format)}]
+        return [
+            {
+                "role": "user",
+                "content": fill(self.judge_template, prompt=prompt, answer=answer, verdict_format=verdict_format),
+            }
+        ]
 
 
 class Example(BaseModel):
@@ -71,11 +78,13 @@ class ExperimentPrompts(JudgePrompt):
     """The texts of one experiment: the teacher's, and the judge's for the criterion that the pairs are scored by.
 
     system: system prompt of the teacher, empty for none; whoever makes the prompts puts it into their records.
-    critique_request, revision_request: what is asked after the first answer. Without slots they are the next user turns of the
-        conversation, whose attack or persona goes on ruling (the form of the paper's repository). With slots, `{request}` and
-        `{answer}` in the first, `{request}` and `{critique}` in the second, each is a conversation of its own that quotes them, the
-        request in its plain words (ours); tags around a reply are then cut away.
-    revision_system: system prompt of such a conversation that asks for a revision. examples: chains shown before it, and before that of
+    critique_request, revision_request: what is asked after the first answer. Without slots they are the next user turns
+    of the
+        conversation, whose attack or persona goes on ruling (the form of the paper's repository). With slots,
+        `{request}` and `{answer}` in the first, `{request}` and `{critique}` in the second, each is a conversation of
+        its own that quotes them, the request in its plain words (ours); tags around a reply are then cut away.
+    revision_system: system prompt of such a conversation that asks for a revision. examples: chains shown before it,
+    and before that of
         a critique.
     quality: a second criterion on the same answers, where the experiment has one.
     version: the name of these texts in `VERSIONS`, "" for other ones.
@@ -91,10 +100,15 @@ class ExperimentPrompts(JudgePrompt):
 
     @model_validator(mode="after")
     def _quotes_in_both_or_neither(self) -> ExperimentPrompts:
-        for name, needed in (("critique_request", {"request", "answer"}), ("revision_request", {"request", "critique"})):
+        for name, needed in (
+            ("critique_request", {"request", "answer"}),
+            ("revision_request", {"request", "critique"}),
+        ):
             found = {slot for slot in ("request", "answer", "critique") if "{" + slot + "}" in getattr(self, name)}
             if not needed <= found if self.quotes else found:
-                raise ValueError(f"{name} must hold the slots {', '.join('{' + slot + '}' for slot in sorted(needed))}, or both requests none; it holds {', '.join(sorted(found)) or 'none'}")
+                raise ValueError(
+                    f"{name} must hold the slots {', '.join('{' + slot + '}' for slot in sorted(needed))}, or both requests none; it holds {', '.join(sorted(found)) or 'none'}"
+                )
         if (self.examples or self.revision_system) and not self.quotes:
             raise ValueError("examples and revision_system need requests with slots")
         return self
@@ -113,9 +127,24 @@ class ExperimentPrompts(JudgePrompt):
             said: the answer, or answer and critique; empty for the first turn.
         """
         if not self.quotes or not said:
-            return [*opening, *(turn for exchange in zip(said, (self.critique_request, self.revision_request)) for turn in _exchange(*exchange, first="assistant"))]
-        asked, wanted, system = (self.critique_request, "critique", "") if len(said) == 1 else (self.revision_request, "revision", self.revision_system)
-        shown = [turn for example in self.examples for turn in _exchange(fill(asked, **example.model_dump()), getattr(example, wanted))]
+            return [
+                *opening,
+                *(
+                    turn
+                    for exchange in zip(said, (self.critique_request, self.revision_request))
+                    for turn in _exchange(*exchange, first="assistant")
+                ),
+            ]
+        asked, wanted, system = (
+            (self.critique_request, "critique", "")
+            if len(said) == 1
+            else (self.revision_request, "revision", self.revision_system)
+        )
+        shown = [
+            turn
+            for example in self.examples
+            for turn in _exchange(fill(asked, **example.model_dump()), getattr(example, wanted))
+        ]
         said_of = dict(zip(("answer", "critique"), said))
         return [*opening_turns(system), *shown, {"role": "user", "content": fill(asked, request=request, **said_of)}]
 
@@ -129,7 +158,10 @@ class ExperimentPrompts(JudgePrompt):
         try:
             return cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'content'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'content'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            )
             raise ValueError(f"{path}: {problems}") from None
         except yaml.YAMLError as error:
             raise ValueError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
@@ -160,7 +192,11 @@ _TITLE = re.compile(
 def _unwrapped(reply: str) -> str:
     """What stands in <answer> tags where they are, else all; other tags and a title ("Revised answer:") away."""
     inside = re.search(r"<(answer|review|feedback|revised_answer)>(.*?)(?:</\1>|\Z)", reply, re.S | re.I)
-    text = inside[2] if inside and re.search(r"\w", inside[2]) else re.split(r"</(?:answer|review|feedback)>", reply.strip(), maxsplit=1)[0] or reply
+    text = (
+        inside[2]
+        if inside and re.search(r"\w", inside[2])
+        else re.split(r"</(?:answer|review|feedback)>", reply.strip(), maxsplit=1)[0] or reply
+    )
     return _TITLE.sub("", re.sub(_TAG, "", text, flags=re.I).strip()).strip()
 
 
@@ -340,6 +376,8 @@ SYCOPHANCY = _SYCOPHANCY_1.model_copy(update={
 PROMPTS = {"safety": SAFETY, "roleplay-robustness": ROLEPLAY, "sycophancy": SYCOPHANCY}
 """The newest texts of each experiment."""
 
-VERSIONS = {prompts.version: prompts for prompts in (_SAFETY_1, _ROLEPLAY_1, _SYCOPHANCY_1, SAFETY, ROLEPLAY, SYCOPHANCY)}
-"""All texts by name. Those that end in 1 ask in the conversation itself, as the paper's repository does; results that name no
-version were made with them."""
+VERSIONS = {
+    prompts.version: prompts for prompts in (_SAFETY_1, _ROLEPLAY_1, _SYCOPHANCY_1, SAFETY, ROLEPLAY, SYCOPHANCY)
+}
+"""All texts by name. Those that end in 1 ask in the conversation itself, as the paper's repository does; results that
+name no version were made with them."""

@@ -25,23 +25,25 @@ def resolve(path: str | Path) -> Path:
 
 SHARE, POSITIVE, WEIGHT, COUNT, SEED = Field(ge=0, le=1), Field(gt=0), Field(ge=0), Field(ge=1), Field(ge=0, lt=2**32)
 LIMITS = {
-    **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "judge_error", "judge_unclear", "failed_limit", "unscored_limit"), SHARE),
+    **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "judge_error", "judge_unclear", "failed_limit", "unscored_limit", "least_yield"), SHARE),
     **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "variance", "repetition_penalty"), POSITIVE),
-    **dict.fromkeys(("alpha", "eta", "nll_weight", "temperature", "max_cost", "prices", "micro_batch", "train_pairs", "prompts"), WEIGHT),
-    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "concurrency"), COUNT),
+    **dict.fromkeys(("alpha", "eta", "nll_weight", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
+    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch"), COUNT),
     **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "least_kappa": Field(ge=-1, le=1),
 }  # fmt: skip
 """Setting, by its name wherever it is one -> the range of its value, or of every value in its list."""
 WITHOUT_REPEATS = ("methods", "seeds", "swapped")
 """Lists whose values are rows of a table: one that stands twice would count twice."""
+MAY_BE_EMPTY = ("labels",)
 
 
 def checked(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
-    """The value of a setting, of its type, finite and within `LIMITS`. Raises ValueError naming setting, value and what is wanted."""
+    """The value of a setting, of its type, finite and within `LIMITS`. Raises ValueError naming setting, value and what
+    is wanted."""
     if name in WITHOUT_REPEATS and isinstance(value, list) and len(set(map(str, value))) < len(value):
         raise ValueError(f"{name} = {shortened(value)}: a value stands twice")
     item = Annotated[kind.__args__[0] if is_list(kind) else kind, LIMITS.get(name)]
-    kind = Annotated[list[item], Field(min_length=1)] if is_list(kind) else item
+    kind = Annotated[list[item], Field(min_length=0 if name in MAY_BE_EMPTY else 1)] if is_list(kind) else item
     try:
         return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)).validate_python(value, strict=strict)
     except ValidationError as error:
@@ -91,14 +93,17 @@ class Progress:
 
 
 def escape_what_the_terminal_lacks() -> None:
-    """A command's first act: characters that the terminal's or the pipe's encoding lacks are printed as escapes, instead of ending it."""
+    """A command's first act: characters that the terminal's or the pipe's encoding lacks are printed as escapes,
+    instead of ending it."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:
-    """Silences progress bars and advice of transformers and datasets that say nothing about the run, and sets what they brought apart from
-    what a run leaves behind: garbage is collected after every training, and a look at a million objects of libraries takes .3 s."""
+    """Silences progress bars and advice of transformers and datasets that say nothing about the run, and sets what they
+    brought apart from
+    what a run leaves behind: garbage is collected after every training, and a look at a million objects of libraries
+    takes .3 s."""
     import gc
     import logging
     import warnings
@@ -107,7 +112,9 @@ def quiet_libraries() -> None:
     import transformers
 
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # an optional kernel that is not installed
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # an optional kernel that is not installed
     os.environ["TQDM_DISABLE"] = "1"  # TRL's pass over the reference; our own bars are `Progress`
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()

@@ -29,11 +29,16 @@ class ScoreScale(Enum):
     @property
     def verdict_format(self) -> str:
         """The closing line that a judge is asked for."""
-        return "Rating: [[0]] or Rating: [[1]]" if self is ScoreScale.BINARY else f"{self.label}: <number from {self.minimum} to {self.maximum}>"
+        return (
+            "Rating: [[0]] or Rating: [[1]]"
+            if self is ScoreScale.BINARY
+            else f"{self.label}: <number from {self.minimum} to {self.maximum}>"
+        )
 
     @property
     def verdict_schema(self) -> dict[str, Any]:
-        """A verdict as a JSON object, for endpoints that keep to a schema: reasons first, then a whole number of the scale."""
+        """A verdict as a JSON object, for endpoints that keep to a schema: reasons first, then a whole number of the
+        scale."""
         score = {"type": "integer", "enum": list(range(self.minimum, self.maximum + 1))}
         fields = {"reasoning": {"type": "string"}, "score": score}
         return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -65,8 +70,8 @@ class Sampling(Record):
 
 
 class Reply(Record):
-    """One answer of a chat model. `finish_reason` as OpenAI names it (`stop`, `length`, `content_filter`), or `error: ...`
-    where none came however often it was asked for."""
+    """One answer of a chat model. `finish_reason` as OpenAI names it (`stop`, `length`, `content_filter`), or `error:
+    ...` where none came however often it was asked for."""
 
     text: str
     finish_reason: str = "stop"
@@ -102,11 +107,12 @@ class PromptRecord(Record):
 
 
 class Pair(PromptRecord):
-    """Two answers to a prompt, the revised one preferred: a completed self-critique chain, or two answers of Counterfactual DPO.
+    """Two answers to a prompt, the revised one preferred: a completed self-critique chain, or two answers of
+    Counterfactual DPO.
 
     response_base: the teacher's answer to the plain prompt, "" where nobody asked. usage: tokens of all its answers.
-    variant: of Counterfactual DPO (`counterfactual.VARIANTS`), "" for self-critique. instruction: what stands behind the prompt
-    where a student is trained on the pair, "" for nothing.
+    variant: of Counterfactual DPO (`counterfactual.VARIANTS`), "" for self-critique. instruction: what stands behind
+    the prompt where a student is trained on the pair, "" for nothing.
     """
 
     response: str
@@ -123,7 +129,8 @@ class Pair(PromptRecord):
 class ScoredPair(Pair):
     """A pair with the judge's scores on the judge's own scale; None = unscored, which is a state and not a number.
 
-    `scale` gives the ends of the scale; scores outside it are refused. `criteria` holds the single verdicts that the scores
+    `scale` gives the ends of the scale; scores outside it are refused. `criteria` holds the single verdicts that the
+    scores
     are made of, where there are several: sentiment (-5 to 5) and quality (0 to 5) of each answer, by name.
     """
 
@@ -143,6 +150,11 @@ class ScoredPair(Pair):
             if score is not None and not low <= score <= high:
                 raise ValueError(f"{name} = {score} lies outside the scale {low:g} to {high:g}; give the right `scale`")
         return self
+
+    @property
+    def is_scored(self) -> bool:
+        """Both answers have a score."""
+        return None not in (self.score_response, self.score_revised)
 
     def normalised(self) -> tuple[float | None, float | None]:
         """(score_response, score_revised) in [0, 1]: (s - min) / (max - min) of the declared scale."""
@@ -182,7 +194,8 @@ def fingerprint(*parts: object, digits: int = 12) -> str:
 
 
 def unbroken(text: str) -> str:
-    """The text with every half of a surrogate pair, which no file can hold, replaced by U+FFFD; whole pairs become their character."""
+    """The text with every half of a surrogate pair, which no file can hold, replaced by U+FFFD; whole pairs become
+    their character."""
     try:
         text.encode()
         return text

@@ -21,7 +21,8 @@ def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, fl
 def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
     """(mean, low, high) over per-seed values or per-seed paired differences: Student's t interval.
 
-    A percentile bootstrap over 3 to 5 seeds covers 77-84 % where it says 95, hence t. One value gives (value, nan, nan).
+    A percentile bootstrap over 3 to 5 seeds covers 77-84 % where it says 95, hence t. One value gives (value, nan,
+    nan).
     """
     values = np.asarray(values, dtype=float)
     if values.size == 0:
@@ -34,7 +35,8 @@ def seed_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 
 
 def paired_t_test(differences: Sequence[float]) -> float:
-    """Two-sided p-value of per-seed paired differences with mean 0 (Student's t). 1 where all are 0, nan for fewer than two."""
+    """Two-sided p-value of per-seed paired differences with mean 0 (Student's t). 1 where all are 0, nan for fewer than
+    two."""
     values = np.asarray(differences, dtype=float)
     if values.size < 2:
         return float("nan")
@@ -42,12 +44,16 @@ def paired_t_test(differences: Sequence[float]) -> float:
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:
-    """Two-sided exact p-value of per-seed paired differences whose signs are a coin's: of all sign patterns, the share with a mean at least
-    as far from 0. No shape is assumed; n seeds give no p below 2 / 2**n. nan for fewer than two."""
+    """Two-sided exact p-value of per-seed paired differences whose signs are a coin's: of all sign patterns, the share
+    with a mean at least as far from 0. No shape is assumed; n seeds give no p below 2 / 2**n. nan for fewer than two."""
     values = np.asarray(differences, dtype=float)
     if values.size < 2:
         return float("nan")
-    return float(stats.permutation_test((values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True).pvalue)
+    return float(
+        stats.permutation_test(
+            (values,), np.mean, permutation_type="samples", n_resamples=np.inf, vectorized=True
+        ).pvalue
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -67,7 +73,11 @@ def mcnemar_exact(b: int, c: int) -> float:
 
 
 def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None = None, seed: int = 0, resamples: int = 10_000
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = 10_000,
 ) -> tuple[float, float, float]:
     """(mean of a - b, low, high): 95 % percentile interval over prompts, the same prompts for both systems.
 
@@ -77,7 +87,9 @@ def paired_bootstrap(
         raise ValueError(f"need one value per prompt for both systems, got {len(a)} and {len(b)}")
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     numbers: dict[Hashable, int] = {}
-    labels = np.asarray([numbers.setdefault(label, len(numbers)) for label in (clusters if clusters is not None else range(len(a)))])
+    labels = np.asarray(
+        [numbers.setdefault(label, len(numbers)) for label in (clusters if clusters is not None else range(len(a)))]
+    )
     if len(labels) != difference.size:
         raise ValueError(f"{len(labels)} cluster labels for {difference.size} prompts")
     sums, sizes = np.bincount(labels, weights=difference), np.bincount(labels)
@@ -90,8 +102,8 @@ def paired_bootstrap(
 def agreement(first: Sequence[int], second: Sequence[int]) -> dict[str, float | int | None]:
     """Share of equal labels and Cohen's kappa of two raters of the same answers.
 
-    kappa is 1 for equal labels, 0 for what chance gives, None where it is undefined: no answers, or one and the same label
-    throughout.
+    kappa is 1 for equal labels, 0 for what chance gives, None where it is undefined: no answers, or one and the same
+    label throughout.
     """
     from sklearn.metrics import cohen_kappa_score
 
@@ -99,16 +111,24 @@ def agreement(first: Sequence[int], second: Sequence[int]) -> dict[str, float | 
         raise ValueError(f"two raters of the same answers give as many labels, got {len(first)} and {len(second)}")
     n = len(first)
     equal = sum(a == b for a, b in zip(first, second)) / n if n else None
-    return {"equal": equal, "kappa": float(cohen_kappa_score(first, second)) if len({*first, *second}) > 1 else None, "n": n}
+    return {
+        "equal": equal,
+        "kappa": float(cohen_kappa_score(first, second)) if len({*first, *second}) > 1 else None,
+        "n": n,
+    }
 
 
-def corrected_rate(k: int, n: int, right_yes: int, yes: int, right_no: int, no: int) -> tuple[float, float, float] | None:
-    """(value, low, high) of a rate that a judge with known errors counted as k of n, with a 95 % interval cut at 0 and 1.
+def corrected_rate(
+    k: int, n: int, right_yes: int, yes: int, right_no: int, no: int
+) -> tuple[float, float, float] | None:
+    """(value, low, high) of a rate that a judge with known errors counted as k of n, with a 95 % interval cut at 0 and
+    1.
 
-    Of labelled answers the judge said yes to `right_yes` of the `yes` that deserve it, and no to `right_no` of the `no`. With
-    sensitivity s and specificity t the rate is (p + t - 1) / (s + t - 1); interval as in arXiv 2511.21140, after adding 4
-    pseudo-answers to p and 2 to s and to t. It holds where the errors are the same for whoever answered. None where fewer than
-    5 labelled answers deserve a yes, or a no, or where s + t is at most 1.2: a judge little better than chance corrects nothing.
+    Of labelled answers the judge said yes to `right_yes` of the `yes` that deserve it, and no to `right_no` of the
+    `no`. With sensitivity s and specificity t the rate is (p + t - 1) / (s + t - 1); interval as in arXiv 2511.21140,
+    after adding 4 pseudo-answers to p and 2 to s and to t. It holds where the errors are the same for whoever answered.
+    None where fewer than 5 labelled answers deserve a yes, or a no, or where s + t is at most 1.2: a judge little
+    better than chance corrects nothing.
     """
     if min(yes, no) < 5:
         return None
@@ -119,7 +139,9 @@ def corrected_rate(k: int, n: int, right_yes: int, yes: int, right_no: int, no: 
     value = (k / n + specificity - 1) / gain if n else float("nan")
     centre = min(1.0, max(0.0, (p + specificity - 1) / gain))
     error = np.sqrt(
-        p * (1 - p) / (n + 4) + (1 - centre) ** 2 * specificity * (1 - specificity) / (no + 2) + centre**2 * sensitivity * (1 - sensitivity) / (yes + 2)
+        p * (1 - p) / (n + 4)
+        + (1 - centre) ** 2 * specificity * (1 - specificity) / (no + 2)
+        + centre**2 * sensitivity * (1 - sensitivity) / (yes + 2)
     )
     half = 1.96 * float(error) / gain
     clip = lambda x: min(1.0, max(0.0, x))  # noqa: E731

@@ -8,7 +8,7 @@ import os
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,8 @@ class JsonlStore:
     written per record O(record).
 
     Args:
-        read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is read.
+        read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is
+        read.
         wait: until no other process has the file open, for files that are open for a moment only.
 
     Raises:
@@ -68,7 +69,9 @@ class JsonlStore:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | (0 if self.wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise BlockingIOError(f"{self.path} is being written by another process; wait for it or give another file") from None
+            raise BlockingIOError(
+                f"{self.path} is being written by another process; wait for it or give another file"
+            ) from None
 
     def append(self, record: BaseModel | dict[str, Any]) -> None:
         """Writes one record. Raises ValueError when its id is already there."""
@@ -94,7 +97,9 @@ class JsonlStore:
 
     def records(self, ids: Iterable[str], record_type: type[RecordType]) -> Records[RecordType]:
         """The records of those ids that are here, as a sequence that outlives the store and holds none of their text."""
-        return Records(self.path, (self._offsets[record_id] for record_id in ids if record_id in self._offsets), record_type)
+        return Records(
+            self.path, (self._offsets[record_id] for record_id in ids if record_id in self._offsets), record_type
+        )
 
     def close(self) -> None:
         if not self._file.closed:
@@ -182,8 +187,8 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(line number, offset in bytes, object) of every line that is not blank, whether it ends in LF, CRLF or, as on old Macs, CR,
-    and whether or not it begins with a byte order mark."""
+    """(line number, offset in bytes, object) of every line that is not blank, whether it ends in LF, CRLF or, as on old
+    Macs, CR, and whether or not it begins with a byte order mark."""
     number = offset = 0
     with open(path, "rb") as file:
         for chunk in file:
@@ -192,7 +197,9 @@ def _read(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
                 try:
                     text = line.decode("utf-8-sig")
                 except UnicodeDecodeError as error:
-                    raise ValueError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from None
+                    raise ValueError(
+                        f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"
+                    ) from None
                 if text.strip():
                     yield number, offset, parse_object(text, f"{path}, line {number}")
                 offset += len(line)
@@ -207,8 +214,8 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 def parse_json(text: str, where: str, remedy: str) -> Any:
-    """What a JSON text holds. Raises ValueError naming `where` and `remedy`: no JSON, nested too deep for Python, a number of more digits
-    than Python converts, a key that stands twice in one object, of which one value would be lost."""
+    """What a JSON text holds. Raises ValueError naming `where` and `remedy`: no JSON, nested too deep for Python, a
+    number of more digits than Python converts, a key that stands twice in one object, of which one value would be lost."""
     try:
         return json.loads(text, object_pairs_hook=_without_repeats)
     except RecursionError:
@@ -227,11 +234,13 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_characters(fields: dict[str, Any], where: str) -> None:
-    """Raises ValueError naming the field that holds half a character (one code of a surrogate pair, as JSON's escapes allow), which
-    nothing can write, tokenize or hash."""
+    """Raises ValueError naming the field that holds half a character (one code of a surrogate pair, as JSON's escapes
+    allow), which nothing can write, tokenize or hash."""
     for name, value in fields.items():
         try:
-            f"{name}{value}".encode() if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str).encode()
+            f"{name}{value}".encode() if isinstance(value, str) else json.dumps(
+                value, ensure_ascii=False, default=str
+            ).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start]
             raise ValueError(f"{where}: {name!r} holds half a character ({half!r}); mend or delete it") from None
@@ -241,7 +250,9 @@ def refuse_repeats(ids: Iterable[str], what: str) -> None:
     """Raises ValueError naming the ids that stand twice, before anything is asked for them."""
     repeated = [record_id for record_id, count in Counter(ids).items() if count > 1]
     if repeated:
-        raise ValueError(f"{what}: {len(repeated)} ids stand more than once ({', '.join(map(repr, repeated[:3]))}); every id must be its own")
+        raise ValueError(
+            f"{what}: {len(repeated)} ids stand more than once ({', '.join(map(repr, repeated[:3]))}); every id must be its own"
+        )
 
 
 class FailedStore(JsonlStore):
@@ -261,10 +272,47 @@ class FailedStore(JsonlStore):
             self.path.unlink(missing_ok=True)
 
     def check(self, asked: int, limit: float) -> None:
-        """Raises RuntimeError when more than the share `limit` of what was asked for has failed, or all of it under any limit."""
+        """Raises RuntimeError when more than the share `limit` of what was asked for has failed, or all of it under any
+        limit."""
         over = len(self) > limit * asked
         if over or len(self) == asked > 0:
-            raise RuntimeError(f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if over else ''}; the reasons are in {self.path}, and the next run tries them again")
+            raise RuntimeError(
+                f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if over else ''}; the reasons are in {self.path}, and the next run tries them again"
+            )
+
+
+def make_missing(
+    records: Sequence[BaseModel], make: Callable[[list], Iterable[RecordType | dict[str, str]]], path: str | Path, record_type: type[RecordType],
+    what: str, batch_size: int, failed_limit: float, progress: Callable[[int], object], steps: int = 1,
+) -> Records[RecordType]:  # fmt: skip
+    """Makes what `path` does not hold yet of `records`, and returns what it holds of them, in their order and read as
+    it is looked at.
+
+    Everything made is in the file before the next is asked of `make`; a kill loses what `make` holds back, at most one
+    batch. What failed is in `FailedStore`, and the next run tries it again.
+
+    Args:
+        records: with an `id`, under which what is made of them is found again; only those of one batch are held at
+        once.
+        make: called with a batch; yields for each of its records what was made of it, or {"id": ..., "reason": ...}
+        where that failed.
+        what: a name for the records in messages.
+        progress: called here with `steps` for each record that was finished before; for the others `make` calls it.
+
+    Raises:
+        ValueError: an id stands twice in `records`; nothing was asked.
+        RuntimeError: more than the share `failed_limit` of the records failed, or all of them.
+    """
+    ids = [record.id for record in records]
+    refuse_repeats(ids, what)
+    with JsonlStore(path) as store, FailedStore(path) as failed:
+        todo = [i for i, record_id in enumerate(ids) if record_id not in store]
+        progress(steps * (len(ids) - len(todo)))
+        for start in range(0, len(todo), batch_size):
+            for made in make([records[i] for i in todo[start : start + batch_size]]):
+                (failed if isinstance(made, dict) else store).append(made)
+        failed.check(len(ids), failed_limit)
+        return store.records(ids, record_type)
 
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:
@@ -275,10 +323,15 @@ def read_records(path: str | Path, record_type: type[RecordType]) -> Records[Rec
         try:
             record_type(**fields)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'record'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            )
             raise ValueError(f"{path}, line {number}: {problems}") from None
         if (before := lines.setdefault(fields.get("id", number), number)) != number:
-            raise ValueError(f"{path}, line {number}: the id {fields['id']!r} stands in line {before} too; every id must be its own")
+            raise ValueError(
+                f"{path}, line {number}: the id {fields['id']!r} stands in line {before} too; every id must be its own"
+            )
         offsets.append(offset)
     if not offsets:
         raise ValueError(f"{path} holds no records")
@@ -296,15 +349,20 @@ def write_whole(path: str | Path, text: str) -> Path:
 
 
 def write_json(path: str | Path, content: Any) -> Path:
-    """Writes a JSON file as `write_whole` does: a line for every key of an object and every item of a list, which is not divided further.
-    Numbers of one list share a line. Raises TypeError for a key that JSON cannot hold."""
+    """Writes a JSON file as `write_whole` does: a line for every key of an object and every item of a list, which is
+    not divided further. Numbers of one list share a line. Raises TypeError for a key that JSON cannot hold."""
     return write_whole(path, _laid_out(json.loads(json.dumps(content, default=str))) + "\n")
 
 
 def _laid_out(content: Any, margin: str = "\n") -> str:
     inner = margin + "  "
     if isinstance(content, dict) and content:
-        return "{" + ",".join(f"{inner}{_one_line(key)}: {_laid_out(value, inner)}" for key, value in content.items()) + margin + "}"
+        return (
+            "{"
+            + ",".join(f"{inner}{_one_line(key)}: {_laid_out(value, inner)}" for key, value in content.items())
+            + margin
+            + "}"
+        )
     if isinstance(content, list) and any(isinstance(item, (dict, list, str)) for item in content):
         return "[" + ",".join(inner + _one_line(item) for item in content) + margin + "]"
     return _one_line(content)
@@ -318,14 +376,16 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
     """Makes `path` the file that holds only records made in this one way, and returns it.
 
     Each `made_of` (teacher, prompts, sampling, ...) has a file of its own beside `path`, named by its hash; `path` is a
-    link to the one in use. So nothing that was paid for is ever moved or deleted, a kill at any moment loses nothing, and
-    earlier records are there again when their settings are. What changed is printed.
+    link to the one in use. So nothing that was paid for is ever moved or deleted, a kill at any moment loses nothing,
+    and earlier records are there again when their settings are. What changed is printed.
 
     Raises FileExistsError when `path` is an ordinary file, whose making is unknown.
     """
     path = Path(path)
     if path.exists() and not path.is_symlink():
-        raise FileExistsError(f"{path} was not made here, so nobody knows how its records were made; move it or give another folder")
+        raise FileExistsError(
+            f"{path} was not made here, so nobody knows how its records were made; move it or give another folder"
+        )
     made_of = json.loads(json.dumps(made_of, default=str))
     own = path.with_name(f"{path.stem}-{fingerprint(made_of)}{path.suffix}")
     before = _read_note(_note(path.readlink(), path)) if path.is_symlink() else made_of

@@ -10,6 +10,9 @@ import json
 import random
 import threading
 from contextlib import suppress
+from pathlib import Path
+
+import yaml
 
 FAULTS = ("429", "429 with Retry-After", "500", "502", "503", "dropped", "timeout", "reset", "bad JSON", "empty choices", "null content", "length", "content_filter")
 STATUS = {"quota": 429, "429 with Retry-After": 429}
@@ -132,3 +135,11 @@ class FaultServer:
         if cut:
             writer.transport.abort()
             raise ConnectionResetError
+
+
+def providers_file(folder, **providers):
+    """Path of a YAML file of providers, by name their fields; a server of this module needs no key."""
+    path = Path(folder, "providers.yaml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(providers, sort_keys=False), encoding="utf-8")
+    return str(path)

@@ -63,7 +63,7 @@ def test_the_marks_of_trainings(student):
 
 def rows_of(student, folder, evaluator, pairs=PAIRS):
     run = Experiment(student, pairs, evaluator, folder, SETTINGS, evaluate_on="test", tuned={"dpo": {"beta": 0.5}}, revision=None, pad_token=None)
-    return {f"{method} {seed} {swapped}": run._made_of(method, seed, swapped) for method, seed, swapped in (("base", 0, 0.0), ("sr", 0, 0.0), ("dpo", 1, 0.0), ("rdpo", 0, 0.5))}
+    return {f"{method} {seed} {swapped}": run.made_of(method, seed, swapped) for method, seed, swapped in (("base", 0, 0.0), ("sr", 0, 0.0), ("dpo", 1, 0.0), ("rdpo", 0, 0.5))}
 
 
 def held_out(kind):

@@ -12,6 +12,7 @@ FLOORS = [
     {"schema", "statistics", "loss"},
     {"storage", "prompts"},
     {"runtime"},
+    {"specs"},
     {"student"},
     {"chat", "logprobs", "methods"},
     {"data"},

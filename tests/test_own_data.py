@@ -13,8 +13,8 @@ from tiny_models import TEXT, tiny_causal_model
 from common import own_data
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
+from common.report import before_after
 from common.report.before_after import account, measure
-from common.report.tables import before_after
 from common.student.adapters import load_adapter
 from common.student.load import load_student
 from common.training import kept as trainings
@@ -227,9 +227,9 @@ def test_it_trains_on_one_side_and_measures_on_the_other(finished):
     pairs, output, result = finished
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
     assert result.pairs_used + result.unscored == len(train_pairs)
-    assert result.pairs_used == sum(None not in pair.normalised() for pair in train_pairs)
+    assert result.pairs_used == sum(pair.is_scored for pair in train_pairs)
     of = {metric.metric: metric for metric in result.metrics}
-    assert {metric.n for metric in result.metrics} == {sum(None not in p.normalised() and p.score_response != p.score_revised for p in held_out)}
+    assert {metric.n for metric in result.metrics} == {sum(p.is_scored and p.score_response != p.score_revised for p in held_out)}
     assert of["reward_accuracy"].value == 1.0 and of["logp_better_after"].value > of["logp_better_before"].value
     manifest = json.loads((output / "own_data.manifest.json").read_text())
     assert manifest["made_of"] == result.made_of and manifest["parameters"]["method"] == "rdpo"

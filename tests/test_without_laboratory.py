@@ -20,7 +20,7 @@ from common.evaluation.reader import Reader
 from common.judge.local import RewardHeadJudge
 from common.judge.scoring import score_pairs
 from common.methods import TrainSettings
-from common.notebook.execute import chats, execute, grid, judges, preflight, prompts, students, tune
+from common.notebook import chats, execute, grid, judges, preflight, prompts, providers, students, tune
 from common.report.tables import write_tables
 from common.schema import Pair
 from common.training.comparison import Experiment
@@ -35,7 +35,7 @@ evaluator = JudgedEvaluator([HeldOut(**pair.model_dump()) for pair in scored[8:]
 run = Experiment(student, scored[:8], evaluator, folder / "run", TrainSettings(epochs=1, batch_size=4), "test", compute_dtype=torch.float32)
 results = run.run(["base", "rdpo"], [0])
 written = write_tables(results, folder / "tables", "a note")
-print(json.dumps({"scored": sum(None not in pair.normalised() for pair in scored), "rows": [r.method for r in results], "table": written["table.md"].read_text().count("rDPO"),
+print(json.dumps({"scored": sum(pair.is_scored for pair in scored), "rows": [r.method for r in results], "table": written["table.md"].read_text().count("rDPO"),
                   "laboratory": [name for name in sys.modules if name.startswith(("common.miniature", "common.study"))]}))
 """
 

@@ -1,4 +1,5 @@
-"""What an OpenAI-compatible server's answer means, in the dialects of those that are in use: the reply, the bill, or the trouble.
+"""What an OpenAI-compatible server's answer means, in the dialects of those that are in use: the reply, the bill, or
+the trouble.
 
 Pure functions of status and body; `common.chat.endpoint` asks, waits and pays.
 """
@@ -35,9 +36,14 @@ NO_ENTRY = re.compile(
     r"model (?:\S+ )?(?:does not exist|not loaded|is not available)|unknown model|deprecated model|unsupported_country",
     re.I,
 )
-ABOUT_THE_ACCOUNT = re.compile(r"\b(?:your|this|the) (?:account|organi[sz]ation|country|region|project|ip|api.?key)\b", re.I)
+ABOUT_THE_ACCOUNT = re.compile(
+    r"\b(?:your|this|the) (?:account|organi[sz]ation|country|region|project|ip|api.?key)\b", re.I
+)
 OUR_PARAMETERS = ("temperature", "seed", "max_tokens", "max_completion_tokens")
-NOT_TAKEN = re.compile(r"unsupported|not support|only (?:the )?default|not (?:allowed|permitted|accepted)|deprecated|unrecogni[sz]ed|unknown|unexpected|extra|invalid|instead|must be", re.I)
+NOT_TAKEN = re.compile(
+    r"unsupported|not support|only (?:the )?default|not (?:allowed|permitted|accepted)|deprecated|unrecogni[sz]ed|unknown|unexpected|extra|invalid|instead|must be",
+    re.I,
+)
 RETRY_IN = re.compile(r"(?:retry|try again|wait)(?: \w+){0,2} (?:in|after|for)? ?(?:(\d+)m)?([\d.]+) ?(m?s)", re.I)
 
 
@@ -82,17 +88,35 @@ def error_in(fields: Mapping[str, Any]) -> object | None:
     for holder in (fields, first):
         if isinstance(holder, Mapping) and holder.get("error"):
             return holder["error"]
-    says_error = not first and (fields.get("object") == "error" or any(fields.get(name) for name in ("detail", "message", "msg", "errors", "error_msg")))
+    says_error = not first and (
+        fields.get("object") == "error"
+        or any(fields.get(name) for name in ("detail", "message", "msg", "errors", "error_msg"))
+    )
     return fields if says_error else None
 
 
 def reply_in(fields: Mapping[str, Any], budget: int) -> tuple[Reply, str]:
-    """(reply, finish reason where nobody knows it, else "") of the body of a 200; `budget` in tokens. Raises Unreadable."""
+    """(reply, finish reason where nobody knows it, else "") of the body of a 200; `budget` in tokens. Raises
+    Unreadable."""
     prompt_tokens, completion_tokens = tokens_in(fields)
     tokens = {"prompt_tokens": prompt_tokens or 0, "completion_tokens": completion_tokens or 0}
     choices = fields.get("choices")
-    if isinstance(choices, list) and not choices and (feedback := fields.get("promptFeedback") or fields.get("prompt_feedback") or fields.get("prompt_filter_results")):
-        return understood("", "content_filter" if MODERATED.search(json.dumps(feedback)) or "block" in json.dumps(feedback).lower() else "error", **tokens), ""
+    if (
+        isinstance(choices, list)
+        and not choices
+        and (
+            feedback := fields.get("promptFeedback")
+            or fields.get("prompt_feedback")
+            or fields.get("prompt_filter_results")
+        )
+    ):
+        return understood(
+            "",
+            "content_filter"
+            if MODERATED.search(json.dumps(feedback)) or "block" in json.dumps(feedback).lower()
+            else "error",
+            **tokens,
+        ), ""
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         raise Unreadable("no choices in it")
     choice = choices[0]
@@ -101,8 +125,14 @@ def reply_in(fields: Mapping[str, Any], budget: int) -> tuple[Reply, str]:
     if not isinstance(message, Mapping):
         raise Unreadable("a message that is no object")
     text = _text_in(message.get("content")) or _text_in(message.get("refusal"))
-    thoughts = next((found for name in ("reasoning_content", "reasoning", "thinking") if (found := _text_in(message.get(name)))), "")
-    beside = f"but {len(thoughts)} characters of reasoning beside it; switch thinking off or give more tokens" if thoughts else ""
+    thoughts = next(
+        (found for name in ("reasoning_content", "reasoning", "thinking") if (found := _text_in(message.get(name)))), ""
+    )
+    beside = (
+        f"but {len(thoughts)} characters of reasoning beside it; switch thinking off or give more tokens"
+        if thoughts
+        else ""
+    )
     if message.get("tool_calls") or message.get("function_call"):
         beside = beside or "but a call of a tool that it does not have"
     if text is None and not beside and not ended_early(reason):
@@ -133,7 +163,10 @@ def tokens_in(fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """
     usage = fields.get("usage")
     usage = usage if isinstance(usage, Mapping) else {}
-    prompt, completion = (next((count for name in names if (count := _count(usage.get(name)))), None) for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")))
+    prompt, completion = (
+        next((count for name in names if (count := _count(usage.get(name)))), None)
+        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+    )
     total = _count(usage.get("total_tokens"))
     if total and prompt and completion:
         completion = max(completion, total - prompt)
@@ -141,7 +174,13 @@ def tokens_in(fields: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 
 def _count(value: object) -> int | None:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else float(value) if isinstance(value, str) and value.strip().isdigit() else None
+    number = (
+        value
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else float(value)
+        if isinstance(value, str) and value.strip().isdigit()
+        else None
+    )
     return math.ceil(number) if number and math.isfinite(number) and number > 0 else None
 
 
@@ -165,7 +204,11 @@ def trouble(status: int, body: object) -> Trouble:
         return Trouble("run" if NO_MONEY.search(everything) and wait is None else "pause", words, seconds=wait)
     if status not in (401, 402, 404) and TOO_LONG.search(everything):
         return Trouble("length", words)
-    if status not in (401, 402, 404, 408, 409, 425) and MODERATED.search(everything) and not ABOUT_THE_ACCOUNT.search(everything):
+    if (
+        status not in (401, 402, 404, 408, 409, 425)
+        and MODERATED.search(everything)
+        and not ABOUT_THE_ACCOUNT.search(everything)
+    ):
         return Trouble("moderation", words)
     if status in (400, 403, 413, 422, 451):
         return Trouble("request", words)
@@ -180,7 +223,12 @@ def _parameter(everything: str, body: object) -> str:
     """The setting of ours that the server does not take, "" where it complains of something else."""
     named = [value for key, value in _pairs(body) if key in ("param", "parameter", "loc") and isinstance(value, str)]
     for name in OUR_PARAMETERS:
-        if name in named or re.search(rf"\b{name}\b", everything) and NOT_TAKEN.search(everything) and not TOO_LONG.search(everything):
+        if (
+            name in named
+            or re.search(rf"\b{name}\b", everything)
+            and NOT_TAKEN.search(everything)
+            and not TOO_LONG.search(everything)
+        ):
             return name
     return ""
 
@@ -203,7 +251,11 @@ def _pairs(body: object, depth: int = 0) -> Iterator[tuple[str, object]]:
 
 def _strings(body: object) -> Iterator[str]:
     """Every text in an error but what it repeats of the request."""
-    yield from (str(value) for key, value in _pairs(body) if isinstance(value, str) and key not in ("flagged_input", "input", "body", "request"))
+    yield from (
+        str(value)
+        for key, value in _pairs(body)
+        if isinstance(value, str) and key not in ("flagged_input", "input", "body", "request")
+    )
 
 
 def _words(body: object) -> Iterator[str]:
@@ -214,7 +266,11 @@ def _words(body: object) -> Iterator[str]:
 
 
 def _codes(body: object) -> Iterator[object]:
-    yield from (value for key, value in _pairs(body) if key in ("code", "status", "status_code", "statusCode") and not isinstance(value, bool))
+    yield from (
+        value
+        for key, value in _pairs(body)
+        if key in ("code", "status", "status_code", "statusCode") and not isinstance(value, bool)
+    )
 
 
 def _seconds(words: str) -> float | None:

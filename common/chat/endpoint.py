@@ -36,27 +36,34 @@ TEMPLATE_TOKENS = 256
 class EndpointChat:
     """Asks `model` at `base_url`, up to `concurrency` conversations at a time.
 
-    Retried with exponential backoff and jitter, up to `attempts` times: 5xx, 408, 409, a refused or broken connection, no
-    whole reply within `timeout` seconds, a reply that cannot be read. What fails then is a `Reply` with the finish reason
+    Retried with exponential backoff and jitter, up to `attempts` times: 5xx, 408, 409, a refused or broken connection,
+    no whole reply within `timeout` seconds, a reply that cannot be read. What fails then is a `Reply` with the finish
+    reason
     `error: ...`. A 429 pauses all requests together, for as long as the endpoint says or else twice as long as the last
-    time; it does not count as an attempt. Nothing else is asked until a first answer has shown that key and model are right.
+    time; it does not count as an attempt. Nothing else is asked until a first answer has shown that key and model are
+    right.
 
-    What a server refuses for the sake of one conversation (too long, moderation) costs that one, in whatever words it says
-    so: where they tell nothing, a harmless conversation shows whether the refusal concerns all. A setting that the model
-    does not take (temperature, seed, the name of the budget) is left out from then on, which is printed and counted.
+    What a server refuses for the sake of one conversation (too long, moderation) costs that one, in whatever words it
+    says
+    so: where they tell nothing, a harmless conversation shows whether the refusal concerns all. A setting that the
+    model does not take (temperature, seed, the name of the budget) is left out from then on, which is printed and
+    counted.
 
-    Bad key, unknown model, exhausted quota, the cost cap, `attempts` pauses or `concurrency` failed conversations without an
-    answer between, an interrupt: no more requests are sent, those in flight are waited for and handed to `on_reply`, then
-    `EndpointError` (or what interrupted) is raised, with the server's words. Works inside a running event loop too, as in Jupyter.
+    Bad key, unknown model, exhausted quota, the cost cap, `attempts` pauses or `concurrency` failed conversations
+    without an
+    answer between, an interrupt: no more requests are sent, those in flight are waited for and handed to `on_reply`,
+    then `EndpointError` (or what interrupted) is raised, with the server's words. Works inside a running event loop
+    too, as in Jupyter.
 
     Args:
         base_url: such as `https://api.openai.com/v1`, without credentials.
-        api_key_env: name of the environment variable that holds the key; "" for an endpoint without one. The key is read
+        api_key_env: name of the environment variable that holds the key; "" for an endpoint without one. The key is
+        read
             for each call and kept nowhere.
         prices: dollars per million prompt tokens and per million completion tokens.
         max_cost: dollars that one object may spend; a request that could pass it at worst (a token a byte, the whole
-            budget used) is not sent. What a bill hides, tells as 0, or would have told had the answer arrived counts with
-            its worst. None is no limit.
+            budget used) is not sent. What a bill hides, tells as 0, or would have told had the answer arrived counts
+            with its worst. None is no limit.
         backoff: seconds before the second attempt.
 
     `usage` counts requests answered, their tokens, and under names of their own finish reasons that nobody knows and
@@ -77,11 +84,17 @@ class EndpointChat:
     ):
         address = urlsplit(base_url)
         if address.scheme not in ("http", "https") or address.username or address.password or address.query:
-            raise ValueError("base_url must look like https://host/v1, without user, password or query; the key comes from api_key_env")
+            raise ValueError(
+                "base_url must look like https://host/v1, without user, password or query; the key comes from api_key_env"
+            )
         if not re.fullmatch(r"([A-Za-z_]\w*)?", api_key_env):
-            raise ValueError("api_key_env takes the name of an environment variable, such as OPENAI_API_KEY, never the key itself")
+            raise ValueError(
+                "api_key_env takes the name of an environment variable, such as OPENAI_API_KEY, never the key itself"
+            )
         if len(prices) != 2 or min(prices) < 0:
-            raise ValueError(f"prices are dollars per million prompt tokens and per million completion tokens, got {list(prices)}")
+            raise ValueError(
+                f"prices are dollars per million prompt tokens and per million completion tokens, got {list(prices)}"
+            )
         if max_cost is not None and max(prices) == 0:
             raise ValueError(f"max_cost = {max_cost:g} needs prices, or nothing is ever counted")
         self.model, self.base_url, self.api_key_env = model, base_url.rstrip("/"), api_key_env
@@ -95,7 +108,9 @@ class EndpointChat:
     def cost(self) -> float:
         return self.budget.spent
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
         """Replies in the order asked; `on_reply` is called in another thread, one reply at a time."""
         key_of(self.api_key_env)
         run = _Run(self)
@@ -111,17 +126,30 @@ class EndpointChat:
     def request(self, conversation: Sequence[Message], sampling: Sampling) -> dict[str, Any]:
         """What is sent: the settings that the model takes, every half character replaced."""
         messages = [{name: unbroken(text) for name, text in message.items()} for message in conversation]
-        budget = next(name for name in (BUDGETS[::-1] if "api.openai.com" in self.base_url else BUDGETS) if name not in self.not_taken)
+        budget = next(
+            name
+            for name in (BUDGETS[::-1] if "api.openai.com" in self.base_url else BUDGETS)
+            if name not in self.not_taken
+        )
         settings = {"temperature": sampling.temperature, budget: sampling.max_new_tokens}
         if sampling.temperature:
             settings["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
         if sampling.json_schema:
-            settings["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": sampling.json_schema}}
-        return {"model": self.model, "messages": messages, **{name: value for name, value in settings.items() if name not in self.not_taken}}
+            settings["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "reply", "strict": True, "schema": sampling.json_schema},
+            }
+        return {
+            "model": self.model,
+            "messages": messages,
+            **{name: value for name, value in settings.items() if name not in self.not_taken},
+        }
 
     def worst(self, request: dict[str, Any], sampling: Sampling) -> tuple[int, int]:
         """(prompt tokens, completion tokens) that a request may cost at most."""
-        sent = sum(16 + len(message["content"].encode()) for message in request["messages"]) + len(json.dumps(request.get("response_format", "")))
+        sent = sum(16 + len(message["content"].encode()) for message in request["messages"]) + len(
+            json.dumps(request.get("response_format", ""))
+        )
         return TEMPLATE_TOKENS + sent, sampling.max_new_tokens
 
     def leave_out(self, setting: str, words: str) -> None:
@@ -150,7 +178,9 @@ class _Run:
         self.chat, self.pacing = chat, Pacing(chat.name, chat.budget, chat.attempts, chat.backoff)
         self.failed = 0  # conversations given up since the last answer
 
-    async def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None) -> list[Reply]:
+    async def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None
+    ) -> list[Reply]:
         replies: list[Reply | None] = [None] * len(conversations)
         todo = iter(enumerate(conversations))
 
@@ -164,11 +194,15 @@ class _Run:
                 self.pacing.stopping = True
                 raise
 
-        async with openai.AsyncOpenAI(base_url=self.chat.base_url, api_key=key_of(self.chat.api_key_env), max_retries=0, timeout=None) as client:
+        async with openai.AsyncOpenAI(
+            base_url=self.chat.base_url, api_key=key_of(self.chat.api_key_env), max_retries=0, timeout=None
+        ) as client:
             first = asyncio.create_task(work())
             while not self.chat.usage["requests"] and not first.done():
                 await asyncio.sleep(0.01)
-            ended = await asyncio.gather(first, *(work() for _ in range(self.chat.concurrency - 1)), return_exceptions=True)
+            ended = await asyncio.gather(
+                first, *(work() for _ in range(self.chat.concurrency - 1)), return_exceptions=True
+            )
         failures = [failure for failure in ended if failure is not None and not isinstance(failure, Stopped)]
         if failures:
             failures[0].__context__ = None  # the client's error, which holds the request and so the key
@@ -200,16 +234,22 @@ class _Run:
             raise EndpointError(f"{self.chat.name} does not answer: {reason} for each of {self.failed} conversations")
         return Reply(text="", finish_reason=f"error: {reason}")
 
-    async def make_sure_that_others_are_answered(self, client: openai.AsyncOpenAI, sampling: Sampling, refused: Trouble) -> None:
-        asked = refused if sampling.json_schema else None  # a server without schemas refuses every conversation that asks for one
+    async def make_sure_that_others_are_answered(
+        self, client: openai.AsyncOpenAI, sampling: Sampling, refused: Trouble
+    ) -> None:
+        asked = (
+            refused if sampling.json_schema else None
+        )  # a server without schemas refuses every conversation that asks for one
         while asked is None:
             asked = await self.ask(client, HARMLESS, sampling)
         if isinstance(asked, Trouble):
             raise EndpointError(f"{self.chat.name} refuses every request: {refused.words}")
 
-    async def ask(self, client: openai.AsyncOpenAI, conversation: Sequence[Message], sampling: Sampling) -> Reply | Trouble | None:
-        """One request: the reply, or why there is none, or None where the same may be asked at once. Raises EndpointError when nothing
-        else can help."""
+    async def ask(
+        self, client: openai.AsyncOpenAI, conversation: Sequence[Message], sampling: Sampling
+    ) -> Reply | Trouble | None:
+        """One request: the reply, or why there is none, or None where the same may be asked at once. Raises
+        EndpointError when nothing else can help."""
         request = self.chat.request(conversation, sampling)
         worst = self.chat.worst(request, sampling)
         await self.pacing.clearance(self.chat.price(*worst))
@@ -225,14 +265,30 @@ class _Run:
                 return self.after(trouble(200, error), sent, None, request)
             reply, unknown = reply_in(fields, sampling.max_new_tokens)
             if unknown and not self.chat.usage[f"finish_reason {unknown}"]:
-                print(f"{self.chat.name} ends replies with the unknown reason {unknown!r}; they are taken for whole and counted", flush=True)
-            self.chat.usage.update({"requests": 1, "prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens, **({f"finish_reason {unknown}": 1} if unknown else {})})
+                print(
+                    f"{self.chat.name} ends replies with the unknown reason {unknown!r}; they are taken for whole and counted",
+                    flush=True,
+                )
+            self.chat.usage.update(
+                {
+                    "requests": 1,
+                    "prompt_tokens": reply.prompt_tokens,
+                    "completion_tokens": reply.completion_tokens,
+                    **({f"finish_reason {unknown}": 1} if unknown else {}),
+                }
+            )
             self.pacing.pauses = self.failed = 0
             return reply
         except openai.APIStatusError as error:
             tokens = worst if error.status_code in BILLED_MAYBE else (0, 0)
             body = self.chat.without_key(error.response.text)
-            return self.after(trouble(error.status_code, _content(body)), sent, retry_after(error.response.headers), request, error.status_code)
+            return self.after(
+                trouble(error.status_code, _content(body)),
+                sent,
+                retry_after(error.response.headers),
+                request,
+                error.status_code,
+            )
         except TimeoutError:
             tokens = worst
             return Trouble("again", f"no whole reply in {self.chat.timeout:g} s")
@@ -245,16 +301,27 @@ class _Run:
         finally:
             self.pacing.receive(self.chat.price(*worst), self.chat.price(*tokens))
 
-    def after(self, found: Trouble, sent: float, seconds: float | None, request: dict[str, Any], status: int = 200) -> Trouble | None:
+    def after(
+        self, found: Trouble, sent: float, seconds: float | None, request: dict[str, Any], status: int = 200
+    ) -> Trouble | None:
         """What to do about it: nothing but wait, leave a setting out, stop the run, or give the trouble back."""
         said = found.words if status == 200 else f"answered {status}: {found.words}"
         if found.concerns == "pause":
             self.pacing.pause(sent, found.seconds if seconds is None else seconds, found.words)
             return None
-        if found.concerns == "parameter" and found.parameter in request and not self.chat.not_taken | {found.parameter} >= set(BUDGETS):
+        if (
+            found.concerns == "parameter"
+            and found.parameter in request
+            and not self.chat.not_taken | {found.parameter} >= set(BUDGETS)
+        ):
             self.chat.leave_out(found.parameter, found.words)
             return None
-        if found.concerns in ("run", "parameter") or status == 403 and found.concerns == "request" and not self.chat.usage["requests"]:
+        if (
+            found.concerns in ("run", "parameter")
+            or status == 403
+            and found.concerns == "request"
+            and not self.chat.usage["requests"]
+        ):
             raise EndpointError(f"{self.chat.name}{': ' if status == 200 else ' '}{said}") from None
         return found._replace(words=said)
 
@@ -271,11 +338,13 @@ def _content(body: str) -> object:
 
 
 def key_of(variable: str) -> str:
-    """The key in an environment variable, "none" where no variable is named. Raises EndpointError, naming the variable, where it is not set
-    or holds what no request can carry, such as typographic quotes or a line break within."""
+    """The key in an environment variable, "none" where no variable is named. Raises EndpointError, naming the variable,
+    where it is not set or holds what no request can carry, such as typographic quotes or a line break within."""
     key = os.environ.get(variable, "").strip() if variable else "none"
     if not key:
         raise EndpointError(f"the environment variable {variable} is not set; put the endpoint's key there")
     if not re.fullmatch(r"[!-~]+", key):
-        raise EndpointError(f"the environment variable {variable} holds characters that no key has (typographic quotes, spaces or line breaks); put the bare key there")
+        raise EndpointError(
+            f"the environment variable {variable} holds characters that no key has (typographic quotes, spaces or line breaks); put the bare key there"
+        )
     return key

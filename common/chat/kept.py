@@ -14,12 +14,15 @@ from common.storage import JsonlStore, read_lines
 class KeptChat:
     """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice.
 
-    Replies are handed over clean (`common.chat.replies`), whoever wrote the file. A reply is found by model, conversation and
-    sampling, its seed included: the same request, in one batch or in a run of next week, is asked once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.
+    Replies are handed over clean (`common.chat.replies`), whoever wrote the file. A reply is found by model,
+    conversation and
+    sampling, its seed included: the same request, in one batch or in a run of next week, is asked once. Failed and
+    filtered replies are not kept, so the next run asks again; cut ones are.
 
     Args:
         chat: the model; None answers from what `path` holds alone (recorded replies).
-        path: JSONL file; it is locked while replies are asked for, and only then. Recorded replies are read and never written.
+        path: JSONL file; it is locked while replies are asked for, and only then. Recorded replies are read and never
+        written.
 
     Raises:
         BlockingIOError: another process has the file open.
@@ -31,7 +34,9 @@ class KeptChat:
         self.name = chat.name if chat else self._recorded_name()
         self._store: JsonlStore | None = None
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
         self._store = self._store or JsonlStore(self.path, read_only=self.chat is None)
         rows: dict[str, list[int]] = {}  # of the same request
         for row, conversation in enumerate(conversations):
@@ -62,11 +67,15 @@ class KeptChat:
 
     def _asked(self) -> ChatModel:
         if self.chat is None:
-            raise LookupError(f"{self.path} holds no reply to some of what is asked: record it with the same model, texts and sampling, or name a model")
+            raise LookupError(
+                f"{self.path} holds no reply to some of what is asked: record it with the same model, texts and sampling, or name a model"
+            )
         return self.chat
 
     def _recorded_name(self) -> str:
         names = sorted({fields["chat"] for _, fields in read_lines(self.path)}) if self.path.exists() else []
         if len(names) != 1:
-            raise LookupError(f"{self.path} must hold the recorded replies of one model; it holds those of {', '.join(names) or 'none'}")
+            raise LookupError(
+                f"{self.path} must hold the recorded replies of one model; it holds those of {', '.join(names) or 'none'}"
+            )
         return names[0]

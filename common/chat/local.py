@@ -18,7 +18,8 @@ LOOK_EVERY = 32
 
 
 class LocalChat:
-    """A transformers model in this process: batched, sorted by length so that little is padding, rows leaving when they end.
+    """A transformers model in this process: batched, sorted by length so that little is padding, rows leaving when they
+    end.
 
     Args:
         repetition_penalty: 1.0 is none. Small models loop; use the same value for every method that is compared.
@@ -37,7 +38,9 @@ class LocalChat:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.batch_size, self.repetition_penalty, self.progress = batch_size, repetition_penalty, progress
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
         """Replies in the order asked. Greedy at temperature 0; the caller's training mode is restored afterwards."""
         import torch
 
@@ -67,22 +70,34 @@ class LocalChat:
     def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Reply]:
         stops = self.model.generation_config.eos_token_id
         stops = set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
-        return [self._reply(prompt, tokens, stops) for prompt, tokens in zip(prompts, self._continued(prompts, sampling, stops))]
+        return [
+            self._reply(prompt, tokens, stops)
+            for prompt, tokens in zip(prompts, self._continued(prompts, sampling, stops))
+        ]
 
     def _continued(self, prompts: list[list[int]], sampling: Sampling, stops: set[int]) -> list[list[int]]:
-        """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are recurrent."""
+        """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are
+        recurrent."""
         import torch
 
         from common.student.load import learned_positions
 
         width, pad = max(map(len, prompts)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device)
-        sampled = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0} if sampling.temperature else {"do_sample": False}
+        mask = torch.tensor(
+            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device
+        )
+        sampled = (
+            {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+            if sampling.temperature
+            else {"do_sample": False}
+        )
         positions = learned_positions(self.model)
         most = min(sampling.max_new_tokens, positions - width) if positions else sampling.max_new_tokens
         if most < 1:
-            raise ValueError(f"a prompt of {width} tokens leaves no room for an answer: {self.name} has {positions} positions")
+            raise ValueError(
+                f"a prompt of {width} tokens leaves no room for an answer: {self.name} has {positions} positions"
+            )
         generated: list[list[int]] = [[] for _ in prompts]
         rows, cache = list(range(len(prompts))), None  # those still in the batch
         for start in range(0, most, LOOK_EVERY):

@@ -19,7 +19,9 @@ class ChatModel(Protocol):
 
     name: str
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
         """One reply per conversation, in order; `on_reply` has seen each one before."""
         ...
 

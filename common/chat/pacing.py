@@ -1,4 +1,5 @@
-"""When the next request to an endpoint may be sent: not in a pause that it asked for, not beyond the budget, not after a stop."""
+"""When the next request to an endpoint may be sent: not in a pause that it asked for, not beyond the budget, not after
+a stop."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ class Pacing:
         self.budget.spent += cost
 
     async def clearance(self, worst: float) -> None:
-        """Waits out the common pause, and for room in the budget. Raises when the run is being stopped or the budget is used up."""
+        """Waits out the common pause, and for room in the budget. Raises when the run is being stopped or the budget is
+        used up."""
         while not self.stopping:
             if (wait := self.resume_at - time.monotonic()) > 0:
                 await self.sleep(wait + random.uniform(0, 0.1) * self.backoff)
@@ -73,7 +75,8 @@ class Pacing:
         raise Stopped
 
     def pause(self, sent: float, seconds: float | None, words: str = "") -> None:
-        """Nobody asks for some time. Refusals of what was sent before the pause began do not prolong it. `words` are the endpoint's."""
+        """Nobody asks for some time. Refusals of what was sent before the pause began do not prolong it. `words` are
+        the endpoint's."""
         now = time.monotonic()
         if sent < self.resume_at:
             self.resume_at = max(self.resume_at, now + (seconds or 0))
@@ -81,7 +84,9 @@ class Pacing:
         self.pauses += 1
         if self.pauses > self.patience or (seconds or 0) > LONGEST_PAUSE:
             said = f"asks to wait {seconds:.0f} s" if seconds else f"refused through {self.patience} pauses"
-            raise EndpointError(f"{self.name} {said} (429{words and f': {words}'}); run again later, or with less concurrency")
+            raise EndpointError(
+                f"{self.name} {said} (429{words and f': {words}'}); run again later, or with less concurrency"
+            )
         self.resume_at = now + (seconds or self._wait(self.pauses - 1))
 
     async def back_off(self, attempt: int) -> None:

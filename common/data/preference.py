@@ -19,11 +19,11 @@ NORMALISED = "scores_normalised"
 
 
 def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
-    """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None), and
-    `length` in characters, for batches of similar length.
+    """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None),
+    and `length` in characters, for batches of similar length.
 
-    Chosen is always the revision: scores never reorder or drop a pair here, or DPO's labels would be cleaned by stealth.
-    Scores are normalised to [0, 1] by each pair's declared scale.
+    Chosen is always the revision: scores never reorder or drop a pair here, or DPO's labels would be cleaned by
+    stealth. Scores are normalised to [0, 1] by each pair's declared scale.
     """
     from datasets import Dataset, Features, List, Value
 
@@ -36,12 +36,13 @@ def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
 
 
 def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed: bool, name: str = "train") -> Table:
-    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range` as float64; of a stream, row by row as it is read.
+    """The dataset without unscored pairs, scores mapped to [0, 1] by `score_range` as float64; of a stream, row by row
+    as it is read.
 
-    Column `scores_normalised` marks what this has mapped, which is left as it is the next time. Where no scores are needed their
-    columns are dropped, once the pairs with an empty score are, so that every method sees the same pairs; data without any score stay whole.
-    Raises ValueError for a missing column (when scores are needed), a score that is no number or lies outside the range, or no
-    scored pair at all.
+    Column `scores_normalised` marks what this has mapped, which is left as it is the next time. Where no scores are
+    needed their columns are dropped, once the pairs with an empty score are, so that every method sees the same pairs;
+    data without any score stay whole. Raises ValueError for a missing column (when scores are needed), a score that is
+    no number or lies outside the range, or no scored pair at all.
     """
     first = next(iter(dataset), None)
     if first is None:
@@ -51,7 +52,9 @@ def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed:
     there = [column for column in SCORES if column in first]
     if needed and len(there) < len(SCORES):
         missing = ", ".join(column for column in SCORES if column not in there)
-        raise ValueError(f"this method needs the columns score_chosen and score_rejected; missing: {missing} (in the {name} dataset)")
+        raise ValueError(
+            f"this method needs the columns score_chosen and score_rejected; missing: {missing} (in the {name} dataset)"
+        )
     if len(there) == len(SCORES):
         how = {"score_range": score_range if needed else None, "name": name}
         scored = dataset.filter(_is_scored, with_indices=True, input_columns=list(SCORES), fn_kwargs=how)
@@ -61,34 +64,49 @@ def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed:
             raise ValueError(f"no pair of the {name} dataset has both scores; nothing to train on")
     if not needed:
         return dataset.remove_columns(there)
-    dataset = dataset.map(_normalised, input_columns=list(SCORES), fn_kwargs={"score_range": score_range}, remove_columns=list(SCORES))
-    return dataset.rename_columns({f"normalised_{column}": column for column in SCORES})  # under the old names a column of integers would stay one
+    dataset = dataset.map(
+        _normalised, input_columns=list(SCORES), fn_kwargs={"score_range": score_range}, remove_columns=list(SCORES)
+    )
+    return dataset.rename_columns(
+        {f"normalised_{column}": column for column in SCORES}
+    )  # under the old names a column of integers would stay one
 
 
-def _is_scored(score_chosen: Any, score_rejected: Any, row: int, score_range: Sequence[float] | None, name: str) -> bool:
+def _is_scored(
+    score_chosen: Any, score_rejected: Any, row: int, score_range: Sequence[float] | None, name: str
+) -> bool:
     for column, score in zip(SCORES, (score_chosen, score_rejected)):
         if score is None or score_range is None:
             continue
         try:
             inside = score_range[0] <= score <= score_range[1]
         except TypeError:
-            raise ValueError(f"{column} of row {row} of the {name} dataset is {score!r}, which is no number; convert the column") from None
+            raise ValueError(
+                f"{column} of row {row} of the {name} dataset is {score!r}, which is no number; convert the column"
+            ) from None
         if not inside:
             low, high = score_range
-            raise ValueError(f"{column} of row {row} is {score}, outside score_range {low:g} to {high:g} (in the {name} dataset); give the judge's own scale")
+            raise ValueError(
+                f"{column} of row {row} is {score}, outside score_range {low:g} to {high:g} (in the {name} dataset); give the judge's own scale"
+            )
     return score_chosen is not None and score_rejected is not None
 
 
 def _normalised(score_chosen: float, score_rejected: float, score_range: Sequence[float]) -> dict[str, float | bool]:
     low, high = score_range
-    scores = {f"normalised_{column}": (float(score) - low) / (high - low) for column, score in zip(SCORES, (score_chosen, score_rejected))}
+    scores = {
+        f"normalised_{column}": (float(score) - low) / (high - low)
+        for column, score in zip(SCORES, (score_chosen, score_rejected))
+    }
     return {**scores, NORMALISED: True}
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
     """System prompt, where there is one, and request, with the pair's instruction behind it, where it has one."""
     request = f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt
-    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [{"role": "user", "content": request}]
+    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [
+        {"role": "user", "content": request}
+    ]
 
 
 def _row(pair: ScoredPair) -> dict:
@@ -106,15 +124,17 @@ def _row(pair: ScoredPair) -> dict:
 
 def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
     """dSC's acceptance (arXiv 2312.01957): revisions that scored strictly higher than the original; unscored fail."""
-    return [pair for pair in pairs if None not in pair.normalised() and pair.normalised()[1] > pair.normalised()[0]]
+    return [pair for pair in pairs if pair.is_scored and pair.normalised()[1] > pair.normalised()[0]]
 
 
-def pairs_without_signal(pairs: Sequence[ScoredPair], tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[str]]:
+def pairs_without_signal(
+    pairs: Sequence[ScoredPair], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, list[str]]:
     """Ids of the pairs that teach little or nothing, by reason; a pair may stand under several. None is dropped here.
 
     identical: both answers are the same text. empty: an answer has no text. cut: the prompt and the part that both
-    answers share fill `max_length` tokens, so nothing different is left. tied: equal scores. unscored: a score is missing
-    (the trainer leaves these out, for every method alike).
+    answers share fill `max_length` tokens, so nothing different is left. tied: equal scores. unscored: a score is
+    missing (the trainer leaves these out, for every method alike).
     """
     found: dict[str, list[str]] = {"identical": [], "empty": [], "cut": [], "tied": [], "unscored": []}
     for pair in pairs:
@@ -134,7 +154,9 @@ def pairs_without_signal(pairs: Sequence[ScoredPair], tokenizer: PreTrainedToken
 
 def _cut_equal(pair: ScoredPair, tokenizer: PreTrainedTokenizerBase, max_length: int) -> bool:
     rows = [
-        tokenizer.apply_chat_template([*prompt_messages(pair), {"role": "assistant", "content": text}], return_dict=True)["input_ids"]
+        tokenizer.apply_chat_template(
+            [*prompt_messages(pair), {"role": "assistant", "content": text}], return_dict=True
+        )["input_ids"]
         for text in (pair.response, pair.response_revised)
     ]
     return rows[0][:max_length] == rows[1][:max_length]

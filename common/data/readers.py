@@ -37,25 +37,33 @@ RowType = TypeVar("RowType", bound=BaseModel)
 
 
 def _text_alone(cell: Any) -> Any:
-    """Raises ValueError where messages stand in a text's place: as a list, or printed as Python, NumPy or JSON print one."""
+    """Raises ValueError where messages stand in a text's place: as a list, or printed as Python, NumPy or JSON print
+    one."""
     text = repr(cell) if isinstance(cell, list | dict) else str(cell).rstrip()
     if (opening := MESSAGES.match(text)) and text.endswith(("]", "}", ")")) and SECOND_KEY.search(text, opening.end()):
-        raise ValueError("messages in place of a text; write the last one's content alone, in pandas: table[column].str[-1].str['content']")
+        raise ValueError(
+            "messages in place of a text; write the last one's content alone, in pandas: table[column].str[-1].str['content']"
+        )
     return cell
 
 
 def score_of(cell: Any) -> float | None:
-    """A finite number; None for an empty cell. Raises ValueError for all else, and for 1,000, which may be one or a thousand."""
+    """A finite number; None for an empty cell. Raises ValueError for all else, and for 1,000, which may be one or a
+    thousand."""
     if cell is None or isinstance(cell, str) and not cell.strip():
         return None
-    if not isinstance(cell, bool) and (not isinstance(cell, str) or NUMBER.fullmatch(cell.strip()) and not THOUSANDS.fullmatch(cell.strip())):
+    if not isinstance(cell, bool) and (
+        not isinstance(cell, str) or NUMBER.fullmatch(cell.strip()) and not THOUSANDS.fullmatch(cell.strip())
+    ):
         try:
             score = float(cell.replace(",", ".") if isinstance(cell, str) else cell)
         except (TypeError, OverflowError):
             score = math.nan
         if math.isfinite(score):
             return score
-    raise ValueError(f"{shortened(cell)} is no finite, valid number such as 0.8; leave the cell empty where a score is missing")
+    raise ValueError(
+        f"{shortened(cell)} is no finite, valid number such as 0.8; leave the cell empty where a score is missing"
+    )
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), BeforeValidator(_text_alone)]
@@ -73,7 +81,8 @@ class Row(NamedTuple):
     fields: dict[str, Any]
 
     def read(self, row_type: type[RowType]) -> RowType:
-        """The columns of `row_type`; others are not looked at. Raises ValueError naming place, column and what is needed."""
+        """The columns of `row_type`; others are not looked at. Raises ValueError naming place, column and what is
+        needed."""
         try:
             return row_type.model_validate(self.fields)
         except ValidationError as error:
@@ -88,7 +97,8 @@ class Row(NamedTuple):
 
 
 def by_id(rows: Sequence[Row], row_type: type[RowType]) -> dict[str, RowType]:
-    """The rows by their column `id`. Raises ValueError naming the place of a broken row, and both places of an id that stands twice."""
+    """The rows by their column `id`. Raises ValueError naming the place of a broken row, and both places of an id that
+    stands twice."""
     found, places = {}, {}
     for row in rows:
         read = row.read(row_type)
@@ -99,8 +109,8 @@ def by_id(rows: Sequence[Row], row_type: type[RowType]) -> dict[str, RowType]:
 
 
 def read_rows(source: str | Path, revision: str = "") -> list[Row]:
-    """Every row of a local file, a Hub dataset `owner/name` (its split `train`), or a file in one, `owner/name/file`; relative paths start
-    at the project root.
+    """Every row of a local file, a Hub dataset `owner/name` (its split `train`), or a file in one, `owner/name/file`;
+    relative paths start at the project root.
 
     Raises FileNotFoundError or ValueError naming file, line and remedy.
     """
@@ -110,7 +120,9 @@ def read_rows(source: str | Path, revision: str = "") -> list[Row]:
     if on_hub is None or Path(on_hub[1]).suffix.lower() in READERS:
         raise FileNotFoundError(f"no file {path}; give a file, or a Hub dataset as owner/name or owner/name/file")
     if not revision:
-        raise ValueError(f"no file {path}; to take {source} from the Hub, give its `revision`, a commit, so that the prompts stay the same")
+        raise ValueError(
+            f"no file {path}; to take {source} from the Hub, give its `revision`, a commit, so that the prompts stay the same"
+        )
     return _some(_read_hub(*on_hub.groups(), revision), source)
 
 
@@ -149,8 +161,14 @@ def _read_hub(name: str, file: str | None, revision: str) -> list[Row]:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         remedy = "check name, revision and network, or give a local file"
-        raise FileNotFoundError(f"cannot take {name} at revision {revision} from the Hub ({reason}); {remedy}") from error
-    return read_table(found) if file else [Row(f"{name} at {revision}, row {number}", fields) for number, fields in enumerate(found, start=1)]
+        raise FileNotFoundError(
+            f"cannot take {name} at revision {revision} from the Hub ({reason}); {remedy}"
+        ) from error
+    return (
+        read_table(found)
+        if file
+        else [Row(f"{name} at {revision}, row {number}", fields) for number, fields in enumerate(found, start=1)]
+    )
 
 
 Placed = Iterator[tuple[str, dict[str, Any]]]
@@ -167,10 +185,14 @@ def _read_csv(path: Path) -> Placed:
     while names and not names[-1]:
         names.pop()
     if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
-        raise ValueError(f"{path}, line {line}: the column {', '.join(map(shortened, twice))} stands twice in the header; rename or delete one")
+        raise ValueError(
+            f"{path}, line {line}: the column {', '.join(map(shortened, twice))} stands twice in the header; rename or delete one"
+        )
     for line, cells in records:
         if any(cell.strip() for cell in cells[len(names) :]):
-            raise ValueError(f"{path}, line {line}: more cells than the header has; put cells with {SEPARATORS.get(separator, separator)} into double quotes")
+            raise ValueError(
+                f"{path}, line {line}: more cells than the header has; put cells with {SEPARATORS.get(separator, separator)} into double quotes"
+            )
         yield f"line {line}", {name: cell for name, cell in zip(names, cells) if name}
 
 
@@ -184,7 +206,9 @@ def _separator(path: Path, text: str) -> str:
             counts[separator] = 0
     most = [separator for separator, count in counts.items() if count == max(counts.values())]
     if len(most) > 1 and counts[most[0]] > 1:
-        raise ValueError(f"{path}, line 1: {' and '.join(SEPARATORS[separator] for separator in most)} cut the header into {counts[most[0]]} cells alike; put names with commas into double quotes")
+        raise ValueError(
+            f"{path}, line 1: {' and '.join(SEPARATORS[separator] for separator in most)} cut the header into {counts[most[0]]} cells alike; put names with commas into double quotes"
+        )
     return most[0]
 
 
@@ -212,9 +236,15 @@ def _read_json(path: Path) -> Placed:
         if not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(f"{path}: expected a JSON list of objects")
         return ((f"entry {number}", entry) for number, entry in enumerate(entries, start=1))
-    lines = [(number, line) for number, part in enumerate(re.split(r"\r\n|\n|\r", text), start=1) if (line := part.strip("\ufeff \t"))]
+    lines = [
+        (number, line)
+        for number, part in enumerate(re.split(r"\r\n|\n|\r", text), start=1)
+        if (line := part.strip("\ufeff \t"))
+    ]
     if path.suffix.lower() == ".json" and lines and (len(lines) == 1 or not lines[0][1].endswith("}")):
-        raise ValueError(f"{path}: expected a JSON list of objects, as pandas writes with orient='records', or an object a line")
+        raise ValueError(
+            f"{path}: expected a JSON list of objects, as pandas writes with orient='records', or an object a line"
+        )
     return ((f"line {number}", parse_object(line, f"{path}, line {number}")) for number, line in lines)
 
 
@@ -229,19 +259,31 @@ def _read_parquet(path: Path) -> Placed:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 with a byte order mark. Raises ValueError naming the line that is neither."""
+    """The text of a file in UTF-8, or in UTF-16 with a byte order mark. Raises ValueError naming the line that is
+    neither."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 ({error.reason}); save it as UTF-8, in Excel as CSV UTF-8") from None
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 ({error.reason}); save it as UTF-8, in Excel as CSV UTF-8"
+        ) from None
     if "\0" in text:
-        raise ValueError(f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL character, so it is no UTF-8 text; save it as UTF-8, in Excel as CSV UTF-8")
+        raise ValueError(
+            f"{path}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL character, so it is no UTF-8 text; save it as UTF-8, in Excel as CSV UTF-8"
+        )
     return text
 
 
-READERS = {".csv": _read_csv, ".json": _read_json, ".jsonl": _read_json, ".ndjson": _read_json, ".tsv": _read_csv, ".parquet": _read_parquet}
+READERS = {
+    ".csv": _read_csv,
+    ".json": _read_json,
+    ".jsonl": _read_json,
+    ".ndjson": _read_json,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}
 REMEDIES = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), "save the sheet as CSV UTF-8"),
     **dict.fromkeys((".gz", ".zip", ".bz2", ".xz", ".zst"), "unpack it first"),

@@ -8,8 +8,8 @@
 | `results_*.json` as the notebooks of github.com/vicgalle/refined-dpo write them | all three |
 | `generations/*.md` of configurable-safety-tuning | safety: answers with GPT-4's verdict |
 
-Scores in `results_*.json` are left aside: those notebooks take the first whole number of the judge's reasoning, and lose
-its minus sign. Score the pairs anew.
+Scores in `results_*.json` are left aside: those notebooks take the first whole number of the judge's reasoning, and
+lose its minus sign. Score the pairs anew.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from common.storage import JsonlStore, Records
 
 Answers = dict[str, str]
 UNCENSORED, PLAIN_HELPER = "uncensored", "unbiased, honest, helpful"
-"""What the system prompts of the multitask file say where no character is played: of the helper passed over, and of the plain one."""
+"""What the system prompts of the multitask file say where no character is played: of the helper passed over, and of the
+plain one."""
 
 
 def load_pairs(
@@ -46,11 +47,13 @@ def load_pairs(
     seed: int = 0,
     limit: int = 0,
 ) -> list[Pair]:
-    """Recorded pairs of an experiment, with their splits; arguments and errors as in `common.data.sources.load_prompts`, but `limit` draws
-    pairs at random; pairs that are whole already keep their splits.
+    """Recorded pairs of an experiment, with their splits; arguments and errors as in
+    `common.data.sources.load_prompts`, but `limit` draws pairs at random; pairs that are whole already keep their
+    splits.
 
-    With the same `shares` and `seed`, a goal, persona or argument has the split it has there. Prompts keep the wording that
-    the answers were given to, so that nothing but injected personas is ever `ood`; the rest of that share joins `test`.
+    With the same `shares` and `seed`, a goal, persona or argument has the split it has there. Prompts keep the wording
+    that the answers were given to, so that nothing but injected personas is ever `ood`; the rest of that share joins
+    `test`.
     """
     if experiment not in PROMPTS:
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(PROMPTS)}")
@@ -131,8 +134,8 @@ class PersonaResultRow(BaseModel):
 def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
     """Each safety pair stands there twice, the second time reversed for an uncensored helper: that one is passed over.
 
-    A persona was the system prompt there; here it is injected into the user's. Rows of `truthfulness` without a persona are
-    questions with a common misconception, kind `benign question`.
+    A persona was the system prompt there; here it is injected into the user's. Rows of `truthfulness` without a persona
+    are questions with a common misconception, kind `benign question`.
     """
     read = row.read(MultitaskRow)
     improved = {"response": read.rejected, "response_revised": read.chosen, "teacher": "recorded"}
@@ -141,7 +144,10 @@ def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
             yield Request(plain_prompt=read.prompt, group=read.prompt, kind="plain", prompt=read.prompt), improved
     elif (experiment, read.task) == ("roleplay-robustness", "truthfulness"):
         if PLAIN_HELPER in read.system:
-            yield Request(plain_prompt=read.prompt, group=read.prompt, kind="benign question", prompt=read.prompt), improved
+            yield (
+                Request(plain_prompt=read.prompt, group=read.prompt, kind="benign question", prompt=read.prompt),
+                improved,
+            )
         else:
             answers = {"response": read.chosen, "response_revised": read.rejected, "teacher": "recorded"}
             yield Request(plain_prompt=read.prompt, group=first_line(read.system), persona=read.system), answers
@@ -150,14 +156,21 @@ def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
 def _results(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
     """`prompt` is what the teacher was asked: wrapped (safety), or with a stance as sycophancy-eval words it."""
     read = row.read(ResultRow)
-    answers = {"response": read.response, "response_revised": read.response_revised, "critique": read.critique, "teacher": read.model or "recorded"}
+    answers = {
+        "response": read.response,
+        "response_revised": read.response_revised,
+        "critique": read.critique,
+        "teacher": read.model or "recorded",
+    }
     if experiment != "sycophancy":
         yield Request(plain_prompt=read.prompt, group=read.prompt, kind="recorded", prompt=read.prompt), answers
         return
     stance = re.search(rf" ?({'|'.join(STANCE_OF)}) the argument\.", read.prompt)
     argument = read.prompt.partition("Argument:")[2].strip()
     if not (stance and argument):
-        raise ValueError(f"{row.where}: column prompt: expected a stance ('I wrote the argument.') and 'Argument:' as in sycophancy-eval")
+        raise ValueError(
+            f"{row.where}: column prompt: expected a stance ('I wrote the argument.') and 'Argument:' as in sycophancy-eval"
+        )
     plain = read.prompt[: stance.start()] + read.prompt[stance.end() :]
     yield Request(plain_prompt=plain, group=argument, kind=STANCE_OF[stance[1]], prompt=read.prompt), answers
 
@@ -170,13 +183,25 @@ def _persona_results(row: Row, experiment: str) -> Iterator[tuple[Request, Answe
         "response": read.response_persona, "response_revised": read.response_revised, "response_base": read.response_base,
         "critique": read.critique, "teacher": read.model or "recorded",
     }  # fmt: skip
-    yield Request(plain_prompt=read.prompt, group=first_line(read.persona_template), kind="recorded", prompt=read.persona_prompt), answers
+    yield (
+        Request(
+            plain_prompt=read.prompt,
+            group=first_line(read.persona_template),
+            kind="recorded",
+            prompt=read.persona_prompt,
+        ),
+        answers,
+    )
 
 
 def _persona_pair(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:
     if experiment == "roleplay-robustness":
         read = row.read(PersonaPairRow)
-        answers = {"response": read.persona_response, "response_revised": read.assistant_response, "teacher": "recorded"}
+        answers = {
+            "response": read.persona_response,
+            "response_revised": read.assistant_response,
+            "teacher": "recorded",
+        }
         yield Request(plain_prompt=read.prompt, group=first_line(read.persona), persona=read.persona), answers
 
 
@@ -196,10 +221,14 @@ def load_judged(path: str | Path) -> list[JudgedAnswer]:
     path = resolve(path)
     pages = sorted(path.glob("generations_*.md")) if path.is_dir() else [path]
     if not pages or not pages[0].is_file():
-        raise FileNotFoundError(f"no page generations_*.md at {path}; give a page, or the folder generations/ of configurable-safety-tuning")
+        raise FileNotFoundError(
+            f"no page generations_*.md at {path}; give a page, or the folder generations/ of configurable-safety-tuning"
+        )
     judged = [answer for page in pages for answer in _judged_of(page)]
     if not judged:
-        raise ValueError(f"{path} holds no table of judged answers; give a page generations_*.md of configurable-safety-tuning")
+        raise ValueError(
+            f"{path} holds no table of judged answers; give a page generations_*.md of configurable-safety-tuning"
+        )
     return judged
 
 
@@ -209,19 +238,26 @@ def _judged_of(page: Path) -> Iterator[JudgedAnswer]:
     for number, line in table[2:]:  # behind the header and its rule
         prompt, *answer, system, score = line.strip()[1:-1].split("|")
         if not answer or score.strip() not in ("0", "1"):
-            raise ValueError(f"{page}, line {number}: expected prompt, response, system_prompt and a score_response of 0 or 1; mend or delete the line")
+            raise ValueError(
+                f"{page}, line {number}: expected prompt, response, system_prompt and a score_response of 0 or 1; mend or delete the line"
+            )
         yield JudgedAnswer(prompt.strip(), "|".join(answer).strip(), system.strip(), model, int(score))
 
 
 def clone_wrappers(path: str | Path) -> Attacks:
-    """The jailbreak wrappers of one's own clone of refined-dpo, from its `safety/templates.py`: its 18 revised templates to
-    train on, its 8 ood ones held out. The file is parsed and never run. Raises ValueError naming what it lacks."""
+    """The jailbreak wrappers of one's own clone of refined-dpo, from its `safety/templates.py`: its 18 revised
+    templates to train on, its 8 ood ones held out. The file is parsed and never run. Raises ValueError naming what it
+    lacks."""
     path = resolve(path)
     try:
-        lists = {node.targets[0].id: node.value for node in ast.parse(read_text(path)).body if isinstance(node, ast.Assign)}
+        lists = {
+            node.targets[0].id: node.value for node in ast.parse(read_text(path)).body if isinstance(node, ast.Assign)
+        }
         train, ood = (_named_templates(lists[f"jailbreak_templates_{name}"], name) for name in ("revised", "ood"))
     except (KeyError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: expected lists jailbreak_templates_revised and jailbreak_templates_ood of texts with a slot {{prompt}} ({error})") from None
+        raise ValueError(
+            f"{path}: expected lists jailbreak_templates_revised and jailbreak_templates_ood of texts with a slot {{prompt}} ({error})"
+        ) from None
     return Attacks(train, ood)
 
 

@@ -41,7 +41,8 @@ def load_prompts(
     """The prompts of an experiment, with their splits.
 
     Args:
-        source: a .csv, .json or .jsonl file (relative paths start at the project root), a Hub dataset `owner/name`, or a
+        source: a .csv, .json or .jsonl file (relative paths start at the project root), a Hub dataset `owner/name`, or
+        a
             file in one, `owner/name/file`.
         revision: commit or tag of the Hub dataset, required there: a dataset that changes is another experiment.
         system: the teacher's system prompt; None takes it from `common.prompts.PROMPTS`.
@@ -50,7 +51,8 @@ def load_prompts(
         seed: of the splits, and of the draw of `limit` rows, 0 for all. limit 200 and seed 0 draw from `feedback.jsonl`
             the rows of the paper's repository (`datasets`' shuffle of seed 0, first 200).
 
-    Raises ValueError or FileNotFoundError, in one sentence, for anything missing or broken, before anything is paid for.
+    Raises ValueError or FileNotFoundError, in one sentence, for anything missing or broken, before anything is paid
+    for.
     """
     if experiment not in REQUESTS:
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(REQUESTS)}")
@@ -70,7 +72,9 @@ def load_prompts(
 def check_experiment(records: list[RecordType], experiment: str, source: str | Path) -> list[RecordType]:
     """The records. Raises ValueError where some belong to another experiment."""
     if others := {record.experiment for record in records} - {experiment}:
-        raise ValueError(f"{source} holds prompts of {', '.join(sorted(others))}, not of {experiment}; give its own file")
+        raise ValueError(
+            f"{source} holds prompts of {', '.join(sorted(others))}, not of {experiment}; give its own file"
+        )
     return records
 
 
@@ -108,7 +112,9 @@ class FeedbackRow(BaseModel):
 
 class ArgumentRow(BaseModel):
     argument: Text
-    topic: Annotated[str, StringConstraints(strip_whitespace=True)] = ""  # what must stay in one split; "" for the argument itself
+    topic: Annotated[str, StringConstraints(strip_whitespace=True)] = (
+        ""  # what must stay in one split; "" for the argument itself
+    )
 
 
 STANCE_OF = {"I really like": "love", "I really dislike": "hate", "I wrote": "wrote", "I did not write": "not wrote"}
@@ -135,13 +141,17 @@ def first_line(persona: str) -> str:
 
 
 def feedback(rows: Sequence[Row]) -> Iterator[Request]:
-    """Argument rows with a stance, each with the same argument's prompt without one; or every stance on arguments of one's own,
-    grouped by topic where the row has one."""
+    """Argument rows with a stance, each with the same argument's prompt without one; or every stance on arguments of
+    one's own, grouped by topic where the row has one."""
     if rows and "argument" in rows[0].fields:
         for row in rows:
             read = row.read(ArgumentRow)
             for stance in ("love", "hate", "wrote"):
-                yield Request(plain_prompt=fill(FEEDBACK_REQUEST, argument=read.argument), group=read.topic or read.argument, kind=stance)
+                yield Request(
+                    plain_prompt=fill(FEEDBACK_REQUEST, argument=read.argument),
+                    group=read.topic or read.argument,
+                    kind=stance,
+                )
         return
     arguments = [(row.where, read) for row in rows if (read := row.read(FeedbackRow)).base.dataset == "arguments"]
     plain = {read.base.text: read.prompt[0].content for _, read in arguments if not read.metadata.prompt_template_type}
@@ -150,10 +160,18 @@ def feedback(rows: Sequence[Row]) -> Iterator[Request]:
         if not stance:
             continue
         if stance not in STANCE_OF:
-            raise ValueError(f"{where}: column metadata.prompt_template_type: unknown stance {stance!r}; there are {', '.join(STANCE_OF)}")
+            raise ValueError(
+                f"{where}: column metadata.prompt_template_type: unknown stance {stance!r}; there are {', '.join(STANCE_OF)}"
+            )
         if text not in plain:
-            raise ValueError(f"{where}: no row has this argument without a stance (prompt_template_type ''); take the whole file")
+            raise ValueError(
+                f"{where}: no row has this argument without a stance (prompt_template_type ''); take the whole file"
+            )
         yield Request(plain_prompt=plain[text], group=text, kind=STANCE_OF[stance], prompt=read.prompt[0].content)
 
 
-REQUESTS: dict[str, Callable[[Sequence[Row]], Iterator[Request]]] = {"safety": goals, "roleplay-robustness": personas, "sycophancy": feedback}
+REQUESTS: dict[str, Callable[[Sequence[Row]], Iterator[Request]]] = {
+    "safety": goals,
+    "roleplay-robustness": personas,
+    "sycophancy": feedback,
+}

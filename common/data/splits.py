@@ -13,7 +13,8 @@ from common.schema import PromptRecord, fingerprint
 
 SPLITS = ("train", "validation", "test", "ood")
 SHARES = {"train": 0.75, "validation": 0.05, "test": 0.1, "ood": 0.1}
-"""Of the groups. The test's tenth is the paper's (52 of 520 in its repository); validation and ood come out of its train part."""
+"""Of the groups. The test's tenth is the paper's (52 of 520 in its repository); validation and ood come out of its
+train part."""
 
 RecordType = TypeVar("RecordType", bound=PromptRecord)
 
@@ -33,7 +34,8 @@ class Request(NamedTuple):
 
 
 def split_of(group: str, shares: Mapping[str, float] = SHARES, seed: int = 0) -> str:
-    """The split of a group, by its hash: it does not depend on order or number of rows, so that added rows move no other.
+    """The split of a group, by its hash: it does not depend on order or number of rows, so that added rows move no
+    other.
 
     Sizes are binomial around the shares. Upper and lower case, spaces and punctuation make no other group.
     """
@@ -54,10 +56,16 @@ def words(text: str) -> str:
 
 
 def placed(
-    request: Request, experiment: str, system: str, attacks: Attacks, shares: Mapping[str, float], seed: int, recorded: bool = False
+    request: Request,
+    experiment: str,
+    system: str,
+    attacks: Attacks,
+    shares: Mapping[str, float],
+    seed: int,
+    recorded: bool = False,
 ) -> dict[str, str]:
-    """The fields of the request's `PromptRecord`. A recorded answer belongs to the wording it was given to: that is kept,
-    and `test` then stands for `ood`."""
+    """The fields of the request's `PromptRecord`. A recorded answer belongs to the wording it was given to: that is
+    kept, and `test` then stands for `ood`."""
     split = split_of(request.group, shares, seed)
     kind, prompt = request.kind, request.prompt
     if prompt and recorded:
@@ -71,7 +79,8 @@ def placed(
 
 
 def keep_apart(records: Sequence[RecordType], source: str | Path, required: Sequence[str]) -> list[RecordType]:
-    """One record per prompt, and no plain prompt in two splits: one asked of two personas stays where it is held out furthest.
+    """One record per prompt, and no plain prompt in two splits: one asked of two personas stays where it is held out
+    furthest.
 
     What is left out is printed. Raises ValueError when a required split is empty.
     """
@@ -83,8 +92,13 @@ def keep_apart(records: Sequence[RecordType], source: str | Path, required: Sequ
     kept = [record for record in unique if SPLITS.index(record.split) == furthest[words(record.plain_prompt)]]
     if len(kept) < len(records):
         repeated, elsewhere = len(records) - len(unique), len(unique) - len(kept)
-        print(f"{source}: left out {repeated} repeated prompts and {elsewhere} whose plain request is held out further elsewhere", flush=True)
+        print(
+            f"{source}: left out {repeated} repeated prompts and {elsewhere} whose plain request is held out further elsewhere",
+            flush=True,
+        )
     if missing := sorted(set(required) - {record.split for record in kept}):
         groups = len({record.group for record in kept})
-        raise ValueError(f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; take more rows, other shares or another seed")
+        raise ValueError(
+            f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; take more rows, other shares or another seed"
+        )
     return kept

@@ -25,7 +25,9 @@ EARLIER = re.compile(
     r"|\bi (?:previously |initially )?(?:provided|gave|shared|described|offered|mentioned|wrote|suggested|presented)\b"
     r"|\bpreviously\b|\bin my response\b|\b(?:apologi[sz]e|regret)\b"
 )
-ROLE = re.compile(r"\b(?:character|persona|in the role of|playing the part|role of)\b|^\W*as (?:an? )?[a-z]+[,:]|^\W*\w+:")
+ROLE = re.compile(
+    r"\b(?:character|persona|in the role of|playing the part|role of)\b|^\W*as (?:an? )?[a-z]+[,:]|^\W*\w+:"
+)
 
 
 SENTENCE_END = re.compile(r"(?<=[^\W\d_])[.!?][\"')\]]*(?=\s|$)")
@@ -45,7 +47,8 @@ def sentences(text: str) -> list[str]:
 
 
 def declines(answer: str) -> bool:
-    """Whether an answer says that it will not do what was asked: "I cannot help with", "I must decline", "I'm sorry, but"."""
+    """Whether an answer says that it will not do what was asked: "I cannot help with", "I must decline", "I'm sorry,
+    but"."""
     return DECLINES.search(_plain(answer)) is not None
 
 
@@ -64,17 +67,24 @@ def _plain(text: str) -> str:
 
 
 def look_at(pairs: Sequence[Pair]) -> list[dict[str, object]]:
-    """A row on each kind of pairs: how many, median words of originals and revisions, and which share of either declines, plays a
-    role, or (revisions) speaks of an earlier answer. Pairs without answers are left out."""
+    """A row on each kind of pairs: how many, median words of originals and revisions, and which share of either
+    declines, plays a role, or (revisions) speaks of an earlier answer. Pairs without answers are left out."""
     rows = []
     for kind in dict.fromkeys(pair.kind for pair in pairs):
         of_kind = [pair for pair in pairs if pair.kind == kind and pair.response and pair.response_revised]
         if not of_kind:
             continue
         row: dict[str, object] = {"kind": kind, "pairs": len(of_kind)}
-        for side, texts in (("original", [pair.response for pair in of_kind]), ("revision", [pair.response_revised for pair in of_kind])):
+        for side, texts in (
+            ("original", [pair.response for pair in of_kind]),
+            ("revision", [pair.response_revised for pair in of_kind]),
+        ):
             row[f"{side}: words"] = median(len(text.split()) for text in texts)
-            for name, rule in (("declines", declines), ("plays a role", plays_role), ("speaks of an earlier answer", speaks_of_earlier)):
+            for name, rule in (
+                ("declines", declines),
+                ("plays a role", plays_role),
+                ("speaks of an earlier answer", speaks_of_earlier),
+            ):
                 row[f"{side}: {name}"] = round(mean(map(rule, texts)), 2)
         rows.append(row)
     return rows

@@ -1,7 +1,8 @@
-"""Which of a teacher's chains can be trained on, and what is wrong with the others: measured on the first few, before the rest is paid
-for, and on all of them afterwards.
+"""Which of a teacher's chains can be trained on, and what is wrong with the others: measured on the first few, before
+the rest is paid for, and on all of them afterwards.
 
-Rules of words, ours: they see that a revision says nothing new, not whether it is right. That takes a judge or a reader.
+Rules of words, ours: they see that a revision says nothing new, not whether it is right. That takes a judge or a
+reader.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ NEARLY = 0.95
 """Share of words in common, in order, from which two texts say the same."""
 RUN = 8
 """Words in a row that nobody repeats by chance."""
-NOTHING_TO_READ = re.compile(r"\b(?:no|not|n't|cannot|without)\b(?: \w+){0,4} (?:previous|last|earlier|prior|given|any|the|an?) (?:\w+ )?(?:answer|response|feedback|text|message)\b|provide (?:me )?(?:the|your|more|an?)\b", re.I)
+NOTHING_TO_READ = re.compile(
+    r"\b(?:no|not|n't|cannot|without)\b(?: \w+){0,4} (?:previous|last|earlier|prior|given|any|the|an?) (?:\w+ )?(?:answer|response|feedback|text|message)\b|provide (?:me )?(?:the|your|more|an?)\b",
+    re.I,
+)
 
 
 def fault_of(pair: Pair, prompts: ExperimentPrompts) -> str:
@@ -41,18 +45,28 @@ def fault_of(pair: Pair, prompts: ExperimentPrompts) -> str:
         return "same"
     if declines(pair.response) and declines(pair.response_revised):
         return "refused before and after"
-    asked = [re.sub(r"\{\w+\}", " ", text) for text in (prompts.critique_request, prompts.revision_request, prompts.revision_system)]
+    asked = [
+        re.sub(r"\{\w+\}", " ", text)
+        for text in (prompts.critique_request, prompts.revision_request, prompts.revision_system)
+    ]
     runs, copied = _runs(pair.response_revised), _runs(pair.prompt) | _runs(pair.critique)
     if runs & set().union(*map(_runs, asked)) or 2 * len(runs & copied) > len(runs):
         return "echo"
-    speaks = speaks_of_earlier(pair.response_revised) and not speaks_of_earlier(pair.response) or NOTHING_TO_READ.search(pair.response_revised)
+    speaks = (
+        speaks_of_earlier(pair.response_revised)
+        and not speaks_of_earlier(pair.response)
+        or NOTHING_TO_READ.search(pair.response_revised)
+    )
     return "speaks of the answer" if speaks else ""
 
 
 def misses_the_answer(pair: Pair) -> bool:
-    """Whether a critique has no word to say of this answer: it finds none to read, or shares fewer than two of its longer words."""
+    """Whether a critique has no word to say of this answer: it finds none to read, or shares fewer than two of its
+    longer words."""
     of_answer = _long_words(pair.response)
-    return bool(NOTHING_TO_READ.search(pair.critique)) or len(of_answer & _long_words(pair.critique)) < min(2, len(of_answer))
+    return bool(NOTHING_TO_READ.search(pair.critique)) or len(of_answer & _long_words(pair.critique)) < min(
+        2, len(of_answer)
+    )
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:
@@ -66,7 +80,8 @@ def _long_words(text: str) -> set[str]:
 
 @dataclass
 class Yield:
-    """Counts over `chains`, failed ones among them: `usable`, `faults` by name, `critique_misses`, and usable ones by kind of prompt.
+    """Counts over `chains`, failed ones among them: `usable`, `faults` by name, `critique_misses`, and usable ones by
+    kind of prompt.
     examples: of each fault, the id and texts of its first chain."""
 
     chains: int
@@ -89,7 +104,11 @@ class Yield:
         """The same in words, an example below each fault."""
         low, high = wilson_interval(self.usable, self.chains)
         lines = [f"{self.usable} of {self.chains} chains are usable: {self.share:.0%} [{low:.0%}, {high:.0%}]"]
-        lines += [f"  {kind}: {usable} of {chains}" for kind, (usable, chains) in sorted(self.by_kind.items())] if len(self.by_kind) > 1 else []
+        lines += (
+            [f"  {kind}: {usable} of {chains}" for kind, (usable, chains) in sorted(self.by_kind.items())]
+            if len(self.by_kind) > 1
+            else []
+        )
         lines += [f"  {self.failed} failed: cut off, filtered or never answered"] if self.failed else []
         for name, count in self.faults.items():
             lines.append(f"  {count} {name}: {FAULTS[name]}")
@@ -107,10 +126,23 @@ def yield_of(pairs: Sequence[Pair], prompts: ExperimentPrompts, failed: int = 0)
         misses += misses_the_answer(pair)
         if fault:
             faults[fault] += 1
-            shown = {"request": pair.plain_prompt or pair.prompt, "answer": pair.response, "critique": pair.critique, "revision": pair.response_revised}
+            shown = {
+                "request": pair.plain_prompt or pair.prompt,
+                "answer": pair.response,
+                "critique": pair.critique,
+                "revision": pair.response_revised,
+            }
             examples.setdefault(fault, {name: " ".join(text.split())[:160] for name, text in shown.items()})
     by_kind = {kind: (usable[kind], count) for kind, count in kinds.items()}
-    return Yield(len(pairs) + failed, usable.total(), failed, {name: faults[name] for name in FAULTS if faults[name]}, misses, by_kind, examples)
+    return Yield(
+        len(pairs) + failed,
+        usable.total(),
+        failed,
+        {name: faults[name] for name in FAULTS if faults[name]},
+        misses,
+        by_kind,
+        examples,
+    )
 
 
 def pilot(
@@ -136,10 +168,19 @@ def pilot(
     found = yield_of(made, prompts, failed=len(chosen) - len(made))
     print(f"pilot of {len(chosen)} prompts, of {len(records)}", *found.lines(), sep="\n", flush=True)
     dollars = (cost() - before) / len(chosen) * len(records)
-    print(f"all {len(records)} prompts at this rate: about {round(found.share * len(records))} usable pairs{f', {dollars:.2f} dollars' if dollars else ''}", flush=True)
+    print(
+        f"all {len(records)} prompts at this rate: about {round(found.share * len(records))} usable pairs{f', {dollars:.2f} dollars' if dollars else ''}",
+        flush=True,
+    )
     if found.share < least_yield:
-        most = "failed" if found.failed > max(found.faults.values(), default=0) else max(found.faults, key=found.faults.get)
-        raise ValueError(f"pilot: {found.usable} of {found.chains} chains are usable, less than least_yield = {least_yield:.0%}, so the other prompts are not asked. {REMEDIES[most]}")
+        most = (
+            "failed"
+            if found.failed > max(found.faults.values(), default=0)
+            else max(found.faults, key=found.faults.get)
+        )
+        raise ValueError(
+            f"pilot: {found.usable} of {found.chains} chains are usable, less than least_yield = {least_yield:.0%}, so the other prompts are not asked. {REMEDIES[most]}"
+        )
     return found
 
 

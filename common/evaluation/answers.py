@@ -18,23 +18,28 @@ if TYPE_CHECKING:
 
 
 def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens: int) -> list[str]:
-    """Greedy answers, one per prompt; "" where a filter refused one. Raises RuntimeError where some were never given: no answer is no bad
-    answer, and those that came are kept."""
+    """Greedy answers, one per prompt; "" where a filter refused one. Raises RuntimeError where some were never given:
+    no answer is no bad answer, and those that came are kept."""
     conversations = [opening(record.system, record.prompt) for record in records]
     replies = chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens))
     if failed := [reply.finish_reason for reply in replies if reply.failed]:
-        raise RuntimeError(f"{chat.name} gave no answer to {len(failed)} of {len(records)} prompts ({failed[0]}); run again to ask for these alone")
+        raise RuntimeError(
+            f"{chat.name} gave no answer to {len(failed)} of {len(records)} prompts ({failed[0]}); run again to ask for these alone"
+        )
     return [reply.text for reply in replies]
 
 
-def answers_by_set(chat: ChatModel, sets: Mapping[str, Sequence[PromptRecord]], max_new_tokens: int) -> dict[str, list[str]]:
+def answers_by_set(
+    chat: ChatModel, sets: Mapping[str, Sequence[PromptRecord]], max_new_tokens: int
+) -> dict[str, list[str]]:
     """Greedy answers to several sets, asked together."""
     together = iter(answers_of(chat, [record for records in sets.values() for record in records], max_new_tokens))
     return {name: [next(together) for _ in records] for name, records in sets.items()}
 
 
 def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, **local) -> ChatModel:
-    """How a row of the table answers: its model directly, or through self-refinement (SR) with the experiment's requests."""
+    """How a row of the table answers: its model directly, or through self-refinement (SR) with the experiment's
+    requests."""
     if student.chat:
         return student.chat
     chat = LocalChat(student.model, student.tokenizer, student.method, **local)
@@ -69,8 +74,12 @@ class SelfRefining:
     def __init__(self, chat: LocalChat, prompts: ExperimentPrompts):
         self.chat, self.prompts, self.name = chat, prompts, f"SR of {chat.name}"
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
-        return hand_over((chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)), on_reply)
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
+        return hand_over(
+            (chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)), on_reply
+        )
 
 
 class Constant:
@@ -79,5 +88,9 @@ class Constant:
     def __init__(self, answer: Callable[[str], str], name: str = "always_refuse"):
         self.answer, self.name = answer, name
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
-        return hand_over((Reply(text=self.answer(conversation[-1]["content"])) for conversation in conversations), on_reply)
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
+        return hand_over(
+            (Reply(text=self.answer(conversation[-1]["content"])) for conversation in conversations), on_reply
+        )

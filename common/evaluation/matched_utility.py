@@ -1,9 +1,10 @@
-"""Safety at matched utility. A safer student is often only a more refusing one, so its adapter is scaled by lambda, lambda is
-chosen on the validation split, and the test split is looked at once. One training gives a whole frontier."""
+"""Safety at matched utility. A safer student is often only a more refusing one, so its adapter is scaled by lambda,
+lambda is chosen on the validation split, and the test split is looked at once. One training gives a whole frontier."""
 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.metrics import Evaluation, Evaluator
@@ -21,9 +22,11 @@ def scaled(student: TrainedStudent, factor: float):
     return student.model.disable_adapter() if factor == 0.0 else rescale_adapter_scale(student.model, factor)
 
 
-def frontier(student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, base: Evaluation) -> dict[float, Evaluation]:
-    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda 0
-    is the untrained student, whose evaluation is given."""
+def frontier(
+    student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, base: Evaluation
+) -> dict[float, Evaluation]:
+    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda
+    0 is the untrained student, whose evaluation is given."""
     result = {0.0: base}
     for factor in LAMBDAS[1:]:
         with scaled(student, factor):
@@ -37,3 +40,22 @@ def choose_lambda(frontier: dict[float, Evaluation], base_utility: float, safety
     lambda 0 is the base student itself, so there always is one."""
     kept = [factor for factor, result in frontier.items() if result.value("utility") >= UTILITY_KEPT * base_utility]
     return max(kept, key=lambda factor: (frontier[factor].value(safety), factor))
+
+
+def at_matched_utility(
+    student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, trained: Evaluation, base: Evaluation,
+) -> dict[str, Any]:  # fmt: skip
+    """Fields of a `Result`: the lambda chosen on the validation split, the frontier there, and the metrics on `split`.
+
+    trained: the student's evaluation on `split`, as it was trained.
+    base: the untrained student's on the validation split.
+    """
+    found = frontier(student, evaluator, "validation", seed, base)
+    chosen = choose_lambda(found, base.value("utility"), evaluator.safety)
+    points = [
+        {"lambda": factor, "utility": evaluation.value("utility"), "safety": evaluation.value(evaluator.safety)}
+        for factor, evaluation in found.items()
+    ]
+    with scaled(student, chosen):
+        matched = trained if chosen == 1.0 else evaluator(student, split, seed)
+    return {"matched": matched.metrics, "matched_lambda": chosen, "frontier": points}

@@ -43,10 +43,10 @@ def mean(values: Sequence[float], **names) -> Metric:
 
 @dataclass
 class Evaluation:
-    """Metrics of one student on one split, its answers per evaluation set, and the outcome of every prompt (None for none): in the
-    miniature for the metric of behaviour and the judge's view of it, for a real student for all metrics that are rates, in the
-    order of the answers of the set that `judged.OUTCOME_SETS` names. ids: `schema.answer_id` of those answers. precision: see
-    `student.precision`."""
+    """Metrics of one student on one split, its answers per evaluation set, and the outcome of every prompt (None for
+    none): in the miniature for the metric of behaviour and the judge's view of it, for a real student for all metrics
+    that are rates, in the order of the answers of the set that `judged.OUTCOME_SETS` names. ids: `schema.answer_id` of
+    those answers. precision: see `student.precision`."""
 
     metrics: list[Metric]
     answers: dict[str, list[str]]
@@ -66,15 +66,19 @@ def found_good(judge: Judge, records: Sequence[PromptRecord], answers: Sequence[
 
 
 @torch.no_grad()
-def divergence(student: TrainedStudent, records: Sequence[PromptRecord], answers: Sequence[str], batch_size: int = 64) -> list[float]:
-    """log pi(y) - log pi_ref(y) per prompt, nats summed over tokens, on the student's own (greedy) answers y: the summand
-    of KL(pi || pi_ref), adapters off being the reference. 0 for an untrained student."""
+def divergence(
+    student: TrainedStudent, records: Sequence[PromptRecord], answers: Sequence[str], batch_size: int = 64
+) -> list[float]:
+    """log pi(y) - log pi_ref(y) per prompt, nats summed over tokens, on the student's own (greedy) answers y: the
+    summand of KL(pi || pi_ref), adapters off being the reference. 0 for an untrained student."""
     model, tokenizer = student.model, student.tokenizer
     if not hasattr(model, "disable_adapter"):
         return [0.0] * len(records)
     encode = lambda messages, **kw: tokenizer.apply_chat_template(messages, return_dict=True, **kw)["input_ids"]  # noqa: E731
     prompts = [encode(opening(r.system, r.prompt), add_generation_prompt=True) for r in records]
-    completions = [tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers]
+    completions = [
+        tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers
+    ]
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     values = [0.0] * len(prompts)
     for start in range(0, len(prompts), batch_size):
@@ -89,10 +93,11 @@ def divergence(student: TrainedStudent, records: Sequence[PromptRecord], answers
 
 
 class Evaluator(Protocol):
-    """What rows of a table are measured with: `JudgedEvaluator` for real students, the miniature's `WorldEvaluator` for worlds.
+    """What rows of a table are measured with: `JudgedEvaluator` for real students, the miniature's `WorldEvaluator` for
+    worlds.
 
-    safety: the metric of the wanted behaviour. texts: what SR asks itself with. matches_utility: whether a student is also measured at
-    matched utility. instructions: of Counterfactual DPO, None for none.
+    safety: the metric of the wanted behaviour. texts: what SR asks itself with. matches_utility: whether a student is
+    also measured at matched utility. instructions: of Counterfactual DPO, None for none.
     """
 
     experiment: str
@@ -117,8 +122,21 @@ class Evaluator(Protocol):
 
 
 def mark_of_judges(judge: Judge | FeedbackJudge, reward_judge: Judge | FeedbackJudge | None) -> dict[str, Any]:
-    """The judges' part of an evaluator's mark: names, and hashes of the texts that chat models are asked with, which names do not tell."""
+    """The judges' part of an evaluator's mark: names, and hashes of the texts that chat models are asked with, which
+    names do not tell."""
     both = [one for one in (judge, reward_judge) if one]
-    single = [one for judge in both for one in ((judge.sentiment, judge.quality) if isinstance(judge, FeedbackJudge) else (judge,))]
-    asked = [fingerprint(one.prompts.model_dump(mode="json", exclude_defaults=True)) for one in single if isinstance(one, LLMJudge)]
-    return {"judge": judge.name} | ({"reward_judge": reward_judge.name} if reward_judge else {}) | ({"asked": asked} if asked else {})
+    single = [
+        one
+        for judge in both
+        for one in ((judge.sentiment, judge.quality) if isinstance(judge, FeedbackJudge) else (judge,))
+    ]
+    asked = [
+        fingerprint(one.prompts.model_dump(mode="json", exclude_defaults=True))
+        for one in single
+        if isinstance(one, LLMJudge)
+    ]
+    return (
+        {"judge": judge.name}
+        | ({"reward_judge": reward_judge.name} if reward_judge else {})
+        | ({"asked": asked} if asked else {})
+    )

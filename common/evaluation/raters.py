@@ -1,14 +1,15 @@
 """What a rater says of a real student's answers, held against what the tables count.
 
-`train_rdpo` writes a blind sample, `to_label.jsonl`: prompts and answers in random order, no word on the method. A rater puts
-one line an answer into `results/<profile>/<experiment>/labels.jsonl`: `{"id": ..., "label": [1, 1]}`, the labels of two readings,
-the second blind to the first. An answer to a prompt of `held_out` or `ood` is labelled aligned or not, one to a benign prompt
-useful or not. The tables then have corrected rates beside the counted ones.
+`train_rdpo` writes a blind sample, `to_label.jsonl`: prompts and answers in random order, no word on the method. A
+rater puts one line an answer into `results/<profile>/<experiment>/labels.jsonl`: `{"id": ..., "label": [1, 1]}`, the
+labels of two readings, the second blind to the first. An answer to a prompt of `held_out` or `ood` is labelled aligned
+or not, one to a benign prompt useful or not. The tables then have corrected rates beside the counted ones.
 
     python -m common.evaluation.raters SCORED.jsonl [LABELS.jsonl]
 
-is about pairs: it prints a blind sample of a scored file, one pair a line, or, with the rater's lines `{"id": ..., "label": "first"}`
-(or "second", or "same": which of the two answers is better), what they say of the teacher's revisions and of the scores.
+is about pairs: it prints a blind sample of a scored file, one pair a line, or, with the rater's lines `{"id": ...,
+"label": "first"}` (or "second", or "same": which of the two answers is better), what they say of the teacher's
+revisions and of the scores.
 """
 
 from __future__ import annotations
@@ -37,19 +38,31 @@ from common.statistics import agreement, corrected_rate, mcnemar_exact, wilson_i
 from common.storage import read_records, refuse_repeats
 
 CONTRASTS = (("rdpo", "dpo"), ("rdpo_nll", "dpo_nll"), ("rdpo", "rdpo_filter"), ("rdpo", "dsc"), ("rdpo", "sft"))
-"""What scores inside the loss add to DPO, plain and with likelihood beside it; refined DPO against DPO on accepted pairs, and against likelihood
-on the same pairs, with scores as a filter and without."""
-CORRECTED = {"aligned": ("aligned", "aligned_ood"), "aligned_ood": ("aligned", "aligned_ood"), "utility": ("utility", "utility_persona"), "utility_persona": ("utility", "utility_persona")}
+"""What scores inside the loss add to DPO, plain and with likelihood beside it; refined DPO against DPO on accepted
+pairs, and against likelihood on the same pairs, with scores as a filter and without."""
+CORRECTED = {
+    "aligned": ("aligned", "aligned_ood"),
+    "aligned_ood": ("aligned", "aligned_ood"),
+    "utility": ("utility", "utility_persona"),
+    "utility_persona": ("utility", "utility_persona"),
+}
 """Metric -> metrics whose labels say how often its count is wrong: those of the same rule."""
 
 
-def blind_sample(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 60, seed: int = 0) -> list[dict[str, str]]:
-    """Every answer of the set `held_out` and `count` of the others, as many of every row and set as possible, in random order: each with
-    id, set, prompt and answer. An answer that several rows gave stands once; one that is only an excerpt (`excerpts`) does not."""
+def blind_sample(
+    results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 60, seed: int = 0
+) -> list[dict[str, str]]:
+    """Every answer of the set `held_out` and `count` of the others, as many of every row and set as possible, in random
+    order: each with id, set, prompt and answer. An answer that several rows gave stands once; one that is only an
+    excerpt (`excerpts`) does not."""
     rng, groups = random.Random(seed), {}
     for number, result in enumerate(results):
         for name, answers in result.answers.items():
-            items = [{"id": i, "set": name, "prompt": r.prompt, "answer": a} for i, r, a in zip(result.ids[name], sets[name], answers) if i == answer_id(r.prompt, a)]
+            items = [
+                {"id": i, "set": name, "prompt": r.prompt, "answer": a}
+                for i, r, a in zip(result.ids[name], sets[name], answers)
+                if i == answer_id(r.prompt, a)
+            ]
             groups[name, number] = rng.sample(items, len(items))
     chosen = {item["id"]: item for (name, _), group in groups.items() if name == "held_out" for item in group}
     others, most = [group for (name, _), group in groups.items() if name != "held_out"], len(chosen) + count
@@ -71,7 +84,8 @@ class BetterRow(BaseModel):
 
 
 def read_ratings(path: str | Path) -> dict[str, tuple[int, int]]:
-    """Id -> labels of the two readings. Raises ValueError naming the line that has not two labels, 0 or 1, or an id of another line."""
+    """Id -> labels of the two readings. Raises ValueError naming the line that has not two labels, 0 or 1, or an id of
+    another line."""
     return {name: row.label for name, row in by_id(read_table(path), RatingRow).items()}
 
 
@@ -92,22 +106,31 @@ def agreements(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]
     checks = {"rater twice": agreement(*zip(*(ratings[i] for i in sorted(known))))} if known else {}
     for metric, items in rated(results, ratings).items():
         said, labels = zip(*items.values())
-        checks[metric] = agreement([int(outcome) for outcome in said], list(labels)) | {"labelled 1": sum(labels), "counted 1": sum(said)}
+        checks[metric] = agreement([int(outcome) for outcome in said], list(labels)) | {
+            "labelled 1": sum(labels),
+            "counted 1": sum(said),
+        }
     return checks
 
 
 def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[Result]:
     """The results with what the labels add.
 
-    labelled: share of the row's labelled answers to the prompts of `held_out` that the rater, reading first, calls aligned, where at least half of
-    the row's answers to them were read.
-    <metric>_corrected, for each of `CORRECTED` that the labels allow to correct: the count's errors are taken to be the same in
-    every row. Not corrected are a row whose every answer was labelled, and steadiness, which compares two answers where a rater saw one.
+    labelled: share of the row's labelled answers to the prompts of `held_out` that the rater, reading first, calls
+    aligned, where at least half of the row's answers to them were read.
+    <metric>_corrected, for each of `CORRECTED` that the labels allow to correct: the count's errors are taken to be the
+    same in every row. Not corrected are a row whose every answer was labelled, and steadiness, which compares two
+    answers where a rater saw one.
     """
     found, results = rated(results, ratings), [replace(result, metrics=list(result.metrics)) for result in results]
     for result in results:
         if labels := [label for label in _held_out_labels(result, ratings) if label is not None]:
-            names = {"experiment": result.metrics[0].experiment, "method": result.method, "seed": result.seed, "noise": result.metrics[0].noise}
+            names = {
+                "experiment": result.metrics[0].experiment,
+                "method": result.method,
+                "seed": result.seed,
+                "noise": result.metrics[0].noise,
+            }
             result.metrics.append(rate([label == 1 for label in labels], metric="labelled", **names))
         able = {"utility", "utility_persona"} if "steady" in result.outcomes else set(CORRECTED)
         partly = {name for name in able if not ratings.keys() >= set(result.ids.get(OUTCOME_SETS[name], [""]))}
@@ -117,18 +140,22 @@ def with_labels(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]
             value = corrected_rate(metric.k, metric.n, sum(yes), len(yes), len(no) - sum(no), len(no))
             if value:
                 names = metric.model_dump(include={"experiment", "method", "seed", "n", "noise"})
-                result.metrics.append(Metric(metric=f"{metric.metric}_corrected", value=value[0], low=value[1], high=value[2], **names))
+                result.metrics.append(
+                    Metric(metric=f"{metric.metric}_corrected", value=value[0], low=value[1], high=value[2], **names)
+                )
     return results
 
 
 def contrasts(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> list[dict[str, Any]]:
-    """`CONTRASTS` between rows of the same seed, pairs and swaps, on the same prompts of `held_out`: as labelled by the rater, reading
-    first, and as counted. difference: of the shares aligned; first, second: prompts on which that row alone is; p: exact McNemar
-    test, two-sided, which takes the prompts for independent."""
+    """`CONTRASTS` between rows of the same seed, pairs and swaps, on the same prompts of `held_out`: as labelled by the
+    rater, reading first, and as counted. difference: of the shares aligned; first, second: prompts on which that row
+    alone is; p: exact McNemar test, two-sided, which takes the prompts for independent."""
     by_row = {(result.method, result.seed, result.variant, result.swapped): result for result in results}
     found = []
     for (method, *where), result in by_row.items():
-        for other in [by_row[second, *where] for first, second in CONTRASTS if first == method and (second, *where) in by_row]:
+        for other in [
+            by_row[second, *where] for first, second in CONTRASTS if first == method and (second, *where) in by_row
+        ]:
             for seen_by, mine in _views(result, ratings).items():
                 both = [pair for pair in zip(mine, _views(other, ratings)[seen_by]) if None not in pair]
                 if both:
@@ -145,7 +172,8 @@ def _views(result: Result, ratings: Mapping[str, tuple[int, int]]) -> dict[str, 
 
 
 def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> list[int | None]:
-    """What the rater, reading first, says of each answer to the prompts of `held_out`; None of one not read, and of all where fewer than half
+    """What the rater, reading first, says of each answer to the prompts of `held_out`; None of one not read, and of all
+    where fewer than half
     were: those few are answers that a labelled row gave too, and no sample."""
     labels = [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
     return labels if 2 * labels.count(None) <= len(labels) else [None] * len(labels)
@@ -153,7 +181,11 @@ def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> 
 
 def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], path: str | Path) -> None:
     """`excerpts` of every row, good or bad, as Markdown under their prompts; each row once, its first seed."""
-    first = {result.row: [text.replace("|", "\\|") for text in said["held_out"]] for result in reversed(results) if (said := excerpts(result))}  # a bar would end the cell
+    first = {
+        result.row: [text.replace("|", "\\|") for text in said["held_out"]]
+        for result in reversed(results)
+        if (said := excerpts(result))
+    }  # a bar would end the cell
     lines = ["The first held-out prompts and the first words of every row's answer, chosen by this rule alone.", ""]
     for i, record in enumerate(sets["held_out"][: min(map(len, first.values()))]):
         asked = " ".join((record.plain_prompt or record.prompt).split())
@@ -166,7 +198,10 @@ def blind_pairs(pairs: Sequence[ScoredPair], count: int = 40, seed: int = 0) -> 
     """At most `count` pairs of split `train` in random order, their two answers in an order that tells nothing."""
     trained = [pair for pair in pairs if pair.split == "train"]
     chosen = random.Random(seed).sample(trained, min(count, len(trained)))
-    return [{"id": pair.id, "prompt": pair.prompt, **dict(zip(("first", "second"), _in_blind_order(pair)))} for pair in chosen]
+    return [
+        {"id": pair.id, "prompt": pair.prompt, **dict(zip(("first", "second"), _in_blind_order(pair)))}
+        for pair in chosen
+    ]
 
 
 def _in_blind_order(pair: ScoredPair) -> tuple[str, str]:
@@ -179,8 +214,9 @@ def _revision_first(pair: ScoredPair) -> bool:
 
 
 def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """What labels of `blind_pairs` say. better, same, worse: how many revisions are that, against the original. judge_right: of the pairs
-    that the rater and the scores both tell apart, the share that they order alike, with its Wilson interval and n.
+    """What labels of `blind_pairs` say. better, same, worse: how many revisions are that, against the original.
+    judge_right: of the pairs that the rater and the scores both tell apart, the share that they order alike, with its
+    Wilson interval and n.
 
     Raises ValueError naming the label that is none of the three, or the id that is no pair's or labelled twice.
     """
@@ -191,25 +227,42 @@ def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) 
         if row.get("label") not in ("first", "second", "same") or row.get("id") not in by_id:
             raise ValueError(f"expected the id of a pair and the label first, second or same, got {dict(row)}")
         pair = by_id[row["id"]]
-        better = "same" if row["label"] == "same" else "better" if (row["label"] == "first") == _revision_first(pair) else "worse"
+        better = (
+            "same"
+            if row["label"] == "same"
+            else "better"
+            if (row["label"] == "first") == _revision_first(pair)
+            else "worse"
+        )
         said[better] += 1
         original, revised = pair.normalised()
-        if better != "same" and None not in (original, revised) and original != revised:
+        if better != "same" and pair.is_scored and original != revised:
             right.append((revised > original) == (better == "better"))
     low, high = wilson_interval(sum(right), len(right)) if right else (0.0, 1.0)
     share = {"value": sum(right) / len(right) if right else None, "low": low, "high": high, "n": len(right)}
-    return {"labelled": said.total(), **{name: said[name] for name in ("better", "same", "worse")}, "judge_right": share}
+    return {
+        "labelled": said.total(),
+        **{name: said[name] for name in ("better", "same", "worse")},
+        "judge_right": share,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.evaluation.raters", description="Label a blind sample of scored pairs, or sum its labels up.")
+    parser = argparse.ArgumentParser(
+        prog="python -m common.evaluation.raters",
+        description="Label a blind sample of scored pairs, or sum its labels up.",
+    )
     parser.add_argument("scored")
     parser.add_argument("labels", nargs="?")
     asked = parser.parse_args()
     escape_what_the_terminal_lacks()
     try:
         pairs = read_records(os.path.expanduser(asked.scored), ScoredPair)
-        found = [revisions(pairs, [row.model_dump() for row in by_id(read_table(asked.labels), BetterRow).values()])] if asked.labels else blind_pairs(pairs)
+        found = (
+            [revisions(pairs, [row.model_dump() for row in by_id(read_table(asked.labels), BetterRow).values()])]
+            if asked.labels
+            else blind_pairs(pairs)
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"rating: {error}")
     for line in found:

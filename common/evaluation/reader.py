@@ -25,12 +25,23 @@ class Reader:
         self.student, self.load = student, load
         self._loaded = None
 
-    def to_the_point(self, prompts: Sequence[str], answers: Sequence[str], others: int = 3, tokens: int = 32) -> list[bool]:
-        """Whether the first `tokens` tokens of each answer are likelier behind its own prompt than behind each of `others` other
-        prompts drawn from the same list. Chance is 1 / (1 + others); an empty answer is beside the point."""
+    def to_the_point(
+        self, prompts: Sequence[str], answers: Sequence[str], others: int = 3, tokens: int = 32
+    ) -> list[bool]:
+        """Whether the first `tokens` tokens of each answer are likelier behind its own prompt than behind each of
+        `others` other prompts drawn from the same list. Chance is 1 / (1 + others); an empty answer is beside the
+        point."""
         distinct, draw = sorted(set(prompts)), random.Random(0)
-        asked = [[prompt, *draw.sample([other for other in distinct if other != prompt], min(others, len(distinct) - 1))] for prompt in prompts]
-        rows = [(i, prompt) for i, (of_answer, answer) in enumerate(zip(asked, answers)) if answer.strip() for prompt in of_answer]
+        asked = [
+            [prompt, *draw.sample([other for other in distinct if other != prompt], min(others, len(distinct) - 1))]
+            for prompt in prompts
+        ]
+        rows = [
+            (i, prompt)
+            for i, (of_answer, answer) in enumerate(zip(asked, answers))
+            if answer.strip()
+            for prompt in of_answer
+        ]
         logps = self._logprobs([prompt for _, prompt in rows], [answers[i] for i, _ in rows], tokens)
         best = [bool(answer.strip()) for answer in answers]
         own = {i: logp for (i, prompt), logp in zip(rows, logps) if prompt == prompts[i]}
@@ -38,13 +49,19 @@ class Reader:
             best[i] &= prompt == prompts[i] or logp < own[i]
         return best
 
-    def prefers_right(self, prompts: Sequence[str], right: Sequence[str], wrong: Sequence[str], student: TrainedStudent) -> list[bool]:
+    def prefers_right(
+        self, prompts: Sequence[str], right: Sequence[str], wrong: Sequence[str], student: TrainedStudent
+    ) -> list[bool]:
         """Whether the student finds the right answer likelier, per token, than the wrong one."""
         tokenizer = student.tokenizer
         scored = []
         for answers in (right, wrong):
-            lengths = torch.tensor([len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers])
-            scored.append(torch.tensor(_logprobs(student.model, tokenizer, prompts, answers, max(lengths.tolist()))) / lengths)
+            lengths = torch.tensor(
+                [len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers]
+            )
+            scored.append(
+                torch.tensor(_logprobs(student.model, tokenizer, prompts, answers, max(lengths.tolist()))) / lengths
+            )
         return (scored[0] > scored[1]).tolist()
 
     def _logprobs(self, prompts: Sequence[str], answers: Sequence[str], tokens: int) -> list[float]:
@@ -53,18 +70,27 @@ class Reader:
 
 
 @torch.no_grad()
-def _logprobs(model, tokenizer, prompts: Sequence[str], answers: Sequence[str], tokens: int, prompts_at_once: int = 8) -> list[float]:
-    """Summed log-probability of the first `tokens` tokens of each answer behind its prompt, nats; a prompt is computed once for all
-    its answers."""
+def _logprobs(
+    model, tokenizer, prompts: Sequence[str], answers: Sequence[str], tokens: int, prompts_at_once: int = 8
+) -> list[float]:
+    """Summed log-probability of the first `tokens` tokens of each answer behind its prompt, nats; a prompt is computed
+    once for all its answers."""
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
-    asked = {prompt: tokenizer.apply_chat_template(opening("", prompt), add_generation_prompt=True, return_dict=True)["input_ids"] for prompt in rows}
+    asked = {
+        prompt: tokenizer.apply_chat_template(opening("", prompt), add_generation_prompt=True, return_dict=True)[
+            "input_ids"
+        ]
+        for prompt in rows
+    }
     given = [tokenizer(answer, add_special_tokens=False)["input_ids"][:tokens] for answer in answers]
     order, values = sorted(rows, key=lambda prompt: len(asked[prompt])), [0.0] * len(prompts)
     for start in range(0, len(order), prompts_at_once):
         together = order[start : start + prompts_at_once]
         groups = [[(asked[prompt] + given[row], len(asked[prompt])) for row in rows[prompt]] for prompt in together]
-        for row, value in zip((row for prompt in together for row in rows[prompt]), grouped_logprobs(model, groups).tolist(), strict=True):
+        for row, value in zip(
+            (row for prompt in together for row in rows[prompt]), grouped_logprobs(model, groups).tolist(), strict=True
+        ):
             values[row] = value
     return values

@@ -19,10 +19,10 @@ from common.storage import JsonlStore, write_json
 class Result:
     """What one training left behind, as `metrics.json` holds it.
 
-    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. outcomes, ids: see
-    `Evaluation`. variant: of Counterfactual DPO, whose pairs it was trained on; "" for self-critique. swapped: share of the
-    pairs whose answers were exchanged. settings: of the training, but for its seed. precision: see `student.precision`. prompts: of SR,
-    the hash of the texts that it was asked with (`ExperimentPrompts.hash`).
+    metrics: on the split asked for, adapter as trained; matched: the same at the lambda chosen on validation. outcomes,
+    ids: see `Evaluation`. variant: of Counterfactual DPO, whose pairs it was trained on; "" for self-critique. swapped:
+    share of the pairs whose answers were exchanged. settings: of the training, but for its seed. precision: see
+    `student.precision`. prompts: of SR, the hash of the texts that it was asked with (`ExperimentPrompts.hash`).
 
     Raises ValueError for a metric that is no finite number.
     """
@@ -48,8 +48,14 @@ class Result:
     prompts: str = ""
 
     def __post_init__(self):
-        if bad := [f"{metric.metric} = {metric.value}" for metric in (*self.metrics, *self.matched) if not isfinite(metric.value)]:
-            raise ValueError(f"{self.row}, seed {self.seed}: {', '.join(bad)} is no measurement; the model that was measured computes NaN or infinity")
+        if bad := [
+            f"{metric.metric} = {metric.value}"
+            for metric in (*self.metrics, *self.matched)
+            if not isfinite(metric.value)
+        ]:
+            raise ValueError(
+                f"{self.row}, seed {self.seed}: {', '.join(bad)} is no measurement; the model that was measured computes NaN or infinity"
+            )
 
     @property
     def row(self) -> str:
@@ -68,20 +74,25 @@ class Result:
 
     def of_seed(self, seed: int) -> Result:
         """The same under another seed's name."""
-        told = {name: [metric.model_copy(update={"seed": seed}) for metric in getattr(self, name)] for name in ("metrics", "matched")}
+        told = {
+            name: [metric.model_copy(update={"seed": seed}) for metric in getattr(self, name)]
+            for name in ("metrics", "matched")
+        }
         return replace(self, seed=seed, **told)
 
     def content(self) -> dict[str, Any]:
         """What JSON holds of it."""
-        return asdict(self) | {name: [metric.model_dump() for metric in getattr(self, name)] for name in ("metrics", "matched")}
+        return asdict(self) | {
+            name: [metric.model_dump() for metric in getattr(self, name)] for name in ("metrics", "matched")
+        }
 
     def write(self, path: str | Path) -> None:
         write_json(path, self.content())
 
 
 def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:
-    """The result with the name `seed-<s>/<row>.<mark>` in a JSONL file of finished ones, or else, if asked for, the first with that row and
-    mark. None where there is none."""
+    """The result with the name `seed-<s>/<row>.<mark>` in a JSONL file of finished ones, or else, if asked for, the
+    first with that row and mark. None where there is none."""
     if not path.exists():
         return None
     with JsonlStore(path, wait=True) as finished:
@@ -91,7 +102,8 @@ def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:
 
 
 def add_finished(path: Path, name: str, result: Result) -> None:
-    """Adds a result to a JSONL file of finished ones unless its name is there; after a kill it is there whole or not at all."""
+    """Adds a result to a JSONL file of finished ones unless its name is there; after a kill it is there whole or not at
+    all."""
     with JsonlStore(path, wait=True) as finished:
         if name not in finished:
             finished.append({"id": name, **result.content()})
@@ -105,21 +117,32 @@ def row_of(method: str, variant: str, swapped: float = 0.0) -> str:
 
 def place_in_table(result: Result) -> tuple[int, float, int, str, int]:
     """Sorts results as tables show them: by kind of pairs, share swapped and METHODS, what existed before last."""
-    return ("", *VARIANTS).index(result.variant), result.swapped, (*METHODS, result.method).index(result.method), result.method, result.seed
+    return (
+        ("", *VARIANTS).index(result.variant),
+        result.swapped,
+        (*METHODS, result.method).index(result.method),
+        result.method,
+        result.seed,
+    )
 
 
 def excerpts(result: Result, count: int = 5) -> dict[str, list[str]]:
-    """What pages show of a real student's answers: the first words of those to the first `count` held-out prompts, 12 of an answer to a
-    harmful request, 30 of another. An excerpt's excerpt is itself. Empty for a row without such answers."""
+    """What pages show of a real student's answers: the first words of those to the first `count` held-out prompts, 12
+    of an answer to a harmful request, 30 of another. An excerpt's excerpt is itself. Empty for a row without such
+    answers."""
     words = 12 if result.metrics[0].experiment == "safety" else 30
     said = [answer.split() for answer in result.answers.get("held_out", [])[:count]]
     return {"held_out": [" ".join([*of[:words], *(["…"] if len(of) > words else [])]) for of in said]} if said else {}
 
 
 def card(student: str | Path, settings: TrainSettings, result: Result, pairs: str = "self-critique pairs") -> str:
-    """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs are."""
+    """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs
+    are."""
     made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
-    lines = [f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}" for metric in result.metrics]
+    lines = [
+        f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}"
+        for metric in result.metrics
+    ]
     return "\n".join([
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
         f"# {result.row}, seed {result.seed}", "",

@@ -25,15 +25,23 @@ STYLE = JudgePrompt(
 
 def style_question(instruction: str) -> JudgePrompt:
     """What a judge is asked about a style."""
-    return STYLE.model_copy(update={name: fill(getattr(STYLE, name), instruction=instruction) for name in ("judge_template", "yes_no_question")})
+    return STYLE.model_copy(
+        update={
+            name: fill(getattr(STYLE, name), instruction=instruction) for name in ("judge_template", "yes_no_question")
+        }
+    )
 
 
-def style_followed(prompts: Sequence[str], answers: Sequence[str], style: Judge | Callable[[str, str], bool]) -> list[bool]:
-    """Whether each answer has the style in question; their mean is the metric, and `evaluate.rate` gives it an interval.
+def style_followed(
+    prompts: Sequence[str], answers: Sequence[str], style: Judge | Callable[[str, str], bool]
+) -> list[bool]:
+    """Whether each answer has the style in question; their mean is the metric, and `evaluate.rate` gives it an
+    interval.
 
     Args:
         prompts: without an instruction, also where the answers were given to one: what is judged is the answer.
-        style: a judge, whose upper half of the scale counts as yes and whose unscored answers are left out, or a predicate
+        style: a judge, whose upper half of the scale counts as yes and whose unscored answers are left out, or a
+        predicate
             of prompt and answer.
     """
     if not hasattr(style, "judge"):
@@ -49,11 +57,13 @@ def style_metrics(
     """How far the desired style of Counterfactual DPO is followed; more is better for all its variants.
 
     style: share of the answers to the plain prompts that have it.
-    style_against: the same where the undesired instruction stands behind the prompt, which negation teaches to disregard; not
-    asked without `instructions`.
+    style_against: the same where the undesired instruction stands behind the prompt, which negation teaches to
+    disregard; not asked without `instructions`.
     """
     prompts, given = [record.prompt for record in records], {"style": answers}
     if instructions:
-        against = [record.model_copy(update={"prompt": instructions.prompt(record.prompt, "undesired")}) for record in records]
+        against = [
+            record.model_copy(update={"prompt": instructions.prompt(record.prompt, "undesired")}) for record in records
+        ]
         given["style_against"] = answers_of(chat, against, max_new_tokens)
     return [rate(style_followed(prompts, texts, style), metric=metric, **names) for metric, texts in given.items()]

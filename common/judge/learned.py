@@ -50,12 +50,18 @@ class LearnedJudge:
 
     def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
         """One judgement per answer, to six digits, as far as every CPU finds the same; the prompt is not read."""
-        return [Judgement(round(float(p), 6), f"p = {p:.3f}") for p in self._model.predict_proba(answers)[:, 1]] if answers else []
+        return (
+            [Judgement(round(float(p), 6), f"p = {p:.3f}") for p in self._model.predict_proba(answers)[:, 1]]
+            if answers
+            else []
+        )
 
 
-def cross_fitted_scores(answers: Sequence[str], labels: Sequence[int], groups: Sequence[str], folds: int = 5) -> list[float]:
-    """Scores of a `LearnedJudge` for the very answers it learns from: each answer is scored by a judge that saw no answer
-    of its group."""
+def cross_fitted_scores(
+    answers: Sequence[str], labels: Sequence[int], groups: Sequence[str], folds: int = 5
+) -> list[float]:
+    """Scores of a `LearnedJudge` for the very answers it learns from: each answer is scored by a judge that saw no
+    answer of its group."""
     from sklearn.model_selection import GroupKFold
 
     scores = [0.0] * len(answers)

@@ -1,4 +1,5 @@
-"""Feedback judged by lists of words, without a model: its sentiment by a lexicon, its quality by the rule of `common.judge.flaws`."""
+"""Feedback judged by lists of words, without a model: its sentiment by a lexicon, its quality by the rule of
+`common.judge.flaws`."""
 
 from __future__ import annotations
 
@@ -30,14 +31,16 @@ def _vader() -> Callable[[str], float]:
 
 
 LEXICONS = {"textblob": ("textblob", _textblob), "vader": ("vaderSentiment", _vader)}
-"""Lexicon -> its package, and what makes text -> polarity in [-1, 1]. Both lists of words lie in the package; no network."""
+"""Lexicon -> its package, and what makes text -> polarity in [-1, 1]. Both lists of words lie in the package; no
+network."""
 
 
 class LexiconJudge:
-    """Sentiment of an answer by the words in it, -5 to 5: five times TextBlob's polarity (a mean over the words that it knows)
-    or VADER's compound (a sum over them, squeezed, so that long texts reach the ends of the scale).
+    """Sentiment of an answer by the words in it, -5 to 5: five times TextBlob's polarity (a mean over the words that it
+    knows) or VADER's compound (a sum over them, squeezed, so that long texts reach the ends of the scale).
 
-    The prompt is not read. A lexicon knows no irony and no context, takes the words of a quoted argument for the answer's
+    The prompt is not read. A lexicon knows no irony and no context, takes the words of a quoted argument for the
+    answer's
     own, and has quirks: "argument" itself is negative in VADER. Read differences between answers to one argument.
 
     Raises ValueError for an unknown lexicon.
@@ -65,12 +68,13 @@ class FlawRow(BaseModel):
 class FlawJudge:
     """Quality of feedback on an argument of a file of arguments, 5 or 0, by `feedback.names_flaw`; the rule is ours.
 
-    A flawed argument: 5 where its flaw is named, 0 where it is not. A sound one: 5 where no flaw of any kind is diagnosed, 0
-    where one is; so praise without a reason is worth 5 there, and empty feedback too. The argument is the one whose
-    text stands in the prompt, in whatever stance it is wrapped; a prompt without one is unscored.
+    A flawed argument: 5 where its flaw is named, 0 where it is not. A sound one: 5 where no flaw of any kind is
+    diagnosed, 0 where one is; so praise without a reason is worth 5 there, and empty feedback too. The argument is the
+    one whose text stands in the prompt, in whatever stance it is wrapped; a prompt without one is unscored.
 
     Args:
-        arguments: a table of `argument` and `flaw`, "" for a sound one, as `rows.read_rows` reads it; from the project root.
+        arguments: a table of `argument` and `flaw`, "" for a sound one, as `rows.read_rows` reads it; from the project
+        root.
     """
 
     scale = (ScoreScale.ZERO_TO_FIVE.minimum, ScoreScale.ZERO_TO_FIVE.maximum)
@@ -97,6 +101,6 @@ class FlawJudge:
 
 
 def lexicon_judge(lexicon: str) -> FeedbackJudge:
-    """Both criteria of feedback without a model. Give an empty `labels_file` with it: the labels are of feedback on other
-    arguments, of which the rule knows no flaw. Raises ValueError for an unknown lexicon."""
+    """Both criteria of feedback without a model. Give an empty `labels_file` with it: the labels are of feedback on
+    other arguments, of which the rule knows no flaw. Raises ValueError for an unknown lexicon."""
     return FeedbackJudge(LexiconJudge(lexicon), FlawJudge())

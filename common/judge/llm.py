@@ -15,15 +15,21 @@ from common.judge.verdict import parse_score, read_verdict
 from common.prompts import ExperimentPrompts, JudgePrompt
 from common.schema import Reply, Sampling
 
-PROBE = [{"role": "user", "content": "Reply with a JSON object: in the field reasoning the word none, in the field score the number 0."}]
+PROBE = [
+    {
+        "role": "user",
+        "content": "Reply with a JSON object: in the field reasoning the word none, in the field score the number 0.",
+    }
+]
 """Shows whether an endpoint keeps to a schema; 0 lies on every scale."""
 
 
 class LLMJudge:
-    """Asks a chat model for a verdict on one criterion and reads it; asks once more, with twice the budget, where none was found.
+    """Asks a chat model for a verdict on one criterion and reads it; asks once more, with twice the budget, where none
+    was found.
 
-    structured: the chat may offer replies by a JSON schema. It is asked for one before the first verdict, and where that
-    keeps to the schema all verdicts are asked for so; an endpoint that refuses or ignores it is asked in words.
+    structured: the chat may offer replies by a JSON schema. It is asked for one before the first verdict, and where
+    that keeps to the schema all verdicts are asked for so; an endpoint that refuses or ignores it is asked in words.
     """
 
     def __init__(self, chat: ChatModel, prompts: JudgePrompt, max_new_tokens: int = 256, structured: bool = False):
@@ -43,7 +49,9 @@ class LLMJudge:
         if not prompts:
             return []
         schema = self._schema
-        conversations = [self.prompts.judge_request(prompt, answer, as_json=bool(schema)) for prompt, answer in zip(prompts, answers)]
+        conversations = [
+            self.prompts.judge_request(prompt, answer, as_json=bool(schema)) for prompt, answer in zip(prompts, answers)
+        ]
         replies = self.chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens, json_schema=schema))
         failures = [reply.finish_reason if reply.failed else "" for reply in replies]
         return [
@@ -71,7 +79,11 @@ class LLMJudge:
         return schema if reply.whole and read_verdict(reply.text, self.prompts.scale) is not None else None
 
 
-def llm_judge(chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256, structured: bool = False) -> LLMJudge | FeedbackJudge:
+def llm_judge(
+    chat: ChatModel, prompts: ExperimentPrompts, max_new_tokens: int = 256, structured: bool = False
+) -> LLMJudge | FeedbackJudge:
     """A chat model as judge of an experiment: one question, or two where the experiment has a second criterion."""
     judge = LLMJudge(chat, prompts, max_new_tokens, structured)
-    return FeedbackJudge(judge, LLMJudge(chat, prompts.quality, max_new_tokens, structured)) if prompts.quality else judge
+    return (
+        FeedbackJudge(judge, LLMJudge(chat, prompts.quality, max_new_tokens, structured)) if prompts.quality else judge
+    )

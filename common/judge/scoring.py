@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from common.judge.base import FeedbackJudge, Judge, PairScores
 from common.schema import Pair, ScoredPair
-from common.storage import FailedStore, JsonlStore, Records, refuse_repeats
+from common.storage import Records, make_missing
 
 
 def answer_scores(judge: Judge, pairs: Sequence[Pair]) -> list[PairScores]:
     """Each answer judged alone."""
     asked = [(pair.prompt, answer) for pair in pairs for answer in (pair.response, pair.response_revised)]
     judged = judge.judge(*zip(*asked))
-    return [PairScores(o.score, r.score, o.reply, r.reply, failure=o.failure or r.failure) for o, r in zip(judged[::2], judged[1::2], strict=True)]
+    return [
+        PairScores(o.score, r.score, o.reply, r.reply, failure=o.failure or r.failure)
+        for o, r in zip(judged[::2], judged[1::2], strict=True)
+    ]
 
 
 def score_pairs(
@@ -26,8 +29,8 @@ def score_pairs(
     failed_limit: float = 0.02,
     progress: Callable[[int], object] = lambda finished: None,
 ) -> Records[ScoredPair]:
-    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for, which are read from
-    `path` as they are looked at.
+    """Scores both answers of every pair that `path` does not hold yet; returns the scored pairs asked for, which are
+    read from `path` as they are looked at.
 
     A pair for which the judge gave no reply at all is not scored: its id and the reason stand in `failed_<name>` beside
     `path`, and the next run tries it again.
@@ -37,27 +40,20 @@ def score_pairs(
             answers stay unscored: a judge that cannot be read must not become a table.
         RuntimeError: more than the share `failed_limit` of the pairs failed.
     """
-    ids = [pair.id for pair in pairs]
-    refuse_repeats(ids, "pairs")
-    with JsonlStore(path) as store, FailedStore(path) as failed:
-        todo = [i for i, pair_id in enumerate(ids) if pair_id not in store]
-        progress(len(pairs) - len(todo))
-        for start in range(0, len(todo), batch_size):
-            batch = [pairs[i] for i in todo[start : start + batch_size]]
-            judged = judge.pair_scores(batch) if isinstance(judge, FeedbackJudge) else answer_scores(judge, batch)
-            for pair, scores in zip(batch, judged, strict=True):
-                if scores.failure:
-                    failed.append({"id": pair.id, "reason": scores.failure})
-                    continue
-                store.append(ScoredPair(
-                    **pair.model_dump(), score_response=scores.response, score_revised=scores.revised, criteria=scores.criteria,
-                    judge_reply_response=scores.reply_response, judge_reply_revised=scores.reply_revised,
-                    judge=judge.name, scale=judge.scale,
-                ))  # fmt: skip
-            progress(len(batch))
-        failed.check(len(pairs), failed_limit)
-        scored = store.records(ids, ScoredPair)
+
+    def make(batch: list[Pair]) -> Iterator[ScoredPair | dict[str, str]]:
+        judged = judge.pair_scores(batch) if isinstance(judge, FeedbackJudge) else answer_scores(judge, batch)
+        for pair, scores in zip(batch, judged, strict=True):
+            yield {"id": pair.id, "reason": scores.failure} if scores.failure else ScoredPair(
+                **pair.model_dump(), score_response=scores.response, score_revised=scores.revised, criteria=scores.criteria,
+                judge_reply_response=scores.reply_response, judge_reply_revised=scores.reply_revised, judge=judge.name, scale=judge.scale,
+            )  # fmt: skip
+        progress(len(batch))
+
+    scored = make_missing(pairs, make, path, ScoredPair, "pairs", batch_size, failed_limit, progress)
     unscored = sum((pair.score_response is None) + (pair.score_revised is None) for pair in scored)
     if unscored > unscored_limit * 2 * len(scored):
-        raise ValueError(f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}")
+        raise ValueError(
+            f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}"
+        )
     return scored

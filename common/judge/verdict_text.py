@@ -39,9 +39,14 @@ def json_fields(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def plain(text: str) -> str:
-    """ASCII digits, quotes and minus signs; no Markdown, LaTeX, tags, tables, bullets and struck-out parts; single spaces."""
-    text = unicodedata.normalize("NFKC", re.sub(r"[⁰¹²³⁴-⁹₀-₉\u200b\u2060\ufe0f\u20e3\ufeff]", "", text))  # raised digits are footnote marks
-    text = text.translate({ord(dash): "-" for dash in "−–—‐‑﹣"} | {ord(quote): '"' for quote in "“”„«»"} | {ord("’"): "'"})
+    """ASCII digits, quotes and minus signs; no Markdown, LaTeX, tags, tables, bullets and struck-out parts; single
+    spaces."""
+    text = unicodedata.normalize(
+        "NFKC", re.sub(r"[⁰¹²³⁴-⁹₀-₉\u200b\u2060\ufe0f\u20e3\ufeff]", "", text)
+    )  # raised digits are footnote marks
+    text = text.translate(
+        {ord(dash): "-" for dash in "−–—‐‑﹣"} | {ord(quote): '"' for quote in "“”„«»"} | {ord("’"): "'"}
+    )
     text = re.sub(r"\\boxed ?\{ ?(?:\[\[)?([^{}\[\]\n]{0,20})(?:\]\])? ?\}", r"[[\1]]", text)
     text = re.sub(r"<(\w{3,20})>\s{0,3}([^<>\n]{1,20})</\1>", r"\n\1: \2\n", text)
     text = re.sub(r"</?[A-Za-z]\w{0,20}>|~~[^~\n]*~~", "\n", text)

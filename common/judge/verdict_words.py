@@ -1,7 +1,7 @@
 """The words that decide whether a verdict stands: what they say of a number, and what casts doubt on one.
 
-They are lists of ours, in English. A word that is missing leaves a verdict unscored, since remarks must be known to be harmless;
-only judgements that a reasoning closes with go unnoticed where their words are not known.
+They are lists of ours, in English. A word that is missing leaves a verdict unscored, since remarks must be known to be
+harmless; only judgements that a reasoning closes with go unnoticed where their words are not known.
 """
 
 from __future__ import annotations
@@ -42,11 +42,16 @@ SAYS = {
         (0, 0.25, False, _TERRIBLE),
     ],
 }  # fmt: skip
-"""What words say of a number: (low, high, judges, words), the part of the scale, 0 to 1, that they agree with. Those that
-describe and do not judge count in a remark behind the number alone."""
+"""What words say of a number: (low, high, judges, words), the part of the scale, 0 to 1, that they agree with. Those
+that describe and do not judge count in a remark behind the number alone."""
 
-NOT = re.compile(r"\b(?:not|no|never|nothing|none|nor|neither|cannot|without|free (?:of|from)|avoid\w*|lack\w*|hardly|barely|far from|fail\w* to|refus\w+|declin\w+)\b|n't\b", re.I)
-ASIDE = re.compile(r"(?:\b\w+ )?\b(?:request|prompt|question|user)\b[^,;]*|\b(?:although|though|while|despite)\b[^,;]*", re.I)
+NOT = re.compile(
+    r"\b(?:not|no|never|nothing|none|nor|neither|cannot|without|free (?:of|from)|avoid\w*|lack\w*|hardly|barely|far from|fail\w* to|refus\w+|declin\w+)\b|n't\b",
+    re.I,
+)
+ASIDE = re.compile(
+    r"(?:\b\w+ )?\b(?:request|prompt|question|user)\b[^,;]*|\b(?:although|though|while|despite)\b[^,;]*", re.I
+)
 """What is said of the request, or conceded, judges no answer."""
 
 DOUBT = re.compile(
@@ -69,7 +74,9 @@ TAKEN_BACK = re.compile(
     re.I,
 )
 """What a field beside the verdict in a JSON object takes it back with."""
-CHANGED_KEY = re.compile(r"\b(?:correct(?:ed|ion)|revis\w+|adjust\w+|updat\w+|new|actual|real|true|amend\w*|edit\w*|second|retract\w*|withdrawn|error|sign)\b")
+CHANGED_KEY = re.compile(
+    r"\b(?:correct(?:ed|ion)|revis\w+|adjust\w+|updat\w+|new|actual|real|true|amend\w*|edit\w*|second|retract\w*|withdrawn|error|sign)\b"
+)
 CHANGED = re.compile(
     r"\b(?:at first|first|initial\w*|second (?:reading|thought|look)|reconsider\w*|on reflection|actually|revis\w+|correct(?:ed|ion)|too (?:harsh|generous|kind|lenient|strict|high|low)|scratch|wait)\b",
     re.I,

@@ -1,8 +1,8 @@
 """Attention of packed rows: every stretch of tokens against the keys that it may see, and no others.
 
-Under a mask, sdpa computes what the mask hides as well. On a GPU flex attention skips hidden blocks. On a CPU the matrix
-products below do; in bfloat16 they take half the time of sdpa's kernel, in float32 as long as it does (LOG.md has the
-figures). Sharing of prompts: arXiv 2410.20305; stretches are ours.
+Under a mask, sdpa computes what the mask hides as well. On a GPU flex attention skips hidden blocks. On a CPU the
+matrix products below do; in bfloat16 they take half the time of sdpa's kernel, in float32 as long as it does (LOG.md
+has the figures). Sharing of prompts: arXiv 2410.20305; stretches are ours.
 """
 
 from __future__ import annotations
@@ -26,11 +26,20 @@ QUERIES_AT_ONCE = 256
 """A longer stretch goes in blocks, each against the keys up to its own end: less is hidden, and memory is bounded."""
 
 
-def attend(module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | BlockMask | None, scaling: float | None = None, **kwargs):
-    """transformers' attention interface: (rows, heads, length, size) queries to (rows, length, heads, size), and no weights.
+def attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | BlockMask | None,
+    scaling: float | None = None,
+    **kwargs,
+):
+    """transformers' attention interface: (rows, heads, length, size) queries to (rows, length, heads, size), and no
+    weights.
 
-    attention_mask: `stretches_mask` or `sparse_mask` of packed rows, or an ordinary mask, which goes to sdpa. Padding gets 0.
-    Raises ValueError for attention dropout, which stretches do not have.
+    attention_mask: `stretches_mask` or `sparse_mask` of packed rows, or an ordinary mask, which goes to sdpa. Padding
+    gets 0. Raises ValueError for attention dropout, which stretches do not have.
     """
     if isinstance(attention_mask, BlockMask):
         return flex_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
@@ -80,7 +89,8 @@ class _Stretches(torch.autograd.Function):
 
 
 class _Block:
-    """Queries [first, stop) of a stretch, and the keys that one of them may see: the shared ones and the stretch's own up to `stop`."""
+    """Queries [first, stop) of a stretch, and the keys that one of them may see: the shared ones and the stretch's own
+    up to `stop`."""
 
     def __init__(self, row: int, begin: int, shared: int, own: int, first: int, stop: int, window: int):
         self.row, self.begin, self.shared, self.own, self.first, self.stop = row, begin, shared, own, first, stop
@@ -94,11 +104,16 @@ class _Block:
         """(rows, key heads, length, size) to (key heads, keys, size)."""
         if self.begin + self.shared == self.own:
             return x[self.row, :, self.begin : self.own + self.stop]
-        return torch.cat([x[self.row, :, self.begin : self.begin + self.shared], x[self.row, :, self.own : self.own + self.stop]], dim=1)
+        return torch.cat(
+            [x[self.row, :, self.begin : self.begin + self.shared], x[self.row, :, self.own : self.own + self.stop]],
+            dim=1,
+        )
 
     def put(self, x: Tensor, queries: Tensor) -> None:
         """Writes what `queries` shaped back into (rows, length, heads, size)."""
-        x[self.row, self.own + self.first : self.own + self.stop] = queries.view(x.size(2), -1, x.size(3)).transpose(0, 1)
+        x[self.row, self.own + self.first : self.own + self.stop] = queries.view(x.size(2), -1, x.size(3)).transpose(
+            0, 1
+        )
 
     def add(self, x: Tensor, keys: Tensor) -> None:
         """Adds what `keys` shaped to (rows, key heads, length, size)."""

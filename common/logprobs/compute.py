@@ -31,7 +31,12 @@ SHORT_ROW = 192
 
 
 def pair_logprobs(
-    model: torch.nn.Module, prompt_ids: list[list[int]], chosen_ids: list[list[int]], rejected_ids: list[list[int]], *, packed: bool = True
+    model: torch.nn.Module,
+    prompt_ids: list[list[int]],
+    chosen_ids: list[list[int]],
+    rejected_ids: list[list[int]],
+    *,
+    packed: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probabilities of chosen and rejected completions.
 
@@ -51,21 +56,26 @@ def pair_logprobs(
         if empty:
             raise ValueError(f"pair {empty[0]} has an empty {name}; leave such pairs out before training")
     triples = zip(prompt_ids, chosen_ids, rejected_ids, strict=True)
-    groups = [[(prompt + chosen, len(prompt)), (prompt + rejected, len(prompt))] for prompt, chosen, rejected in triples]
+    groups = [
+        [(prompt + chosen, len(prompt)), (prompt + rejected, len(prompt))] for prompt, chosen, rejected in triples
+    ]
     chosen_logps, rejected_logps = grouped_logprobs(model, groups, packed=packed).view(-1, 2).unbind(1)
     return chosen_logps, rejected_logps
 
 
 def summed_logprobs(model: torch.nn.Module, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Tensor:
     """Summed log-probability of one completion per prompt, none of them empty: (batch,), float32, nats."""
-    return grouped_logprobs(model, [[(prompt + completion, len(prompt))] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)])
+    return grouped_logprobs(
+        model,
+        [[(prompt + completion, len(prompt))] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)],
+    )
 
 
 def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, packed: bool = True) -> Tensor:
     """Summed log-probability of the scored tokens of every sequence: (sequences,), float32, nats.
 
-    A group is what shares its beginning (see `common.logprobs.packing`). A model that cannot be packed exactly gets padded rows,
-    one per sequence, and the same numbers; so it does with `packed=False`.
+    A group is what shares its beginning (see `common.logprobs.packing`). A model that cannot be packed exactly gets
+    padded rows, one per sequence, and the same numbers; so it does with `packed=False`.
     """
     if not packed or (make := _mask_maker(model)) is None:
         return _in_rows(model, list(chain.from_iterable(groups)))[0]
@@ -76,13 +86,15 @@ def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, pa
 
 
 def balanced_logprobs(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Tensor, Tensor]:
-    """`grouped_logprobs` of a mixture of experts in padded rows, and its load-balancing loss, (), over the tokens of all rows: a
-    packed row would count a shared prompt once."""
+    """`grouped_logprobs` of a mixture of experts in padded rows, and its load-balancing loss, (), over the tokens of
+    all rows: a packed row would count a shared prompt once."""
     logps, output = _in_rows(model, list(chain.from_iterable(groups)), output_router_logits=True)
     return logps, output.aux_loss
 
 
-def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor) -> Tensor:
+def completion_logprobs(
+    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor
+) -> Tensor:
     """Log-probability of every completion token, 0 elsewhere, from padded rows.
 
     Args:
@@ -97,10 +109,14 @@ def completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mas
     return _completion_logprobs(model, input_ids, attention_mask, completion_mask)[0]
 
 
-def _completion_logprobs(model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, **asked: bool) -> tuple[Tensor, ModelOutput]:
+def _completion_logprobs(
+    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, **asked: bool
+) -> tuple[Tensor, ModelOutput]:
     first = int(completion_mask.any(dim=0).int().argmax())  # the earliest completion token of any row
     kept = input_ids.size(1) - first
-    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept + 1, **asked)
+    output = model(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept + 1, **asked
+    )
     logits = output.logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
     targets = input_ids[:, first:]
     logps = torch.gather(logits, 2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
@@ -124,11 +140,18 @@ def _packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) ->
 
     def keep(decoder, args, output):
         outputs.append(output)
-        return type(output)(last_hidden_state=output.last_hidden_state[0, :1].unsqueeze(0))  # a slice of three dimensions would copy the head
+        return type(output)(
+            last_hidden_state=output.last_hidden_state[0, :1].unsqueeze(0)
+        )  # a slice of three dimensions would copy the head
 
     hook = causal.base_model.register_forward_hook(keep)
     try:  # through the wrapper; the head sees one position here, and the scored ones below
-        model(input_ids=packed.input_ids, attention_mask=_masks(causal, packed, make), position_ids=packed.position_ids, use_cache=False)
+        model(
+            input_ids=packed.input_ids,
+            attention_mask=_masks(causal, packed, make),
+            position_ids=packed.position_ids,
+            use_cache=False,
+        )
     finally:
         hook.remove()
     states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
@@ -140,14 +163,21 @@ def _causal_model(model: torch.nn.Module) -> PreTrainedModel:
     """The causal model inside a wrapper (PEFT, distributed, ...)."""
     from transformers import PreTrainedModel
 
-    return next(module for module in model.modules() if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None)
+    return next(
+        module
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None
+    )
 
 
 def _masks(causal: PreTrainedModel, packed: Packed, make: MaskMaker):
     """One mask, or one per kind of layer for a model that mixes full and sliding-window attention."""
     config = causal.config.get_text_config()
     make = partial(dense_mask, dtype=causal.dtype) if make is dense_mask else make
-    masks = {kind: make(packed, window=config.sliding_window if kind == "sliding_attention" else None) for kind in _layer_kinds(config)}
+    masks = {
+        kind: make(packed, window=config.sliding_window if kind == "sliding_attention" else None)
+        for kind in _layer_kinds(config)
+    }
     return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
@@ -163,24 +193,29 @@ _makers: WeakKeyDictionary[torch.nn.Module, dict[tuple[str, bool], MaskMaker | N
 def packs_exactly(model: torch.nn.Module) -> bool:
     """Whether packed rows give this model's own numbers; tried out once per model and attention on two small pairs.
 
-    False, with one warning that says why, for recurrent and chunked layers, for positions that do not restart, for virtual
-    tokens in front (prompt and prefix tuning), and for a forward that ignores masks or position ids.
+    False, with one warning that says why, for recurrent and chunked layers, for positions that do not restart, for
+    virtual tokens in front (prompt and prefix tuning), and for a forward that ignores masks or position ids.
     """
     return _mask_maker(model) is not None
 
 
 def give_attention_back(model: torch.nn.Module) -> None:
-    """Sets sdpa again where `common.logprobs.attention` took its place for packed rows. Not between a forward and its backward."""
+    """Sets sdpa again where `common.logprobs.attention` took its place for packed rows. Not between a forward and its
+    backward."""
     causal = _causal_model(model)
     if causal.config._attn_implementation == shared_attention.NAME:
         causal.set_attn_implementation("sdpa")
 
 
 def _mask_maker(model: torch.nn.Module) -> MaskMaker | None:
-    """The fastest masks with which packed rows give this model's own numbers, None where no mask does. Leaves the model with the
-    attention that takes them."""
+    """The fastest masks with which packed rows give this model's own numbers, None where no mask does. Leaves the model
+    with the attention that takes them."""
     causal = _causal_model(model)
-    found, attention, virtual = _makers.setdefault(causal, {}), causal.config._attn_implementation, _has_virtual_tokens(model, causal)
+    found, attention, virtual = (
+        _makers.setdefault(causal, {}),
+        causal.config._attn_implementation,
+        _has_virtual_tokens(model, causal),
+    )
     if (attention, virtual) not in found:
         reasons = []
         for taken, make in _candidates(causal):
@@ -192,7 +227,9 @@ def _mask_maker(model: torch.nn.Module) -> MaskMaker | None:
         else:
             causal.set_attn_implementation(attention)
             found[attention, virtual] = None
-            warnings.warn(f"{type(causal).__name__} is computed in padded rows, one per completion: {reasons[-1]}", stacklevel=3)
+            warnings.warn(
+                f"{type(causal).__name__} is computed in padded rows, one per completion: {reasons[-1]}", stacklevel=3
+            )
     make = found[attention, virtual]
     if attention == "sdpa" and make in (stretches_mask, sparse_mask):
         causal.set_attn_implementation(shared_attention.NAME)
@@ -204,14 +241,21 @@ def _candidates(causal: PreTrainedModel) -> list[tuple[str, MaskMaker]]:
     config, attention = causal.config.get_text_config(), causal.config._attn_implementation
     if attention == "flex_attention":
         return [(attention, sparse_mask)]
-    if attention not in ("sdpa", shared_attention.NAME) or any(getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")):
+    if attention not in ("sdpa", shared_attention.NAME) or any(
+        getattr(config, name, 0) for name in ("attention_dropout", "attn_pdrop")
+    ):
         return [(attention, dense_mask)]
-    return [(shared_attention.NAME, stretches_mask if causal.device.type == "cpu" else sparse_mask), (shared_attention.NAME, dense_mask)]
+    return [
+        (shared_attention.NAME, stretches_mask if causal.device.type == "cpu" else sparse_mask),
+        (shared_attention.NAME, dense_mask),
+    ]
 
 
 def _has_virtual_tokens(model: torch.nn.Module, causal: PreTrainedModel) -> bool:
     wrappers = takewhile(lambda module: module is not causal, model.modules())
-    return any(config.is_prompt_learning for wrapper in wrappers if (config := getattr(wrapper, "active_peft_config", None)))
+    return any(
+        config.is_prompt_learning for wrapper in wrappers if (config := getattr(wrapper, "active_peft_config", None))
+    )
 
 
 def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: MaskMaker) -> str | None:
@@ -244,7 +288,9 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
 def _try_backward(causal: PreTrainedModel, rows: Packed, make: MaskMaker) -> None:
     """Raises where gradients cannot pass, before a training finds out: a kernel may know the way forward alone."""
     embedded: list[Tensor] = []
-    keep = causal.get_input_embeddings().register_forward_hook(lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0])
+    keep = causal.get_input_embeddings().register_forward_hook(
+        lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0]
+    )
     try:
         with torch.enable_grad():
             torch.autograd.grad(_packed_logprobs(causal, rows, make).sum(), embedded[0])

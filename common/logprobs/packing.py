@@ -1,9 +1,9 @@
 """Token sequences that begin alike, laid out in rows so that what they share is computed once.
 
-A group is what shares its beginning: prompt + chosen and prompt + rejected of one pair. In a row stand the shared tokens,
-then what is left of each sequence; several groups may follow each other. A token sees the shared tokens and its own
-sequence and nothing else, and positions restart, so every token gets the hidden state that it has in a row of its own
-(sharing of prompts: arXiv 2410.20305; layout and rows ours).
+A group is what shares its beginning: prompt + chosen and prompt + rejected of one pair. In a row stand the shared
+tokens, then what is left of each sequence; several groups may follow each other. A token sees the shared tokens and its
+own sequence and nothing else, and positions restart, so every token gets the hidden state that it has in a row of its
+own (sharing of prompts: arXiv 2410.20305; layout and rows ours).
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ class Packed:
     """Groups in rows. Sequences are numbered through all groups, in the order given.
 
     input_ids, position_ids: (rows, length).
-    group, branch: (rows, length). Number of a token's group, -1 for padding; 0 for shared tokens, 1 and up for those of the
+    group, branch: (rows, length). Number of a token's group, -1 for padding; 0 for shared tokens, 1 and up for those of
+    the
         group's first sequence and so on.
     source: (scored,) place, in the flattened rows, of the token whose state predicts each scored token.
     targets, sequence: (scored,) its id and the number of its sequence.
-    stretches: (stretches, 5), one for the shared tokens of a group and one for the rest of each sequence: row, where the tokens
+    stretches: (stretches, 5), one for the shared tokens of a group and one for the rest of each sequence: row, where
+    the tokens
         begin that it sees besides its own, how many, where its own begin, how many.
     """
 
@@ -47,7 +49,9 @@ class Packed:
     sequences: int
 
     def to(self, device: torch.device) -> Packed:
-        return Packed(**{f.name: v.to(device) if isinstance(v := getattr(self, f.name), Tensor) else v for f in fields(self)})
+        return Packed(
+            **{f.name: v.to(device) if isinstance(v := getattr(self, f.name), Tensor) else v for f in fields(self)}
+        )
 
 
 def pack(groups: list[list[Sequence]], row_tokens: int = 0) -> Packed:
@@ -80,11 +84,25 @@ def pack(groups: list[list[Sequence]], row_tokens: int = 0) -> Packed:
                 filled += [(token, j, g, s + 1) for j, token in enumerate(ids[start:], start)]
                 whole, prompt = groups[g][s]
                 places = ((begin if j < start else own) + j for j in range(prompt - 1, len(ids)))
-                scored += [(number * width + place, target, first[g] + s) for place, target in zip(places, whole[prompt:])]
+                scored += [
+                    (number * width + place, target, first[g] + s) for place, target in zip(places, whole[prompt:])
+                ]
         tokens.append(filled + [(0, 0, -1, 0)] * (width - len(filled)))
     ids, positions, group, branch = torch.tensor(tokens).reshape(len(rows), width, 4).unbind(2)
-    source, targets, sequence = torch.tensor(sorted(scored, key=lambda token: token[2]), dtype=torch.long).reshape(-1, 3).unbind(1)
-    return Packed(ids, positions, group, branch, source, targets, sequence, torch.tensor([s for s in stretches if s[-1]]), first[-1])
+    source, targets, sequence = (
+        torch.tensor(sorted(scored, key=lambda token: token[2]), dtype=torch.long).reshape(-1, 3).unbind(1)
+    )
+    return Packed(
+        ids,
+        positions,
+        group,
+        branch,
+        source,
+        targets,
+        sequence,
+        torch.tensor([s for s in stretches if s[-1]]),
+        first[-1],
+    )
 
 
 def _first_fit(lengths: list[int], room: int) -> list[list[int]]:
@@ -126,8 +144,8 @@ def sparse_mask(packed: Packed, window: int | None = None) -> BlockMask:
 
 
 def stretches_mask(packed: Packed, window: int | None = None) -> Tensor:
-    """What `common.logprobs.attention` takes in place of a mask: (1, 1, stretches, 6) integers, `packed.stretches` and the
-    window (0 is none)."""
+    """What `common.logprobs.attention` takes in place of a mask: (1, 1, stretches, 6) integers, `packed.stretches` and
+    the window (0 is none)."""
     windows = torch.full_like(packed.stretches[:, :1], window or 0)
     return torch.cat([packed.stretches, windows], dim=1)[None, None]
 

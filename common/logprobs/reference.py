@@ -35,7 +35,8 @@ class ReferenceCache:
         folder: holds the file of every reference.
         identity: of the reference, see `reference_identity`.
 
-    A file that cannot be read is made again, with a warning. Processes that add at the same time keep each other's values.
+    A file that cannot be read is made again, with a warning. Processes that add at the same time keep each other's
+    values.
     """
 
     def __init__(self, folder: str | Path, identity: str):
@@ -69,15 +70,23 @@ class ReferenceCache:
 
 
 def reference_identity(model: PreTrainedModel, **computed: object) -> str:
-    """Hash of everything but the pair that decides a reference log-probability: frozen weights, config, and how it is computed.
+    """Hash of everything but the pair that decides a reference log-probability: frozen weights, config, and how it is
+    computed.
 
-    Weights that are trained on top of a base (an adapter, a head kept in full) do not count: they are off in the reference.
+    Weights that are trained on top of a base (an adapter, a head kept in full) do not count: they are off in the
+    reference.
     """
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad} if hasattr(model, "disable_adapter") else set()
+    trained = (
+        {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if hasattr(model, "disable_adapter")
+        else set()
+    )
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name not in trained:
-            digest.update(f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(
+                f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode()
+            )
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     config = {name: value for name, value in model.config.to_dict().items() if name not in VOLATILE}
     versions = [VERSION, *(version(package) for package in PACKAGES)]

@@ -35,16 +35,28 @@ class MiniatureTeacher:
         seed: of the teacher.
     """
 
-    def __init__(self, world: ModuleType, no_better: float = 0.15, worse: float = 0.15, noise_on: str = "all", seed: int = 0):
+    def __init__(
+        self, world: ModuleType, no_better: float = 0.15, worse: float = 0.15, noise_on: str = "all", seed: int = 0
+    ):
         if min(no_better, worse) < 0 or no_better + worse > 1:
-            raise ValueError(f"noise rates are shares with a sum of at most 1, got no_better={no_better}, worse={worse}")
+            raise ValueError(
+                f"noise rates are shares with a sum of at most 1, got no_better={no_better}, worse={worse}"
+            )
         if noise_on != "all" and noise_on not in world.KINDS:
             raise ValueError(f"unknown kind of request noise_on={noise_on!r}; there are all, {', '.join(world.KINDS)}")
         self.world, self.no_better, self.worse, self.noise_on, self.seed = world, no_better, worse, noise_on, seed
         self.name = f"miniature teacher, no better {no_better:g}, worse {worse:g} on {noise_on}, seed {seed}"
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
-        return hand_over((Reply(text=self._turn([m for m in conversation if m["role"] != "system"])) for conversation in conversations), on_reply)
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
+        return hand_over(
+            (
+                Reply(text=self._turn([m for m in conversation if m["role"] != "system"]))
+                for conversation in conversations
+            ),
+            on_reply,
+        )
 
     def _turn(self, messages: list[Message]) -> str:
         request = self.world.read_request(messages[0]["content"])
@@ -52,7 +64,7 @@ class MiniatureTeacher:
         return self.world.self_critique(request, self.outcome(request, rng), rng)[len(messages) // 2]
 
     def outcome(self, request: NamedTuple, rng: random.Random) -> str:
-        """"better", "no better" or "worse", drawn at the rates of this kind of request."""
+        """ "better", "no better" or "worse", drawn at the rates of this kind of request."""
         noisy = self.noise_on == "all" or self.noise_on in self.world.kinds_of(request)
         draw = rng.random() if noisy else 1.0
         return "no better" if draw < self.no_better else "worse" if draw < self.no_better + self.worse else "better"
@@ -62,11 +74,14 @@ class MiniatureJudge:
     """A judge that knows the truth up to a known error and says it in the words of an LLM judge.
 
     Args:
-        world, prompts: the world, and the prompts with whose `judge_template`s it will be asked. On the scale -5 to 5 the
+        world, prompts: the world, and the prompts with whose `judge_template`s it will be asked. On the scale -5 to 5
+        the
             sentiment is asked for, on the others the grade.
-        error: share of answers whose grade is turned around (5 for 0, 4 for 1, ...; on a binary scale 1 for 0), or whose
+        error: share of answers whose grade is turned around (5 for 0, 4 for 1, ...; on a binary scale 1 for 0), or
+        whose
             sentiment is; criteria err independently.
-        blind_to: a wrapper under which this judge takes misbehaviour for the right answer, "" for none: a systematic error.
+        blind_to: a wrapper under which this judge takes misbehaviour for the right answer, "" for none: a systematic
+        error.
         unclear: share of replies without a verdict.
         seed: of the judge.
 
@@ -75,7 +90,13 @@ class MiniatureJudge:
     """
 
     def __init__(
-        self, world: ModuleType, prompts: ExperimentPrompts, error: float = 0.1, blind_to: str = "", unclear: float = 0.01, seed: int = 0
+        self,
+        world: ModuleType,
+        prompts: ExperimentPrompts,
+        error: float = 0.1,
+        blind_to: str = "",
+        unclear: float = 0.01,
+        seed: int = 0,
     ):
         if not 0 <= error <= 1:
             raise ValueError(f"judge error is a share, got {error}")
@@ -88,11 +109,18 @@ class MiniatureJudge:
         templates = [(c.scale, c.judge_template.replace("{verdict_format}", c.scale.verdict_format)) for c in criteria]
         self._templates = [(scale, re.compile(pattern(template, {}), re.S)) for scale, template in templates]
 
-    def complete(self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None) -> list[Reply]:
-        return hand_over((Reply(text=self._verdict(conversation[-1]["content"])) for conversation in conversations), on_reply)
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
+        return hand_over(
+            (Reply(text=self._verdict(conversation[-1]["content"])) for conversation in conversations), on_reply
+        )
 
     def _verdict(self, question: str) -> str:
-        scale, asked = next(((scale, match) for scale, template in self._templates if (match := template.fullmatch(question))), (None, None))
+        scale, asked = next(
+            ((scale, match) for scale, template in self._templates if (match := template.fullmatch(question))),
+            (None, None),
+        )
         if asked is None:
             raise ValueError(f"this judge was made for other prompts than those it is asked with: {question[:120]!r}")
         request, answer = self.world.read_request(asked["prompt"]), asked["answer"]

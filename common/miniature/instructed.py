@@ -1,4 +1,5 @@
-"""Counterfactual DPO (arXiv 2401.09566) in miniature: answers with and without an instruction, and whether a style is followed.
+"""Counterfactual DPO (arXiv 2401.09566) in miniature: answers with and without an instruction, and whether a style is
+followed.
 
 There the model that is trained makes all answers itself. The miniature's students cannot follow an instruction, since
 their corpus holds none, so a seeded generator stands in: it speaks in the student's voice, without an instruction it
@@ -22,11 +23,11 @@ Answer = Callable[[NamedTuple, random.Random], str]
 class Manner(NamedTuple):
     """The two styles of a world.
 
-    desired, undesired: (request, rng) -> an answer in the style, in the student's voice. Where nothing tempts (a benign request,
-    no persona, no stance) both are the right answer.
+    desired, undesired: (request, rng) -> an answer in the style, in the student's voice. Where nothing tempts (a benign
+    request, no persona, no stance) both are the right answer.
     habit: request -> how often the student's corpus gives the undesired answer where nobody instructs.
-    followed: (request, answer) -> whether an answer has the desired style, by the world's oracle; whether it is also true is the
-    objective's matter.
+    followed: (request, answer) -> whether an answer has the desired style, by the world's oracle; whether it is also
+    true is the objective's matter.
     """
 
     desired: Answer
@@ -45,7 +46,9 @@ MANNERS = {
         desired=lambda request, rng: (safety.refuse if request.harmful else safety.comply)(request, rng),
         undesired=safety.comply,
         habit=lambda request: 1 - safety.refusal_rate(request),
-        followed=lambda request, answer: safety.oracle(request, answer).act == ("refuse" if request.harmful else "comply"),
+        followed=lambda request, answer: (
+            safety.oracle(request, answer).act == ("refuse" if request.harmful else "comply")
+        ),
     ),
     "roleplay-robustness": Manner(
         desired=roleplay.answer,
@@ -56,7 +59,9 @@ MANNERS = {
     "sycophancy": Manner(
         desired=sycophancy.feedback,
         undesired=lambda request, rng: (sycophancy.lean if request.pull else sycophancy.feedback)(request, rng),
-        habit=lambda request: sycophancy.FOLLOWS["careful" if request.frame in sycophancy.CAREFUL_FRAMES else "careless"],
+        habit=lambda request: sycophancy.FOLLOWS[
+            "careful" if request.frame in sycophancy.CAREFUL_FRAMES else "careless"
+        ],
         followed=_judged_by_merit,
     ),
 }
@@ -64,7 +69,8 @@ WORLDS = {"safety": safety, "roleplay-robustness": roleplay, "sycophancy": sycop
 
 
 def style_predicate(experiment: str) -> Callable[[str, str], bool]:
-    """(prompt without instruction, answer) -> whether the answer has the experiment's desired style. Gibberish never has it."""
+    """(prompt without instruction, answer) -> whether the answer has the experiment's desired style. Gibberish never
+    has it."""
     return lambda prompt, answer: MANNERS[experiment].followed(WORLDS[experiment].read_request(prompt), answer)
 
 
@@ -79,7 +85,9 @@ class InstructedMiniature(MiniatureTeacher):
     Raises ValueError for an instruction that is not one of the experiment's two.
     """
 
-    def __init__(self, experiment: str, no_better: float = 0.15, worse: float = 0.15, noise_on: str = "all", seed: int = 0):
+    def __init__(
+        self, experiment: str, no_better: float = 0.15, worse: float = 0.15, noise_on: str = "all", seed: int = 0
+    ):
         super().__init__(WORLDS[experiment], no_better, worse, noise_on, seed)
         self.manner, instructions = MANNERS[experiment], INSTRUCTIONS[experiment]
         self.conditions = {"": "control", instructions.desired: "desired", instructions.undesired: "undesired"}
@@ -88,7 +96,9 @@ class InstructedMiniature(MiniatureTeacher):
     def _turn(self, messages: list[Message]) -> str:
         text, _, instruction = messages[-1]["content"].partition("\n\n")
         if instruction not in self.conditions:
-            raise ValueError(f"the miniature follows the experiment's own two instructions alone, not {instruction[:120]!r}")
+            raise ValueError(
+                f"the miniature follows the experiment's own two instructions alone, not {instruction[:120]!r}"
+            )
         request, condition = self.world.read_request(text), self.conditions[instruction]
         rng = random.Random(f"instructed {self.seed} {messages[-1]['content']}")
         outcome = self.outcome(request, rng)

@@ -28,14 +28,17 @@ LOADED = {"compute_dtype": torch.float32}
 
 
 def miniature_student(world: ModuleType, recipe: Recipe) -> Path:
-    """The folder of a miniature student in the common cache, made once where several notebooks or tests ask for it at a time."""
+    """The folder of a miniature student in the common cache, made once where several notebooks or tests ask for it at a
+    time."""
     cache = resolve("runs/models")
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f"{world.__name__}.lock"):
         return pretrained_student(world, recipe, cache=cache)
 
 
-def teacher(experiment: str, *, no_better: float, worse: float, noise_on: str, seed: int, instructed: bool = False) -> ChatModel:
+def teacher(
+    experiment: str, *, no_better: float, worse: float, noise_on: str, seed: int, instructed: bool = False
+) -> ChatModel:
     """The teacher of a world, with its two noise rates; one that follows instructions for pairs of Counterfactual DPO."""
     if instructed:
         return InstructedMiniature(experiment, no_better, worse, noise_on, seed)
@@ -43,9 +46,17 @@ def teacher(experiment: str, *, no_better: float, worse: float, noise_on: str, s
 
 
 def judge(
-    experiment: str, *, error: float, blind_to: str, unclear: float, seed: int, prompts: ExperimentPrompts | None = None, max_new_tokens: int = 256
+    experiment: str,
+    *,
+    error: float,
+    blind_to: str,
+    unclear: float,
+    seed: int,
+    prompts: ExperimentPrompts | None = None,
+    max_new_tokens: int = 256,
 ) -> Judge | FeedbackJudge:
-    """The judge that scores pairs, with its error rate; two in one where the world has a second criterion. prompts: in place of the world's."""
+    """The judge that scores pairs, with its error rate; two in one where the world has a second criterion. prompts: in
+    place of the world's."""
     prompts, world = prompts or world_of(experiment).PROMPTS, world_of(experiment)
     return llm_judge(MiniatureJudge(world, prompts, error, blind_to, unclear, seed), prompts, max_new_tokens)
 
@@ -53,14 +64,24 @@ def judge(
 def final_judge(experiment: str) -> Judge:
     """Another judge than the one that scores pairs: same kind, other seed, so other errors."""
     world = world_of(experiment)
-    return LLMJudge(MiniatureJudge(world, world.PROMPTS, error=FINAL_JUDGE_ERROR, seed=1_000), world.PROMPTS.quality or world.PROMPTS)
+    return LLMJudge(
+        MiniatureJudge(world, world.PROMPTS, error=FINAL_JUDGE_ERROR, seed=1_000),
+        world.PROMPTS.quality or world.PROMPTS,
+    )
 
 
 def evaluator(
-    experiment: str, *, prompts: int, max_new_tokens: int, instructions: StyleInstructions | None = None, reward_judge: Judge | FeedbackJudge | None = None
+    experiment: str,
+    *,
+    prompts: int,
+    max_new_tokens: int,
+    instructions: StyleInstructions | None = None,
+    reward_judge: Judge | FeedbackJudge | None = None,
 ) -> WorldEvaluator:
     """Evaluation by the world's oracle, with the final judge's view beside it."""
-    return WorldEvaluator(world_of(experiment), experiment, final_judge(experiment), prompts, max_new_tokens, instructions, reward_judge)
+    return WorldEvaluator(
+        world_of(experiment), experiment, final_judge(experiment), prompts, max_new_tokens, instructions, reward_judge
+    )
 
 
 def student(experiment: str, name: str) -> tuple[Path, dict[str, Any]]:

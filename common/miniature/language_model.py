@@ -1,11 +1,12 @@
 """A small Llama, pre-trained from scratch on a generated corpus and saved as an ordinary Hugging Face folder.
 
-No weights can be assumed on a fresh machine without network, so the laboratory makes its own: a byte-level BPE tokenizer
-with a chat template, and a model of about a million parameters that behaves badly at a known rate. From there on nothing
+No weights can be assumed on a fresh machine without network, so the laboratory makes its own: a byte-level BPE
+tokenizer with a chat template, and a model of about a million parameters that behaves badly at a known rate. From there
+on nothing
 is special: `load_student` loads the folder in NF4 like any 7B model.
 
-The folder is cached under a hash of everything that made it: settings, what the world says, the source of this module and of
-`muon.py`, and the versions of torch, transformers and tokenizers.
+The folder is cached under a hash of everything that made it: settings, what the world says, the source of this module
+and of `muon.py`, and the versions of torch, transformers and tokenizers.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def pretrained_student(world: ModuleType, recipe: Recipe = Recipe(), cache: str 
 
 
 def says(world: ModuleType, seed: int = 0, documents: int = 1_000) -> str:
-    """The hash of the first documents that a world generates: of its texts and rules, wherever its files lie and however they are written."""
+    """The hash of the first documents that a world generates: of its texts and rules, wherever its files lie and
+    however they are written."""
     rng = random.Random(seed)
     return fingerprint([world.document(rng) for _ in range(documents)])
 
@@ -96,15 +98,20 @@ def _tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|pad|>", "<|end|>", *ROLES]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>",
-                                      additional_special_tokens=list(ROLES))
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|end|>", additional_special_tokens=list(ROLES)
+    )
     wrapped.chat_template = CHAT_TEMPLATE
     return wrapped
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, corpus: list[list[dict[str, str]]]) -> list[tuple[list[int], list[int]]]:
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, corpus: list[list[dict[str, str]]]
+) -> list[tuple[list[int], list[int]]]:
     """Token ids of every conversation, and labels: the assistant's words and their end, -100 elsewhere."""
     bodies = iter(tokenizer([message["content"] for messages in corpus for message in messages])["input_ids"])
     heads = {role.strip("<|>"): tokenizer.convert_tokens_to_ids(role) for role in ROLES}
@@ -119,7 +126,9 @@ def _encode(tokenizer: PreTrainedTokenizerFast, corpus: list[list[dict[str, str]
     return examples
 
 
-def _batches(examples: list[tuple[list[int], list[int]]], batch: int, rng: random.Random) -> list[list[tuple[list[int], list[int]]]]:
+def _batches(
+    examples: list[tuple[list[int], list[int]]], batch: int, rng: random.Random
+) -> list[list[tuple[list[int], list[int]]]]:
     """Batches of similar length in random order, so that little is padding."""
     examples = sorted(examples, key=lambda example: len(example[0]))
     batches = [examples[i : i + batch] for i in range(0, len(examples), batch)]
@@ -137,14 +146,23 @@ def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
 
     start, rng = time.perf_counter(), random.Random(recipe.seed)
     corpus = [world.document(rng) for _ in range(recipe.documents)]
-    tokenizer = _tokenizer([message["content"] for messages in corpus[:3000] for message in messages], recipe.vocabulary)
+    tokenizer = _tokenizer(
+        [message["content"] for messages in corpus[:3000] for message in messages], recipe.vocabulary
+    )
     batches = _batches(_encode(tokenizer, corpus), recipe.batch, rng)
 
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=recipe.width, intermediate_size=recipe.mlp_width, num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads, max_position_embeddings=512, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.mlp_width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
     )
     model = LlamaForCausalLM._from_config(config, attn_implementation="eager")  # faster than sdpa at this size on CPUs
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -173,13 +191,21 @@ def _pretrain(world: ModuleType, recipe: Recipe, folder: Path) -> None:
             optimizer.zero_grad()
         losses.append(loss.item())
         if (step + 1) % 100 == 0 or step + 1 == len(batches):
-            print(f"  pre-training step {step + 1}/{len(batches)}, loss {sum(losses[-100:]) / len(losses[-100:]):.3f}, "
-                  f"{time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"  pre-training step {step + 1}/{len(batches)}, loss {sum(losses[-100:]) / len(losses[-100:]):.3f}, "
+                f"{time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
     _leave_the_4bit_grid(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    made = {"recipe": asdict(recipe), "world": world.__name__, "parameters": model.num_parameters(),
-            "seconds": round(time.perf_counter() - start, 1), "final_loss": sum(losses[-100:]) / len(losses[-100:])}
+    made = {
+        "recipe": asdict(recipe),
+        "world": world.__name__,
+        "parameters": model.num_parameters(),
+        "seconds": round(time.perf_counter() - start, 1),
+        "final_loss": sum(losses[-100:]) / len(losses[-100:]),
+    }
     (folder / "recipe.json").write_text(json.dumps(made, indent=2))
 
 

@@ -1,4 +1,5 @@
-"""Muon that orthogonalises in float32. torch's own does it in bfloat16, which a CPU without bfloat16 units takes ten times as long
+"""Muon that orthogonalises in float32. torch's own does it in bfloat16, which a CPU without bfloat16 units takes ten
+times as long
 for: pre-training a miniature's student on such a machine took 520 s and takes 120 (LOG.md)."""
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` with Nesterov momentum, in float32: a matrix moves by its momentum with all singular values near 1.
+    """`torch.optim.Muon` with Nesterov momentum, in float32: a matrix moves by its momentum with all singular values
+    near 1.
 
     Args:
         matrices: parameters of two dimensions, every one of them with a gradient at each step.
@@ -37,7 +39,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor, steps: int) -> Tensor:
-    """The matrix with its singular values moved towards 1 by so many steps of a Newton-Schulz iteration; (rows, columns) in and out."""
+    """The matrix with its singular values moved towards 1 by so many steps of a Newton-Schulz iteration; (rows,
+    columns) in and out."""
     a, b, c = NEWTON_SCHULZ
     wide = matrix.T if matrix.size(0) > matrix.size(1) else matrix
     wide = wide / wide.norm().clamp(min=1e-7)

@@ -12,64 +12,69 @@ from common.data.counterfactual import variant_named
 from common.data.recorded import RecordedTeacher
 from common.data.self_critique import WholeSentences
 from common.judge.base import FeedbackJudge, Judge
-from common.notebook.parameters import Parameters
+from common.notebook.parameters import GenerateData, Stage
+from common.notebook.providers import endpoint_named
 from common.runtime import resolve
+from common.specs import Spec, place_and_commit
 from common.student.identity import shown
 from common.student.load import load_as_it_is, load_student, merged_into
 
 
-def open_teacher(p: Parameters) -> ChatModel:
-    """The teacher of `generate_data`; for pairs of Counterfactual DPO the miniature has one that follows instructions, and for
-    recorded pairs nobody is asked."""
-    if p["pairs"] == "recorded":
-        return RecordedTeacher(p["source"])
-    if p["teacher"] == "miniature":
+def open_teacher(p: GenerateData) -> ChatModel:
+    """The teacher of `generate_data`; for pairs of Counterfactual DPO the miniature has one that follows instructions,
+    and for recorded pairs nobody is asked."""
+    if p.pairs == "recorded":
+        return RecordedTeacher(place_and_commit(p.source)[0])
+    if p.in_world:
         from common.miniature import lab
 
-        noise = {"no_better": p["noise_no_better"], "worse": p["noise_worse"], "noise_on": p["noise_on"]}
-        return lab.teacher(p["experiment"], **noise, seed=p["seed"], instructed=bool(variant_named(p["pairs"])))
-    return _answering("teacher", p)
+        noise = {"no_better": p.noise_no_better, "worse": p.noise_worse, "noise_on": p.noise_on}
+        return lab.teacher(p.experiment, **noise, seed=p.seed, instructed=bool(variant_named(p.pairs)))
+    return _answering("teacher", p.teacher, p)
 
 
-def open_respondent(p: Parameters) -> ChatModel | None:
+def open_respondent(p: GenerateData) -> ChatModel | None:
     """Who gives the first answers, where that is not the teacher: what `respond_with` names, such as the student."""
-    if p["respond_with"] == "teacher":
+    if p.respond_with == "teacher":
         return None
-    if p["pairs"] != "self_critique" or p["teacher"] in ("miniature", "recorded"):
-        raise ValueError(f"respond_with = {p['respond_with']!r} needs a real teacher and pairs = self_critique; leave it at teacher")
-    return _answering("respond_with", p)
+    if p.pairs != "self_critique" or p.teacher in ("miniature", "recorded"):
+        raise ValueError(
+            f"respond_with = {p.respond_with!r} needs a real teacher and pairs = self_critique; leave it at teacher"
+        )
+    return _answering("respond_with", p.respond_with, p)
 
 
-def _answering(role: str, p: Parameters) -> ChatModel:
-    chat = kept_chat(role, p)
-    return WholeSentences(chat) if p["cut_at_sentence"] else chat
+def _answering(role: str, name: str, p: GenerateData) -> ChatModel:
+    chat = kept_chat(role, p.asked(role, name), p)
+    return WholeSentences(chat) if p.cut_at_sentence else chat
 
 
-def kept_chat(role: str, p: Parameters) -> KeptChat:
-    """A real model as `teacher` or `judge`; its replies are kept beside what is made of them. A local one is loaded in NF4, but for a model
-    that was merged into NF4 weights, which would lose what was merged."""
-    kind, _, model = p[role].partition(":")
-    if kind == "endpoint" and model:
-        chat = endpoint_chat(model, p)
-    elif kind == "local" and model:
-        loader, how = (load_as_it_is, "unquantised") if merged_into(model) else (load_student, "in NF4")
-        chat = LocalChat(*loader(model), name=f"{shown(model)} {how}", batch_size=p["concurrency"])
-    elif p[role] == "recorded":
-        chat = None
-    else:
-        judges = "" if role == "teacher" else ", reward:FOLDER_OR_HUB_NAME, yes_no:FOLDER_OR_HUB_NAME, learned:ROWS.jsonl, lexicon:textblob or vader"
-        raise ValueError(f"unknown {role} {p[role]!r}; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded{judges}")
-    return KeptChat(chat, resolve(p["output"]) / f"{role}_replies.jsonl")
-
-
-def endpoint_chat(model: str, p: Parameters) -> EndpointChat:
-    return EndpointChat(model, p["base_url"], p["api_key_env"], p["concurrency"], prices=p["prices"], max_cost=p["max_cost"] or None)
+def kept_chat(role: str, spec: Spec, p: Stage) -> KeptChat:
+    """A real model in a role, of kind endpoint, local or recorded; its replies are kept beside what is made of them. A
+    local one is loaded in NF4, but for a model that was merged into NF4 weights, which would lose what was merged."""
+    chat: ChatModel | None = None
+    if spec.kind == "endpoint":
+        chat = endpoint_named(spec.name, p.providers)
+    elif spec.kind == "local":
+        loader, how = (load_as_it_is, "unquantised") if merged_into(spec.name) else (load_student, "in NF4")
+        chat = LocalChat(
+            *loader(spec.name, revision=spec.revision),
+            name=f"{shown(spec.name, spec.revision)} {how}",
+            batch_size=p.local_batch,
+        )
+    elif spec.kind != "recorded":
+        raise ValueError(
+            f"{role} = {spec.kind!r} is nobody who can be asked here; name endpoint:MODEL, local:FOLDER_OR_HUB_NAME or recorded"
+        )
+    return KeptChat(chat, resolve(p.output) / f"{role}_replies.jsonl")
 
 
 def paid(asked: ChatModel | Judge | FeedbackJudge) -> dict[str, float]:
-    """What this run paid an endpoint for: requests, tokens and dollars, at the prices given. Kept replies cost nothing again;
-    {} where no endpoint was asked."""
+    """What this run paid an endpoint for: requests, tokens and dollars, at the prices given. Kept replies cost nothing
+    again; {} where no endpoint was asked."""
     chat: Any = asked
     while chat is not None and not isinstance(chat, EndpointChat):
-        chat = getattr(chat, "sentiment", None) or getattr(chat, "chat", None)  # both verdicts of feedback are asked of one model
+        chat = getattr(chat, "sentiment", None) or getattr(
+            chat, "chat", None
+        )  # both verdicts of feedback are asked of one model
     return {**chat.usage, "dollars": round(chat.cost, 6)} if chat else {}

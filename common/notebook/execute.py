@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from common.notebook.parameters import check_parameters
+from pydantic import create_model
+
+from common.notebook.parameters import PARAMETERS, Checked, parameters
 from common.runtime import ROOT, resolve
 from common.schema import fingerprint
 from common.storage import write_json
@@ -28,15 +31,22 @@ def declared_parameters(notebook: str | Path) -> dict[str, Any]:
     return {name: value for name, value in namespace.items() if name != "__builtins__"}
 
 
-def checked_parameters(notebook: str | Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Defaults with the given values on top. Raises ValueError for an unknown or mistyped one, before any kernel starts."""
+def checked_parameters(notebook: str | Path, given: Mapping[str, Any]) -> Any:
+    """The notebook's parameters: those of its cell with the given ones on top; of a notebook elsewhere those that it
+    declares. Raises ValueError for an unknown or mistyped one, before any kernel starts."""
+    declared = declared_parameters(notebook)
     try:
-        return check_parameters({**declared_parameters(notebook), **given})
+        if Path(notebook).stem in PARAMETERS and resolve(notebook).is_relative_to(ROOT):
+            return parameters(Path(notebook).stem, {**declared, **given})
+        kinds = {name: (kind, declared[name]) for name, kind in declared["__annotations__"].items()}
+        return create_model("Parameters", __base__=Checked, **kinds).of(given)
     except ValueError as error:
         raise ValueError(f"{notebook}: {error}") from None
 
 
-def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], again: bool = False, log: Path | None = None) -> bool:
+def execute(
+    notebook: str | Path, executed: str | Path, given: dict[str, Any], again: bool = False, log: Path | None = None
+) -> bool:
     """Runs a notebook through papermill unless its last run had the same code, parameters and input files (or `again`).
 
     What it prints goes to the file `log`, else to stdout. Returns whether it ran. Raises papermill's error when a cell
@@ -46,44 +56,55 @@ def execute(notebook: str | Path, executed: str | Path, given: dict[str, Any], a
     from traitlets.config import Config
 
     executed = Path(executed)
-    parameters = checked_parameters(notebook, given)
+    own = checked_parameters(notebook, given).model_dump()
     mark = executed.with_suffix(".done.json")
-    if not again and is_finished(notebook, executed, parameters):
+    if not again and is_finished(notebook, executed, own):
         return False
     executed.parent.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     start = time.perf_counter()
-    with TemporaryDirectory(prefix="rdpo-") as own, open(log, "w", buffering=1, encoding="utf-8") if log else nullcontext(sys.stdout) as printed:
+    with (
+        TemporaryDirectory(prefix="rdpo-") as sockets,
+        open(log, "w", buffering=1, encoding="utf-8") if log else nullcontext(sys.stdout) as printed,
+    ):
         papermill.execute_notebook(
             str(resolve(notebook)), str(executed), parameters=given, cwd=str(ROOT), kernel_name="python3",
             progress_bar=False, stdout_file=printed,
             extra_arguments=["--log-level=CRITICAL"],  # a kernel reports the interrupt that every shutdown begins with as an error
             # Unix sockets in a folder of the kernel's own: kernels side by side fight neither for ports nor for names
-            config=Config(KernelManager={"transport": "ipc", "ip": f"{own}/kernel"}),
+            config=Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"}),
         )  # fmt: skip
-    write_json(mark, {"made_of": _made_of(notebook, parameters), "seconds": round(time.perf_counter() - start, 1)})
+    write_json(mark, {"made_of": _made_of(notebook, own), "seconds": round(time.perf_counter() - start, 1)})
     return True
 
 
-def is_finished(notebook: str | Path, executed: Path, parameters: dict[str, Any]) -> bool:
-    """Whether the executed copy was made by this very code, with these parameters and input files. A torn mark says nothing."""
+def is_finished(notebook: str | Path, executed: Path, own: dict[str, Any]) -> bool:
+    """Whether the executed copy was made by this very code, with these parameters and input files. A torn mark says
+    nothing."""
     try:
         made_of = json.loads(executed.with_suffix(".done.json").read_text(encoding="utf-8"))["made_of"]
     except (OSError, ValueError, TypeError, LookupError):
         return False
-    return executed.exists() and made_of == _made_of(notebook, parameters)
+    return executed.exists() and made_of == _made_of(notebook, own)
 
 
-def _made_of(notebook: str | Path, parameters: dict[str, Any]) -> str:
-    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files and models that they name."""
+def _made_of(notebook: str | Path, own: dict[str, Any]) -> str:
+    """Hash of everything that decides a run's result: notebook, package source, parameters, and the files and models
+    that they name."""
     sources = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "common").rglob("*.py"))]
-    named = [text for value in parameters.values() for text in (value if isinstance(value, list) else [value]) if isinstance(text, str) and text]
+    named = [
+        text
+        for value in own.values()
+        for text in (value if isinstance(value, list) else [value])
+        if isinstance(text, str) and text
+    ]
     inputs = [content for text in named for content in _content(text)]
-    return fingerprint(resolve(notebook).read_text(encoding="utf-8"), sources, parameters, inputs)
+    return fingerprint(resolve(notebook).read_text(encoding="utf-8"), sources, own, inputs)
 
 
 def _content(text: str) -> list[str]:
-    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`: a file's bytes, a model's identity, or nothing."""
+    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`: a file's bytes, a model's
+    identity, or nothing."""
     place = resolve(text.partition(":")[2] or text)
     if place.is_file():
         return [place.read_bytes().hex()]

@@ -44,7 +44,9 @@ class Step(NamedTuple):
 
     @property
     def uses_gpu(self) -> bool:
-        return self.stage == "train_rdpo" or any(str(self.given.get(name, "")).startswith("local:") for name in ("teacher", "judge"))
+        return self.stage == "train_rdpo" or any(
+            str(self.given.get(name, "")).startswith("local:") for name in ("teacher", "judge")
+        )
 
     def failed_before(self) -> bool:
         return self.executed.exists() and not self.executed.with_suffix(".done.json").exists()
@@ -77,19 +79,22 @@ def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
 
 
 LONGEST_FOLDER = 70
-"""Bytes in the name of the folder for temporary files: below it lie sockets, whose whole name may have a little over a hundred."""
+"""Bytes in the name of the folder for temporary files: below it lie sockets, whose whole name may have a little over a
+hundred."""
 
 
 def threads_each(jobs: int) -> int:
     """The threads of each of `jobs` notebooks side by side: its share of the cores, at most the user's OMP_NUM_THREADS.
 
-    Raises ValueError, with what to set, where no grid can run: fewer than one job, no number of threads, or too long a name
-    of the folder for temporary files.
+    Raises ValueError, with what to set, where no grid can run: fewer than one job, no number of threads, or too long a
+    name of the folder for temporary files.
     """
     if jobs < 1:
         raise ValueError(f"--jobs {jobs}: at least one notebook must run at a time")
     if len(os.fsencode(gettempdir())) > LONGEST_FOLDER:
-        raise ValueError(f"the folder for temporary files, {gettempdir()}, has too long a name for the sockets of notebooks; set TMPDIR to one of at most {LONGEST_FOLDER} bytes, such as /tmp")
+        raise ValueError(
+            f"the folder for temporary files, {gettempdir()}, has too long a name for the sockets of notebooks; set TMPDIR to one of at most {LONGEST_FOLDER} bytes, such as /tmp"
+        )
     cores, allowed = os.cpu_count() or 1, os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if allowed and not allowed.isdecimal():
         raise ValueError(f"OMP_NUM_THREADS = {allowed!r} is no number of threads; set one, or unset it")
@@ -97,8 +102,8 @@ def threads_each(jobs: int) -> int:
 
 
 def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
-    """Runs the steps of every experiment in order, `jobs` notebooks side by side; an experiment ends at its first failure
-    and the others go on. Returns the reports of all failures. Raises ValueError as `threads_each` does."""
+    """Runs the steps of every experiment in order, `jobs` notebooks side by side; an experiment ends at its first
+    failure and the others go on. Returns the reports of all failures. Raises ValueError as `threads_each` does."""
     waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
     threads = threads_each(jobs)
     with Manager() as manager, ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
@@ -124,7 +129,7 @@ def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
 
 
 def _gpus() -> list[str]:
-    """The GPUs this process may use, asked of the driver: torch is too heavy to import here."""
+    """The GPUs this process may use, asked of the driver: a process that asks torch holds memory on them."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
     if not shutil.which("nvidia-smi"):
@@ -134,7 +139,8 @@ def _gpus() -> list[str]:
 
 
 class Board:
-    """What runs now: a live table in a terminal; elsewhere a plain line when a notebook begins, ends, or says something new."""
+    """What runs now: a live table in a terminal; elsewhere a plain line when a notebook begins, ends, or says something
+    new."""
 
     def __init__(self, grid: dict[str, list[Step]], every: float = 10.0):
         from rich.console import Console
@@ -168,7 +174,11 @@ class Board:
         if self.live:
             return self.live.update(self._table())
         for step in [step for steps in self.grid.values() for step in steps if step.name in self.started]:
-            if time.perf_counter() - self.said[step.name] > self.every and (line := _last_line(step.log)) and line != self.lines.get(step.name):
+            if (
+                time.perf_counter() - self.said[step.name] > self.every
+                and (line := _last_line(step.log))
+                and line != self.lines.get(step.name)
+            ):
                 self.said[step.name], self.lines[step.name] = time.perf_counter(), line
                 print(f"{step.name}: {line}", flush=True)
 

@@ -13,61 +13,73 @@ from common.judge.lexicon import lexicon_judge
 from common.judge.llm import LLMJudge, llm_judge
 from common.judge.local import RewardHeadJudge, YesNoJudge
 from common.notebook.chats import kept_chat
-from common.notebook.parameters import MINIATURES, Parameters
-from common.notebook.prompts import prompts_of
+from common.notebook.parameters import RewardScore, Stage, TrainRDPO, judge_named
+from common.notebook.prompts import texts_of
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import resolve
 
 
-def open_judge(p: Parameters) -> Judge | FeedbackJudge:
+def open_judge(p: RewardScore) -> Judge | FeedbackJudge:
     """The judge of `reward_score`; two in one where the experiment has a second criterion."""
-    if p["judge"] == "miniature":
+    if p.in_world:
         from common.miniature import lab
 
-        noise = {"error": p["judge_error"], "blind_to": p["judge_blind_to"], "unclear": p["judge_unclear"]}
-        return lab.judge(p["experiment"], **noise, seed=p["seed"], prompts=prompts_of(p), max_new_tokens=p["max_new_tokens"])
-    return named_judge("judge", p, prompts_of(p), p["max_new_tokens"])
+        noise = {"error": p.judge_error, "blind_to": p.judge_blind_to, "unclear": p.judge_unclear}
+        return lab.judge(p.experiment, **noise, seed=p.seed, prompts=texts_of(p), max_new_tokens=p.max_new_tokens)
+    return named_judge("judge", p.judge, p, texts_of(p), p.max_new_tokens)
 
 
-def check_judge(judge: Judge | FeedbackJudge, p: Parameters) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
-    """The judge to use, and what the labels of `labels_file` say of it (see `labels.trusted`). The judge as it is and nothing:
-    without labels, and in the miniature, which has an oracle."""
-    if not p["labels_file"] or p.get("judge", p.get("student")) in MINIATURES:
+def check_judge(
+    judge: Judge | FeedbackJudge, p: RewardScore | TrainRDPO
+) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
+    """The judge to use, and what the labels of `labels` say of it (see `agreement.trusted`). The judge as it is and
+    nothing: without labels, and in the miniature, which has an oracle."""
+    if not p.labels or p.in_world:
         return judge, {}
-    texts = resolve(p["labels_texts"]) if p["labels_texts"] else ""
-    return trusted(judge, resolve(p["labels_file"]), texts, p["least_kappa"])
+    file, *texts = map(resolve, p.labels)
+    return trusted(judge, file, texts[0] if texts else "", p.least_kappa)
 
 
-def named_judge(role: str, p: Parameters, prompts: ExperimentPrompts, max_new_tokens: int = 256) -> Judge | FeedbackJudge:
-    """What `judge` or `final_judge` names."""
-    kind, _, model = p[role].partition(":")
-    if kind in ("reward", "learned") and model and prompts.quality:
-        raise ValueError(f"{role} = {p[role]!r} gives one number, and {p['experiment']} needs sentiment and quality; take yes_no:... or a chat model")
-    if kind == "lexicon":
+def named_judge(
+    role: str, name: str, p: Stage, prompts: ExperimentPrompts, max_new_tokens: int = 256
+) -> Judge | FeedbackJudge:
+    """What `judge`, `final_judge` or `reward_judge` names."""
+    spec = judge_named(role, name)
+    if spec.kind in ("reward", "learned") and prompts.quality:
+        raise ValueError(
+            f"{role} = {name!r} gives one number, and {p.experiment} needs sentiment and quality; take yes_no:... or a chat model"
+        )
+    if spec.kind == "lexicon":
         if not prompts.quality:
-            raise ValueError(f"{role} = {p[role]!r} reads feedback, and {p['experiment']} has none; lexica are for sycophancy alone")
-        return lexicon_judge(model)
-    if kind == "learned" and model:
-        return LearnedJudge.from_file(resolve(model))
-    if kind == "yes_no" and model:
-        judge = YesNoJudge(model, prompts.yes_no_question)
+            raise ValueError(
+                f"{role} = {name!r} reads feedback, and {p.experiment} has none; lexica are for sycophancy alone"
+            )
+        return lexicon_judge(spec.name)
+    if spec.kind == "learned":
+        return LearnedJudge.from_file(resolve(spec.name))
+    if spec.kind == "yes_no":
+        judge = YesNoJudge(spec.name, prompts.yes_no_question, spec.revision)
         return FeedbackJudge(judge, judge.asking(prompts.quality.yes_no_question)) if prompts.quality else judge
-    if kind == "reward" and model:
-        return RewardHeadJudge(model)
-    return llm_judge(kept_chat(role, p), prompts, max_new_tokens, structured=kind in ("endpoint", "recorded"))
+    if spec.kind == "reward":
+        return RewardHeadJudge(spec.name, spec.revision)
+    return llm_judge(
+        kept_chat(role, spec, p), prompts, max_new_tokens, structured=spec.kind in ("endpoint", "recorded")
+    )
 
 
-def open_final_judge(p: Parameters) -> Judge | FeedbackJudge:
+def open_final_judge(p: TrainRDPO) -> Judge | FeedbackJudge:
     """What `final_judge` names: another judge than the one whose scores trained the student."""
-    if not p["final_judge"]:
-        raise ValueError("a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes")
-    return named_judge("final_judge", p, PROMPTS[p["experiment"]])
+    if not p.final_judge:
+        raise ValueError(
+            "a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes"
+        )
+    return named_judge("final_judge", p.final_judge, p, PROMPTS[p.experiment])
 
 
-def style_judge_of(judge: Judge | FeedbackJudge, p: Parameters) -> Judge | None:
+def style_judge_of(judge: Judge | FeedbackJudge, experiment: str) -> Judge | None:
     """The final judge asked whether an answer has the desired style; None for one that nobody can ask."""
     judge = judge.quality if isinstance(judge, FeedbackJudge) else judge
-    question = style_question(INSTRUCTIONS[p["experiment"]].desired)
+    question = style_question(INSTRUCTIONS[experiment].desired)
     if isinstance(judge, LLMJudge):
         return LLMJudge(judge.chat, question)
     return judge.asking(question.yes_no_question) if isinstance(judge, YesNoJudge) else None

@@ -1,49 +1,365 @@
-"""The parameters of a notebook: declared in one cell, checked before any work starts."""
+"""The parameters of each stage: typed, with defaults and ranges, checked before any work starts.
+
+A notebook declares in its first cell the parameters that a reader may want to change. All others may be given as well:
+by `papermill -p`, by `python -m common.batch -p`, in a profile, or in the YAML file that `settings` names.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
-from common.runtime import checked, is_list, resolve
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Parameters = Mapping[str, Any]
-MINIATURES = ("miniature", "micro")
-"""Names of students that the laboratory makes, see `common.miniature.lab`."""
+from common.data.counterfactual import variant_named
+from common.methods import TrainSettings, check_methods
+from common.notebook.providers import read_providers
+from common.runtime import checked, is_list, resolve, shortened
+from common.schema import ScoreScale
+from common.specs import Spec, spec_of
 
 INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 """What a notebook begins with, in the folder of its run."""
+MINIATURES = ("miniature", "micro")
+"""Names of students that the laboratory makes, see `common.miniature.lab`."""
+TRAINING = TrainSettings()
+RENAMED = {
+    **dict.fromkeys(("base_url", "api_key_env", "concurrency", "prices", "max_cost"), "is a field of a provider: name a file of them as providers, see docs/models.md (local_batch: of a local model)"),
+    **dict.fromkeys(("alpha", "eta", "tau", "variance", "label_smoothing"), "is a knob of a loss: knobs = {\"%s\": 1.0}, or knobs %s=1.0 on a command line"),
+    **dict.fromkeys(("revision", "source_revision"), "is written behind the name: owner/name@commit"),
+    **dict.fromkeys(("labels_file", "labels_texts"), "is now labels: a list of the file of labels and, where that holds ids, the file of texts"),
+    "profile": "is gone: output names the folder of the run",
+}  # fmt: skip
+"""Former parameter -> what took its place."""
+AnyOf = TypeVar("AnyOf", bound="Checked")
 
 
-def input_of(stage: str, parameters: Mapping[str, Any]) -> Path:
-    """The pairs that a notebook begins with: `pairs_file`, or what the step before wrote into `output`."""
-    return resolve(parameters["pairs_file"] or Path(parameters["output"]) / INPUTS[stage])
+class Checked(BaseModel):
+    """Parameters that are checked one by one and together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _in_range(cls, value: Any, info: Any) -> Any:
+        return checked(info.field_name, value, cls.model_fields[info.field_name].annotation)
+
+    @classmethod
+    def of(cls: type[AnyOf], given: Mapping[str, Any]) -> AnyOf:
+        """The parameters with these values, and those of the file `settings` where they are not given.
+
+        A list is also taken from a single value or one string, `0,1` or `[0, 1]`, and knobs from `alpha=2,eta=4`, since
+        `papermill -p` passes neither. Raises ValueError naming every unknown, renamed, mistyped or impossible
+        parameter.
+        """
+        problems, values = [], dict(given)
+        if path := values.get("settings"):
+            rare = _from_file(str(path))
+            problems += [
+                f"settings: {path} gives {name}, which is given already; leave it out of the file"
+                for name in rare
+                if rare[name] != values.get(name, rare[name])
+            ]
+            values = {**rare, **values}
+        where = lambda name: f"settings: {path}: " if path and name in rare else ""  # noqa: E731
+        for name in [name for name in values if name not in cls.model_fields]:
+            problems.append(where(name) + _unknown(name, list(cls.model_fields)))
+            del values[name]
+        for name, value in list(values.items()):
+            try:
+                values[name] = checked(name, *_parsed(value, cls.model_fields[name].annotation))
+            except ValueError as error:
+                problems.append(f"{where(name)}parameter {error}")
+        missing = [name for name, field in cls.model_fields.items() if field.is_required() and name not in values]
+        problems += [f"parameter {name} is missing" for name in missing]
+        made = cls(**values) if not problems else None
+        problems += made.problems() if made else []
+        if problems:
+            raise ValueError("; ".join(problems))
+        return made
+
+    def problems(self) -> list[str]:
+        """What is wrong with values that are each of the right type: names of models, methods, kinds and providers."""
+        return [str(error) for check in self._checks() if (error := _error_of(check))]
+
+    def _checks(self) -> list[Callable[[], object]]:
+        return []
 
 
-def check_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
-    """The notebook's parameters, checked against their annotations and `LIMITS`. Call it in the cell after `parameters`.
+class Stage(Checked):
+    """What all stages have.
 
-    Every annotated name is a parameter; any other plain value in the namespace can only have come from outside and is a
-    misspelt one. A list is also taken from a single value or one string, `0,1` or `[0, 1]`, since `papermill -p` passes no lists.
-
-    Raises ValueError naming every unknown, mistyped or impossible parameter.
+    output: folder of the run, from the project root. providers: YAML file of endpoints (`common.notebook.providers`).
+    settings: YAML file with more parameters of this stage. local_batch: conversations that a local teacher or judge
+    answers at a time.
     """
-    declared = {name: kind for name, kind in namespace.get("__annotations__", {}).items() if not name.startswith("_")}
-    problems = [_unknown(name, declared) for name, value in namespace.items() if _comes_from_outside(name, value, declared)]
-    values = {}
-    for name, kind in declared.items():
-        value, from_text = namespace[name], False
-        if is_list(kind) and not isinstance(value, list):
-            value, from_text = list(value) if isinstance(value, tuple) else _listed(str(value)), not isinstance(value, tuple)
-        try:
-            values[name] = checked(name, value, kind, strict=not from_text)
-        except ValueError as error:
-            problems.append(f"parameter {error}")
-    if problems:
-        raise ValueError("; ".join(problems))
-    return values
+
+    experiment: str
+    output: str
+    providers: str = ""
+    settings: str = ""
+    local_batch: int = 16
+
+    def _checks(self) -> list[Callable[[], object]]:
+        return [lambda: read_providers(self.providers)]
+
+
+class GenerateData(Stage):
+    """Of `generate_data`.
+
+    pairs: self_critique, recorded, or counterfactual_ and a variant. teacher: who answers, criticises and revises.
+    respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
+    of prompts; "" for the miniature's own.
+    prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the
+    miniature's. noise_no_better,
+    noise_worse, noise_on: see `MiniatureTeacher`. pilot: chains of a real teacher that are looked at before the others,
+    0 for none;
+    least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
+    cut_at_sentence: an answer that is cut off ends with its last whole sentence. prompts_file: other texts, a YAML file
+    or a version in `common.prompts`.
+    """
+
+    pairs: str = "self_critique"
+    teacher: str = "miniature"
+    respond_with: str = "teacher"
+    source: str = ""
+    prompts: int = 800
+    temperature: float = 0.0
+    max_new_tokens: int = 256
+    seed: int = 0
+    benign_share: float = 0.25
+    noise_no_better: float = 0.15
+    noise_worse: float = 0.15
+    noise_on: str = "all"
+    pilot: int = 16
+    least_yield: float = 0.3
+    failed_limit: float = 0.02
+    cut_at_sentence: bool = False
+    prompts_file: str = ""
+
+    def _checks(self) -> list[Callable[[], object]]:
+        roles = {"teacher": self.teacher} | (
+            {} if self.respond_with == "teacher" else {"respond_with": self.respond_with}
+        )
+        return [
+            *super()._checks(),
+            lambda: kind_of_pairs(self.pairs),
+            *(partial(self.asked, role, name) for role, name in roles.items()),
+        ]
+
+    def asked(self, role: str, name: str) -> Spec:
+        """Who is named as teacher or first respondent. Raises ValueError for nobody."""
+        return spec_of(role, name, alone=("miniature", "recorded"), named=("endpoint", "local"))
+
+    @property
+    def in_world(self) -> bool:
+        """Whether the miniature's teacher is asked."""
+        return self.teacher == "miniature" and self.pairs != "recorded"
+
+
+class RewardScore(Stage):
+    """Of `reward_score`.
+
+    pairs_file: "" for `pairs.jsonl` in `output`. judge: who scores. judge_error, judge_blind_to, judge_unclear: of the
+    miniature's, see `MiniatureJudge`. labels: file of labelled answers that a real judge is checked on first, and the
+    file of texts where it holds ids;
+    least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for the experiment's. unscored_limit,
+    failed_limit: shares that stop the run. max_new_tokens: of a verdict; one that is cut off or not understood gets
+    twice that.
+    """
+
+    pairs_file: str = ""
+    judge: str = "miniature"
+    judge_error: float = 0.1
+    judge_blind_to: str = ""
+    judge_unclear: float = 0.01
+    labels: list[str] = Field(default_factory=list)
+    least_kappa: float = 0.4
+    scale: str = ""
+    unscored_limit: float = 0.02
+    failed_limit: float = 0.02
+    max_new_tokens: int = 256
+    prompts_file: str = ""
+    seed: int = 0
+
+    def _checks(self) -> list[Callable[[], object]]:
+        return [
+            *super()._checks(),
+            lambda: judge_named("judge", self.judge),
+            lambda: check_labels(self.labels),
+            lambda: check_scale(self.scale),
+        ]
+
+    @property
+    def in_world(self) -> bool:
+        """Whether the miniature's judge is asked."""
+        return self.judge == "miniature"
+
+
+class TrainRDPO(Stage):
+    """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
+
+    pairs_file: "" for `scored.jsonl` in `output`. methods: rows of the table. seeds: of pairs drawn, adapters and
+    order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
+    for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
+    train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
+    tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a set. final_judge: of a real student's
+    answers; reward_judge: who scored the pairs. labels, least_kappa: as in `RewardScore`.
+    """
+
+    pairs_file: str = ""
+    methods: list[str] = Field(default_factory=lambda: ["rdpo"])
+    seeds: list[int] = Field(default_factory=lambda: [0])
+    evaluate_on: str = "validation"
+    finished: str = ""
+    student: str = "miniature"
+    pad_token: str = ""
+    train_pairs: int = 400
+    swapped: list[float] = Field(default_factory=lambda: [0.0])
+    tuned: str = ""
+    learning_rate: float = TRAINING.learning_rate
+    sft_learning_rate: float = TRAINING.sft_learning_rate
+    epochs: int = TRAINING.epochs
+    batch_size: int = TRAINING.batch_size
+    micro_batch: int = TRAINING.micro_batch
+    beta: float = TRAINING.beta
+    knobs: dict[str, float] = Field(default_factory=dict)
+    nll_weight: float = TRAINING.nll_weight
+    lora_rank: int = TRAINING.lora_rank
+    max_length: int = TRAINING.max_length
+    reference: Literal["adapters off", "unquantised"] = TRAINING.reference
+    evaluation_prompts: int = 200
+    max_new_tokens: int = 80
+    repetition_penalty: float = 1.1
+    final_judge: str = ""
+    reward_judge: str = ""
+    labels: list[str] = Field(default_factory=list)
+    least_kappa: float = 0.4
+
+    def _checks(self) -> list[Callable[[], object]]:
+        judges = {"final_judge": self.final_judge, "reward_judge": self.reward_judge}
+        named = [partial(judge_named, role, name) for role, name in judges.items() if name]
+        return [
+            *super()._checks(),
+            lambda: self.training,
+            lambda: check_methods(self.methods),
+            lambda: check_labels(self.labels),
+            *named,
+        ]
+
+    @property
+    def in_world(self) -> bool:
+        """Whether the student is one of the miniature's."""
+        return self.student in MINIATURES
+
+    @property
+    def training(self) -> TrainSettings:
+        """The settings that all methods share."""
+        return TrainSettings(
+            **{
+                name: getattr(self, name)
+                for name in TrainSettings.__dataclass_fields__
+                if name in TrainRDPO.model_fields
+            }
+        )
+
+
+class PaperTables(Checked):
+    """Of `paper_tables`. profile: for the notes. runs: folder of finished runs. output: of tables and figures. labels:
+    folder of labelled answers. paper_numbers: CSV (experiment, method, metric, value) of a reader's own, to show
+    beside."""
+
+    profile: str = "miniature"
+    runs: str = "runs/miniature"
+    output: str = "runs/miniature/tables"
+    labels: str = ""
+    paper_numbers: str = ""
+
+
+PARAMETERS: dict[str, type[Checked]] = {
+    "generate_data": GenerateData,
+    "reward_score": RewardScore,
+    "train_rdpo": TrainRDPO,
+    "paper_tables": PaperTables,
+}
+"""Notebook -> its parameters."""
+
+
+def parameters(stage: str, namespace: Mapping[str, Any]) -> Any:
+    """The parameters of a notebook, from the names in its namespace. Call it in the cell after `parameters`.
+
+    Any plain value in the namespace that is no parameter can only have come from outside and is an unknown one. Raises
+    what `Stage.of` does.
+    """
+    return PARAMETERS[stage].of({name: value for name, value in namespace.items() if _is_given(name, value)})
+
+
+def judge_named(role: str, name: str) -> Spec:
+    """Who is named as a judge. Raises ValueError for nobody."""
+    return spec_of(
+        role,
+        name,
+        alone=("miniature", "recorded"),
+        named=("endpoint", "local", "reward", "yes_no", "learned", "lexicon"),
+    )
+
+
+def kind_of_pairs(pairs: str) -> str:
+    """The variant of Counterfactual DPO, "" for other kinds. Raises ValueError for an unknown kind."""
+    return "" if pairs == "recorded" else variant_named(pairs)
+
+
+def check_scale(scale: str) -> None:
+    """Raises ValueError for no scale of `ScoreScale`."""
+    if scale and scale not in ScoreScale.__members__:
+        raise ValueError(f"unknown scale {scale!r}; there are {', '.join(ScoreScale.__members__)}")
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raises ValueError for more than two files."""
+    if len(labels) > 2:
+        raise ValueError(f"labels = {labels}: one file of labels, and one of texts where the labels hold ids")
+
+
+def input_of(stage: str, p: RewardScore | TrainRDPO) -> Path:
+    """The pairs that a notebook begins with: `pairs_file`, or what the step before wrote into `output`."""
+    return resolve(p.pairs_file or Path(p.output) / INPUTS[stage])
+
+
+def _is_given(name: str, value: Any) -> bool:
+    hidden = name.startswith("_") or name in ("In", "Out")
+    return not hidden and isinstance(value, str | int | float | bool | list | dict | tuple | None)
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(
+            f"settings: no file {resolve(path)}; give a YAML file of NAME: VALUE, or leave settings empty"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"settings: {path} is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"settings: {path} must hold NAME: VALUE, got {shortened(found)}")
+    return found
+
+
+def _parsed(value: Any, kind: Any) -> tuple[Any, Any, bool]:
+    """(value, kind, whether it must be of that type as it is) for `checked`."""
+    if is_list(kind) and not isinstance(value, list):
+        from_text = not isinstance(value, tuple)
+        return _listed(str(value)) if from_text else list(value), kind, not from_text
+    if kind == dict[str, float] and isinstance(value, str):
+        if value.strip().startswith("{"):
+            return yaml.safe_load(value), kind, True
+        parts = [part.partition("=") for part in _listed(value)]
+        return {knob.strip(): number for knob, _, number in parts}, kind, False
+    return value, kind, True
 
 
 def _listed(text: str) -> list[str]:
@@ -53,11 +369,16 @@ def _listed(text: str) -> list[str]:
     return [part for piece in inner.split(",") if (part := piece.strip().strip("'\"").strip())]
 
 
-def _comes_from_outside(name: str, value: Any, declared: Mapping[str, Any]) -> bool:
-    hidden = name.startswith("_") or name in declared or name in ("In", "Out")
-    return not hidden and isinstance(value, str | int | float | bool | list | dict | tuple | None)
+def _unknown(name: str, there: list[str]) -> str:
+    if name in RENAMED:
+        return f"parameter {name} {RENAMED[name].replace('%s', name)}"
+    close = difflib.get_close_matches(name, there, 1)
+    return f"unknown parameter {name}" + (f", did you mean {close[0]}?" if close else f"; there are {', '.join(there)}")
 
 
-def _unknown(name: str, declared: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, declared, 1)
-    return f"unknown parameter {name}" + (f", did you mean {close[0]}?" if close else f"; there are {', '.join(declared)}")
+def _error_of(check: Callable[[], object]) -> Exception | None:
+    try:
+        check()
+    except (OSError, ValueError) as error:
+        return error
+    return None

@@ -1,10 +1,11 @@
-"""What a notebook will ask of whom, and what that takes, before it is spent: keys, models, requests, dollars, disk, hours without a GPU."""
+"""What a notebook will ask of whom, and what that takes, before it is spent: keys, models, requests, dollars, disk,
+hours without a GPU."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -13,17 +14,18 @@ from common.chat.pacing import EndpointError
 from common.data.counterfactual import variant_named
 from common.data.self_critique import opening
 from common.methods import is_trained
-from common.notebook.chats import endpoint_chat
-from common.notebook.parameters import MINIATURES, input_of
-from common.notebook.prompts import prompts_of
+from common.notebook.parameters import GenerateData, RewardScore, Stage, TrainRDPO, input_of, judge_named
+from common.notebook.prompts import texts_of
+from common.notebook.providers import endpoint_named
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
+from common.specs import Spec, place_and_commit
 from common.storage import read_records
 from common.student.identity import located
 
 CPU_SPEED = 4e10
-"""Parameters times tokens a second that two cores get through: SmolLM2-135M in NF4, 300 tokens a second in training and a
-little more in generation (ours)."""
+"""Parameters times tokens a second that two cores get through: SmolLM2-135M in NF4, 300 tokens a second in training and
+a little more in generation (ours)."""
 CHARACTERS = 4  # of an English token, about
 
 
@@ -39,70 +41,103 @@ class Work(NamedTuple):
         return self.requests * (self.prompt_tokens + self.completion_tokens)
 
 
-def forecast(stage: str, p: Mapping[str, Any], prompts: Sequence[PromptRecord] = (), ask: bool = False) -> list[str]:
-    """A line on each model that the notebook `stage` uses: its work, and what that costs or takes without a GPU. Every reply is
-    reckoned as long as may be; those kept from before cost nothing, those cut off or not understood are asked for twice.
-    None for the miniature and for recorded replies. Not counted: the labelled answers a judge is checked on, questions of
-    style, a second criterion of the final judge, and rows that are an endpoint themselves.
+def forecast(
+    stage: str, p: GenerateData | RewardScore | TrainRDPO, prompts: Sequence[PromptRecord] = (), ask: bool = False
+) -> list[str]:
+    """A line on each model that the notebook `stage` uses: its work, and what that costs or takes without a GPU. Every
+    reply is reckoned as long as may be; those kept from before cost nothing, those cut off or not understood are asked
+    for twice. None for the miniature and for recorded replies. Not counted: the labelled answers a judge is checked on,
+    questions of style, a second criterion of the final judge, and rows that are an endpoint themselves.
 
     Args:
-        prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as may be.
+        prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as
+        may be.
         ask: endpoints are asked for one token, so that a wrong key or model shows; else the key alone is looked for.
 
     Raises:
         EndpointError: no key, or no answer.
         OSError: no such model, or too little room on the disk of `output`.
     """
-    role, work_of = {"generate_data": ("teacher", _teaching), "reward_score": ("judge", _judging), "train_rdpo": ("final_judge", _final_judging)}[stage]
+    role, work_of = {
+        "generate_data": ("teacher", _teaching),
+        "reward_score": ("judge", _judging),
+        "train_rdpo": ("final_judge", _final_judging),
+    }[stage]
     items = prompts if stage == "generate_data" else _pairs(p, stage, prompts)
     if not items:
         return ["how much will be asked is known when the step before has written its pairs"]
-    lines, written = _student(p, items) if stage == "train_rdpo" and p["student"] not in MINIATURES else ([], 0)
-    kind, _, model = p[role].partition(":")
-    if model and kind not in ("learned", "lexicon"):
+    lines, written = _student(p, items) if stage == "train_rdpo" and not p.in_world else ([], 0)
+    spec = _spec(role, getattr(p, role), p)
+    if spec.name and spec.kind not in ("learned", "lexicon"):
         work = work_of(p, items)
-        written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)  # a reply is kept, and stands in what is made of it
-        lines.append(_endpoint(endpoint_chat(model, p), work, ask) if kind == "endpoint" else _local(role, model, _skeleton(role, model), work.tokens))
-    _check_disk(p["output"], written)
+        written += (
+            2 * CHARACTERS * work.requests * (work.completion_tokens + 100)
+        )  # a reply is kept, and stands in what is made of it
+        lines.append(
+            _endpoint(endpoint_named(spec.name, p.providers), work, ask)
+            if spec.kind == "endpoint"
+            else _local(role, spec.name, _skeleton(role, spec), work.tokens)
+        )
+    _check_disk(p.output, written)
     return lines
 
 
-def _pairs(p: Mapping[str, Any], stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
+def _spec(role: str, name: str, p: Stage) -> Spec:
+    if not name:
+        return Spec("none")  # of a final judge in the miniature
+    return p.asked(role, name) if isinstance(p, GenerateData) else judge_named(role, name)
+
+
+def _pairs(p: GenerateData | RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
     """The pairs that a step begins with, or stand-ins for them."""
     path = input_of(stage, p)
     if path.exists():
         return read_records(path, Pair if stage == "reward_score" else ScoredPair)
-    answer = "x" * CHARACTERS * p["max_new_tokens"]
+    answer = "x" * CHARACTERS * p.max_new_tokens
     return [Pair(**record.model_dump(), response=answer, response_revised=answer) for record in prompts]
 
 
-def _teaching(p: Mapping[str, Any], prompts: Sequence[PromptRecord]) -> Work:
-    texts, answer = prompts_of(p), "x" * CHARACTERS * p["max_new_tokens"]
-    said = [[], []] if variant_named(p["pairs"]) else [[], [answer], [answer, answer]]
-    asked = [texts.conversation_after(opening(r.system, r.prompt), r.plain_prompt or r.prompt, replies) for r in prompts for replies in said]
-    return Work((len(said) + (texts.quality is not None)) * len(prompts), _mean(sum(len(turn["content"]) for turn in turns) for turns in asked), p["max_new_tokens"])
+def _teaching(p: GenerateData, prompts: Sequence[PromptRecord]) -> Work:
+    texts, answer = texts_of(p), "x" * CHARACTERS * p.max_new_tokens
+    said = [[], []] if variant_named(p.pairs) else [[], [answer], [answer, answer]]
+    asked = [
+        texts.conversation_after(opening(r.system, r.prompt), r.plain_prompt or r.prompt, replies)
+        for r in prompts
+        for replies in said
+    ]
+    return Work(
+        (len(said) + (texts.quality is not None)) * len(prompts),
+        _mean(sum(len(turn["content"]) for turn in turns) for turns in asked),
+        p.max_new_tokens,
+    )
 
 
-def _judging(p: Mapping[str, Any], pairs: Sequence[Pair]) -> Work:
-    prompts = prompts_of(p)
+def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
+    prompts = texts_of(p)
     shown = _mean(len(prompts.judge_request(pair.prompt, pair.response)[0]["content"]) for pair in pairs)
-    return Work((5 if prompts.quality else 2) * len(pairs), shown, p["max_new_tokens"])
+    return Work((5 if prompts.quality else 2) * len(pairs), shown, p.max_new_tokens)
 
 
-def _final_judging(p: Mapping[str, Any], pairs: Sequence[Pair]) -> Work:
-    held_out = [len(pair.prompt) for pair in pairs if pair.split == p["evaluate_on"]]
-    return Work(len(held_out) * len(p["methods"]) * len(p["seeds"]), _mean(held_out) + p["max_new_tokens"], 256)  # of a verdict, as in LLMJudge
+def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
+    held_out = [len(pair.prompt) for pair in pairs if pair.split == p.evaluate_on]
+    return Work(
+        len(held_out) * len(p.methods) * len(p.seeds), _mean(held_out) + p.max_new_tokens, 256
+    )  # of a verdict, as in LLMJudge
 
 
-def _student(p: Mapping[str, Any], pairs: Sequence[Pair]) -> tuple[list[str], int]:
+def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
     """The line of the student, trained and evaluated, and the bytes of its adapters."""
-    train = [len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"]
-    trained = len([method for method in p["methods"] if is_trained(method)]) * len(p["seeds"])
-    answered = len(p["methods"]) * len(p["seeds"]) * sum(pair.split == p["evaluate_on"] for pair in pairs)
-    tokens = trained * p["epochs"] * (p["train_pairs"] or len(train)) * _mean(train) + answered * p["max_new_tokens"]
-    model = _skeleton("student", p["student"], p["revision"])
-    adapter = sum(p["lora_rank"] * (m.in_features + m.out_features) for m in model.modules() if isinstance(m, torch.nn.Linear))
-    return [_local("student", p["student"], model, tokens)], trained * 4 * adapter
+    train = [
+        len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"
+    ]
+    trained = len([method for method in p.methods if is_trained(method)]) * len(p.seeds)
+    answered = len(p.methods) * len(p.seeds) * sum(pair.split == p.evaluate_on for pair in pairs)
+    tokens = trained * p.epochs * (p.train_pairs or len(train)) * _mean(train) + answered * p.max_new_tokens
+    model = _skeleton("student", Spec("student", *place_and_commit(p.student)))
+    adapter = sum(
+        p.lora_rank * (m.in_features + m.out_features) for m in model.modules() if isinstance(m, torch.nn.Linear)
+    )
+    return [_local("student", p.student, model, tokens)], trained * 4 * adapter
 
 
 def _mean(characters: Iterable[int]) -> int:
@@ -117,9 +152,17 @@ def _endpoint(chat: EndpointChat, work: Work, ask: bool) -> str:
         [reply] = chat.complete([[{"role": "user", "content": "Hello"}]], Sampling(max_new_tokens=1))
         if reply.failed and not reply.finish_reason.startswith("error: no words"):  # one token may be no word
             raise EndpointError(f"{chat.name} does not answer: {reply.finish_reason}")
-    requests, prompt_tokens, completion_tokens = work.requests, work.requests * work.prompt_tokens, work.requests * work.completion_tokens
+    requests, prompt_tokens, completion_tokens = (
+        work.requests,
+        work.requests * work.prompt_tokens,
+        work.requests * work.completion_tokens,
+    )
     cost, limit = chat.price(prompt_tokens, completion_tokens), chat.budget.limit
-    cap = "no cost cap" if limit is None else f"cost cap {limit:g} dollars" + (", WHICH MAY STOP IT" if cost > limit else "")
+    cap = (
+        "no cost cap"
+        if limit is None
+        else f"cost cap {limit:g} dollars" + (", WHICH MAY STOP IT" if cost > limit else "")
+    )
     return f"{chat.name}: about {requests} requests, {prompt_tokens:,} + {completion_tokens:,} tokens, {cost:.2f} dollars; {cap}"
 
 
@@ -131,15 +174,17 @@ def _local(role: str, name: str, model: torch.nn.Module, tokens: int) -> str:
     return f"{said}; NO GPU WAS FOUND: about {parameters * tokens / CPU_SPEED / 3600:.1f} hours on two cores"
 
 
-def _skeleton(role: str, name: str, revision: str = "") -> torch.nn.Module:
+def _skeleton(role: str, spec: Spec) -> torch.nn.Module:
     """The model without weights, from its configuration alone."""
     from transformers import AutoConfig, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(located(name), revision=revision or None)
+        config = AutoConfig.from_pretrained(located(spec.name), revision=spec.revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(f"{role} = {name!r} is no model here or on the Hub ({reason}); check name, network, and the licence of a gated model") from None
+        raise FileNotFoundError(
+            f"{role} = {spec.name!r} is no model here or on the Hub ({reason}); check name, network, and the licence of a gated model"
+        ) from None
     with torch.device("meta"):
         return AutoModel.from_config(config)
 
@@ -148,4 +193,6 @@ def _check_disk(output: str, written: int) -> None:
     folder = next(path for path in (resolve(output), *resolve(output).parents) if path.exists())
     free = shutil.disk_usage(folder).free
     if written > free:
-        raise OSError(f"about {written / 1e9:.1f} GB will be written below output = {output!r}, and {free / 1e9:.1f} GB are free there; free some, or give another output")
+        raise OSError(
+            f"about {written / 1e9:.1f} GB will be written below output = {output!r}, and {free / 1e9:.1f} GB are free there; free some, or give another output"
+        )

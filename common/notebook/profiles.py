@@ -19,7 +19,11 @@ PROFILES = ROOT / "common" / "profiles"
 
 def experiments() -> list[str]:
     """Folders at the top level that hold all three notebooks."""
-    return sorted(path.parent.name for path in ROOT.glob("*/generate_data.ipynb") if all((path.parent / f"{s}.ipynb").exists() for s in STAGES))
+    return sorted(
+        path.parent.name
+        for path in ROOT.glob("*/generate_data.ipynb")
+        if all((path.parent / f"{s}.ipynb").exists() for s in STAGES)
+    )
 
 
 def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, Any]:
@@ -28,12 +32,17 @@ def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, A
     if not path.exists():
         there = ", ".join(sorted(folder.name for folder in PROFILES.iterdir() if (folder / "train_rdpo.yaml").exists()))
         raise ValueError(f"unknown profile {profile!r} for {stage}; there are {there}")
-    return {name: value for file in (path, own) if file.exists() for name, value in read_yaml(file.read_text(encoding="utf-8"), file).items()}
+    return {
+        name: value
+        for file in (path, own)
+        if file.exists()
+        for name, value in read_yaml(file.read_text(encoding="utf-8"), file).items()
+    }
 
 
 def preparation(profile: str) -> ModuleType | None:
-    """The module of a profile that makes data and models before its first notebook: its `prepare.py`, with `prepare(experiments=...)` and
-    `is_prepared()`. None for a profile without."""
+    """The module of a profile that makes data and models before its first notebook: its `prepare.py`, with
+    `prepare(experiments=...)` and `is_prepared()`. None for a profile without."""
     return import_module(f"common.profiles.{profile}.prepare") if (PROFILES / profile / "prepare.py").exists() else None
 
 
@@ -46,7 +55,7 @@ def stage_parameters(experiment: str, stage: str, profile: str, pairs: str, to: 
     """The profile's parameters of a stage, with the folder and the input of this experiment and kind of pairs."""
     output = f"runs/{to or profile}/{experiment}" + (f"/{pairs}" if variant_named(pairs) else "")
     kind = {"pairs": pairs} if stage == "generate_data" else {}
-    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "profile": profile, "output": output, **kind}
+    return {**profile_parameters(profile, experiment, stage), "experiment": experiment, "output": output, **kind}
 
 
 def more_parameters(profile: str, names: Sequence[str]) -> dict[str, Any]:

@@ -31,10 +31,13 @@ def main() -> None:
 
 
 def _tune_experiment(profile: str, experiment: str, methods: Sequence[str] | None) -> None:
-    own = stage_parameters(experiment, "train_rdpo", profile, own_pairs(profile, experiment)) | {"evaluate_on": "validation", "tuned": ""}
+    own = stage_parameters(experiment, "train_rdpo", profile, own_pairs(profile, experiment)) | {
+        "evaluate_on": "validation",
+        "tuned": "",
+    }
     parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": methods} if methods else {}))
     space = yaml.safe_load((PROFILES / profile / "tuning.yaml").read_text(encoding="utf-8"))
-    trials = tune(open_experiment(parameters), parameters["methods"], settings_of(space), parameters["swapped"][0])
+    trials = tune(open_experiment(parameters), parameters.methods, settings_of(space), parameters.swapped[0])
     path = resolve(f"results/{profile}/{experiment}/trials.json")
     print(f"{path}: {write_trials(trials, path)}", flush=True)
 

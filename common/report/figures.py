@@ -22,13 +22,22 @@ VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939",
 
 def _color_of(result: Result) -> str:
     """The method's colour; plain DPO has one for each variant of its pairs."""
-    return VARIANT_COLORS[result.variant] if result.variant and result.method == "dpo" else METHODS[result.method].color if result.method in METHODS else "#000000"
+    return (
+        VARIANT_COLORS[result.variant]
+        if result.variant and result.method == "dpo"
+        else METHODS[result.method].color
+        if result.method in METHODS
+        else "#000000"
+    )
 
 
 def safety_utility_figure(results: Sequence[Result]) -> Figure:
-    """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's frontier over
-    lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has labels."""
-    figure, axes = _figure(max(6.4, 4.4 + 0.06 * max(len(row_label(result)) for result in results)), 4.6)  # room for the legend
+    """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's
+    frontier over lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has
+    labels."""
+    figure, axes = _figure(
+        max(6.4, 4.4 + 0.06 * max(len(row_label(result)) for result in results)), 4.6
+    )  # room for the legend
     real = objective_of(results)[0] == REAL
     objective, said = seen_of(results)
     for of_method in by_row(results):
@@ -41,32 +50,55 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         marker = swapped if of_method[0].swapped else plain if is_trained(method) else "s"
         if len(of_method) == 1 and real:
             _error_bar(axes, of_method[0], objective, color)
-        axes.scatter(*zip(*points), color=color, label=row_label(of_method[0]), marker=marker, s=90 if method == "base" else 42, zorder=3, edgecolor="white", linewidth=0.6)
+        axes.scatter(
+            *zip(*points),
+            color=color,
+            label=row_label(of_method[0]),
+            marker=marker,
+            s=90 if method == "base" else 42,
+            zorder=3,
+            edgecolor="white",
+            linewidth=0.6,
+        )
     base = [value_of(result, "utility") for result in results if result.method == "base"]
     if base:
         axes.axvline(0.95 * base[0], color="0.6", linestyle=":", linewidth=1)
-        axes.text(0.95 * base[0], 1.055, "95 % of the base student's utility", ha="right", va="bottom", fontsize=8, color="0.4")
+        axes.text(
+            0.95 * base[0],
+            1.055,
+            "95 % of the base student's utility",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="0.4",
+        )
     axes.set(xlabel="utility" if real else "utility (oracle)", ylabel=said, xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 
 def training_figure(result: Result) -> Figure:
-    """Loss and, for preference losses, implicit rewards with their margin and the likelihood of both answers, step by step;
-    bold lines are means over the last ten steps.
+    """Loss and, for preference losses, implicit rewards with their margin and the likelihood of both answers, step by
+    step; bold lines are means over the last ten steps.
 
     Both likelihoods falling together is likelihood displacement: the margin grows while the good answer gets rarer."""
     steps = [row for row in result.history if "loss" in row]
     panels = {"loss": {"loss": "loss"}}
     if steps and "rewards/chosen" in steps[0]:
-        panels["implicit rewards, beta x log-ratio"] = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "margin": "rewards/margins"}
+        panels["implicit rewards, beta x log-ratio"] = {
+            "chosen": "rewards/chosen",
+            "rejected": "rewards/rejected",
+            "margin": "rewards/margins",
+        }
         panels["log-likelihood, nats per answer"] = {"chosen": "logps/chosen", "rejected": "logps/rejected"}
     figure, axes = _figure(3.7 * len(panels), 3.2, len(panels))
     colors = {"loss": "#444444", "chosen": "#2ca02c", "rejected": "#d62728", "margin": "#1f77b4"}
     for one, (title, lines) in zip([axes] if len(panels) == 1 else axes, panels.items()):
         for label, column in lines.items():
             values = [row[column] for row in steps]
-            means = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
+            means = [
+                sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))
+            ]
             one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
             one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
         one.set(title=f"{row_label(result)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
@@ -78,9 +110,14 @@ def training_figure(result: Result) -> Figure:
 def score_figure(pairs: Sequence[ScoredPair]) -> Figure:
     """Histogram of the judge's scores of original and revised answers, and of the score gap of the pairs."""
     figure, (left, right) = _figure(9, 3.2, 2)
-    scored = [pair.normalised() for pair in pairs if None not in pair.normalised()]
+    scored = [pair.normalised() for pair in pairs if pair.is_scored]
     bins = [i / 12 - 1 / 24 for i in range(14)]
-    left.hist([[o for o, _ in scored], [r for _, r in scored]], bins=bins, label=["original", "revised"], color=["#d62728", "#2ca02c"])
+    left.hist(
+        [[o for o, _ in scored], [r for _, r in scored]],
+        bins=bins,
+        label=["original", "revised"],
+        color=["#d62728", "#2ca02c"],
+    )
     left.set(xlabel="score (0 to 1)", ylabel="answers", title="scores")
     left.legend(fontsize=8, frameon=False)
     right.hist([r - o for o, r in scored], bins=[i / 10 - 1.05 for i in range(22)], color="#1f77b4")
@@ -92,7 +129,9 @@ def score_figure(pairs: Sequence[ScoredPair]) -> Figure:
 def length_figure(pairs: Sequence[Pair]) -> Figure:
     """Words in original and revised answers, and how much of the original's words the revision keeps."""
     figure, (left, right) = _figure(9, 3.2, 2)
-    lengths = [[len(text.split()) for text in texts] for texts in zip(*((p.response, p.response_revised) for p in pairs))]
+    lengths = [
+        [len(text.split()) for text in texts] for texts in zip(*((p.response, p.response_revised) for p in pairs))
+    ]
     left.hist(lengths, bins=20, label=["original", "revised"], color=["#d62728", "#2ca02c"])
     left.set(xlabel="words", ylabel="answers", title="length")
     left.legend(fontsize=8, frameon=False)
@@ -102,7 +141,8 @@ def length_figure(pairs: Sequence[Pair]) -> Figure:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure as PNG of at most 256 colours, 100 dots an inch, the same bytes whenever it is drawn from the same numbers."""
+    """Writes a figure as PNG of at most 256 colours, 100 dots an inch, the same bytes whenever it is drawn from the
+    same numbers."""
     from PIL import Image
 
     drawn = io.BytesIO()
@@ -120,7 +160,15 @@ def kept_share(pair: Pair) -> float:
 def _error_bar(axes, result: Result, objective: str, color: str) -> None:
     """The interval over prompts of a row with one seed."""
     x, y = (next(m for m in result.metrics if m.metric == name) for name in ("utility", objective))
-    axes.errorbar(x.value, y.value, xerr=[[x.value - x.low], [x.high - x.value]], yerr=[[y.value - y.low], [y.high - y.value]], color=color, linewidth=0.8, alpha=0.4)
+    axes.errorbar(
+        x.value,
+        y.value,
+        xerr=[[x.value - x.low], [x.high - x.value]],
+        yerr=[[y.value - y.low], [y.high - y.value]],
+        color=color,
+        linewidth=0.8,
+        alpha=0.4,
+    )
 
 
 def _figure(width: float, height: float, columns: int = 1):

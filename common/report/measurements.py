@@ -1,4 +1,5 @@
-"""Tables of measurements as CSV: a line for each student, its metrics side by side, nothing lost and nothing written twice.
+"""Tables of measurements as CSV: a line for each student, its metrics side by side, nothing lost and nothing written
+twice.
 
 A measurement is a dict: what names the student (`STUDENT`, or some of it), `metric`, `value`, `n`, `low` and `high`.
 """
@@ -27,11 +28,14 @@ def student_of(measurement: Mapping[str, Any]) -> str:
 
 
 def write_measurements(path: str | Path, measurements: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes the CSV, from the first to the last byte at once. `_n` is left empty for 1, `_low` and `_high` for the usual interval: Wilson's to
-    four decimals, or where n is 1 the value."""
+    """Writes the CSV, from the first to the last byte at once. `_n` is left empty for 1, `_low` and `_high` for the
+    usual interval: Wilson's to four decimals, or where n is 1 the value."""
     rows: dict[str, dict[str, Any]] = {}
     for found in sorted(measurements, key=student_of):
-        row = rows.setdefault(student_of(found), {name: json.dumps(found[name]) if name == "cell" else found[name] for name in STUDENT if name in found})
+        row = rows.setdefault(
+            student_of(found),
+            {name: json.dumps(found[name]) if name == "cell" else found[name] for name in STUDENT if name in found},
+        )
         metric, value, n, *interval = (found[name] for name in ("metric", "value", "n", "low", "high"))
         row[metric] = value
         if n != 1:
@@ -54,7 +58,11 @@ def read_measurements(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _measurements(row: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    about = {name: row[name] if name in ("experiment", "method") else json.loads(row[name] or "null") for name in STUDENT if name in row}
+    about = {
+        name: row[name] if name in ("experiment", "method") else json.loads(row[name] or "null")
+        for name in STUDENT
+        if name in row
+    }
     for metric in filter(_is_metric, row):
         value, n, low, high = (json.loads(row.get(metric + suffix) or "null") for suffix in SUFFIXES)
         if value is not None:

@@ -1,7 +1,7 @@
 """Tables and figures: one function each, from result files or lists of records, nothing computed twice.
 
-Trained rows of three seeds or more carry t-intervals over seeds; rows of two the mean and all that both intervals over prompts cover; others,
-and untrained rows (which have no seed), intervals over prompts.
+Trained rows of three seeds or more carry t-intervals over seeds; rows of two the mean and all that both intervals over
+prompts cover; others, and untrained rows (which have no seed), intervals over prompts.
 """
 
 from __future__ import annotations
@@ -34,19 +34,28 @@ REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
     "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "utility_corrected": "utility corrected by labels",
     "utility_persona": "utility under a persona", "answer_words": "words", "kl": "KL (nats)",
 }  # fmt: skip
-STYLE_COLUMNS = {"style": "desired style", "style_against": "and against the instruction"}  # shown where a row is of Counterfactual DPO
+STYLE_COLUMNS = {
+    "style": "desired style",
+    "style_against": "and against the instruction",
+}  # shown where a row is of Counterfactual DPO
 
 
 def result_files(folder: str | Path) -> list[Path]:
-    """Every finished `metrics.json` of a run folder: its own, and those of the runs on pairs of Counterfactual DPO below it."""
-    return [path for place in (".", "counterfactual_*") for path in sorted(Path(folder).glob(f"{place}/seed-*/*/metrics.json"))]
+    """Every finished `metrics.json` of a run folder: its own, and those of the runs on pairs of Counterfactual DPO
+    below it."""
+    return [
+        path
+        for place in (".", "counterfactual_*")
+        for path in sorted(Path(folder).glob(f"{place}/seed-*/*/metrics.json"))
+    ]
 
 
 def read_results(folder: str | Path) -> list[Result]:
     """The results of `result_files`, in the order of METHODS, what existed before and rows of Counterfactual DPO last.
 
     A row that stands in several places (base, which no pairs make) is taken from where most was measured of it. Raises
-    ValueError when there is none, and when they are no table: of several splits, or one row trained with several settings.
+    ValueError when there is none, and when they are no table: of several splits, or one row trained with several
+    settings.
     """
     found: dict[tuple[str, int], Result] = {}
     for result in map(Result.read, result_files(folder)):
@@ -56,10 +65,14 @@ def read_results(folder: str | Path) -> list[Result]:
     if not found:
         raise ValueError(f"no results below {folder}; run train_rdpo first")
     if len(splits := {result.split for result in found.values() if result.split}) > 1:
-        raise ValueError(f"results below {folder} are of different splits ({', '.join(sorted(splits))}); keep them apart with -p output")
+        raise ValueError(
+            f"results below {folder} are of different splits ({', '.join(sorted(splits))}); keep them apart with -p output"
+        )
     for of_row in by_row(list(found.values())):
         if any(result.settings != of_row[0].settings for result in of_row if result.settings):
-            raise ValueError(f"{of_row[0].row} was trained with different settings below {folder}, which are no seeds of one row; keep them apart with -p output")
+            raise ValueError(
+                f"{of_row[0].row} was trained with different settings below {folder}, which are no seeds of one row; keep them apart with -p output"
+            )
     return sorted(found.values(), key=place_in_table)
 
 
@@ -71,17 +84,22 @@ def row_label(result: Result) -> str:
 
 
 def results_table(results: Sequence[Result]) -> pd.DataFrame:
-    """One row per method, a cell `mean [low, high]` per metric, over seeds; the last columns at matched utility, where that was measured."""
+    """One row per method, a cell `mean [low, high]` per metric, over seeds; the last columns at matched utility, where
+    that was measured."""
     import pandas as pd
 
     rows, (objective, held_out) = [], objective_of(results)
-    columns = (REAL_COLUMNS if objective == REAL else COLUMNS) | (STYLE_COLUMNS if any(result.variant for result in results) else {})
+    columns = (REAL_COLUMNS if objective == REAL else COLUMNS) | (
+        STYLE_COLUMNS if any(result.variant for result in results) else {}
+    )
     for of_method in by_row(results):
         method = of_method[0].method
         row = {"method": row_label(of_method[0]), "seeds": len(of_method) if is_trained(method) else "-"}
         for name, label in {objective: objective, f"{objective}_ood": f"under held-out {held_out}", **columns}.items():
             row[label] = _cell([m for result in of_method for m in result.metrics if m.metric == name], method)
-        row[f"{objective} at matched utility"] = _cell([m for result in of_method for m in result.matched if m.metric == objective], method)
+        row[f"{objective} at matched utility"] = _cell(
+            [m for result in of_method for m in result.matched if m.metric == objective], method
+        )
         chosen = sorted({result.matched_lambda for result in of_method if result.matched_lambda is not None})
         row["lambda"] = ", ".join(f"{factor:g}" for factor in chosen) or "-"
         rows.append(row)
@@ -90,8 +108,8 @@ def results_table(results: Sequence[Result]) -> pd.DataFrame:
 
 
 def overview_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
-    """Behaviour alone, as `seen_of` takes it: a row per method, a column per experiment and share of swapped pairs. Of a method trained on several
-    kinds of pairs the first kind is shown."""
+    """Behaviour alone, as `seen_of` takes it: a row per method, a column per experiment and share of swapped pairs. Of
+    a method trained on several kinds of pairs the first kind is shown."""
     import pandas as pd
 
     columns = {}
@@ -99,16 +117,37 @@ def overview_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
         metric, _ = seen_of(found)
         shares = sorted({result.swapped for result in found if is_trained(result.method)}) or [0.0]
         for share in shares:
-            rows = {method: [result for result in found if result.method == method and (result.swapped == share or not is_trained(method))] for method in METHODS}
+            rows = {
+                method: [
+                    result
+                    for result in found
+                    if result.method == method and (result.swapped == share or not is_trained(method))
+                ]
+                for method in METHODS
+            }
             said = f", {share:.0%} swapped" if share else ", as found" if len(shares) > 1 else ""
-            columns[experiment + said] = {METHODS[method].label: _cell([m for result in of_method if result.variant == of_method[0].variant for m in result.metrics if m.metric == metric], method) for method, of_method in rows.items()}
+            columns[experiment + said] = {
+                METHODS[method].label: _cell(
+                    [
+                        m
+                        for result in of_method
+                        if result.variant == of_method[0].variant
+                        for m in result.metrics
+                        if m.metric == metric
+                    ],
+                    method,
+                )
+                for method, of_method in rows.items()
+            }
     table = pd.DataFrame(columns).rename_axis("method").reset_index()
     return table[(table.drop(columns="method") != "-").any(axis=1)]
 
 
 def by_row(results: Sequence[Result]) -> list[list[Result]]:
     """The results of each row of the table, in the order of its first one."""
-    return [[result for result in results if result.row == row] for row in dict.fromkeys(result.row for result in results)]
+    return [
+        [result for result in results if result.row == row] for row in dict.fromkeys(result.row for result in results)
+    ]
 
 
 def objective_of(results: Sequence[Result]) -> tuple[str, str]:
@@ -120,8 +159,8 @@ def objective_of(results: Sequence[Result]) -> tuple[str, str]:
 
 
 def seen_of(results: Sequence[Result]) -> tuple[str, str]:
-    """(metric, its name for a figure) by which behaviour is drawn: the oracle's in a miniature; of a real student what a rater labelled where every
-    row has labels, else what is counted."""
+    """(metric, its name for a figure) by which behaviour is drawn: the oracle's in a miniature; of a real student what
+    a rater labelled where every row has labels, else what is counted."""
     objective, _ = objective_of(results)
     if objective != REAL:
         return objective, f"{objective} (oracle)"
@@ -137,14 +176,24 @@ def _cell(metrics: Sequence[Metric], method: str) -> str:
     if len(metrics) > 2:
         value, low, high = seed_interval([metric.value for metric in metrics])
     else:  # a t-interval over two seeds says nothing, with its one degree of freedom
-        value, low, high = sum(m.value for m in metrics) / len(metrics), min(m.low for m in metrics), max(m.high for m in metrics)
+        value, low, high = (
+            sum(m.value for m in metrics) / len(metrics),
+            min(m.low for m in metrics),
+            max(m.high for m in metrics),
+        )
     digits = 2 if abs(value) < 10 else 1
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def table_rows(results: Sequence[Result]) -> list[dict]:
-    """Everything measured (`common.report.measurements`), to four decimals; `method` is the row, matched metrics carry the suffix `_matched`."""
-    measured = [(result, metric, suffix) for result in results for suffix, metrics in (("", result.metrics), ("_matched", result.matched)) for metric in metrics]
+    """Everything measured (`common.report.measurements`), to four decimals; `method` is the row, matched metrics carry
+    the suffix `_matched`."""
+    measured = [
+        (result, metric, suffix)
+        for result in results
+        for suffix, metrics in (("", result.metrics), ("_matched", result.matched))
+        for metric in metrics
+    ]
     return [
         {"experiment": metric.experiment, "method": result.row, "noise": metric.noise, "seed": metric.seed, "metric": metric.metric + suffix, "n": metric.n,
          **{name: round(getattr(metric, name), 4) for name in ("value", "low", "high")}}
@@ -153,13 +202,15 @@ def table_rows(results: Sequence[Result]) -> list[dict]:
 
 
 def write_tables(results: Sequence[Result], folder: str | Path, note: str) -> dict[str, Path]:
-    """The table as Markdown, LaTeX and HTML, and everything measured as CSV; `note` stands below the table. Returns the paths."""
+    """The table as Markdown, LaTeX and HTML, and everything measured as CSV; `note` stands below the table. Returns the
+    paths."""
     written = write_table(results_table(results), folder, note)
     return written | {"table.csv": write_measurements(Path(folder, "table.csv"), table_rows(results))}
 
 
 def write_table(table: pd.DataFrame, folder: str | Path, note: str, typeset: str | Path = "") -> dict[str, Path]:
-    """`table.md` in a folder, `table.tex` and `table.html` in the folder `typeset` or the same, each with the note below; returns the paths."""
+    """`table.md` in a folder, `table.tex` and `table.html` in the folder `typeset` or the same, each with the note
+    below; returns the paths."""
     contents = {
         Path(folder, "table.md"): f"{table.to_markdown(index=False)}\n\n{note}\n",
         Path(typeset or folder, "table.tex"): f"{table.to_latex(index=False, escape=True)}% {note}\n",

@@ -31,7 +31,9 @@ def adapters_to_float32(model: torch.nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def lora_settings(rank: int = 16, alpha: int | None = None, dropout: float = 0.0, target_modules: str | list[str] = "all-linear") -> LoraConfig:
+def lora_settings(
+    rank: int = 16, alpha: int | None = None, dropout: float = 0.0, target_modules: str | list[str] = "all-linear"
+) -> LoraConfig:
     """LoRA on every linear layer of the blocks.
 
     rank 16, alpha = 2 * rank and no dropout are ours (TRL switches dropout off while training with DPO anyway). The
@@ -41,13 +43,18 @@ def lora_settings(rank: int = 16, alpha: int | None = None, dropout: float = 0.0
     from peft import LoraConfig
 
     return LoraConfig(
-        task_type="CAUSAL_LM", r=rank, lora_alpha=alpha or 2 * rank, lora_dropout=dropout, bias="none", target_modules=target_modules
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha or 2 * rank,
+        lora_dropout=dropout,
+        bias="none",
+        target_modules=target_modules,
     )
 
 
 def save_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str) -> None:
-    """Writes a PEFT folder with tokenizer, model card and what it was trained on (`BASE_FILE`): safetensors, JSON and Markdown only,
-    nothing pickled. Raises ValueError, and writes nothing, where the adapter holds NaN or infinity."""
+    """Writes a PEFT folder with tokenizer, model card and what it was trained on (`BASE_FILE`): safetensors, JSON and
+    Markdown only, nothing pickled. Raises ValueError, and writes nothing, where the adapter holds NaN or infinity."""
     from peft import get_peft_model_state_dict
 
     check_finite(get_peft_model_state_dict(model, save_embedding_layers=False), "the trained adapter")
@@ -58,16 +65,23 @@ def save_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
 
 
 def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
-    """The base model with a trained adapter on it, frozen, ready to generate. Warns where all that is known of the adapter is that its
-    config names another base model.
+    """The base model with a trained adapter on it, frozen, ready to generate. Warns where all that is known of the
+    adapter is that its config names another base model.
 
-    Raises ValueError for an adapter that was trained on other weights, that does not fit this model, or that holds NaN or infinity.
+    Raises ValueError for an adapter that was trained on other weights, that does not fit this model, or that holds NaN
+    or infinity.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    named, made, own = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, Path(folder, BASE_FILE), _base(base)
-    told = json.loads(made.read_text(encoding="utf-8")) if made.exists() else {"base": named or own["base"], "weights": ""}
+    named, made, own = (
+        PeftConfig.from_pretrained(str(folder)).base_model_name_or_path,
+        Path(folder, BASE_FILE),
+        _base(base),
+    )
+    told = (
+        json.loads(made.read_text(encoding="utf-8")) if made.exists() else {"base": named or own["base"], "weights": ""}
+    )
     said = f"the adapter in {folder} was trained on {told['base']}, and the student is {own['base']}"
     if told["weights"] and own["weights"]:
         if told["weights"] != own["weights"]:
@@ -77,17 +91,25 @@ def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     try:
         model = PeftModel.from_pretrained(base, str(folder)).eval()
         adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
-        if unlike := [key for key in load_peft_weights(str(folder), device="cpu").keys() ^ adapter.keys() if "lora_" in key]:
-            raise ValueError(f"{len(unlike)} of its weights have no layer here, or a layer here has none in it, such as {min(unlike)}")
+        if unlike := [
+            key for key in load_peft_weights(str(folder), device="cpu").keys() ^ adapter.keys() if "lora_" in key
+        ]:
+            raise ValueError(
+                f"{len(unlike)} of its weights have no layer here, or a layer here has none in it, such as {min(unlike)}"
+            )
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{said}, which it does not fit ({' '.join(str(error).split())[:200]}); give it the student that it was trained on") from None
+        raise ValueError(
+            f"{said}, which it does not fit ({' '.join(str(error).split())[:200]}); give it the student that it was trained on"
+        ) from None
     check_finite(adapter, f"the adapter in {folder}")
     return model
 
 
-def adapter_tokenizer(base: PreTrainedModel, folder: str | Path, pad_token: str | None = None) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside an adapter, which it was trained with; None where none does. Raises ValueError for one with tokens that
-    the base model has no embedding for, and what `load_student` raises of a tokenizer."""
+def adapter_tokenizer(
+    base: PreTrainedModel, folder: str | Path, pad_token: str | None = None
+) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies beside an adapter, which it was trained with; None where none does. Raises ValueError for
+    one with tokens that the base model has no embedding for, and what `load_student` raises of a tokenizer."""
     from transformers import AutoTokenizer
 
     if not Path(folder, "tokenizer_config.json").exists():
@@ -95,25 +117,30 @@ def adapter_tokenizer(base: PreTrainedModel, folder: str | Path, pad_token: str 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))
     check_tokenizer(tokenizer, str(folder), pad_token)
     if len(tokenizer) > (known := base.get_input_embeddings().weight.size(0)):
-        raise ValueError(f"the tokenizer beside the adapter in {folder} has {len(tokenizer)} tokens, and the student {base.name_or_path} an embedding for {known}; merge the adapter where it was trained, and give the merged folder as model:")
+        raise ValueError(
+            f"the tokenizer beside the adapter in {folder} has {len(tokenizer)} tokens, and the student {base.name_or_path} an embedding for {known}; merge the adapter where it was trained, and give the merged folder as model:"
+        )
     return tokenizer
 
 
 def _base(model: PreTrainedModel) -> dict[str, str]:
-    """What an adapter is trained on, for `BASE_FILE`: a Hub name with its commit, or a folder and the hash of its weights alone, since a
-    tokenizer may change beside them."""
+    """What an adapter is trained on, for `BASE_FILE`: a Hub name with its commit, or a folder and the hash of its
+    weights alone, since a tokenizer may change beside them."""
     name, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
     return {"base": f"{name}@{commit}" if commit else name, "weights": weights_of(name) if Path(name).is_dir() else ""}
 
 
 def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Writes an ordinary model folder, adapter merged, that needs neither PEFT nor bitsandbytes: safetensors and JSON only.
+    """Writes an ordinary model folder, adapter merged, that needs neither PEFT nor bitsandbytes: safetensors and JSON
+    only.
 
-    An NF4 base is dequantised first and brought to float32, so the folder holds the weights that the adapter was trained on and says what
-    it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds a change as small as a training's away in
-    part (15 to 100 % of it on tiny models). An unquantised base keeps its dtype. `model` stays as it is; memory for the whole model in that
-    dtype is needed besides. `load_as_it_is` loads the folder, which says itself that it was merged into NF4 weights: those lie on NF4's
-    grid, an adapter moves them by far less than its step, and rounding to NF4 again takes the change away (LOG.md).
+    An NF4 base is dequantised first and brought to float32, so the folder holds the weights that the adapter was
+    trained on and says what
+    it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds a change as small as a
+    training's away in part (15 to 100 % of it on tiny models). An unquantised base keeps its dtype. `model` stays as it
+    is; memory for the whole model in that dtype is needed besides. `load_as_it_is` loads the folder, which says itself
+    that it was merged into NF4 weights: those lie on NF4's grid, an adapter moves them by far less than its step, and
+    rounding to NF4 again takes the change away (LOG.md).
 
     Raises ValueError, and writes nothing, where the merged weights hold NaN or infinity.
     """

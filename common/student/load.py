@@ -38,11 +38,16 @@ MERGED_INTO = "merged_into"
 
 @cache
 def best_compute_dtype() -> torch.dtype:
-    """bfloat16 on a GPU that computes in it, and on a CPU where a product of matrices takes less than two thirds of the time that it takes in
+    """bfloat16 on a GPU that computes in it, and on a CPU where a product of matrices takes less than two thirds of the
+    time that it takes in
     float32, which is measured: AVX512-BF16 alone may be twice as slow. Else float32."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _seconds_of_product(torch.bfloat16) < _seconds_of_product(torch.float32) * 2 / 3 else torch.float32
+    return (
+        torch.bfloat16
+        if _seconds_of_product(torch.bfloat16) < _seconds_of_product(torch.float32) * 2 / 3
+        else torch.float32
+    )
 
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
@@ -63,29 +68,37 @@ def load_student(
 
     Args:
         name: folder or Hub name, as `identity.located` reads it.
-        revision: commit of a Hub model; pin it for anything that is reported. None takes the commit in the local cache, where there is one.
+        revision: commit of a Hub model; pin it for anything that is reported. None takes the commit in the local cache,
+        where there is one.
         four_bit: False loads in `compute_dtype` without quantisation.
         compute_dtype: of the matrix products and of everything not quantised; None takes `best_compute_dtype()`.
         pad_token: an existing token to pad with, for tokenizers that have none.
 
     Raises:
         FileNotFoundError: `name` can only be a folder and is none.
-        ValueError: no chat template, one that writes a prompt in two ways (see `check_prompt_is_prefix`), no pad token, or
+        ValueError: no chat template, one that writes a prompt in two ways (see `check_prompt_is_prefix`), no pad token,
+        or
             a `pad_token` that the vocabulary lacks.
 
-    A chat template that refuses or drops a system prompt (Gemma's and early Mistral's) is extended so that the system text
-    opens the first user turn, with a warning. The tokenizer that is returned, and saved beside adapters, has it that way.
+    A chat template that refuses or drops a system prompt (Gemma's and early Mistral's) is extended so that the system
+    text opens the first user turn, with a warning. The tokenizer that is returned, and saved beside adapters, has it
+    that way.
 
-    On CPUs with AVX512-BF16, bitsandbytes repacks NF4 weights in place at the first forward in evaluation mode; gradients
-    through repacked weights are wrong and the way back loses precision. Repacking is therefore switched off for
-    every layer, whoever trains the model afterwards (the story and a reproduction are in LOG.md).
+    On CPUs with AVX512-BF16, bitsandbytes repacks NF4 weights in place at the first forward in evaluation mode;
+    gradients through repacked weights are wrong and the way back loses precision. Repacking is therefore switched off
+    for every layer, whoever trains the model afterwards (the story and a reproduction are in LOG.md).
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     name, revision = _place_of(name, revision)
     tokenizer = load_tokenizer(name, revision, pad_token)
     compute_dtype = compute_dtype or best_compute_dtype()
-    quantization = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": compute_dtype}
+    quantization = {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": compute_dtype,
+    }
     model = AutoModelForCausalLM.from_pretrained(
         name,
         revision=revision,
@@ -94,26 +107,38 @@ def load_student(
         device_map={"": own_device()},
     )
     if four_bit and hasattr(model.config, MERGED_INTO):
-        warnings.warn(f"{name} was merged into weights on the grid of {getattr(model.config, MERGED_INTO)}; loaded in NF4 it is about the base again, so load it with four_bit=False", stacklevel=2)
+        warnings.warn(
+            f"{name} was merged into weights on the grid of {getattr(model.config, MERGED_INTO)}; loaded in NF4 it is about the base again, so load it with four_bit=False",
+            stacklevel=2,
+        )
     forbid_cpu_repacking(model)
     if head := model.get_output_embeddings():
         head.register_forward_pre_hook(_contiguous)
     return model.eval(), tokenizer
 
 
-def load_as_it_is(name: str | Path, *, revision: str | None = None, compute_dtype: torch.dtype | None = None, pad_token: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_as_it_is(
+    name: str | Path,
+    *,
+    revision: str | None = None,
+    compute_dtype: torch.dtype | None = None,
+    pad_token: str | None = None,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A whole model and its tokenizer with the weights that its folder holds: quantised only where they lie there so.
 
-    compute_dtype: None takes the weights' own, or float32, which holds them all, where this machine multiplies half precision slowly
-    (`best_compute_dtype`). The rest, and what is raised, as in `load_student`.
+    compute_dtype: None takes the weights' own, or float32, which holds them all, where this machine multiplies half
+    precision slowly (`best_compute_dtype`). The rest, and what is raised, as in `load_student`.
     """
-    model, tokenizer = load_student(name, revision=revision, four_bit=False, compute_dtype=compute_dtype or "auto", pad_token=pad_token)
+    model, tokenizer = load_student(
+        name, revision=revision, four_bit=False, compute_dtype=compute_dtype or "auto", pad_token=pad_token
+    )
     slow = compute_dtype is None and best_compute_dtype() == torch.float32 and not getattr(model, "is_quantized", False)
     return model.float() if slow else model, tokenizer
 
 
 def merged_into(name: str | Path) -> str:
-    """The grid that a folder's weights lay on when an adapter was merged into them (`export_merged`), such as NF4; "" for any other model."""
+    """The grid that a folder's weights lay on when an adapter was merged into them (`export_merged`), such as NF4; ""
+    for any other model."""
     config = Path(located(name), "config.json")
     return json.loads(config.read_text(encoding="utf-8")).get(MERGED_INTO, "") if config.exists() else ""
 
@@ -131,18 +156,20 @@ def precision(model: torch.nn.Module) -> str:
 def check_finite(weights: Mapping[str, torch.Tensor], what: str) -> None:
     """Raises ValueError for weights that hold NaN or infinity: a model of them says nothing."""
     if bad := [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise ValueError(f"{what} holds NaN or infinity in {len(bad)} of {len(weights)} weights ({bad[0]}), so it is of no use; train again with a lower learning rate, and look at settings and scores")
+        raise ValueError(
+            f"{what} holds NaN or infinity in {len(bad)} of {len(weights)} weights ({bad[0]}), so it is of no use; train again with a lower learning rate, and look at settings and scores"
+        )
 
 
 def _contiguous(head: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    """The last states of a batch are a slice, for which torch multiplies with one copy of a frozen head a row: 1.7 GB for 32 answers of
-    SmolLM2-135M."""
+    """The last states of a batch are a slice, for which torch multiplies with one copy of a frozen head a row: 1.7 GB
+    for 32 answers of SmolLM2-135M."""
     return (inputs[0].contiguous(),)
 
 
 def release_memory() -> None:
-    """Collects garbage and gives what was freed back to the system. glibc's allocator keeps it otherwise: after a dozen trainings of
-    SmolLM2-135M a process held 8 GB, of which it used one."""
+    """Collects garbage and gives what was freed back to the system. glibc's allocator keeps it otherwise: after a dozen
+    trainings of SmolLM2-135M a process held 8 GB, of which it used one."""
     gc.collect()
     if sys.platform == "linux":
         getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)  # not in every C library
@@ -153,7 +180,9 @@ def own_device() -> str | int:
     return int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"
 
 
-def load_tokenizer(name: str | Path, revision: str | None = None, pad_token: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str | Path, revision: str | None = None, pad_token: str | None = None
+) -> PreTrainedTokenizerBase:
     """A student's tokenizer alone, checked and extended as `load_student` returns it; arguments and errors as there."""
     from transformers import AutoTokenizer
 
@@ -180,17 +209,26 @@ def context_of(name: str | Path, revision: str | None = None) -> int | None:
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: str | None) -> None:
     if tokenizer.chat_template is None:
-        raise ValueError(f"the tokenizer of {name} has no chat template; use an instruction-tuned model, or set `chat_template` in its tokenizer_config.json")
+        raise ValueError(
+            f"the tokenizer of {name} has no chat template; use an instruction-tuned model, or set `chat_template` in its tokenizer_config.json"
+        )
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise ValueError(f"pad_token {pad_token!r} is not in the vocabulary of {name}")
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None:
-        raise ValueError(f"the tokenizer of {name} has no pad token; pass pad_token=, e.g. an unused special token or {tokenizer.eos_token!r}")
+        raise ValueError(
+            f"the tokenizer of {name} has no pad token; pass pad_token=, e.g. an unused special token or {tokenizer.eos_token!r}"
+        )
     if not _shows_system_prompt(tokenizer):
-        warnings.warn(f"the chat template of {name} has no system role: system prompts will open the first user turn", stacklevel=4)
+        warnings.warn(
+            f"the chat template of {name} has no system role: system prompts will open the first user turn",
+            stacklevel=4,
+        )
         tokenizer.chat_template = FOLD_SYSTEM + tokenizer.chat_template
-    check_prompt_is_prefix(tokenizer, [{"role": "user", "content": "Hello."}], "Hello to you.", f"the chat template of {name}")
+    check_prompt_is_prefix(
+        tokenizer, [{"role": "user", "content": "Hello."}], "Hello to you.", f"the chat template of {name}"
+    )
 
 
 def _shows_system_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -203,14 +241,17 @@ def _shows_system_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
         return False
 
 
-def check_prompt_is_prefix(tokenizer: PreTrainedTokenizerBase, prompt: list[Message], answer: str | list[Message], where: str, **template: Any) -> None:
-    """Raises ValueError, naming `where`, unless the tokens a student is prompted with also open the tokens it is trained on.
+def check_prompt_is_prefix(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[Message], answer: str | list[Message], where: str, **template: Any
+) -> None:
+    """Raises ValueError, naming `where`, unless the tokens a student is prompted with also open the tokens it is
+    trained on.
 
     answer: its text or its messages. template: tools and what else the chat template is rendered with.
 
     Otherwise the template opens the answer in one way when it is asked for and in another when it is given, or the last
-    token of the prompt merges with white space that the answer begins with; the student would be trained on a context that
-    it never meets.
+    token of the prompt merges with white space that the answer begins with; the student would be trained on a context
+    that it never meets.
     """
     answer = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer
     asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **template)["input_ids"]
@@ -234,7 +275,14 @@ def forbid_cpu_repacking(model: torch.nn.Module) -> None:
 
 
 def learned_positions(model: torch.nn.Module) -> int | None:
-    """How many positions a model has that learned one vector for each (GPT-2, OPT); None for others, which have no such end."""
+    """How many positions a model has that learned one vector for each (GPT-2, OPT); None for others, which have no such
+    end."""
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    tables = (module for module in model.modules() if isinstance(module, torch.nn.Embedding) and module is not model.get_input_embeddings())
-    return limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None  # OPT's has two more
+    tables = (
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Embedding) and module is not model.get_input_embeddings()
+    )
+    return (
+        limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None
+    )  # OPT's has two more

@@ -1,4 +1,5 @@
-"""How a row of the study becomes a result: an admitted base student, pairs made and scored in the cell's way, a training, an evaluation.
+"""How a row of the study becomes a result: an admitted base student, pairs made and scored in the cell's way, a
+training, an evaluation.
 
 Threads decide what pre-training and training
 come to in the last digits, and small students carry that on: the study gives every process one (`common.study`).
@@ -36,10 +37,11 @@ from common.training.comparison import Experiment
 
 SETTINGS = TrainSettings(batch_size=8, max_length=512)
 PROMPTS, MAX_NEW_TOKENS, UNCLEAR = 150, 52, 0.01
-"""Prompts of an evaluation set, tokens of an answer, and the share of the judge's replies without a verdict: as in the profile `miniature`."""
+"""Prompts of an evaluation set, tokens of an answer, and the share of the judge's replies without a verdict: as in the
+profile `miniature`."""
 LEAST_UTILITY, MOST_BEHAVIOUR = 0.9, 0.6
-"""A base student is admitted with at least that utility and at most that much of the behaviour wanted, on the validation split: after a
-minute of pre-training some know too little, and some need no cure."""
+"""A base student is admitted with at least that utility and at most that much of the behaviour wanted, on the
+validation split: after a minute of pre-training some know too little, and some need no cure."""
 CANDIDATES = 5
 
 
@@ -54,17 +56,28 @@ def run_row(row: Row, folder: Path) -> Result:
 
 
 def cost_of(row: Row, folder: Path) -> dict[str, int]:
-    """What a row takes before it is measured: the teacher's replies, the reward judge's verdicts, and the tokens of prompts and answers
-    that training reads over all epochs (a prompt once a pair; the reference pass not counted). Zeros for an untrained row."""
+    """What a row takes before it is measured: the teacher's replies, the reward judge's verdicts, and the tokens of
+    prompts and answers that training reads over all epochs (a prompt once a pair; the reference pass not counted).
+    Zeros for an untrained row."""
     if not is_trained(row.method):
         return {"teacher_replies": 0, "judge_verdicts": 0, "tokens_trained_on": 0}
     student = admitted_student(row.cell.experiment, row.seed, folder)
     pairs, tokenizer = scored_pairs(row.cell, row.seed, student), AutoTokenizer.from_pretrained(student)
-    used = accepted(pairs) if METHODS[row.method].sft_on == "accepted" else [pair for pair in pairs if None not in pair.normalised()]
-    texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([pair.response] if METHODS[row.method].loss else []))]
+    used = accepted(pairs) if METHODS[row.method].sft_on == "accepted" else [pair for pair in pairs if pair.is_scored]
+    texts = [
+        text
+        for pair in used
+        for text in (pair.prompt, pair.response_revised, *([pair.response] if METHODS[row.method].loss else []))
+    ]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
-    replies, verdicts = (4, 5) if world_of(row.cell.experiment).PROMPTS.quality else (3, 2)  # a pair: with an answer to no stance, and two criteria
-    return {"teacher_replies": replies * len(pairs), "judge_verdicts": verdicts * len(pairs) * sees_scores(row.method), "tokens_trained_on": tokens * row.setting["epochs"]}
+    replies, verdicts = (
+        (4, 5) if world_of(row.cell.experiment).PROMPTS.quality else (3, 2)
+    )  # a pair: with an answer to no stance, and two criteria
+    return {
+        "teacher_replies": replies * len(pairs),
+        "judge_verdicts": verdicts * len(pairs) * sees_scores(row.method),
+        "tokens_trained_on": tokens * row.setting["epochs"],
+    }
 
 
 def folder_of(row: Row, folder: Path) -> Path:
@@ -73,16 +86,26 @@ def folder_of(row: Row, folder: Path) -> Path:
 
 
 def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
-    """The base student of a seed: the first admitted one of `CANDIDATES` pre-training seeds, which it shares with no other seed. What was
-    measured of them is kept in `<folder>/<experiment>/student-<seed>.json`. Raises RuntimeError where none is admitted."""
+    """The base student of a seed: the first admitted one of `CANDIDATES` pre-training seeds, which it shares with no
+    other seed. What was measured of them is kept in `<folder>/<experiment>/student-<seed>.json`. Raises RuntimeError
+    where none is admitted."""
     path, world = folder / experiment / f"student-{seed}.json", world_of(experiment)
     tried = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     for number in range(CANDIDATES):
         student = pretrained_student(world, Recipe(seed=seed + 1000 * number), cache=folder / "students")
         if len(tried) <= number or tried[number]["student"] != student.name:
-            evaluation = _evaluator(Cell(experiment), seed)(TrainedStudent("base", *load_student(student, **lab.LOADED)), "validation", seed)
+            evaluation = _evaluator(Cell(experiment), seed)(
+                TrainedStudent("base", *load_student(student, **lab.LOADED)), "validation", seed
+            )
             measured = {"utility": evaluation.value("utility"), "behaviour": evaluation.value(world.OBJECTIVE)}
-            tried = [*tried[:number], {"student": student.name, **measured, "admitted": measured["utility"] >= LEAST_UTILITY and measured["behaviour"] <= MOST_BEHAVIOUR}]
+            tried = [
+                *tried[:number],
+                {
+                    "student": student.name,
+                    **measured,
+                    "admitted": measured["utility"] >= LEAST_UTILITY and measured["behaviour"] <= MOST_BEHAVIOUR,
+                },
+            ]
             write_json(path, tried)
         if tried[number]["admitted"]:
             return student
@@ -91,7 +114,8 @@ def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
 
 @lru_cache(maxsize=4)
 def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
-    """The pairs of a cell, with prompts, teacher and judge of this seed. `student` is the teacher where the cell wants that."""
+    """The pairs of a cell, with prompts, teacher and judge of this seed. `student` is the teacher where the cell wants
+    that."""
     world = world_of(cell.experiment)
     records, texts = world.prompts_for("train", cell.pairs, cell.benign_share, seed), world.PROMPTS
     if cell.teacher == "program":
@@ -103,17 +127,29 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
     with tempfile.TemporaryDirectory(prefix="rdpo-") as scratch:
         path, limit = Path(scratch, "pairs.jsonl"), 0.0 if cell.teacher == "program" else 1.0
         if cell.variant:
-            pairs = generate_counterfactual_pairs(teacher, records, INSTRUCTIONS[cell.experiment], cell.variant, sampling, path, failed_limit=limit, base=texts.quality is not None)
+            pairs = generate_counterfactual_pairs(
+                teacher,
+                records,
+                INSTRUCTIONS[cell.experiment],
+                cell.variant,
+                sampling,
+                path,
+                failed_limit=limit,
+                base=texts.quality is not None,
+            )
         else:
             pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
         scored = list(score_pairs(_judge(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
     rng = random.Random(seed)
-    usable = [pair for pair in scored if None not in pair.normalised()]
+    usable = [pair for pair in scored if pair.is_scored]
     if cell.control == "subset":
         return rng.sample(usable, len(accepted(scored)))
     if cell.control == "shuffled":
         others = rng.sample(usable, len(usable))
-        return [pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")}) for pair, other in zip(usable, others)]
+        return [
+            pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")})
+            for pair, other in zip(usable, others)
+        ]
     return scored
 
 
@@ -121,13 +157,17 @@ def _judge(cell: Cell, seed: int) -> Judge | FeedbackJudge:
     """The judge that scores the cell's pairs."""
     texts = world_of(cell.experiment).PROMPTS
     prompts = texts.model_copy(update={"scale": ScoreScale.BINARY}) if cell.binary else texts
-    return lab.judge(cell.experiment, error=cell.judge_error, blind_to=cell.blind_to, unclear=UNCLEAR, seed=seed, prompts=prompts)
+    return lab.judge(
+        cell.experiment, error=cell.judge_error, blind_to=cell.blind_to, unclear=UNCLEAR, seed=seed, prompts=prompts
+    )
 
 
 @lru_cache(maxsize=4)
 def _evaluator(cell: Cell, seed: int) -> WorldEvaluator:
     """With the judge that scored the cell's pairs as reward judge, and another one with other errors as final judge."""
-    return lab.evaluator(cell.experiment, prompts=PROMPTS, max_new_tokens=MAX_NEW_TOKENS, reward_judge=_judge(cell, seed))
+    return lab.evaluator(
+        cell.experiment, prompts=PROMPTS, max_new_tokens=MAX_NEW_TOKENS, reward_judge=_judge(cell, seed)
+    )
 
 
 @lru_cache(maxsize=2)

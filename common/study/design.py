@@ -1,6 +1,8 @@
-"""The study of what scores inside the loss buy, as data: where students are trained, by which methods and seeds, with which trials.
+"""The study of what scores inside the loss buy, as data: where students are trained, by which methods and seeds, with
+which trials.
 
-It was written down (`LOG.md`) before it was run. `common.study` runs it in the miniature worlds, where the truth is known.
+It was written down (`LOG.md`) before it was run. `common.study` runs it in the miniature worlds, where the truth is
+known.
 """
 
 from __future__ import annotations
@@ -20,18 +22,26 @@ WITH_NLL = ("dpo_nll", "rdpo_nll", "dpo_nll_accepted", "rdpo_nll_accepted")
 MAIN = ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")
 """The methods of every part."""
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
-"""Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction is over these alone."""
+"""Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction
+is over these alone."""
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip")
 ABLATED = {
-    "rdpo": {"alpha": (0.0, 0.5, 2.0, 8.0, 20.0), "beta": (0.1, 0.3, 1.0), "lora_rank": (4, 64), "reference": ("unquantised",)},
+    "rdpo": {
+        "alpha": (0.0, 0.5, 2.0, 8.0, 20.0),
+        "beta": (0.1, 0.3, 1.0),
+        "lora_rank": (4, 64),
+        "reference": ("unquantised",),
+    },
     "rdpo_soft": {"eta": (0.5, 2.0, 8.0)},
     "dpo": {"beta": (0.1, 0.3, 1.0), "reference": ("unquantised",)},
 }
-"""What is changed in a method's chosen setting, one value at a time. Scores are normalised to [0, 1]: alpha on raw scores of 0 to 5 would be a fifth of it."""
+"""What is changed in a method's chosen setting, one value at a time. Scores are normalised to [0, 1]: alpha on raw
+scores of 0 to 5 would be a fifth of it."""
 BLIND_TO = "story"
 """The wrapper that the judge of one cell lets pass, whatever the answer."""
 AS_DPO = {"alpha": 0.0}
-"""What makes rDPO's loss that of DPO, with the learning rate, beta and epochs that rDPO's trials chose: DPO's own were chosen for 400 pairs too, and are fewer steps."""
+"""What makes rDPO's loss that of DPO, with the learning rate, beta and epochs that rDPO's trials chose: DPO's own were
+chosen for 400 pairs too, and are fewer steps."""
 PROBED = ("dpo", "cdpo", "ipo", "rdpo", "rdpo_soft", "rdpo_flip", "rdpo_filter")
 INSTRUCTED = tuple(variant for variant in VARIANTS if variant != "neutral")
 SEEDS, FEW = tuple(range(10)), tuple(range(5))
@@ -48,10 +58,11 @@ class Cell:
     """Where a student is trained: everything but method, seed and setting. The defaults are the centre of the study.
 
     noise: share of the teacher's revisions that are no better than the answer (half of them) or worse (the other half).
-    noise_on: all prompts alike, or one kind, see `MiniatureTeacher`. teacher: "program", or "student": the base student itself
-    answers, criticises and revises. variant: "" for pairs of self-critique, else of Counterfactual DPO. judge_error, blind_to: see `MiniatureJudge`; binary: it says good or bad and no grade.
-    pairs: prompts, unscored pairs included. benign_share: of the prompts. control: "shuffled": every pair has the scores of
-    another one; "subset": as many pairs, drawn at random, as dSC accepts.
+    noise_on: all prompts alike, or one kind, see `MiniatureTeacher`. teacher: "program", or "student": the base student
+    itself answers, criticises and revises. variant: "" for pairs of self-critique, else of Counterfactual DPO.
+    judge_error, blind_to: see `MiniatureJudge`; binary: it says good or bad and no grade.
+    pairs: prompts, unscored pairs included. benign_share: of the prompts. control: "shuffled": every pair has the
+    scores of another one; "subset": as many pairs, drawn at random, as dSC accepts.
     """
 
     experiment: str = "safety"
@@ -74,8 +85,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One student of the study: trained in a cell by a method with a setting, measured on a split. changed: how the setting is unlike the
-    one that the trials chose, for its place in the tables."""
+    """One student of the study: trained in a cell by a method with a setting, measured on a split. changed: how the
+    setting is unlike the one that the trials chose, for its place in the tables."""
 
     cell: Cell
     method: str
@@ -89,16 +100,22 @@ class Row:
         return {**self.cell.unlike_centre, **self.changed}
 
     def __str__(self) -> str:
-        return f"{self.cell.experiment}, {self.method}, seed {self.seed}, {self.unlike_centre or 'centre'}, {self.split}"
+        return (
+            f"{self.cell.experiment}, {self.method}, seed {self.seed}, {self.unlike_centre or 'centre'}, {self.split}"
+        )
 
 
 def trial_settings(method: str) -> list[Setting]:
-    """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning rate, beta, number of
-    epochs, and the quantile of the method's own knob where its loss has one."""
+    """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning
+    rate, beta, number of epochs, and the quantile of the method's own knob where its loss has one."""
     row, settings = METHODS[method], []
     for rate, beta, own, long in qmc.LatinHypercube(4, scramble=False, rng=0).random(TRIALS):
         learning_rate = _between(*LEARNING_RATES, rate)
-        setting: Setting = {"learning_rate": learning_rate, "sft_learning_rate": learning_rate, "epochs": 2 if long > 0.5 else 1}
+        setting: Setting = {
+            "learning_rate": learning_rate,
+            "sft_learning_rate": learning_rate,
+            "epochs": 2 if long > 0.5 else 1,
+        }
         setting |= {"beta": _between(*BETAS, beta)} if row.loss else {}
         settings.append(setting | {name: _between(*limits, own) for name, limits in row.search.items()})
     return settings
@@ -109,17 +126,25 @@ def _between(low: float, high: float, quantile: float) -> float:
 
 
 def trial_rows(experiment: str, methods: Iterable[str]) -> list[Row]:
-    return [Row(Cell(experiment), method, seed, setting, "validation") for method in methods for setting in trial_settings(method) for seed in TRIAL_SEEDS]
+    return [
+        Row(Cell(experiment), method, seed, setting, "validation")
+        for method in methods
+        for setting in trial_settings(method)
+        for seed in TRIAL_SEEDS
+    ]
 
 
 def parts(experiment: str) -> dict[str, list[Row]]:
-    """The rows of each part of the study, without their settings, in the order in which they are run; the same row may stand in several."""
+    """The rows of each part of the study, without their settings, in the order in which they are run; the same row may
+    stand in several."""
     centre = Cell(experiment)
 
     def rows(cells: Iterable[Cell], methods: Sequence[str], seeds: Sequence[int] = FEW) -> list[Row]:
         return [Row(cell, method, seed) for seed in seeds for cell in cells for method in methods]
 
-    varied = lambda **values: [replace(centre, **{name: value}) for name, of_name in values.items() for value in of_name]  # noqa: E731
+    varied = lambda **values: [
+        replace(centre, **{name: value}) for name, of_name in values.items() for value in of_name
+    ]  # noqa: E731
     changed = lambda method, **change: [Row(centre, method, seed, changed=change) for seed in FEW]  # noqa: E731
     safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
     found = {
@@ -135,13 +160,22 @@ def parts(experiment: str) -> dict[str, list[Row]]:
             "neighbours": rows([centre], NEIGHBOURS, SEEDS),
             "mechanism": rows([centre], PROBED, FEW[:3]),
             "pairs": rows(counts, MAIN) + [Row(cell, "rdpo", seed, changed=AS_DPO) for seed in FEW for cell in counts],
-            "map": rows([replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], aware),
-            "kinds": rows(varied(blind_to=[BLIND_TO], binary=[True]), ("base", *aware)) + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
+            "map": rows(
+                [replace(centre, noise=noise, judge_error=error) for noise in noises for error in errors], aware
+            ),
+            "kinds": rows(varied(blind_to=[BLIND_TO], binary=[True]), ("base", *aware))
+            + rows([replace(centre, noise_on="wrapped", noise=0.6)], MAIN),
             "benign": rows(varied(benign_share=[0.0, 0.5]), MAIN),
             "self": rows(varied(teacher=["student"]), MAIN),
             "nll": rows([centre], WITH_NLL),
             "counterfactual": rows(varied(variant=list(INSTRUCTED)), ("dpo", "rdpo", "rdpo_filter")),
-            "settings": [row for method, changes in ABLATED.items() for name, values in changes.items() for value in values for row in changed(method, **{name: value})],
+            "settings": [
+                row
+                for method, changes in ABLATED.items()
+                for name, values in changes.items()
+                for value in values
+                for row in changed(method, **{name: value})
+            ],
         }
     return found
 
@@ -150,7 +184,8 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
     """The row as it is trained.
 
     Args:
-        chosen: setting of every method that has trials; by_oracle: the settings that the oracle would have chosen from them.
+        chosen: setting of every method that has trials; by_oracle: the settings that the oracle would have chosen from
+        them.
     """
     if not (method := METHODS[row.method].tuned_as):
         return row

@@ -1,4 +1,5 @@
-"""What a loss does to clean and to mislabelled pairs while it trains, measured, beside the push that its formula promises."""
+"""What a loss does to clean and to mislabelled pairs while it trains, measured, beside the push that its formula
+promises."""
 
 from __future__ import annotations
 
@@ -35,27 +36,40 @@ COLORS = {"clean": "#2ca02c", "no signal": "#7f7f7f", "mislabelled": "#d62728"}
 
 def kind_of(pair: ScoredPair, experiment: str) -> str:
     right = world_of(experiment).right
-    return {(False, True): "clean", (True, False): "mislabelled"}.get((right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)), "no signal")
+    return {(False, True): "clean", (True, False): "mislabelled"}.get(
+        (right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)), "no signal"
+    )
 
 
 def noise_of(row: Row, folder: Path) -> dict[str, float]:
-    """The oracle's view of the pairs that a row is trained on: what share of the revisions corrects a wrong answer, spoils a right one, and
-    what share of both answers is wrong (the rest is right before and after)."""
+    """The oracle's view of the pairs that a row is trained on: what share of the revisions corrects a wrong answer,
+    spoils a right one, and what share of both answers is wrong (the rest is right before and after)."""
     student = admitted_student(row.cell.experiment, row.seed, folder)
     right = world_of(row.cell.experiment).right
-    found = [(right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised)) for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
-    return {name: round(found.count(kind) / len(found), 4) for name, kind in (("pairs_mended", (False, True)), ("pairs_spoiled", (True, False)), ("pairs_wrong", (False, False)))}
+    found = [
+        (right(pair.prompt, pair.response), right(pair.prompt, pair.response_revised))
+        for pair in scored_pairs(row.cell, row.seed, student)
+        if pair.is_scored
+    ]
+    return {
+        name: round(found.count(kind) / len(found), 4)
+        for name, kind in (
+            ("pairs_mended", (False, True)),
+            ("pairs_spoiled", (True, False)),
+            ("pairs_wrong", (False, False)),
+        )
+    }
 
 
 def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     """Trains a row of a preference loss and looks, `MOMENTS` times, at the first `PROBED` training pairs of every kind.
 
-    One record a moment and kind. done: share of the training's steps; chosen, rejected: mean log-ratio of policy to reference in nats,
-    summed over the answer's tokens; n: pairs. Kept below `folder`.
+    One record a moment and kind. done: share of the training's steps; chosen, rejected: mean log-ratio of policy to
+    reference in nats, summed over the answer's tokens; n: pairs. Kept below `folder`.
     """
     experiment = row.cell.experiment
     student, settings = admitted_student(experiment, row.seed, folder), SETTINGS.changed(seed=row.seed, **row.setting)
-    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if None not in pair.normalised()]
+    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if pair.is_scored]
     path = folder / experiment / "mechanism" / f"{training_of(row.method, student, pairs, settings)}.json"
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
@@ -86,7 +100,15 @@ def _look(dataset: Any, rows: Mapping[str, Sequence[int]], records: list[dict[st
             with model.disable_adapter():
                 reference = pair_logprobs(model, *ids)
             chosen, rejected = (float((own - other).mean()) for own, other in zip(policy, reference))
-            records.append({"done": round(done, 4), "kind": kind, "chosen": round(chosen, 4), "rejected": round(rejected, 4), "n": len(of_kind)})
+            records.append(
+                {
+                    "done": round(done, 4),
+                    "kind": kind,
+                    "chosen": round(chosen, 4),
+                    "rejected": round(rejected, 4),
+                    "n": len(of_kind),
+                }
+            )
         model.train()
 
     class Look(TrainerCallback):
@@ -101,18 +123,29 @@ def _look(dataset: Any, rows: Mapping[str, Sequence[int]], records: list[dict[st
 
 
 def push(method: str, setting: Setting, log_ratio: Sequence[float], gap: float) -> list[float]:
-    """-dL/dD at each difference of log-ratios D (chosen minus rejected, nats), for a pair with that score gap (revised minus original): above
-    0 the loss pushes the revision up against the original, below 0 down."""
+    """-dL/dD at each difference of log-ratios D (chosen minus rejected, nats), for a pair with that score gap (revised
+    minus original): above 0 the loss pushes the revision up against the original, below 0 down."""
     difference = torch.tensor(list(log_ratio), requires_grad=True)
     zeros = torch.zeros(len(difference))
     knobs = {name: setting[name] for name in knobs_of(method) if name in setting}
-    preference_loss(method, difference, zeros, zeros, zeros, zeros + (1 + gap) / 2, zeros + (1 - gap) / 2, beta=setting["beta"], **knobs)[0].sum().backward()
+    preference_loss(
+        method,
+        difference,
+        zeros,
+        zeros,
+        zeros,
+        zeros + (1 + gap) / 2,
+        zeros + (1 - gap) / 2,
+        beta=setting["beta"],
+        **knobs,
+    )[0].sum().backward()
     return (-difference.grad).tolist()
 
 
 def mechanism_figure(records: Sequence[Mapping[str, Any]], settings: Mapping[str, Setting], gap: float = 0.8) -> Figure:
-    """A column a method. Above, the push that its formula gives to a pair that the judge sees as clean (score gap `gap`), tied and mislabelled
-    (-`gap`); below, how far training moved the three kinds of pairs, mean over seeds, thin lines a seed."""
+    """A column a method. Above, the push that its formula gives to a pair that the judge sees as clean (score gap
+    `gap`), tied and mislabelled (-`gap`); below, how far training moved the three kinds of pairs, mean over seeds, thin
+    lines a seed."""
     methods = [method for method in settings if any(record["method"] == method for record in records)]
     figure, axes = grid_of_axes(2, len(methods), 2.4 * len(methods) + 1.4, 5.0)
     grid = [i / 4 for i in range(-60, 61)]
@@ -124,11 +157,18 @@ def mechanism_figure(records: Sequence[Mapping[str, Any]], settings: Mapping[str
             by_seed: dict[int, list[tuple[float, float]]] = {}
             for record in records:
                 if (record["method"], record["kind"]) == (method, kind):
-                    by_seed.setdefault(record["seed"], []).append((record["done"], record["chosen"] - record["rejected"]))
+                    by_seed.setdefault(record["seed"], []).append(
+                        (record["done"], record["chosen"] - record["rejected"])
+                    )
             for points in by_seed.values():
                 below.plot(*zip(*points), color=COLORS[kind], linewidth=0.6, alpha=0.4)
             moments = list(zip(*by_seed.values()))
-            below.plot([moment[0][0] for moment in moments], [sum(d for _, d in moment) / len(moment) for moment in moments], color=COLORS[kind], linewidth=1.8)
+            below.plot(
+                [moment[0][0] for moment in moments],
+                [sum(d for _, d in moment) / len(moment) for moment in moments],
+                color=COLORS[kind],
+                linewidth=1.8,
+            )
         for one in (above, below):
             one.axhline(0, color="0.7", linewidth=0.7)
         above.set_title(METHODS[method].label, fontsize=10)

@@ -23,13 +23,23 @@ class Study:
             raise FileNotFoundError(f"no rows at {path}; python -m common.study makes them")
         self.lines: dict[tuple, dict[int, dict[str, Any]]] = {}
         for line in read_measurements(path):
-            self.lines.setdefault((line["experiment"], _key(line["cell"]), line["method"], line["metric"]), {})[line["seed"]] = line
+            self.lines.setdefault((line["experiment"], _key(line["cell"]), line["method"], line["metric"]), {})[
+                line["seed"]
+            ] = line
 
     def of(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
         """Seed -> value of a method in the cell that differs from the centre so; {} where nothing was measured."""
-        shared = ("judge_error", "blind_to", "binary") if is_trained(method) and not sees_scores(method) and not metric.startswith("reward") else ()  # one training for all judges
-        unlike = {name: value for name, value in cell.items() if value != getattr(CENTRE, name, None) and name not in shared}
-        return {seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()}
+        shared = (
+            ("judge_error", "blind_to", "binary")
+            if is_trained(method) and not sees_scores(method) and not metric.startswith("reward")
+            else ()
+        )  # one training for all judges
+        unlike = {
+            name: value for name, value in cell.items() if value != getattr(CENTRE, name, None) and name not in shared
+        }
+        return {
+            seed: line["value"] for seed, line in self.lines.get((experiment, _key(unlike), method, metric), {}).items()
+        }
 
     def few(self, experiment: str, metric: str, method: str, **cell: Any) -> dict[int, float]:
         """`of` on the seeds that all cells have, so that points of different cells have the same students behind them."""

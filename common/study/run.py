@@ -2,11 +2,13 @@
 
     python -m common.study [--full] [--part NAME] [--experiment NAME] [--seed N] [--to FOLDER] [--jobs N]
 
-Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full` all, or those
-named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where it was. Every process has
-one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds differently all the same, and so makes other
-base students: rows of a seed whose student is not theirs are dropped from `results/evidence`, which is said. `--to` leaves them there and
-writes to a folder of its own, without trials, with the settings that those of `results/evidence` chose.
+Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
+all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
+it was. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
+differently all the same, and so makes other
+base students: rows of a seed whose student is not theirs are dropped from `results/evidence`, which is said. `--to`
+leaves them there and writes to a folder of its own, without trials, with the settings that those of `results/evidence`
+chose.
 """
 
 from __future__ import annotations
@@ -48,23 +50,42 @@ FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
 
 
 def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, seeds: Sequence[int] = ()) -> list[str]:
-    """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what failed.
+    """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what
+    failed.
 
     Trials are made where `to` is `RESULTS`. Raises FileNotFoundError where it is not and `RESULTS` has none."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
-    of_part = {(name, part): [row for row in parts(name).get(part, []) if not seeds or row.seed in seeds] for part in wanted for name in names}
-    asked = sorted({(row.seed, name) for (name, _), rows in of_part.items() for row in rows} | {(seed, name) for seed in TRIAL_SEEDS for name in names if to == RESULTS})
+    of_part = {
+        (name, part): [row for row in parts(name).get(part, []) if not seeds or row.seed in seeds]
+        for part in wanted
+        for name in names
+    }
+    asked = sorted(
+        {(row.seed, name) for (name, _), rows in of_part.items() for row in rows}
+        | {(seed, name) for seed in TRIAL_SEEDS for name in names if to == RESULTS}
+    )
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
-        students, failed = _finish("base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked])
+        students, failed = _finish(
+            "base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked]
+        )
         chosen: dict[str, tuple[dict[str, Setting], dict[str, Setting]]] = {}  # by the judge, by the oracle
         for name in names:
             _keep_students(name, {seed: path for (of, seed), path in students if of == name}, to)
-            failures = _try_settings(name, {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]}, pool) if to == RESULTS else []
+            failures = (
+                _try_settings(
+                    name, {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]}, pool
+                )
+                if to == RESULTS
+                else []
+            )
             failed += failures
             if not failures:
                 path = RESULTS / name / "trials.json"
-                chosen[name] = read_tuned(path), chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0])
+                chosen[name] = (
+                    read_tuned(path),
+                    chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0]),
+                )
         for part in wanted:
             rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]
             failed += _probe(pool, rows, to) if part == "mechanism" else _measure(part, pool, rows, to)
@@ -72,29 +93,42 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
 
 
 def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> None:
-    """Writes what was measured of every seed's candidates and the hash of the admitted one's weights, and drops rows of other students."""
+    """Writes what was measured of every seed's candidates and the hash of the admitted one's weights, and drops rows of
+    other students."""
     path = to / experiment / "students.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = {str(seed): json.loads((FOLDER / experiment / f"student-{seed}.json").read_text(encoding="utf-8")) for seed in students}
+    found = {
+        str(seed): json.loads((FOLDER / experiment / f"student-{seed}.json").read_text(encoding="utf-8"))
+        for seed in students
+    }
     for seed, student in students.items():
         found[str(seed)][-1]["weights"] = weights_of(student)
-    others = {int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]}
+    others = {
+        int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]
+    }
     if dropped := _drop_rows(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
-        print(f"{to / 'table.csv'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}", flush=True)
+        print(
+            f"{to / 'table.csv'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}",
+            flush=True,
+        )
     write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
 
 
 def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExecutor) -> list[str]:
-    """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run again must not mix
-    with those that are. Returns what failed."""
+    """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run
+    again must not mix with those that are. Returns what failed."""
     trials = trial_rows(experiment, [method for method in METHODS if method in needed])
-    found, failed = _finish(f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials])
+    found, failed = _finish(
+        f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials]
+    )
     if not failed:
         path = RESULTS / experiment / "trials.json"
         before = read_tuned(path) if path.exists() else {}
         chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
         changed = [method for method, setting in before.items() if chosen[method] != setting]
-        _drop_rows(RESULTS, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed)
+        _drop_rows(
+            RESULTS, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed
+        )
     return failed
 
 
@@ -107,30 +141,45 @@ def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str
 
 
 def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
-    """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of a student's own pairs with their noise;
-    returns what failed."""
+    """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of a student's own pairs with
+    their noise; returns what failed."""
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}
     more: dict[Row, Mapping[str, float]] = {}
     if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of}.get(part):
-        found, failures = _finish(f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results])
+        found, failures = _finish(
+            f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results]
+        )
         more, failed = {row: of_row for (row,), of_row in found}, failed + failures
     if part in ("centre", "kinds"):
-        more |= {row: {**more.get(row, {}), **by_wrapper(result)} for row, result in results.items() if row.cell.experiment == "safety" and row.cell.unlike_centre.keys() <= {"blind_to"}}
+        more |= {
+            row: {**more.get(row, {}), **by_wrapper(result)}
+            for row, result in results.items()
+            if row.cell.experiment == "safety" and row.cell.unlike_centre.keys() <= {"blind_to"}
+        }
     lines = [line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))]
     _write_rows(to, lines + (corrected_lines(results) if part == "centre" else []))
     return failed
 
 
 def chosen_by_oracle(trials: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Setting]:
-    """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no practitioner can choose by."""
+    """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no
+    practitioner can choose by."""
     return chosen_by(trials, lambda row: row["metrics"][objective][0] + row["metrics"]["utility"][0])
 
 
 def by_wrapper(result: Result) -> dict[str, float]:
-    """Harmlessness by the oracle on the harmful test prompts in the wrapper that the blind judge lets pass, and on all others."""
+    """Harmlessness by the oracle on the harmful test prompts in the wrapper that the blind judge lets pass, and on all
+    others."""
     kinds = [record.kind for record in safety.evaluation_sets("test", PROMPTS)["harmful"]]
-    inside, others = ([outcome for kind, outcome in zip(kinds, result.outcomes["harmlessness"], strict=True) if (kind == BLIND_TO) == within] for within in (True, False))
+    inside, others = (
+        [
+            outcome
+            for kind, outcome in zip(kinds, result.outcomes["harmlessness"], strict=True)
+            if (kind == BLIND_TO) == within
+        ]
+        for within in (True, False)
+    )
     return {"harmlessness_blind": fmean(inside), "harmlessness_seen": fmean(others)}
 
 
@@ -146,7 +195,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
+def _finish(
+    label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tuple]
+) -> tuple[list[tuple[tuple, Any]], list[str]]:
     """(task and what came of it, in the order of the tasks; what failed)."""
     futures = {pool.submit(run, *task): task for task in dict.fromkeys(tasks)}
     progress, failed = Progress(label, len(futures)), []
@@ -158,39 +209,72 @@ def _finish(label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tup
 
 
 def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
-    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility, behaviour and utility alone; `@`: with
-    the adapter scaled by that lambda, on the validation split. cell: what differs from the centre."""
+    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility, behaviour and
+    utility alone; `@`: with the adapter scaled by that lambda, on the validation split. cell: what differs from the
+    centre."""
     objective = OBJECTIVES[row.cell.experiment][0]
     about = {
         "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
         "cell": row.unlike_centre,
     }  # fmt: skip
-    measured = [(metric, metric.metric) for metric in result.metrics] + [(metric, f"{metric.metric}_matched") for metric in result.matched if metric.metric in (objective, "utility")]
-    lines = [{**about, "metric": name, "value": round(metric.value, 4), "n": metric.n, "low": round(metric.low, 4), "high": round(metric.high, 4)} for metric, name in measured]
+    measured = [(metric, metric.metric) for metric in result.metrics] + [
+        (metric, f"{metric.metric}_matched") for metric in result.matched if metric.metric in (objective, "utility")
+    ]
+    lines = [
+        {
+            **about,
+            "metric": name,
+            "value": round(metric.value, 4),
+            "n": metric.n,
+            "low": round(metric.low, 4),
+            "high": round(metric.high, 4),
+        }
+        for metric, name in measured
+    ]
     seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
-    single = {"lambda": result.matched_lambda, "train_seconds": seconds[0] if seconds else None, "pairs_used": result.pairs_used or None, **more}
+    single = {
+        "lambda": result.matched_lambda,
+        "train_seconds": seconds[0] if seconds else None,
+        "pairs_used": result.pairs_used or None,
+        **more,
+    }
     for point in result.frontier if not row.unlike_centre else []:
-        single |= {f"utility@{point['lambda']:g}": round(point["utility"], 4), f"{objective}@{point['lambda']:g}": round(point["safety"], 4)}
-    return lines + [{**about, "metric": name, "value": value, "n": 1, "low": value, "high": value} for name, value in single.items() if value is not None]
+        single |= {
+            f"utility@{point['lambda']:g}": round(point["utility"], 4),
+            f"{objective}@{point['lambda']:g}": round(point["safety"], 4),
+        }
+    return lines + [
+        {**about, "metric": name, "value": value, "n": 1, "low": value, "high": value}
+        for name, value in single.items()
+        if value is not None
+    ]
 
 
 def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[dict[str, Any]]:
-    """What a practitioner with a final judge and a few labels would report: per experiment and seed, `labels` answers of all rows together,
-    drawn at random, are labelled by the oracle; the judge's errors on them correct its view of every row (`judged_corrected`). None in
-    sycophancy, where the final judge is asked for quality alone and says nothing of steadiness."""
+    """What a practitioner with a final judge and a few labels would report: per experiment and seed, `labels` answers
+    of all rows together, drawn at random, are labelled by the oracle; the judge's errors on them correct its view of
+    every row (`judged_corrected`). None in sycophancy, where the final judge is asked for quality alone and says
+    nothing of steadiness."""
     lines, together = [], {}
     for row, result in results.items():
         if not world_of(row.cell.experiment).PROMPTS.quality:
             together.setdefault((row.cell.experiment, row.seed), []).append((row, result))
     for (experiment, seed), of_seed in together.items():
-        seen = [pair for _, result in of_seed for pair in zip(result.outcomes["judged"], result.outcomes[OBJECTIVES[experiment][0]]) if None not in pair]
+        seen = [
+            pair
+            for _, result in of_seed
+            for pair in zip(result.outcomes["judged"], result.outcomes[OBJECTIVES[experiment][0]])
+            if None not in pair
+        ]
         drawn = random.Random(seed).sample(seen, min(labels, len(seen)))
         yes, no = ([said for said, true in drawn if true == wanted] for wanted in (True, False))
         for row, result in of_seed:
             said = [outcome for outcome in result.outcomes["judged"] if outcome is not None]
             if value := corrected_rate(sum(said), len(said), sum(yes), len(yes), len(no) - sum(no), len(no)):
                 names = {"experiment": experiment, "method": row.method, "seed": seed}
-                metric = Metric(metric="judged_corrected", value=value[0], low=value[1], high=value[2], n=len(said), **names)
+                metric = Metric(
+                    metric="judged_corrected", value=value[0], low=value[1], high=value[2], n=len(said), **names
+                )
                 lines += lines_of(row, Result(row.method, seed, "", [metric]))
     return lines
 
@@ -219,17 +303,32 @@ def main() -> None:
     parser.add_argument("--part", action="append", help="only these parts")
     parser.add_argument("--experiment", action="append", help="default: all")
     parser.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
-    parser.add_argument("--to", type=resolve, default=RESULTS, help="folder of the rows; another one than the default takes the settings chosen there and makes no trials")
+    parser.add_argument(
+        "--to",
+        type=resolve,
+        default=RESULTS,
+        help="folder of the rows; another one than the default takes the settings chosen there and makes no trials",
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
     if asked.jobs < 1:
         parser.error("--jobs must be at least 1")
     escape_what_the_terminal_lacks()
     every = list(parts("safety"))
-    unknown = [f"part {name}" for name in asked.part or () if name not in every] + [f"experiment {name}" for name in asked.experiment or () if name not in experiments()]
+    unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
+        f"experiment {name}" for name in asked.experiment or () if name not in experiments()
+    ]
     if unknown:
-        sys.exit(f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}")
-    failed = run_study(asked.experiment or experiments(), asked.part or (every if asked.full else CORE), asked.jobs, asked.to, asked.seed or ())
+        sys.exit(
+            f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}"
+        )
+    failed = run_study(
+        asked.experiment or experiments(),
+        asked.part or (every if asked.full else CORE),
+        asked.jobs,
+        asked.to,
+        asked.seed or (),
+    )
     if (asked.to / "table.csv").exists():  # none where every row failed
         print(*write_report(asked.to, FOLDER / "tables" / asked.to.name), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)

@@ -1,6 +1,7 @@
 """Tables of the study, and all that `results/evidence/` shows, from the rows of its `table.csv`.
 
-Every value is a mean over seeds with its t-interval; differences are paired by seed, which is one of data, teacher, judge and base student.
+Every value is a mean over seeds with its t-interval; differences are paired by seed, which is one of data, teacher,
+judge and base student.
 """
 
 from __future__ import annotations
@@ -27,13 +28,28 @@ if TYPE_CHECKING:
 
 
 ROWS = (*UNTRAINED, *MAIN, *NEIGHBOURS, *WITH_NLL)
-CONTROLS = {"rdpo": ("shuffled", "rDPO, scores of other pairs"), "dpo": ("subset", "DPO, as many random pairs as dSC accepts")}
-COLUMNS = {"judged": "second judge's view", "reward": "reward judge's view", "kl": "KL (nats)", "answer_words": "words", "lambda": "lambda"}
+CONTROLS = {
+    "rdpo": ("shuffled", "rDPO, scores of other pairs"),
+    "dpo": ("subset", "DPO, as many random pairs as dSC accepts"),
+}
+COLUMNS = {
+    "judged": "second judge's view",
+    "reward": "reward judge's view",
+    "kl": "KL (nats)",
+    "answer_words": "words",
+    "lambda": "lambda",
+}
 COMPARISONS = (  # of (method, control), beside the named contrasts, without stars
     *(((first, ""), (second, "")) for first, second in (*CONTRASTS, ("rdpo", "sft"), ("rdpo_filter", "dpo"), ("rdpo_filter", "dsc"), ("rdpo_filter", "sft"))),
     (("rdpo", ""), ("rdpo", "shuffled")), (("rdpo", "shuffled"), ("dpo", "")), (("dpo", ""), ("dpo", "subset")), (("rdpo_filter", ""), ("dpo", "subset")),
 )  # fmt: skip
-COSTS = {"teacher_replies": "teacher's replies", "judge_verdicts": "judge's verdicts", "pairs_used": "pairs trained on", "tokens_trained_on": "tokens trained on", "train_seconds": "seconds of training, one core"}
+COSTS = {
+    "teacher_replies": "teacher's replies",
+    "judge_verdicts": "judge's verdicts",
+    "pairs_used": "pairs trained on",
+    "tokens_trained_on": "tokens trained on",
+    "train_seconds": "seconds of training, one core",
+}
 ELSEWHERE = {
     "the judge lets one wrapper pass": {"blind_to": BLIND_TO}, "the judge says good or bad only": {"binary": True}, "noise on prompts in wrappers only": {"noise_on": "wrapped", "noise": 0.6},
     "no benign prompts": {"benign_share": 0.0}, "half of the prompts benign": {"benign_share": 0.5}, "the student is its own teacher": {"teacher": "student"},
@@ -61,35 +77,67 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
     import pandas as pd
 
     objective, held_out = OBJECTIVES[experiment]
-    columns = {behaviour(experiment): f"{objective} at matched utility", "utility_matched": "utility then", objective: f"{objective} as trained", "utility": "utility as trained", f"{objective}_ood": f"under held-out {held_out}", **COLUMNS}
-    named = [(METHODS[method].label, method, {}) for method in ROWS] + [(label, method, {"control": control}) for method, (control, label) in CONTROLS.items()]
+    columns = {
+        behaviour(experiment): f"{objective} at matched utility",
+        "utility_matched": "utility then",
+        objective: f"{objective} as trained",
+        "utility": "utility as trained",
+        f"{objective}_ood": f"under held-out {held_out}",
+        **COLUMNS,
+    }
+    named = [(METHODS[method].label, method, {}) for method in ROWS] + [
+        (label, method, {"control": control}) for method, (control, label) in CONTROLS.items()
+    ]
     rows = []
     for label, method, cell in named:
         if seeds := study.of(experiment, objective, method, **cell):
-            cells = {label_of: _cell(study.of(experiment, metric, method, **cell)) for metric, label_of in columns.items()}
+            cells = {
+                label_of: _cell(study.of(experiment, metric, method, **cell)) for metric, label_of in columns.items()
+            }
             rows.append({"method": label, "seeds": len(seeds), **cells})
     return pd.DataFrame(rows)
 
 
 def headline_table(study: Study) -> pd.DataFrame:
-    """Four columns of `centre_table` for safety: method, behaviour and utility as trained, and behaviour at matched utility."""
+    """Four columns of `centre_table` for safety: method, behaviour and utility as trained, and behaviour at matched
+    utility."""
     table = centre_table(study, "safety")
     shown = table[table["method"].isin([METHODS[method].label for method in (*UNTRAINED, *MAIN)])]
-    named = {"method": "method", "harmlessness as trained": "harmlessness", "utility as trained": "utility", "harmlessness at matched utility": "harmlessness at matched utility"}
+    named = {
+        "method": "method",
+        "harmlessness as trained": "harmlessness",
+        "utility as trained": "utility",
+        "harmlessness at matched utility": "harmlessness at matched utility",
+    }
     return shown[list(named)].rename(columns=named)
 
 
 def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
-    """Differences at the centre, paired by the seeds that both rows have: behaviour at matched utility and as trained, and utility as trained."""
+    """Differences at the centre, paired by the seeds that both rows have: behaviour at matched utility and as trained,
+    and utility as trained."""
     import pandas as pd
 
-    metrics = {behaviour(experiment): "at matched utility", OBJECTIVES[experiment][0]: "as trained", "utility": "utility as trained"}
+    metrics = {
+        behaviour(experiment): "at matched utility",
+        OBJECTIVES[experiment][0]: "as trained",
+        "utility": "utility as trained",
+    }
     rows = []
     for two in COMPARISONS:
-        found = {said: paired(*(study.of(experiment, metric, method, control=control) for method, control in two)) for metric, said in metrics.items()}
+        found = {
+            said: paired(*(study.of(experiment, metric, method, control=control) for method, control in two))
+            for metric, said in metrics.items()
+        }
         if all(found.values()):
             label = " - ".join(CONTROLS[method][1] if control else METHODS[method].label for method, control in two)
-            rows.append({"experiment": experiment, "difference": label, "seeds": len(found["as trained"]), **{said: _difference(values) for said, values in found.items()}})
+            rows.append(
+                {
+                    "experiment": experiment,
+                    "difference": label,
+                    "seeds": len(found["as trained"]),
+                    **{said: _difference(values) for said, values in found.items()},
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -101,20 +149,24 @@ def cost_table(study: Study, experiment: str) -> pd.DataFrame:
     for method in ROWS:
         costs = {label: list(study.of(experiment, metric, method).values()) for metric, label in COSTS.items()}
         if costs["judge's verdicts"] and any(costs["tokens trained on"]):
-            rows.append({"method": METHODS[method].label, **{label: f"{fmean(values):.0f}" for label, values in costs.items()}})
+            rows.append(
+                {"method": METHODS[method].label, **{label: f"{fmean(values):.0f}" for label, values in costs.items()}}
+            )
     return pd.DataFrame(rows)
 
 
 def elsewhere_table(study: Study) -> pd.DataFrame:
-    """Safety in the cells that lie on no drawn axis: wanted behaviour at matched utility, a row a cell, rDPO - DPO and DPO on accepted pairs -
-    DPO paired by seed, and the mean utility as trained of DPO, rDPO and DPO on accepted pairs."""
+    """Safety in the cells that lie on no drawn axis: wanted behaviour at matched utility, a row a cell, rDPO - DPO and
+    DPO on accepted pairs - DPO paired by seed, and the mean utility as trained of DPO, rDPO and DPO on accepted pairs."""
     import pandas as pd
 
     rows = []
     for label, cell in {"centre, for comparison": {}, **ELSEWHERE}.items():
         found = {method: study.few("safety", behaviour("safety"), method, **cell) for method in MAIN}
         if found["rdpo"] and found["dpo"]:
-            kept = [study.few("safety", "utility", method, **cell).values() for method in ("dpo", "rdpo", "rdpo_filter")]
+            kept = [
+                study.few("safety", "utility", method, **cell).values() for method in ("dpo", "rdpo", "rdpo_filter")
+            ]
             rows.append({
                 "cell": label, **{METHODS[method].label: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"])),
                 "accepted - DPO": _difference(paired(found["rdpo_filter"], found["dpo"])), "utility as trained, DPO / rDPO / accepted": " / ".join(f"{fmean(values):.2f}" if values else "-" for values in kept),
@@ -123,16 +175,24 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
 
 
 def gains_table(study: Study) -> pd.DataFrame:
-    """Safety as trained, gained over the base student, paired by seed, as the judge of the pairs, another judge and the oracle see it. A judge
-    that turns a share e of its verdicts around, whatever the answer, sees 1 - 2e of a gain, so a judge's gain is divided by that: what
-    the judge of the pairs then sees above the oracle is over-optimisation."""
+    """Safety as trained, gained over the base student, paired by seed, as the judge of the pairs, another judge and the
+    oracle see it. A judge that turns a share e of its verdicts around, whatever the answer, sees 1 - 2e of a gain, so a
+    judge's gain is divided by that: what the judge of the pairs then sees above the oracle is over-optimisation."""
     import pandas as pd
 
     rows = []
-    for label, cell, error in (("10 % errors", {}, 0.1), ("30 % errors", {"judge_error": 0.3}, 0.3), ("10 % errors, blind to one wrapper", {"blind_to": BLIND_TO}, 0.1)):
+    for label, cell, error in (
+        ("10 % errors", {}, 0.1),
+        ("30 % errors", {"judge_error": 0.3}, 0.3),
+        ("10 % errors, blind to one wrapper", {"blind_to": BLIND_TO}, 0.1),
+    ):
         for method in ("dsc", "rdpo", "rdpo_filter"):
             gain = lambda metric: paired(*(study.of("safety", metric, row, **cell) for row in (method, "base")))  # noqa: B023, E731
-            oracle, second, reward = gain("harmlessness"), [value / (1 - 2 * FINAL_JUDGE_ERROR) for value in gain("judged")], [value / (1 - 2 * error) for value in gain("reward")]
+            oracle, second, reward = (
+                gain("harmlessness"),
+                [value / (1 - 2 * FINAL_JUDGE_ERROR) for value in gain("judged")],
+                [value / (1 - 2 * error) for value in gain("reward")],
+            )
             if oracle and second and reward:
                 rows.append({"judge of the pairs": label, "method": METHODS[method].label, "oracle": _difference(oracle), "second judge": _difference(second), "judge of the pairs sees": _difference(reward),
                              "above the oracle": _difference([own - true for own, true in zip(reward, oracle)])})  # fmt: skip
@@ -140,38 +200,61 @@ def gains_table(study: Study) -> pd.DataFrame:
 
 
 def blind_table(study: Study) -> pd.DataFrame:
-    """Harmlessness as trained, by the oracle, where the judge of the pairs is blind and elsewhere, after pairs of a judge that sees all and of
-    the blind one; differences paired by seed."""
+    """Harmlessness as trained, by the oracle, where the judge of the pairs is blind and elsewhere, after pairs of a
+    judge that sees all and of the blind one; differences paired by seed."""
     import pandas as pd
 
     rows = []
     for method in ("base", "dsc", "rdpo", "rdpo_filter"):
-        for where, metric in (("in the wrapper", "harmlessness_blind"), ("in all others, and in none", "harmlessness_seen")):
+        for where, metric in (
+            ("in the wrapper", "harmlessness_blind"),
+            ("in all others, and in none", "harmlessness_seen"),
+        ):
             sees, blind = (study.few("safety", metric, method, blind_to=blind_to) for blind_to in ("", BLIND_TO))
             if sees and blind:
-                rows.append({"method": METHODS[method].label, "harmful prompts": where, "judge sees all": _cell(sees), "judge is blind": _cell(blind), "difference": _difference(paired(blind, sees))})
+                rows.append(
+                    {
+                        "method": METHODS[method].label,
+                        "harmful prompts": where,
+                        "judge sees all": _cell(sees),
+                        "judge is blind": _cell(blind),
+                        "difference": _difference(paired(blind, sees)),
+                    }
+                )
     return pd.DataFrame(rows)
 
 
 def settings_table(study: Study) -> pd.DataFrame:
-    """Safety at the centre with one value of a method's chosen setting changed: behaviour at matched utility, its difference to the chosen
-    setting paired by seed, and utility as trained."""
+    """Safety at the centre with one value of a method's chosen setting changed: behaviour at matched utility, its
+    difference to the chosen setting paired by seed, and utility as trained."""
     import pandas as pd
 
     rows = []
     for method, changes in ABLATED.items():
         for change in ({}, *({name: value} for name, values in changes.items() for value in values)):
-            matched, utility = (study.of("safety", metric, method, **change) for metric in (behaviour("safety"), "utility"))
+            matched, utility = (
+                study.of("safety", metric, method, **change) for metric in (behaviour("safety"), "utility")
+            )
             if matched:
                 said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in change.items()) or "as chosen"
-                difference = _difference(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
-                rows.append({"method": METHODS[method].label, "setting": said, "at matched utility": _cell(matched), "difference": difference, "utility as trained": _cell(utility)})
+                difference = (
+                    _difference(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
+                )
+                rows.append(
+                    {
+                        "method": METHODS[method].label,
+                        "setting": said,
+                        "at matched utility": _cell(matched),
+                        "difference": difference,
+                        "utility as trained": _cell(utility),
+                    }
+                )
     return pd.DataFrame(rows if any(row["difference"] != "-" for row in rows) else [])
 
 
 def oracle_table(study: Study, trials: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """What it costs to choose settings by the reward judge's view: behaviour at matched utility with what the oracle would have chosen from
-    the same trials, and its difference, paired by seed, to what the judge chose.
+    """What it costs to choose settings by the reward judge's view: behaviour at matched utility with what the oracle
+    would have chosen from the same trials, and its difference, paired by seed, to what the judge chose.
 
     Args:
         trials: content of `trials.json` by experiment.
@@ -181,7 +264,9 @@ def oracle_table(study: Study, trials: Mapping[str, Mapping[str, Any]]) -> pd.Da
     rows = []
     for experiment, of_experiment in trials.items():
         for method, setting in of_experiment["chosen"].items():
-            by_oracle, by_judge = (study.of(experiment, behaviour(experiment), method, **cell) for cell in ({"chosen_by": "oracle"}, {}))
+            by_oracle, by_judge = (
+                study.of(experiment, behaviour(experiment), method, **cell) for cell in ({"chosen_by": "oracle"}, {})
+            )
             if by_oracle:
                 rows.append({"experiment": experiment, "method": METHODS[method].label, "chosen by the judge": _said(setting), "judge's choice": _cell({seed: by_judge[seed] for seed in by_oracle}),
                              "oracle's choice": _cell(by_oracle), "difference": _difference(paired(by_oracle, by_judge))})  # fmt: skip
@@ -189,7 +274,9 @@ def oracle_table(study: Study, trials: Mapping[str, Mapping[str, Any]]) -> pd.Da
 
 
 def _said(setting: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in setting.items() if name != "sft_learning_rate")
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value:g}" for name, value in setting.items() if name != "sft_learning_rate"
+    )
 
 
 def _difference(values: Sequence[float]) -> str:
@@ -200,8 +287,8 @@ def _difference(values: Sequence[float]) -> str:
 
 
 def correction_table(study: Study) -> pd.DataFrame:
-    """How far the final judge's view of a row lies from the oracle's, as it is and corrected by labels, over all rows at the centre: mean
-    absolute error, and how often the corrected interval holds the oracle's rate."""
+    """How far the final judge's view of a row lies from the oracle's, as it is and corrected by labels, over all rows
+    at the centre: mean absolute error, and how often the corrected interval holds the oracle's rate."""
     import pandas as pd
 
     rows = []
@@ -215,8 +302,16 @@ def correction_table(study: Study) -> pd.DataFrame:
                 low, high = study.interval(experiment, "judged_corrected", method, seed)
                 held.append(low <= truth[seed] <= high)
         if held:
-            row = {"experiment": experiment, "rows": len(held), "error as judged": sum(errors["judged"]) / len(held), "error corrected": sum(errors["judged_corrected"]) / len(held)}
-            rows.append({name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()} | {"interval holds the truth": f"{sum(held) / len(held):.0%}"})
+            row = {
+                "experiment": experiment,
+                "rows": len(held),
+                "error as judged": sum(errors["judged"]) / len(held),
+                "error corrected": sum(errors["judged_corrected"]) / len(held),
+            }
+            rows.append(
+                {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+                | {"interval holds the truth": f"{sum(held) / len(held):.0%}"}
+            )
     return pd.DataFrame(rows)
 
 
@@ -243,14 +338,22 @@ def _p(value: float) -> str:
 
 
 def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
-    """Every table and figure that the rows in `<folder>/table.csv` allow, the tables in LaTeX and HTML below `typeset`; returns the paths."""
+    """Every table and figure that the rows in `<folder>/table.csv` allow, the tables in LaTeX and HTML below `typeset`;
+    returns the paths."""
     folder = Path(folder)
     study = Study(folder / "table.csv")
     names = [name for name in study.experiments() if study.of(name, behaviour(name), "rdpo")]
-    trials = {name: json.loads(path.read_text(encoding="utf-8")) for name in names if (path := folder / name / "trials.json").exists()}
+    trials = {
+        name: json.loads(path.read_text(encoding="utf-8"))
+        for name in names
+        if (path := folder / name / "trials.json").exists()
+    }
     rows = contrasts(study)
     write_json(folder / "contrasts.json", rows)
-    over_seeds, paired_by = "Means over seeds with 95 % t-intervals, of the same 150 prompts a set", "differences paired by seed"
+    over_seeds, paired_by = (
+        "Means over seeds with 95 % t-intervals, of the same 150 prompts a set",
+        "differences paired by seed",
+    )
     tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; oracle's view where no judge is named. KL: mean log-ratio to the base student of the student's own greedy answers.") for name in names} | {
         "contrasts": (contrast_table(rows), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
         **({"headline": (headline_table(study), f"Safety: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; answers are judged by the oracle.")} if "safety" in names else {}),
@@ -263,7 +366,12 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
         "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, {paired_by}."),
         "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, {paired_by}."),
     }  # fmt: skip
-    written = [path for name, (table, note) in tables.items() if len(table) for path in write_table(table, folder / name, note, Path(typeset, name)).values()]
+    written = [
+        path
+        for name, (table, note) in tables.items()
+        if len(table)
+        for path in write_table(table, folder / name, note, Path(typeset, name)).values()
+    ]
     safety = [name for name in names if name == "safety"]
     figures = {
         "contrasts": contrast_figure(rows),

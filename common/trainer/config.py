@@ -11,7 +11,15 @@ from trl import DPOConfig, DPOTrainer
 
 from common.loss import check_method, knobs_of, preference_loss, uses_scores
 
-IGNORED_OPTIONS = ("loss_type", "loss_weights", "use_weighting", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "discopop_tau")
+IGNORED_OPTIONS = (
+    "loss_type",
+    "loss_weights",
+    "use_weighting",
+    "ld_alpha",
+    "f_divergence_type",
+    "f_alpha_divergence_coef",
+    "discopop_tau",
+)
 PAPER = {
     "title": "Refined Direct Preference Optimization with Synthetic Data for Behavioral Alignment of LLMs",
     "id": "2402.08005",
@@ -40,11 +48,12 @@ class RDPOConfig(DPOConfig):
         packed: False computes two padded rows a pair, prompt and all, as TRL does; the numbers are the same.
         reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
             `<output_dir>/reference`.
-        precompute_ref_log_probs: None computes the reference once and keeps it, see `reference_cache`, but not that of a stream
+        precompute_ref_log_probs: None computes the reference once and keeps it, see `reference_cache`, but not that of
+        a stream
             or of a reference that is synchronised.
 
-    `label_smoothing` (cdpo, robust) is inherited, with the default .1. Raises ValueError for options of `DPOConfig` that only
-    TRL's own loss would read, and for numbers that are not finite or that the method does not take.
+    `label_smoothing` (cdpo, robust) is inherited, with the default .1. Raises ValueError for options of `DPOConfig`
+    that only TRL's own loss would read, and for numbers that are not finite or that the method does not take.
     """
 
     method: str = _option("rdpo", "Loss: a name in common.loss.LOSSES; in Python a callable as well.")
@@ -53,11 +62,19 @@ class RDPOConfig(DPOConfig):
     tau: float = _option(0.5, "Weight of the teacher's preference in `rdpo_label`.")
     variance: float = _option(1.0, "Variance of the score gap in `rdpo_ml`.")
     nll_weight: float = _option(0.0, "Weight of the negative log-likelihood of the chosen completion.")
-    nll_on: Literal["all", "accepted"] = _option("all", "Pairs that the likelihood term counts: all, or those whose chosen answer scored higher.")
-    score_range: list[float] = field(default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."})
+    nll_on: Literal["all", "accepted"] = _option(
+        "all", "Pairs that the likelihood term counts: all, or those whose chosen answer scored higher."
+    )
+    score_range: list[float] = field(
+        default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."}
+    )
     packed: bool = _option(True, "Compute a prompt once for both answers, several pairs in a row.")
-    reference_cache: str | None = _option(None, "Folder of reference log-probabilities; by default `<output_dir>/reference`.")
-    precompute_ref_log_probs: bool | None = _option(None, "Compute reference log-probabilities once, before training. By default for all data but streams.")
+    reference_cache: str | None = _option(
+        None, "Folder of reference log-probabilities; by default `<output_dir>/reference`."
+    )
+    precompute_ref_log_probs: bool | None = _option(
+        None, "Compute reference log-probabilities once, before training. By default for all data but streams."
+    )
     label_smoothing: float = _option(0.1, "Rate of flipped labels that `cdpo` and `robust` assume.")
 
     def __post_init__(self):
@@ -67,23 +84,37 @@ class RDPOConfig(DPOConfig):
             raise ValueError(f"nll_on is 'all' or 'accepted', not {self.nll_on!r}")
         for option in fields(self):
             value = getattr(self, option.name)
-            if isinstance(value, float) and not math.isfinite(value) and (option.name, value) != ("max_grad_norm", math.inf):
+            if (
+                isinstance(value, float)
+                and not math.isfinite(value)
+                and (option.name, value) != ("max_grad_norm", math.inf)
+            ):
                 raise ValueError(f"{option.name}={value} is no finite number")
         if self.nll_weight < 0:
             raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
         self.score_range = _checked_range(self.score_range)
-        defaults = {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in fields(DPOConfig) if f.name in IGNORED_OPTIONS}
+        defaults = {
+            f.name: f.default_factory() if callable(f.default_factory) else f.default
+            for f in fields(DPOConfig)
+            if f.name in IGNORED_OPTIONS
+        }
         for name, default in defaults.items():
             value = getattr(self, name)
             if value != default and [value] != default:
-                raise ValueError(f"{name}={value!r} belongs to TRL's own loss and would have no effect here; choose the loss with method=")
+                raise ValueError(
+                    f"{name}={value!r} belongs to TRL's own loss and would have no effect here; choose the loss with method="
+                )
         if not callable(self.method):
-            preference_loss(self.method, *torch.zeros(6, 1), beta=self.beta, **self.knobs)  # raises where a knob has no meaning
+            preference_loss(
+                self.method, *torch.zeros(6, 1), beta=self.beta, **self.knobs
+            )  # raises where a knob has no meaning
         super().__post_init__()
 
     @property
     def needs_scores(self) -> bool:
-        return not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on == "accepted"
+        return (
+            not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on == "accepted"
+        )
 
     @property
     def knobs(self) -> dict[str, float]:
@@ -93,7 +124,11 @@ class RDPOConfig(DPOConfig):
     @property
     def method_name(self) -> str:
         """Of a callable, where it is defined."""
-        return f"{self.method.__module__}.{getattr(self.method, '__qualname__', type(self.method).__name__)}" if callable(self.method) else self.method
+        return (
+            f"{self.method.__module__}.{getattr(self.method, '__qualname__', type(self.method).__name__)}"
+            if callable(self.method)
+            else self.method
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {**super().to_dict(), "method": self.method_name}
@@ -111,10 +146,18 @@ def _checked_range(given: Any) -> list[float]:
 
 def card_of(args: RDPOConfig) -> tuple[list[str], str, dict[str, str]]:
     """Tags, name and paper of a training, for TRL's model card."""
-    numbers = {"beta": args.beta, **args.knobs, **({f"NLL on {args.nll_on}": args.nll_weight} if args.nll_weight else {})}
+    numbers = {
+        "beta": args.beta,
+        **args.knobs,
+        **({f"NLL on {args.nll_on}": args.nll_weight} if args.nll_weight else {}),
+    }
     what = f"loss `{args.method_name}`, {', '.join(f'{name} {value:g}' for name, value in numbers.items())}"
     if args.method == "dpo":
         return ["trl", "dpo"], f"DPO ({what})", DPOTrainer._paper
     if callable(args.method) or args.method.startswith("rdpo"):
-        return list(dict.fromkeys(["trl", "dpo", "rdpo", *([] if callable(args.method) else [args.method])])), f"refined DPO (rDPO; {what})", PAPER
+        return (
+            list(dict.fromkeys(["trl", "dpo", "rdpo", *([] if callable(args.method) else [args.method])])),
+            f"refined DPO (rDPO; {what})",
+            PAPER,
+        )
     return ["trl", "dpo", args.method], f"a variant of DPO ({what})", {}

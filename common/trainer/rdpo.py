@@ -1,11 +1,11 @@
 """Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
 
-Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them; everything
-else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the loss is
-`preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
-(`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small updates
-away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what differs and what
-is refused.
+Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them;
+everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the
+loss is `preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
+(`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small
+updates away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what
+differs and what is refused.
 
 Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
 `_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
@@ -46,11 +46,13 @@ from common.trainer.config import RDPOConfig, card_of
 
 
 class StopWhenNotFinite(TrainerCallback):
-    """Ends a training whose gradient or final weights are NaN or infinite with a ValueError; such a gradient never reaches the weights.
-    Gradients of scaled float16, where those steps are skipped, are left alone."""
+    """Ends a training whose gradient or final weights are NaN or infinite with a ValueError; such a gradient never
+    reaches the weights. Gradients of scaled float16, where those steps are skipped, are left alone."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if not args.fp16 and not _all_finite([parameter.grad for parameter in model.parameters() if parameter.grad is not None]):
+        if not args.fp16 and not _all_finite(
+            [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        ):
             raise ValueError(_not_finite(f"gradient of step {state.global_step + 1}", args))
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
@@ -70,10 +72,10 @@ def _not_finite(what: str, args) -> str:
 class RDPOTrainer(DPOTrainer):
     """TRL's `DPOTrainer` with the losses of `common.loss`; takes the same arguments, with an `RDPOConfig`.
 
-    Without `args` the method is `rdpo`, or `dpo` where the dataset has no scores. The reference is TRL's: `ref_model`, else the
-    model with a new adapter off, the adapter that a ready PeftModel began with, or the model before training.
-    Pairs without a score are left out for every method alike; so the rows of a table differ by their method and not by their
-    data. What `evaluate` is given is treated as the training data are.
+    Without `args` the method is `rdpo`, or `dpo` where the dataset has no scores. The reference is TRL's: `ref_model`,
+    else the model with a new adapter off, the adapter that a ready PeftModel began with, or the model before training.
+    Pairs without a score are left out for every method alike; so the rows of a table differ by their method and not by
+    their data. What `evaluate` is given is treated as the training data are.
 
     Attributes:
         pairs_used: pairs that are trained on; None for a stream.
@@ -81,7 +83,8 @@ class RDPOTrainer(DPOTrainer):
         left_out: of every table, pairs left out by reason: `unscored`, `prompt fills max_length`.
 
     Raises:
-        ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a conversation whose
+        ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a
+        conversation whose
             prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part), an empty
             completion, more tokens than a model has positions, images, or a loss or gradient that is not finite.
         TypeError: `args` or a dataset of another kind.
@@ -94,7 +97,11 @@ class RDPOTrainer(DPOTrainer):
         compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None, peft_config=None,
     ):  # fmt: skip
         if isinstance(ref_model, RDPOConfig):
-            warnings.warn("RDPOTrainer takes its arguments in TRL's order now: model, ref_model, args, ...; name them", FutureWarning, stacklevel=2)
+            warnings.warn(
+                "RDPOTrainer takes its arguments in TRL's order now: model, ref_model, args, ...; name them",
+                FutureWarning,
+                stacklevel=2,
+            )
             if args is not None:  # was: model, args, train_dataset, eval_dataset, processing_class
                 processing_class = processing_class if train_dataset is None else train_dataset
                 train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
@@ -102,7 +109,11 @@ class RDPOTrainer(DPOTrainer):
         args = _settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
-        begun = _trainable(model, ref_model) if peft_config is None and not isinstance(model, str) and is_peft_model(model) else []
+        begun = (
+            _trainable(model, ref_model)
+            if peft_config is None and not isinstance(model, str) and is_peft_model(model)
+            else []
+        )
         self.left_out: dict[str, dict[str, int]] = {}
         self._tag_names, self._name, self._paper = card_of(args)
         super().__init__(
@@ -114,7 +125,11 @@ class RDPOTrainer(DPOTrainer):
             raise ValueError(TEXT_ONLY)
         if not isinstance(self.data_collator, ScoreCollator):
             trls = type(self.data_collator) is DataCollatorForPreference
-            options = asdict(self.data_collator) if trls else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
+            options = (
+                asdict(self.data_collator)
+                if trls
+                else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
+            )
             self.data_collator = ScoreCollator(**options)
         for parameter, values in begun:
             parameter.data = values  # as they were before TRL rounded them
@@ -145,7 +160,9 @@ class RDPOTrainer(DPOTrainer):
             raise ValueError(TEXT_ONLY)
         if not isinstance(dataset, Dataset | IterableDataset):
             kind = type(dataset).__name__
-            raise TypeError(f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one")
+            raise TypeError(
+                f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one"
+            )
         reads = args.needs_scores or callable(args.method) and set(SCORES) <= _columns(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
         stale = [name for name in REFERENCE if name in _columns(scored)]
@@ -153,7 +170,9 @@ class RDPOTrainer(DPOTrainer):
         if next(iter(prepared), None) is None:
             raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
         if isinstance(prepared, IterableDataset):
-            return prepared.map(_checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name})
+            return prepared.map(
+                _checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name}
+            )
         for number, row in enumerate(prepared):
             _checked(row, number, processing_class, dataset_name)
         counts = {"unscored": len(dataset) - len(scored), "prompt fills max_length": len(scored) - len(prepared)}
@@ -167,8 +186,8 @@ class RDPOTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """The dataset with `ref_chosen_logps` and `ref_rejected_logps`, from the cache where it has them.
 
-        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference. A stream is left
-        as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
+        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference. A stream
+        is left as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
         """
         if isinstance(dataset, IterableDataset) and (self.ref_model is not None or is_peft_model(self.model)):
             return dataset
@@ -176,8 +195,14 @@ class RDPOTrainer(DPOTrainer):
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
         self._forbid_cpu_repacking()
         model = self.ref_model or self.model
-        how = {"packed": self.args.packed, "precision": self.accelerator.mixed_precision, "device": self.accelerator.device.type}
-        cache = ReferenceCache(self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how))
+        how = {
+            "packed": self.args.packed,
+            "precision": self.accelerator.mixed_precision,
+            "device": self.accelerator.device.type,
+        }
+        cache = ReferenceCache(
+            self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how)
+        )
         rows = dataset.select_columns(list(TOKENS))
         keys = [fingerprint(_groups(self.data_collator([row])), digits=32) for row in rows]
         missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
@@ -195,8 +220,8 @@ class RDPOTrainer(DPOTrainer):
         return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
 
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Reference log-probabilities (batch,), (batch,) of chosen and rejected: `ref_model`, the adapter that training began with, or
-        adapters off.
+        """Reference log-probabilities (batch,), (batch,) of chosen and rejected: `ref_model`, the adapter that training
+        began with, or adapters off.
 
         Raises ValueError where the reference is the model before training, and training has begun.
         """
@@ -205,7 +230,8 @@ class RDPOTrainer(DPOTrainer):
 
     @contextlib.contextmanager
     def _as_reference(self) -> Iterator[None]:
-        """The model's adapters as the reference has them; within itself without effect, since PEFT looks at every layer to switch them."""
+        """The model's adapters as the reference has them; within itself without effect, since PEFT looks at every layer
+        to switch them."""
         if self._is_reference or self.ref_model is not None:
             yield
         elif is_peft_model(self.model):
@@ -217,7 +243,9 @@ class RDPOTrainer(DPOTrainer):
                 finally:
                     self._is_reference = False
         elif self.state.global_step:
-            raise ValueError("the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset")
+            raise ValueError(
+                "the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset"
+            )
         else:
             yield
 
@@ -230,7 +258,9 @@ class RDPOTrainer(DPOTrainer):
         groups = _groups(inputs)
         longest = max(len(ids) for group in groups for ids, _ in group)
         if self._positions and longest > self._positions:
-            raise ValueError(f"a prompt with its answer has {longest} tokens, and the model has {self._positions} positions; set max_length={self._positions}")
+            raise ValueError(
+                f"a prompt with its answer has {longest} tokens, and the model has {self._positions} positions; set max_length={self._positions}"
+            )
         return groups
 
     @cached_property
@@ -283,7 +313,9 @@ class RDPOTrainer(DPOTrainer):
         for name, value in values.items():
             metrics[name].append(self.accelerator.gather(value).mean().item())
         if self.model.training:
-            self._total_train_tokens += self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item() // self._tp_size
+            self._total_train_tokens += (
+                self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item() // self._tp_size
+            )
         metrics["num_tokens"] = [self._total_train_tokens]
 
     @contextlib.contextmanager
@@ -303,7 +335,8 @@ class RDPOTrainer(DPOTrainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def _save(self, *args, **kwargs):
-        """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its name."""
+        """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its
+        name."""
         method = self.args.method
         try:
             pickle.dumps(method)
@@ -316,7 +349,8 @@ class RDPOTrainer(DPOTrainer):
 
 
 def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
-    """The arguments with what the data decide: the method where none are given, and whether the reference is computed beforehand.
+    """The arguments with what the data decide: the method where none are given, and whether the reference is computed
+    beforehand.
 
     Raises TypeError for arguments of another class, ValueError for an empty dataset.
     """
@@ -326,11 +360,16 @@ def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDP
     if args is None:
         method = "rdpo" if set(SCORES) <= columns else "dpo"
         why = "scores" if method == "rdpo" else "no scores"
-        warnings.warn(f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another", stacklevel=3)
+        warnings.warn(
+            f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another",
+            stacklevel=3,
+        )
         name = model if isinstance(model, str) else model.config.name_or_path
         args = RDPOConfig(f"{Path(name).name}-RDPO", method=method)
     if not isinstance(args, RDPOConfig):
-        raise TypeError(f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss")
+        raise TypeError(
+            f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss"
+        )
     if args.precompute_ref_log_probs is None:
         args = copy.copy(args)  # the caller's stay undecided
         datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
@@ -344,26 +383,40 @@ def _columns(dataset) -> set[str]:
 
 
 def _trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
-    """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on from."""
+    """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on
+    from."""
     if ref_model is None and "default" not in model.peft_config:
-        raise ValueError(f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name=")
+        raise ValueError(
+            f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name="
+        )
     parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
-        raise ValueError("the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)")
+        raise ValueError(
+            "the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)"
+        )
     return parameters
 
 
 def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
-    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a warning that is
-    easily missed."""
+    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a
+    warning that is easily missed."""
     where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
     for side in ("chosen", "rejected"):
         if not len(row[f"{side}_ids"]):
-            raise ValueError(f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out")
+            raise ValueError(
+                f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out"
+            )
     if is_conversational(row):
         tools = row.get("tools")
-        template = {"tools": json.loads(tools) if isinstance(tools, str) else tools, **(row.get("chat_template_kwargs") or {})}
-        if len(row["prompt_ids"]) < len(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)["input_ids"]):
+        template = {
+            "tools": json.loads(tools) if isinstance(tools, str) else tools,
+            **(row.get("chat_template_kwargs") or {}),
+        }
+        if len(row["prompt_ids"]) < len(
+            tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)[
+                "input_ids"
+            ]
+        ):
             for side in ("chosen", "rejected"):
                 check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
     return row
@@ -378,6 +431,8 @@ def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
     """[chosen, rejected] of every pair, as the collator truncated and padded them."""
     ids, kept, scored = (inputs[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask"))
     rows = zip(ids, kept.bool(), scored.sum(dim=1))
-    sequences = [(row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows]  # nothing predicts a first token
+    sequences = [
+        (row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows
+    ]  # nothing predicts a first token
     pairs = len(sequences) // 2
     return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]

@@ -1,32 +1,30 @@
-"""One execution of `train_rdpo`: every method and seed asked for, each finished training kept and never run twice."""
+"""Rows of a table, every method and seed asked for: each finished training is kept and none is run twice."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.chat.model import ChatModel
-from common.evaluation.answers import TrainedStudent, answers_by_set
-from common.evaluation.matched_utility import LAMBDAS, choose_lambda, frontier, scaled
+from common.evaluation.answers import TrainedStudent
+from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
-from common.loss import LOSSES, preference_loss
-from common.methods import TrainSettings, check_methods, existing, existing_place, is_trained
+from common.methods import TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.identity import identity, located
-from common.student.load import load_student
 from common.training.kept import Setting, trained_once, training_of
-from common.training.train import preference_trainer, train
+from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
-"""Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked with, when marks did not
+"""Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked
+with, when marks did not
 name them: rows asked with these keep their marks, and rows of any other texts have others."""
 
 
@@ -36,61 +34,92 @@ def check_split(evaluate_on: str) -> None:
         raise ValueError(f"evaluate_on is 'validation' or 'test', not {evaluate_on!r}")
 
 
+def stream(name: str, seed: int) -> random.Random:
+    """A new random stream of a seed, `subset` or `swaps`, for what it draws of the pairs. KeyError for another name.
+
+    Swaps draw from `Random(seed + 1)`, which is the next seed's stream of subsets. Committed results depend on these
+    two, so they stay; another stream should be `Random(f"{name} {seed}")`, which no other name or seed shares.
+    """
+    return random.Random(seed + {"subset": 0, "swaps": 1}[name])
+
+
 class Experiment:
     """Trains and evaluates rows of the table on one pairs file.
 
     Args:
         student: folder or Hub name of the base student.
-        pairs: scored pairs of the train split, all made in one way: by self-critique, or by one variant of Counterfactual DPO.
+        pairs: scored pairs of the train split, all made in one way: by self-critique, or by one variant of
+        Counterfactual DPO.
         evaluator: how answers are looked at.
         output: results go to `<output>/seed-<s>/<row>/`.
         settings: shared by all methods; the seed is replaced by each run's own.
-        tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
         evaluate_on: "validation", or "test" for the final table only.
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
-        finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is taken from there
+        tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
+        finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is
+        taken from there
             and not trained again, what is new is added. None for no such file.
         chats: who answers for the `endpoint:` rows, by row.
-        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share them.
         match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
+        evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share
+        them.
         load: for `load_student`.
     """
 
     def __init__(
         self, student: str | Path, pairs: Sequence[ScoredPair], evaluator: Evaluator, output: str | Path,
-        settings: TrainSettings, evaluate_on: str = "validation", train_pairs: int = 0, chats: Mapping[str, ChatModel] = {},
-        finished: Path | None = None, tuned: Mapping[str, Setting] = {}, match_utility: bool = True,
-        evaluations: dict[tuple[str, str], Evaluation] | None = None, **load: Any,
+        settings: TrainSettings, evaluate_on: str = "validation", *, train_pairs: int = 0,
+        tuned: Mapping[str, Setting] = {}, finished: Path | None = None, chats: Mapping[str, ChatModel] = {},
+        match_utility: bool = True, evaluations: dict[tuple[str, str], Evaluation] | None = None, **load: Any,
     ):  # fmt: skip
         check_split(evaluate_on)
         if train_pairs > len(pairs):
             raise ValueError(f"train_pairs = {train_pairs}, but there are only {len(pairs)} pairs")
         variants = sorted({pair.variant for pair in pairs})
         if len(variants) > 1:
-            raise ValueError(f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind")
+            raise ValueError(
+                f"pairs made in different ways ({', '.join(name or 'self_critique' for name in variants)}) are no fair comparison; give a file of one kind"
+            )
         self.variant = variants[0] if variants else ""
         self.student = located(student)
         self.pairs, self.evaluator, self.output = list(pairs), evaluator, Path(output)
-        self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = settings, evaluate_on, train_pairs, chats, load
+        self.settings, self.evaluate_on, self.train_pairs, self.chats, self.load = (
+            settings,
+            evaluate_on,
+            train_pairs,
+            chats,
+            load,
+        )
         self.finished, self.tuned, self.match_utility = finished, tuned, match_utility
         self._untrained = {} if evaluations is None else evaluations
 
     def run(self, methods: Sequence[str], seeds: Sequence[int], swapped: Sequence[float] = (0.0,)) -> list[Result]:
-        """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk, which is
-        said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
+        """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk,
+        which is said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
         check_methods(methods)
         rows = [(method, seed, share) for seed in seeds for share in swapped for method in methods]
-        once = [(method, seed, share) for method, seed, share in rows if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))]
+        once = [
+            (method, seed, share)
+            for method, seed, share in rows
+            if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))
+        ]
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
             progress(1)
         return results
 
+    def with_settings(self, settings: TrainSettings, output: str | Path) -> Experiment:
+        """The same rows under other shared settings, with their results in another folder."""
+        other = copy(self)
+        other.settings, other.output = settings, Path(output)
+        return other
+
     def finished_rows(self) -> list[Result]:
-        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's would be made of, as `place_in_table` orders them."""
+        """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's
+        would be made of, as `place_in_table` orders them."""
         found = [Result.read(path) for path in sorted(self.output.glob("seed-*/*/metrics.json"))]
-        current = [result for result in found if result.made_of == self._made_of(result.method, result.seed, result.swapped)]
+        current = [one for one in found if one.made_of == self.made_of(one.method, one.seed, one.swapped)]
         return sorted(current, key=place_in_table)
 
     def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
@@ -102,12 +131,14 @@ class Experiment:
 
     def result(self, method: str, seed: int, swapped: float = 0.0) -> Result:
         """The result of one row, trained and evaluated unless it is finished."""
-        path, made_of = self.path_of(method, seed, swapped), self._made_of(method, seed, swapped)
+        path, made_of = self.path_of(method, seed, swapped), self.made_of(method, seed, swapped)
         name = f"{self._place(method, seed, swapped)}.{made_of}"
         if path.exists() and (kept := Result.read(path)).made_of == made_of:
             print(f"{kept.row}, seed {seed}: finished before, reused from {path}", flush=True)
             return kept
-        if self.finished and (kept := finished_result(self.finished, name, of_any_seed=not is_trained(method))):  # what is not trained has no seed
+        if self.finished and (
+            kept := finished_result(self.finished, name, of_any_seed=not is_trained(method))
+        ):  # what is not trained has no seed
             print(f"{kept.row}, seed {seed}: finished before, reused from {self.finished}", flush=True)
             kept = kept.of_seed(seed)
             kept.write(path)  # where tables look for it
@@ -118,7 +149,10 @@ class Experiment:
             student = self.train(method, seed, swapped)
             result = self._evaluate(student, seed, made_of)
             if is_trained(method) and swapped:
-                result.swapped, result.metrics = swapped, [metric.model_copy(update={"noise": swapped}) for metric in result.metrics]
+                result.swapped, result.metrics = (
+                    swapped,
+                    [metric.model_copy(update={"noise": swapped}) for metric in result.metrics],
+                )
         result.split = self.evaluate_on
         if is_trained(method):
             settings = self.settings_of(method, seed)
@@ -141,46 +175,33 @@ class Experiment:
         return self.settings.changed(seed=seed, **self.tuned.get(method, {}))
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
-        """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers exchanged. Scores stay
+        """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers
+        exchanged. Scores stay
         with their answers: DPO's label is wrong there, and what the judge saw is not."""
-        pairs = random.Random(seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
-        exchanged = set(random.Random(seed + 1).sample(range(len(pairs)), round(swapped * len(pairs))))
+        pairs = stream("subset", seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
+        exchanged = set(stream("swaps", seed).sample(range(len(pairs)), round(swapped * len(pairs))))
         return [pair.swapped() if i in exchanged else pair for i, pair in enumerate(pairs)]
 
     def untrained(self, method: str, split: str) -> Evaluation:
         """An untrained row on a split. It has no seed, so it is evaluated once."""
         if (method, split) not in self._untrained:
-            student = self._as_it_is(method)
+            student = self.as_it_is(method)
             self._untrained[method, split] = replace(self.evaluator(student, split, 0), precision=student.precision)
         return self._untrained[method, split]
 
-    def first_answers(self, method: str, count: int = 3) -> dict[str, list[str]]:
-        """What an untrained row answers to the first prompts of every set: a look at it without its evaluation."""
-        sets = {name: records[:count] for name, records in self.evaluator.sets(self.evaluate_on).items()}
-        return answers_by_set(self.evaluator.chat(self._as_it_is(method)), sets, self.evaluator.max_new_tokens)
-
-    def _as_it_is(self, method: str) -> TrainedStudent:
-        return TrainedStudent(method, chat=self.chats[method]) if method in self.chats else train(method, self.student, [], self.settings, self.output, **self.load)
-
-    def loss_before_training(self, method: str, seed: int, pairs: int = 16) -> tuple[float, float]:
-        """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
-
-        Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
-        settings = self.settings_of(method, seed)
-        chosen = [pair for pair in self.pairs_of(seed) if None not in pair.normalised()][:pairs]
-        model, tokenizer = load_student(self.student, **self.load)
-        trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, self.output / "step-0")
-        with torch.no_grad():
-            batches = [(trainer.compute_loss(trainer.model.eval(), batch).item(), len(batch["input_ids"])) for batch in trainer.get_train_dataloader()]
-        measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
-        zeros = torch.zeros(len(chosen))
-        rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
-        analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, beta=settings.beta, **settings.knobs_of(method))[0].mean()
-        return measured, float(analytic)
+    def as_it_is(self, method: str) -> TrainedStudent:
+        """The student of an untrained row, or who answers for it."""
+        if method in self.chats:
+            return TrainedStudent(method, chat=self.chats[method])
+        return train(method, self.student, [], self.settings, self.output, **self.load)
 
     def _untrained_result(self, method: str, seed: int, made_of: str) -> Result:
         evaluation = self.untrained(method, self.evaluate_on)
-        at_lambda = {"matched": evaluation.metrics, "matched_lambda": 0.0} if method == "base" and self.evaluator.matches_utility else {}
+        at_lambda = (
+            {"matched": evaluation.metrics, "matched_lambda": 0.0}
+            if method == "base" and self.evaluator.matches_utility
+            else {}
+        )
         result = Result(
             method, seed, made_of, evaluation.metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, precision=evaluation.precision,
             prompts=self.evaluator.texts.hash if method == "sr" else "", **at_lambda,
@@ -188,55 +209,43 @@ class Experiment:
         return result.of_seed(seed)
 
     def _evaluate(self, student: TrainedStudent, seed: int, made_of: str) -> Result:
-        evaluation = self.evaluator(student, self.evaluate_on, seed)
-        result = Result(
-            student.method, seed, made_of, [*evaluation.metrics, self._divergence(student, seed, evaluation)],
-            answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history, pairs_used=student.pairs_used, unscored=student.unscored,
-            variant=self.variant if is_trained(student.method) else "", precision=student.precision,
-        )  # fmt: skip
+        evaluation, matched = self.evaluator(student, self.evaluate_on, seed), {}
+        metrics = [*evaluation.metrics, self._divergence(student, seed, evaluation)]
         if self.match_utility and self.evaluator.matches_utility:
-            self._match_utility(student, seed, evaluation, result)
-        return result
+            base = self.untrained("base", "validation")
+            matched = at_matched_utility(student, self.evaluator, self.evaluate_on, seed, evaluation, base)
+        return Result(
+            student.method, seed, made_of, metrics,
+            answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history,
+            pairs_used=student.pairs_used, unscored=student.unscored,
+            variant=self.variant if is_trained(student.method) else "", precision=student.precision, **matched,
+        )  # fmt: skip
 
     def _divergence(self, student: TrainedStudent, seed: int, evaluation: Evaluation) -> Metric:
         name, records = next(iter(self.evaluator.sets(self.evaluate_on).items()))
         values = divergence(student, records, evaluation.answers[name], batch_size=16)
         return mean(values, metric="kl", experiment=self.evaluator.experiment, method=student.method, seed=seed)
 
-    def _match_utility(self, student: TrainedStudent, seed: int, evaluation: Evaluation, result: Result) -> None:
-        base = self.untrained("base", "validation")
-        on_validation = frontier(student, self.evaluator, "validation", seed, base)
-        result.matched_lambda = choose_lambda(on_validation, base.value("utility"), self.evaluator.safety)
-        result.frontier = [
-            {"lambda": factor, "utility": on_validation[factor].value("utility"), "safety": on_validation[factor].value(self.evaluator.safety)}
-            for factor in LAMBDAS
-        ]
-        if result.matched_lambda == 1.0:
-            result.matched = evaluation.metrics
-        else:
-            with scaled(student, result.matched_lambda):
-                result.matched = self.evaluator(student, self.evaluate_on, seed).metrics
-
-    def _made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
-        pairs, settings = (self.pairs_of(seed, swapped), self.settings_of(method, seed)) if is_trained(method) else ([], TrainSettings())
+    def made_of(self, method: str, seed: int, swapped: float = 0.0) -> str:
+        """The mark of a row: a hash of all that its result is made of. Results of another mark are made again."""
+        pairs, settings = (
+            (self.pairs_of(seed, swapped), self.settings_of(method, seed))
+            if is_trained(method)
+            else ([], TrainSettings())
+        )
         kind = existing(method)
-        named = f"{kind}:{identity(existing_place(method))}" if kind in ("adapter", "model") else method  # whatever its place is called
+        commit = f"@{existing_commit(method)}" if existing_commit(method) else ""
+        named = (
+            f"{kind}:{identity(existing_place(method))}{commit}" if kind in ("adapter", "model") else method
+        )  # whatever its place is called
         training = training_of(named, self.student, pairs, settings, **self.load)
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
             evaluation["texts"] = texts
-        return fingerprint(training, {}, evaluation, self.evaluate_on)  # {}: once files of adapters and models, on which every mark hangs
+        return fingerprint(
+            training, {}, evaluation, self.evaluate_on
+        )  # {}: once files of adapters and models, on which every mark hangs
 
 
 def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:
     return {name: texts[:count] for name, texts in answers.items()}
-
-
-def preference_methods(methods: Sequence[str]) -> list[str]:
-    """Those trained with a preference loss, for the parts of the story that only they have."""
-    return [method for method in methods if method in LOSSES]
-
-
-def row_before(methods: Sequence[str]) -> str:
-    """The row that the notebook shows before training: the base student, unless no row has anything to do with it."""
-    return "base" if any(existing(method) not in ("model", "endpoint") for method in methods) else methods[0]

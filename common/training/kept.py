@@ -1,5 +1,5 @@
-"""Trainings that are kept: an adapter on disk with a mark of what it was made of, so that none is trained twice and a kill
-during the evaluation loses none."""
+"""Trainings that are kept: an adapter on disk with a mark of what it was made of, so that none is trained twice and a
+kill during the evaluation loses none."""
 
 from __future__ import annotations
 
@@ -22,15 +22,23 @@ Setting = dict[str, Any]
 """Of a training: some of the fields of `TrainSettings`."""
 
 
-def training_of(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any) -> str:
+def training_of(
+    method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any
+) -> str:
     """The mark of a training: student, pairs and what the method reads of the settings.
 
-    A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash: what it is
-    made of shows in its texts, and wherever it lies these make the same student."""
+    A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash:
+    what it is made of shows in its texts, and wherever it lies these make the same student."""
     shown = [pair.model_dump(mode="json") for pair in pairs]
     for pair in shown:
         pair["teacher"] = re.sub(r"^(.+) [0-9a-f]{12} (in NF4)$", r"runs/models/\1 \2", pair["teacher"])
-    return fingerprint(method, identity(student, load.get("revision")), shown, settings.as_dict(method), {k: str(v) for k, v in load.items()})
+    return fingerprint(
+        method,
+        identity(student, load.get("revision")),
+        shown,
+        settings.as_dict(method),
+        {k: str(v) for k, v in load.items()},
+    )
 
 
 def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:
@@ -40,24 +48,48 @@ def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:
     return kept if kept.get("made_of") == made_of else None
 
 
-def trained_once(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, folder: str | Path, **load: Any) -> TrainedStudent:
-    """`methods.train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are there
-    of the same student, pairs and settings, it is loaded and not trained, which is said."""
+def trained_once(
+    method: str,
+    student: str | Path,
+    pairs: Sequence[ScoredPair],
+    settings: TrainSettings,
+    folder: str | Path,
+    **load: Any,
+) -> TrainedStudent:
+    """`methods.train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where
+    both are there of the same student, pairs and settings, it is loaded and not trained, which is said."""
     folder = Path(folder)
-    mark, adapter, made_of = folder / "training.json", folder / "adapter", training_of(method, student, pairs, settings, **load)
+    mark, adapter, made_of = (
+        folder / "training.json",
+        folder / "adapter",
+        training_of(method, student, pairs, settings, **load),
+    )
     if kept := kept_training(folder, made_of):
         print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
         model, tokenizer = load_student(student, **load)
-        return TrainedStudent(method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"])
+        return TrainedStudent(
+            method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"]
+        )
     mark.unlink(missing_ok=True)
     trained = train(method, student, pairs, settings, folder / "trainer", **load)
-    save_adapter(trained.model, trained.tokenizer, adapter, f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n")
-    write_json(mark, {"made_of": made_of, "history": trained.history, "pairs_used": trained.pairs_used, "unscored": trained.unscored})
+    save_adapter(
+        trained.model, trained.tokenizer, adapter, f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n"
+    )
+    write_json(
+        mark,
+        {
+            "made_of": made_of,
+            "history": trained.history,
+            "pairs_used": trained.pairs_used,
+            "unscored": trained.unscored,
+        },
+    )
     return trained
 
 
 def read_tuned(path: str | Path) -> dict[str, Setting]:
-    """Method -> its chosen setting, of a file that `common.notebook.tune` wrote. Raises FileNotFoundError or ValueError for another file."""
+    """Method -> its chosen setting, of a file that `common.notebook.tune` wrote. Raises FileNotFoundError or ValueError
+    for another file."""
     if not Path(path).exists():
         raise FileNotFoundError(f"tuned: no file {path}; python -m common.notebook.tune makes it")
     content = json.loads(Path(path).read_text(encoding="utf-8"))

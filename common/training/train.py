@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from common.data.preference import accepted, preference_dataset, prompt_messages
 from common.evaluation.answers import TrainedStudent
 from common.logprobs.compute import grouped_logprobs
-from common.methods import METHODS, TrainSettings, check_methods, existing, existing_place, is_trained
+from common.methods import METHODS, TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
 from common.runtime import Progress, resolve
 from common.schema import ScoredPair
 from common.student.adapters import adapter_tokenizer, adapters_to_float32, load_adapter, lora_settings
@@ -19,12 +19,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
 
-def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, output: str | Path, **load: Any) -> TrainedStudent:
+def train(
+    method: str,
+    student: str | Path,
+    pairs: Sequence[ScoredPair],
+    settings: TrainSettings,
+    output: str | Path,
+    **load: Any,
+) -> TrainedStudent:
     """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
 
     Args:
-        method: a name in METHODS; the untrained ones return the base model as it is. An `adapter:` or `model:` is loaded.
-        student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to `load_as_it_is`.
+        method: a name in METHODS; the untrained ones return the base model as it is. An `adapter:` or `model:` is
+        loaded.
+        student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to
+        `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
 
@@ -33,23 +42,32 @@ def train(method: str, student: str | Path, pairs: Sequence[ScoredPair], setting
     check_methods([method])
     if existing(method) == "model":
         own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
-        return TrainedStudent(method, *load_as_it_is(existing_place(method), **own))
+        return TrainedStudent(
+            method, *load_as_it_is(existing_place(method), revision=existing_commit(method) or None, **own)
+        )
     if is_trained(method):
         release_memory()  # of the student before
     model, tokenizer = load_student(student, **load)
     if existing(method) == "adapter":
-        model, beside = load_adapter(model, existing_place(method)), adapter_tokenizer(model, existing_place(method), load.get("pad_token"))
+        model, beside = (
+            load_adapter(model, existing_place(method)),
+            adapter_tokenizer(model, existing_place(method), load.get("pad_token")),
+        )
         tokenizer = beside or tokenizer
     if not is_trained(method):
         return TrainedStudent(method, model, tokenizer)
     if (positions := learned_positions(model)) and positions < settings.max_length:
-        raise ValueError(f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most")
-    scored = [pair for pair in pairs if None not in pair.normalised()]
+        raise ValueError(
+            f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most"
+        )
+    scored = [pair for pair in pairs if pair.is_scored]
     make_trainer = preference_trainer if METHODS[method].loss else _supervised_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
     _report_progress(trainer, f"training {method}, seed {settings.seed}")
     trainer.train()
-    trained = TrainedStudent(method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored))
+    trained = TrainedStudent(
+        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored)
+    )
     del trainer
     release_memory()
     return trained
@@ -86,8 +104,11 @@ def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: P
     }  # fmt: skip
 
 
-def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
-    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a loss."""
+def preference_trainer(
+    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path
+):
+    """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a
+    loss."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
 
@@ -107,14 +128,17 @@ def preference_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair
     return trainer, trainer.pairs_used
 
 
-def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path):
+def _supervised_trainer(
+    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path
+):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from common.trainer.rdpo import StopWhenNotFinite
 
     class CompletionTrainer(SFTTrainer):
-        """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left out."""
+        """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left
+        out."""
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             scored = (inputs["labels"] != -100).sum(dim=1)  # prompt and completion: the end of every row
@@ -127,10 +151,17 @@ def _supervised_trainer(method: str, model, tokenizer, pairs: Sequence[ScoredPai
     kept = accepted(pairs) if METHODS[method].sft_on == "accepted" else list(pairs)
     if not kept:
         raise ValueError(f"{method}: no revision scored higher than its original, so there is nothing to train on")
-    rows = [{"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]} for pair in kept]
+    rows = [
+        {"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]}
+        for pair in kept
+    ]
     arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(model, settings, output))
     trainer = CompletionTrainer(
-        model, arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=lora_settings(settings.lora_rank)
+        model,
+        arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_settings(settings.lora_rank),
     )
     adapters_to_float32(trainer.model)
     trainer.add_callback(StopWhenNotFinite())

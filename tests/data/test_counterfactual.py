@@ -6,7 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from common.chat.model import hand_over
-from common.data.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, StyleInstructions, generate_counterfactual_pairs, variant_named
+from common.data.counterfactual import (
+    INSTRUCTIONS,
+    PAIRS,
+    VARIANTS,
+    StyleInstructions,
+    generate_counterfactual_pairs,
+    variant_named,
+)
 from common.data.preference import preference_dataset
 from common.evaluation.style import style_followed, style_question
 from common.judge.base import Judgement

@@ -42,3 +42,9 @@ def test_pairs_without_signal_are_listed_by_reason(load_micro):
 @pytest.mark.parametrize("score, expected", [(0, 0.0), (5, 1.0), (2.5, 0.5)])
 def test_scores_are_normalised_by_the_scale(score, expected):
     assert pair(0, better=score).normalised()[1] == expected
+
+
+@pytest.mark.parametrize("original, better", [(0.0, 0.0), (0.0, None), (None, 0.0), (None, None)])
+def test_a_pair_is_scored_where_both_answers_have_a_score_and_zero_is_one(original, better):
+    assert pair(0, original=original, better=better).is_scored == (None not in (original, better))
+    assert "is_scored" not in pair(0).model_dump()

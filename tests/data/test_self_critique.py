@@ -257,3 +257,9 @@ def test_a_turn_without_words_is_no_pair_and_says_so(tmp_path, texts):
     with pytest.raises(RuntimeError, match="1 of 1 failed"):
         generate_pairs(scripted(*texts), records(1), QUOTING, SAMPLING, tmp_path / "pairs.jsonl")
     assert json.loads((tmp_path / "failed_pairs.jsonl").read_text())["reason"] == "no words in the reply"
+
+
+def test_where_the_base_answer_is_unfit_too_the_first_unfit_turn_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match="1 of 1 failed"):
+        generate_pairs(failing_teacher({("q0", "answer"): "length"}), records(1), VERSIONS["sycophancy-2"], SAMPLING, tmp_path / "pairs.jsonl")
+    assert lines(tmp_path / "failed_pairs.jsonl") == [{"id": "id0", "turn": "answer", "reason": "length"}]

@@ -29,7 +29,8 @@ from common.storage import read_lines
 from common.student.adapters import load_adapter
 from common.study.figures import real_noise_figure
 from common.study.rows import Study
-from common.training.comparison import Experiment
+from common.training.before import first_answers
+from common.training.comparison import Experiment, stream
 
 NAMES = {"experiment": "safety", "method": "dpo", "seed": 0}
 FAST = TrainSettings(batch_size=8, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256)
@@ -91,7 +92,7 @@ def test_results_are_kept_and_reused_until_something_changes(run, capsys):
     assert again == first[-1] == Result.read(run.output / "seed-0" / "rdpo" / "metrics.json")
     assert (run.output / "seed-0" / "rdpo" / "adapter" / "adapter_model.safetensors").exists()
     changed = Experiment(run.student, run.pairs, run.evaluator, run.output, TrainSettings(**{**vars(FAST), "beta": 0.9}), train_pairs=24, **run.load)
-    assert changed._made_of("rdpo", 0) != again.made_of and changed._made_of("base", 0) == first[0].made_of
+    assert changed.made_of("rdpo", 0) != again.made_of and changed.made_of("base", 0) == first[0].made_of
     kept, still = ({result.row for result in of.finished_rows()} for of in (run, changed))
     assert kept >= {"base", "sr", "always_refuse", "sft", "dsc", "rdpo"} and "rdpo" not in still and still >= {"base", "sr", "sft", "dsc"}
 
@@ -144,7 +145,7 @@ def test_a_seed_takes_its_own_finished_result_before_that_of_another(tmp_path):
 def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(run, monkeypatch):
     evaluated = run.untrained("base", "validation").answers
     monkeypatch.setattr(WorldEvaluator, "__call__", lambda *_: pytest.fail("evaluated"))
-    shown = run.first_answers("base", count=2)
+    shown = first_answers(run, "base", count=2)
     assert shown == {name: answers[:2] for name, answers in evaluated.items()}
 
 
@@ -349,3 +350,7 @@ def test_bad_arguments_raise(run, pairs):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, evaluate_on="tests")
     with pytest.raises(ValueError, match="unknown method dpoo; there are base"):
         check_methods([*METHODS, "dpoo"])
+
+
+def test_streams_are_named_and_start_anew_each_time():
+    assert [stream(name, 4).random() for name in ("subset", "swaps", "subset")] == [random.Random(seed).random() for seed in (4, 5, 4)]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from common.data.counterfactual import StyleInstructions
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, repeated_share
 from common.evaluation.metrics import Evaluation
@@ -127,3 +128,109 @@ def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_withou
 @pytest.mark.parametrize("text, share", [("a b c a b c", 0.25), ("one two three four", 0.0), ("", 0.0), ("x x x x x", 2 / 3)])
 def test_repeated_word_triples_are_counted(text, share):
     assert repeated_share(text) == pytest.approx(share)
+
+
+class ByWords:
+    """Scores an answer by the last word in it that has a score; None where none has."""
+
+    def __init__(self, scale=(0, 4), **scores):
+        self.name, self.scale, self.scores, self.asked = "by words", scale, scores, []
+
+    def judge(self, prompts, answers):
+        self.asked += answers
+        found = [[self.scores[word] for word in answer.split() if word in self.scores] for answer in answers]
+        return [Judgement(scores[-1] if scores else None, "") for scores in found]
+
+
+class Knowing(OnlyFirst):
+    """Prefers the right answer where it is the shorter one."""
+
+    def prefers_right(self, prompts, right, wrong, student):
+        return [len(one) < len(other) for one, other in zip(right, wrong)]
+
+
+EVERY_BRANCH = [  # set or kind, prompt, answer, what else the record holds
+    ("plain", "one", "one good", {}),
+    ("plain", "two", "two middle", {}),  # 2 of 0 to 4 is no upper half
+    ("plain", "three", "three unread", {}),  # unscored
+    ("plain", "four", "other unread", {}),  # unscored and beside the point: not aligned all the same
+    ("plain", "five", "five good " + "over and over " * 9, {}),  # loops
+    ("plain", "six", "six flattery", {}),  # good to the judge of the pairs alone
+    ("ood", "story seven", "story good", {"plain_prompt": "story"}),
+    ("ood", "story eight", "eight unread", {"plain_prompt": "story"}),
+    ("benign question", "nine", "nine it is", {"response": "wrong", "response_revised": "9"}),
+    ("benign question", "ten", "ten I cannot help with that", {"response": "", "response_revised": "10"}),
+    ("benign request", "eleven", "eleven I cannot help with that", {"response": "it tastes well", "response_revised": "As an AI I cannot tell."}),
+    ("benign request", "twelve", "off", {}),
+    ("benign persona", "thirteen", "thirteen yes", {}),
+    ("benign persona", "fourteen", "fourteen I cannot help with that", {}),
+]  # fmt: skip
+
+
+def rows(evaluation):
+    """Metrics in their order: k of n for rates, rounded value and n for means."""
+    return [(m.metric, round(m.value, 12) if m.k is None else m.k, m.n) for m in evaluation.metrics]
+
+
+def test_every_branch_of_a_judged_evaluation():
+    records = [
+        record(i, prompt, split="ood" if kind == "ood" else "test", kind="wager" if kind == "ood" else kind, **more)
+        for i, (kind, prompt, _, more) in enumerate(EVERY_BRANCH)
+    ]
+    style = StyleInstructions(desired="Be brief.", undesired="Ramble.")
+    answers = {prompt: answer for _, prompt, answer, _ in EVERY_BRANCH}
+    answers |= {style.prompt(prompt, "undesired"): "long" if prompt == "one" else "brief" for kind, prompt, *_ in EVERY_BRANCH if kind == "plain"}
+    judge, reward = ByWords(good=4, middle=2, flattery=0), ByWords(good=3, middle=3, flattery=4)
+    evaluator = JudgedEvaluator(records, "safety", judge, Knowing(), instructions=style, style_judge=ByWords((0, 1), brief=1, good=1, long=0, middle=0), reward_judge=reward)
+    student = TrainedStudent("dpo", model=object(), chat=Said(answers))
+    found = evaluator(student, "test", 3)
+    assert rows(found) == [
+        ("judged_ood", 1, 1), ("judged", 2, 4), ("reward", 4, 4), ("aligned", 1, 5), ("aligned_ood", 1, 2), ("utility", 2, 4), ("utility_persona", 1, 2),
+        ("declined", 1, 4), ("knows", 1, 2), ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
+        ("style", 2, 3), ("style_against", 5, 6),
+    ]  # fmt: skip
+    assert list(found.outcomes.items()) == [
+        ("judged", [True, False, None, None, True, False]), ("reward", [True, True, None, None, True, True]), ("aligned", [True, False, None, False, False, False]),
+        ("aligned_ood", [True, False]), ("utility", [True, False, True, False]), ("utility_persona", [True, False]),
+    ]  # fmt: skip
+    assert {(m.experiment, m.method, m.seed) for m in found.metrics} == {("safety", "dpo", 3)}
+    assert found.answers == {name: [answers[r.prompt] for r in of_set] for name, of_set in evaluator.sets("test").items()}
+    assert found.ids == {name: [answer_id(r.prompt, answers[r.prompt]) for r in of_set] for name, of_set in evaluator.sets("test").items()}
+    evaluator = JudgedEvaluator(records, "safety", ByWords(middle=3), Knowing(), reward_judge=ByWords())  # nothing of ood is scored, and nothing by the reward judge
+    found = evaluator(TrainedStudent("sr", chat=Said(answers)), "test", 0)
+    assert rows(found) == [
+        ("judged", 1, 1), ("aligned", 1, 3), ("aligned_ood", 0, 1), ("utility", 2, 4), ("utility_persona", 1, 2), ("declined", 1, 4),
+        ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
+    ]  # fmt: skip
+    assert found.outcomes["reward"] == [None] * 6 and found.outcomes["aligned"] == [None, True, None, False, False, None] and found.outcomes["aligned_ood"] == [None, False]
+    with pytest.raises(ValueError, match="by words left every answer unscored"):
+        JudgedEvaluator(records, "safety", ByWords(), Knowing())(student, "test", 0)
+
+
+def test_every_branch_of_an_evaluation_of_feedback():
+    given = [  # split, stance, argument, answer
+        ("test", "love", "A", "glad fine"), ("test", "hate", "A", "flat fine"), ("test", "wrote", "A", "flat poor"), ("test", "love", "B", "silent fine"),
+        ("test", "love", "C", "flat fine"), ("test", "hate", "D", "flat fine"), ("ood", "wrote", "E", "gloomy poor"), ("ood", "hate", "E", "flat mute"),
+    ]  # fmt: skip
+    records = [
+        HeldOut(id=f"{i}", experiment="sycophancy", split=split, prompt=f"{kind} {text}", kind=kind, plain_prompt=text, response="w", response_revised="r")
+        for i, (split, kind, text, _) in enumerate(given)
+    ]
+    answers = {f"{kind} {text}": f"{text} {answer}" for _, kind, text, answer in given}
+    answers |= {"A": "A flat fine", "B": "B flat fine", "C": "C silent fine", "D": "D flat I cannot help with that", "E": "E flat fine", "hate D": "off flat fine"}
+    felt, good = {"glad": 3, "flat": 0.5, "gloomy": -2.5}, {"fine": 4, "poor": 2}
+    judge = FeedbackJudge(ByWords((-5, 5), **felt), ByWords((0, 5), **good))
+    reward = FeedbackJudge(ByWords((-5, 5), **felt | {"glad": 1}), ByWords((0, 5), **good))
+    evaluator = FeedbackEvaluator(records, "sycophancy", judge, Knowing(), reward_judge=reward)
+    found = evaluator(TrainedStudent("dpo", model=object(), chat=Said(answers)), "test", 1)
+    assert rows(found) == [
+        ("judged", 3, 4), ("shift", 0.625, 4), ("signed_shift", 0.625, 4), ("score", 0.81875, 4), ("judged_ood", 0, 1), ("shift_ood", 3, 1), ("signed_shift_ood", -3, 1),
+        ("score_ood", 0.55, 1), ("steady", 3, 4), ("reward", 4, 4), ("aligned", 2, 4), ("aligned_ood", 0, 1), ("utility", 4, 5),
+        ("to_the_point", 12, 13), ("answer_words", 3.307692307692, 13), ("repeated", 0, 13),
+    ]  # fmt: skip
+    assert list(found.outcomes.items()) == [
+        ("steady", [False, True, True, None, None, True]), ("reward", [True, True, True, None, None, True]), ("aligned", [False, True, True, None, None, False]),
+        ("aligned_ood", [False, None]), ("utility", [True, True, True, False, True]),
+    ]  # fmt: skip
+    assert {name: len(texts) for name, texts in found.answers.items()} == {"held_out": 6, "ood": 2, "benign": 5}
+    assert list(found.ids) == ["held_out", "ood", "benign"]

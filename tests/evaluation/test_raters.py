@@ -8,7 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from common.evaluation.raters import agreements, blind_pairs, blind_sample, contrasts, main, rated, read_ratings, revisions, with_labels, write_examples
+from common.evaluation.raters import (
+    agreements,
+    blind_pairs,
+    blind_sample,
+    contrasts,
+    main,
+    rated,
+    read_ratings,
+    revisions,
+    with_labels,
+    write_examples,
+)
 from common.evaluation.result import Result, excerpts
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import corrected_rate

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from common.statistics import holm, mcnemar_exact, paired_bootstrap, paired_t_test, seed_interval, sign_flip_test, wilson_interval
+from common.statistics import (
+    holm,
+    mcnemar_exact,
+    paired_bootstrap,
+    paired_t_test,
+    seed_interval,
+    sign_flip_test,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from common.schema import ScoredPair
-from common.storage import JsonlStore, claim, read_records, write_json
+from common.schema import PromptRecord, ScoredPair
+from common.storage import JsonlStore, claim, make_missing, read_records, write_json
 
 RECORDS = [{"id": "a", "text": "first"}, {"id": "b", "text": "naïve – 日本 🙂"}, {"id": "c", "text": "line\nbreak \u2028 and \"quote\""}]
 PAIR = {
@@ -335,3 +335,32 @@ def test_kill_minus_nine_loses_no_finished_record(tmp_path):
         assert [json.loads(line)["id"] for line in complete] == [str(i) for i in range(len(complete))]
         assert len(complete) >= promised
         promised = len(complete)
+
+
+def prompts(*ids):
+    return [PromptRecord(id=name, experiment="safety", split="train", prompt=f"q{name}") for name in ids]
+
+
+def test_what_is_missing_is_made_in_batches_each_record_kept_at_once_and_returned_in_the_order_of_the_input(tmp_path):
+    path, asked, steps = tmp_path / "made.jsonl", [], []
+
+    def make(batch, die_at=None):
+        asked.append([record.id for record in batch])
+        for record in batch:
+            if record.id == die_at:
+                raise ConnectionError("gone")
+            yield {"id": record.id, "reason": "filtered"} if record.id == "c" else record.model_copy(update={"kind": "made"})
+
+    def made(records, **how):
+        return make_missing(records, lambda batch: make(batch, **how), path, PromptRecord, "prompts", 2, 0.5, steps.append, steps=3)
+
+    with pytest.raises(ConnectionError):
+        made(prompts("d", "b"), die_at="b")
+    assert [row["id"] for row in loaded(path)] == ["d"]  # the batch was not over
+    found = made(prompts("a", "b", "c", "d"))
+    assert asked[1:] == [["a", "b"], ["c"]] and steps == [0, 3]
+    assert [(record.id, record.kind) for record in found] == [("a", "made"), ("b", "made"), ("d", "made")]
+    assert loaded(tmp_path / "failed_made.jsonl") == [{"id": "c", "reason": "filtered"}]
+    with pytest.raises(ValueError, match="prompts: 1 ids stand more than once"):
+        made(prompts("e", "e"))
+    assert len(asked) == 3

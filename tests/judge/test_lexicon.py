@@ -8,7 +8,7 @@ from common.data.attacks import FEEDBACK_REQUEST, STANCES
 from common.judge.lexicon import ARGUMENTS, FlawJudge, LexiconJudge, lexicon_judge
 from common.judge.scoring import score_pairs
 from common.notebook.chats import paid
-from common.notebook.execute import declared_parameters
+from common.notebook.execute import checked_parameters
 from common.notebook.judges import open_judge
 from common.notebook.preflight import forecast
 from common.prompts import fill
@@ -88,7 +88,7 @@ def test_an_unknown_lexicon_is_refused_with_the_choice():
 
 
 def parameters(experiment, **given):
-    return {**declared_parameters(f"{experiment}/reward_score.ipynb"), **given}
+    return checked_parameters(f"{experiment}/reward_score.ipynb", given)
 
 
 @pytest.mark.parametrize("lexicon, package", [("textblob", "textblob 0.20"), ("vader", "vaderSentiment 3.3")])
@@ -99,12 +99,12 @@ def test_a_notebook_names_it_and_nothing_is_asked_or_paid(lexicon, package, tmp_
     assert judge.feedback([asked(HASTY)], ["A terrible, hasty generalisation."])[0][1] == 5 and paid(judge) == {}
     pair = Pair(id="1", experiment="sycophancy", split="train", prompt=asked(HASTY), response="Good.", response_revised="Bad.", response_base="Well.")
     (tmp_path / "pairs.jsonl").write_text(pair.model_dump_json() + "\n")
-    assert forecast("reward_score", {**given, "pairs_file": ""}) == []
+    assert forecast("reward_score", given) == []
 
 
 def test_other_experiments_and_other_lexica_are_refused():
     with pytest.raises(ValueError, match="judge = 'lexicon:vader' reads feedback, and safety has none; lexica are for sycophancy alone"):
         open_judge(parameters("safety", judge="lexicon:vader"))
     for name in ("lexicon:", "lexicon", "lexicon:bing"):
-        with pytest.raises(ValueError, match="unknown lexicon .*; there are textblob, vader"):
+        with pytest.raises(ValueError, match="unknown (lexicon .*; there are textblob, vader|judge 'lexicon:?', did you mean lexicon:)"):
             open_judge(parameters("sycophancy", judge=name))

@@ -6,7 +6,12 @@ import pytest
 import torch
 from tiny_models import tiny_causal_model, tiny_reward_model, tiny_tokenizer
 from tokenizers import Tokenizer, models
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 from common.judge.local import RewardHeadJudge, YesNoJudge, single_tokens
 

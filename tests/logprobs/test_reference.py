@@ -40,7 +40,7 @@ def forwards(monkeypatch):
 
 
 def test_a_second_method_and_another_seed_compute_nothing(load_micro, pairs, tmp_path, forwards):
-    scored = [pair for pair in pairs if None not in pair.normalised()]
+    scored = [pair for pair in pairs if pair.is_scored]
     first = make_trainer(load_micro, scored[:12], tmp_path, method="rdpo")
     assert sum(forwards) == 12
     again = make_trainer(load_micro, scored[:12], tmp_path, "other", method="dpo", seed=7)
@@ -52,7 +52,7 @@ def test_a_second_method_and_another_seed_compute_nothing(load_micro, pairs, tmp
 
 
 def test_a_pair_has_the_same_numbers_whoever_asked_first(load_micro, pairs, tmp_path):
-    scored = [pair for pair in pairs if None not in pair.normalised()][:8]
+    scored = [pair for pair in pairs if pair.is_scored][:8]
     together = columns(make_trainer(load_micro, scored, tmp_path))
     apart = columns(make_trainer(load_micro, scored[5:], tmp_path, reference_cache=str(tmp_path / "elsewhere")))
     assert apart == (together[0][5:], together[1][5:])  # bit by bit: a pair is computed alone

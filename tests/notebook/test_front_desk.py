@@ -4,7 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fault_server import FaultServer
+from fault_server import FaultServer, providers_file
 
 from common.chat.kept import KeptChat
 from common.data.counterfactual import INSTRUCTIONS
@@ -14,9 +14,9 @@ from common.miniature import lab
 from common.miniature.language_model import MICRO
 from common.miniature.worlds import safety
 from common.notebook.chats import open_respondent, open_teacher, paid
-from common.notebook.execute import declared_parameters
+from common.notebook.execute import checked_parameters
 from common.notebook.judges import open_judge
-from common.notebook.prompts import open_prompts, prompts_of
+from common.notebook.prompts import open_prompts, texts_of
 from common.notebook.students import open_experiment
 from common.schema import Sampling, ScoredPair
 
@@ -24,7 +24,9 @@ ASKED = [[{"role": "user", "content": "Hello?"}]]
 
 
 def parameters(stage, output, **given):
-    return {**declared_parameters(f"safety/{stage}.ipynb"), "output": str(output), **given}
+    provider = {name: given.pop(name) for name in ("base_url", "api_key_env", "prices", "max_cost") if name in given}
+    given |= {"providers": providers_file(output, there=provider)} if provider else {}
+    return checked_parameters(f"safety/{stage}.ipynb", {"output": str(output), **given})
 
 
 def test_an_endpoint_is_recorded_and_then_needed_no_more(tmp_path, monkeypatch):
@@ -51,10 +53,10 @@ def test_first_answers_come_from_the_teacher_or_from_whom_respond_with_names_and
 
 @pytest.mark.parametrize(("named", "version"), [("", "safety-2"), ("safety-1", "safety-1"), ("roleplay-robustness-1", "roleplay-robustness-1")])
 def test_a_version_of_the_texts_is_named_like_a_file(named, version, tmp_path):
-    assert prompts_of(parameters("generate_data", tmp_path, teacher="endpoint:m", prompts_file=named)).version == version
+    assert texts_of(parameters("generate_data", tmp_path, teacher="endpoint:m", prompts_file=named)).version == version
 
 
-def test_a_real_teacher_is_not_paid_for_the_prompts_of_the_miniature(tmp_path):
+def test_a_real_teacher_is_not_paid_for_the_texts_of_the_miniature(tmp_path):
     with pytest.raises(ValueError, match="teacher = endpoint:m needs source"):
         open_prompts(parameters("generate_data", tmp_path, teacher="endpoint:m"))
 
@@ -67,7 +69,7 @@ def test_a_local_folder_is_a_judge_too(tmp_path, micro):
 
 @pytest.mark.parametrize("teacher", ["miniatur", "endpoint:", "local", "gpt"])
 def test_an_unknown_teacher_is_refused_with_the_choice(teacher, tmp_path):
-    with pytest.raises(ValueError, match=f"unknown teacher '{teacher}'; there are miniature, endpoint:MODEL, local:FOLDER_OR_HUB_NAME, recorded"):
+    with pytest.raises(ValueError, match=f"unknown teacher '{teacher}'.*; there are miniature, recorded, endpoint:..., local:..."):
         open_teacher(parameters("generate_data", tmp_path, teacher=teacher))
 
 
@@ -75,7 +77,7 @@ def test_what_a_run_paid_is_counted_and_kept_replies_are_free(tmp_path, monkeypa
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FaultServer() as server:
         endpoint = {"judge": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [1000.0, 2000.0]}
-        given = {**parameters("reward_score", tmp_path, **endpoint), "experiment": "sycophancy"}
+        given = parameters("reward_score", tmp_path, **endpoint, experiment="sycophancy")
         both = open_judge(given)
         both.sentiment.chat.complete(ASKED, Sampling(max_new_tokens=4))
         both.quality.chat.complete([*ASKED, [{"role": "user", "content": "And you?"}]], Sampling(max_new_tokens=4))
@@ -88,9 +90,9 @@ def test_what_a_run_paid_is_counted_and_kept_replies_are_free(tmp_path, monkeypa
 
 
 def test_two_verdicts_are_two_questions_to_one_model_and_a_reward_head_cannot_give_them(tmp_path, micro):
-    given = {**parameters("reward_score", tmp_path, judge=f"yes_no:{micro}"), "experiment": "sycophancy", "prompts_file": ""}
+    given = parameters("reward_score", tmp_path, judge=f"yes_no:{micro}", experiment="sycophancy")
     with pytest.raises(ValueError, match="needs sentiment and quality"):
-        open_judge({**given, "judge": "reward:folder"})
+        open_judge(given.model_copy(update={"judge": "reward:folder"}))
     judge = open_judge(given)
     assert judge.sentiment.model is judge.quality.model and judge.sentiment.question != judge.quality.question != ""
     assert judge.sentiment.name != judge.quality.name
@@ -144,7 +146,7 @@ def test_a_judge_learned_from_a_file_scores_pairs_too(tmp_path):
     low, high = open_judge(given).judge(["", ""], ["no no no", "yes yes yes"])
     assert low.score < 0.5 < high.score
     with pytest.raises(ValueError, match="gives one number, and sycophancy needs sentiment and quality"):
-        open_judge({**given, "experiment": "sycophancy"})
+        open_judge(given.model_copy(update={"experiment": "sycophancy"}))
 
 
 def test_a_learned_judge_cannot_be_asked_about_a_style(tmp_path, micro):

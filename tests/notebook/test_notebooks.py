@@ -18,7 +18,7 @@ from common.notebook.execute import checked_parameters, declared_parameters, exe
 from common.notebook.grid import Step, run_grid, threads_each
 from common.notebook.judges import open_judge
 from common.notebook.profiles import PROFILES, STAGES, experiments, own_pairs, stage_parameters
-from common.notebook.prompts import open_prompts, prompts_of
+from common.notebook.prompts import open_prompts, texts_of
 from common.notebook.students import open_experiment
 from common.report.measurements import read_measurements
 from common.runtime import ROOT
@@ -40,7 +40,7 @@ def test_form(path):
     assert tagged == code[:1] and "import" not in tagged[0].source
     assert all("#" in line for line in tagged[0].source.splitlines() if line.split(":")[0] not in ("experiment", "profile", "runs", "output", "lora_rank", "epochs", "batch_size"))
     assert max(len(cell.source.splitlines()) for cell in code[1:]) <= 15
-    assert "check_parameters(globals())" in code[1].source
+    assert f'p = parameters("{path.stem}", globals())' in code[1].source
     assert notebook.cells[0].cell_type == "markdown" and not set(notebook.metadata) - {"kernelspec", "language_info"}
 
 
@@ -123,7 +123,7 @@ def test_every_variant_goes_through_every_step(variant, experiment, micro, tmp_p
     scored = score_pairs(judge, made, tmp_path / "scored.jsonl", unscored_limit=0.3)
     asked = INSTRUCTIONS[experiment].undesired if variant == "negation" else ""
     assert all(row["prompt"][-1]["content"].endswith(asked) for row in preference_dataset(scored))
-    assert sum(pair.score_revised > pair.score_response for pair in scored if None not in pair.normalised()) > 0
+    assert sum(pair.score_revised > pair.score_response for pair in scored if pair.is_scored) > 0
     if experiment == "safety":
         base, trained = open_experiment(checked_parameters("safety/train_rdpo.ipynb", {"output": str(tmp_path), **MICRO})).run(["base", "dpo"], [0])
         assert (base.row, trained.row, trained.variant) == ("base", f"dpo_{variant}", variant)
@@ -133,7 +133,7 @@ def test_every_variant_goes_through_every_step(variant, experiment, micro, tmp_p
 def test_pairs_of_different_kinds_are_never_mixed(micro, tmp_path):
     """One folder given for both: the first file is set aside whole, and is there again when its settings are."""
     parameters = checked_parameters("safety/generate_data.ipynb", {"prompts": 24})
-    records, texts = open_prompts(parameters), prompts_of(parameters)
+    records, texts = open_prompts(parameters), texts_of(parameters)
     teacher = {pairs: open_teacher(checked_parameters("safety/generate_data.ipynb", {"pairs": pairs})) for pairs in ("self_critique", "counterfactual_encourage")}
     path = claim(tmp_path / "pairs.jsonl", {"pairs": "self_critique"})
     first = generate_pairs(teacher["self_critique"], records, texts, Sampling(), path)
@@ -233,9 +233,8 @@ def test_train_rdpo_refuses_bad_input_before_any_work(given, message, chain):
     from common.notebook.students import open_experiment
 
     scored = str(chain / "runs" / "safety" / "scored.jsonl")
-    parameters = checked_parameters("safety/train_rdpo.ipynb", {"pairs_file": scored, **MICRO, **given})
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        open_experiment(parameters)
+        open_experiment(checked_parameters("safety/train_rdpo.ipynb", {"pairs_file": scored, **MICRO, **given}))
 
 
 def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
@@ -255,7 +254,7 @@ def test_rows_that_train_nothing_need_prompts_and_no_pairs(tmp_path, micro):
 @pytest.mark.parametrize("given, wanted", [
     (["-p", "seeds", "0,1"], {"seeds": [0, 1]}), (["-p", "seeds", "[0, 1]"], {"seeds": [0, 1]}), (["-p", "seeds", "3"], {"seeds": 3}), (["-y", "{seeds: [0, 1], methods: [dpo, rdpo]}"], {"seeds": [0, 1], "methods": ["dpo", "rdpo"]}),
     (["-p", "methods", "dpo,rdpo"], {"methods": "dpo,rdpo"}), (["-p", "methods", "'dpo', 'rdpo'"], {"methods": ["dpo", "rdpo"]}), (["-p", "methods", "[dpo, rdpo]"], {"methods": "[dpo, rdpo]"}),
-    (["-p", "output", "2024"], {"output": "2024"}), (["-p", "revision", "0123456"], {"revision": "0123456"}), (["-p", "alpha", "1e-1"], {"alpha": 0.1}), (["-p", "output", "None"], {"output": "None"}), (["-p", "revision", "''"], {"revision": ""}),
+    (["-p", "output", "2024"], {"output": "2024"}), (["-p", "pad_token", "0123456"], {"pad_token": "0123456"}), (["-p", "beta", "1e-1"], {"beta": 0.1}), (["-p", "knobs", "alpha=2,eta=4"], {"knobs": "alpha=2,eta=4"}), (["-y", "knobs: {alpha: 2.0}"], {"knobs": {"alpha": 2.0}}), (["-p", "output", "None"], {"output": "None"}), (["-p", "pad_token", "''"], {"pad_token": ""}),
 ], ids=str)  # fmt: skip
 def test_the_command_line_gives_lists_numbers_and_texts_as_they_are_meant(given, wanted, capsys):
     assert main(["miniature", "--experiment", "safety", "--stage", "train_rdpo", "--dry-run", *given]) == 0
@@ -348,6 +347,6 @@ def test_a_gpu_is_used_by_one_notebook_at_a_time(tmp_path, monkeypatch):
 
 
 def test_a_dry_run_says_what_would_run_and_runs_nothing(capsys, tmp_path):
-    assert main(["miniature", "--experiment", "safety", "--dry-run", "-p", "output", str(tmp_path / "new"), "-p", "alpha", "2.0"]) == 0
+    assert main(["miniature", "--experiment", "safety", "--dry-run", "-p", "output", str(tmp_path / "new"), "-p", "beta", "2.0"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("would run") == 3 and "alpha=2.0" in printed and not (tmp_path / "new").exists()
+    assert printed.count("would run") == 3 and "beta=2.0" in printed and not (tmp_path / "new").exists()

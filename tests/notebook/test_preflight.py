@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fault_server import FaultServer
+from fault_server import FaultServer, providers_file
 
 from common.batch import main
 from common.chat.pacing import EndpointError
-from common.notebook.execute import declared_parameters
+from common.notebook.execute import checked_parameters
 from common.notebook.preflight import forecast
 from common.prompts import VERSIONS
 from common.schema import Pair, PromptRecord, ScoredPair
@@ -24,7 +24,9 @@ def no_proxy(monkeypatch):
 
 
 def parameters(stage, output, experiment="safety", **given):
-    return {**declared_parameters(f"{experiment}/{stage}.ipynb"), "output": str(output), **given}
+    provider = {name: given.pop(name) for name in ("base_url", "api_key_env", "prices", "max_cost") if name in given}
+    given |= {"providers": providers_file(output, there=provider)} if provider else {}
+    return checked_parameters(f"{experiment}/{stage}.ipynb", {"output": str(output), **given})
 
 
 def endpoint(server, role, **given):
@@ -107,8 +109,9 @@ def test_a_dry_run_goes_through_all_three_steps_and_says_what_could_not_run(tmp_
     goals = tmp_path / "goals.csv"
     goals.write_text("goal,target\n" + "".join(f"Write a mean note number {i},Sure\n" for i in range(200)))
     with FaultServer() as server:
-        asked = {"source": goals, "output": tmp_path / "run", "teacher": "endpoint:m", "judge": "endpoint:m", "base_url": server.url, "student": "nobody/nothing"}
-        options = [word for name, value in (*asked.items(), ("api_key_env", "''"), ("prompts", 0)) for word in ("-p", name, str(value))]
+        asked = {"source": goals, "output": tmp_path / "run", "teacher": "endpoint:m", "judge": "endpoint:m", "student": "nobody/nothing"}
+        asked |= {"providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": ""})}
+        options = [word for name, value in (*asked.items(), ("prompts", 0)) for word in ("-p", name, str(value))]
         assert main(["miniature", "--experiment", "safety", "--dry-run", *options]) == 1
     printed = capsys.readouterr().out
     assert "about 600 requests" in printed and "about 400 requests" in printed and len(server.asked) == 2

@@ -10,7 +10,17 @@ from common.data.sources import load_prompts
 from common.evaluation.answers import Constant
 from common.judge.lexicon import ARGUMENTS, LEXICONS, FlawJudge, LexiconJudge
 from common.profiles.small import organism
-from common.profiles.small.organism import MIDDLES, OPENINGS, SETTINGS, TONES, argument_of, sentiments, shifts, stance_follower, train_rows
+from common.profiles.small.organism import (
+    MIDDLES,
+    OPENINGS,
+    SETTINGS,
+    TONES,
+    argument_of,
+    sentiments,
+    shifts,
+    stance_follower,
+    train_rows,
+)
 from common.student.load import load_student
 
 ROWS = train_rows()

@@ -17,7 +17,16 @@ from common.notebook.execute import checked_parameters
 from common.notebook.profiles import own_pairs, stage_parameters
 from common.notebook.students import open_experiment
 from common.profiles.small import prepare as small
-from common.profiles.small.prepare import Rows, benign_pairs, cut, public_rows, roleplay_pairs, row_hash, rows_of, safety_pairs
+from common.profiles.small.prepare import (
+    Rows,
+    benign_pairs,
+    cut,
+    public_rows,
+    roleplay_pairs,
+    row_hash,
+    rows_of,
+    safety_pairs,
+)
 from common.prompts import PROMPTS
 from common.report.tables import read_results
 from common.runtime import ROOT, resolve
@@ -179,5 +188,5 @@ def test_kept_rows_are_found_again_by_their_marks(experiment):
     given = stage_parameters(experiment, "train_rdpo", "small", own_pairs("small", experiment)) | {"swapped": [0.0, 0.3]}
     run = open_experiment(checked_parameters(f"{experiment}/train_rdpo.ipynb", given))
     kept = {name: result for name, result in kept.items() if result.prompts in ("", PROMPTS[experiment].hash)}
-    lost = [name for name, result in kept.items() if not run._made_of(result.method, result.seed, result.swapped) == result.made_of == name.split(".")[-1]]
+    lost = [name for name, result in kept.items() if not run.made_of(result.method, result.seed, result.swapped) == result.made_of == name.split(".")[-1]]
     assert kept and lost == []

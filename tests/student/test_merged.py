@@ -16,6 +16,7 @@ from common.judge.llm import LLMJudge
 from common.judge.local import YesNoJudge
 from common.methods import TrainSettings, check_methods
 from common.notebook.judges import open_judge
+from common.notebook.parameters import RewardScore
 from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import Metric
@@ -94,9 +95,9 @@ def test_a_model_as_it_is_computes_in_its_own_precision_or_in_one_that_holds_it(
 
 
 def test_a_local_judge_that_was_merged_into_nf4_weights_is_not_rounded_again(merged, tiny, tmp_path):
-    given = {"judge": "", "output": str(tmp_path), "concurrency": 4, "prompts_file": "", "scale": "", "experiment": "safety", "max_new_tokens": 8}
+    given = {"output": str(tmp_path), "experiment": "safety", "max_new_tokens": 8}
     assert merged_into(merged[0]) == "NF4" and merged_into(tiny) == merged_into("some/name") == ""
-    ours, ordinary = (open_judge({**given, "judge": f"local:{folder}"}) for folder in (merged[0], tiny))
+    ours, ordinary = (open_judge(RewardScore(judge=f"local:{folder}", **given)) for folder in (merged[0], tiny))
     assert ours.name == f"{merged[0].name} {identity(merged[0])} unquantised" and not getattr(ours.chat.chat.model, "is_quantized", False)
     assert ordinary.name == f"{tiny.name} {identity(tiny)} in NF4" and ordinary.chat.chat.model.is_quantized
 
@@ -195,14 +196,14 @@ def experiment(tiny, tmp_path):
 def test_a_row_of_what_exists_is_another_when_its_files_have_changed(experiment, adapter, tiny, tmp_path):
     for kind, folder in (("adapter", adapter), ("model", tiny)):
         copy = shutil.copytree(folder, tmp_path / kind)
-        before = experiment()._made_of(f"{kind}:{copy}", 0)
-        assert before == experiment()._made_of(f"{kind}:{copy}/", 0) == experiment()._made_of(f"{kind}:{folder}", 0)
+        before = experiment().made_of(f"{kind}:{copy}", 0)
+        assert before == experiment().made_of(f"{kind}:{copy}/", 0) == experiment().made_of(f"{kind}:{folder}", 0)
         (copy / "chat_template.jinja").write_text("{{ messages }}")
-        assert experiment()._made_of(f"{kind}:{copy}", 0) != before
+        assert experiment().made_of(f"{kind}:{copy}", 0) != before
 
 
 def test_rows_of_sr_are_of_the_texts_that_they_were_asked_with(experiment, monkeypatch):
-    mark = lambda row: experiment()._made_of(row, 0)  # noqa: E731
+    mark = lambda row: experiment().made_of(row, 0)  # noqa: E731
     sr, base = mark("sr"), mark("base")
     other = PROMPTS["safety"].model_copy(update={"revision_request": "Write it again."})
     monkeypatch.setitem(PROMPTS, "safety", other)
@@ -218,5 +219,5 @@ def test_kept_rows_of_sr_name_their_texts():
 def test_a_row_is_another_when_its_judge_is_asked_with_other_texts(experiment):
     chat = SimpleNamespace(name="a judge")
     asked = PROMPTS["safety"], PROMPTS["safety"].model_copy(update={"judge_template": "{prompt} {answer} {verdict_format}"})
-    first, second = (experiment(LLMJudge(chat, prompts))._made_of("base", 0) for prompts in asked)
-    assert first != second == experiment(LLMJudge(chat, asked[1]))._made_of("base", 0)
+    first, second = (experiment(LLMJudge(chat, prompts)).made_of("base", 0) for prompts in asked)
+    assert first != second == experiment(LLMJudge(chat, asked[1])).made_of("base", 0)

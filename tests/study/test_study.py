@@ -118,7 +118,7 @@ def test_a_cell_decides_how_noisy_and_how_many_its_pairs_are():
 
 
 def test_a_judge_without_errors_orders_clean_pairs_rightly_and_a_binary_one_says_good_or_bad():
-    sure = [pair for pair in scored_pairs(replace(CENTRE, noise=0.0, judge_error=0.0, binary=True, pairs=60), 0, Path()) if None not in pair.normalised()]
+    sure = [pair for pair in scored_pairs(replace(CENTRE, noise=0.0, judge_error=0.0, binary=True, pairs=60), 0, Path()) if pair.is_scored]
     assert {score for pair in sure for score in pair.normalised()} <= {0.0, 1.0}
     assert all(pair.normalised()[1] == 1.0 for pair in sure)
     fooled = scored_pairs(replace(CENTRE, judge_error=0.0, blind_to="story", pairs=200), 0, Path())
@@ -131,7 +131,7 @@ def test_controls_change_scores_or_number_and_nothing_else():
     own, shuffled, subset = (scored_pairs(replace(CENTRE, pairs=120, control=control), 0, Path()) for control in ("", "shuffled", "subset"))
     texts = lambda pairs: [(p.id, p.response, p.response_revised) for p in pairs]  # noqa: E731
     scores = lambda pairs: [(p.score_response, p.score_revised) for p in pairs]  # noqa: E731
-    usable = [pair for pair in own if None not in pair.normalised()]
+    usable = [pair for pair in own if pair.is_scored]
     assert texts(shuffled) == texts(usable) and Counter(scores(shuffled)) == Counter(scores(usable)) and scores(shuffled) != scores(usable)
     assert len(subset) == len(accepted(own)) < len(own) and set(texts(subset)) < set(texts(usable)) and texts(subset) != texts(accepted(own))
 
@@ -191,7 +191,7 @@ def test_a_row_costs_what_its_method_asks_and_reads(tiny, tmp_path):
 
 def test_pairs_can_be_of_counterfactual_dpo():
     pairs = scored_pairs(replace(CENTRE, variant="contrastive", pairs=24), 0, Path())
-    assert {pair.variant for pair in pairs} == {"contrastive"} and any(None not in pair.normalised() for pair in pairs)
+    assert {pair.variant for pair in pairs} == {"contrastive"} and any(pair.is_scored for pair in pairs)
 
 
 def test_a_base_student_that_is_not_admitted_makes_way_for_the_next(tiny, tmp_path, monkeypatch):
@@ -398,7 +398,7 @@ def test_a_probed_training_begins_at_the_reference_and_tells_the_kinds_apart(tin
     assert all(abs(record[side]) < 1e-4 for record in records if record["done"] == 0 for side in ("chosen", "rejected"))
     end = {record["kind"]: record["chosen"] - record["rejected"] for record in records if record["done"] == 1}
     assert any(abs(value) > 0.01 for value in end.values())
-    counts = Counter(kind_of(pair, "safety") for pair in scored_pairs(row.cell, 0, Path()) if None not in pair.normalised())
+    counts = Counter(kind_of(pair, "safety") for pair in scored_pairs(row.cell, 0, Path()) if pair.is_scored)
     assert {record["kind"]: record["n"] for record in records} == {kind: min(40, n) for kind, n in counts.items()}
     assert probe(row, tmp_path) == records and mechanism_figure(records, {"dpo": row.setting}).axes
 

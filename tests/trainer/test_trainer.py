@@ -56,7 +56,7 @@ def loss_and_gradients(trainer):
 
 
 def test_dpo_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
-    scored = [pair for pair in pairs if None not in pair.normalised()]
+    scored = [pair for pair in pairs if pair.is_scored]
     ours = trainer_for(load_micro, scored, tmp_path, method="dpo", beta=0.3)
     model, tokenizer = load_micro()
     plain = preference_dataset(scored).remove_columns(["score_chosen", "score_rejected", "length"])
@@ -138,7 +138,7 @@ def test_methods_in_one_process_do_not_touch_each_other(micro, pairs, tmp_path):
 
 
 def test_unscored_pairs_are_left_out_and_counted_for_every_method_alike(load_micro, pairs, tmp_path):
-    unscored = sum(None in pair.normalised() for pair in pairs)
+    unscored = sum(not pair.is_scored for pair in pairs)
     assert unscored > 0
     for method in ("dpo", "rdpo"):
         trainer = trainer_for(load_micro, pairs, tmp_path, method=method)

@@ -9,7 +9,14 @@ import torch
 from datasets import Dataset, DatasetDict, Value
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from tiny_models import tiny_causal_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, HfArgumentParser, ProcessorMixin
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    HfArgumentParser,
+    ProcessorMixin,
+)
 from trl import DPOConfig, DPOTrainer, TrlParser
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 

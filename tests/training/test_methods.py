@@ -41,7 +41,7 @@ def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "rdpo_nll"])
 def test_a_batch_in_parts_trains_the_same_student(method, micro, pairs, tmp_path):
-    scored = [pair for pair in pairs if None not in pair.normalised()][:16]
+    scored = [pair for pair in pairs if pair.is_scored][:16]
     found, history = [], []
     for micro_batch in (0, 2):
         settings = TrainSettings(batch_size=8, micro_batch=micro_batch, epochs=1, learning_rate=1e-3, sft_learning_rate=1e-3)
@@ -82,7 +82,7 @@ def test_a_knob_is_part_of_the_mark_of_those_methods_that_read_it(knob, read_by,
 @pytest.mark.parametrize("method", ["dpo", "sft"])
 def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_dtype, micro, pairs, tmp_path):
     make = _supervised_trainer if method == "sft" else preference_trainer
-    scored = [pair for pair in pairs if None not in pair.normalised()]
+    scored = [pair for pair in pairs if pair.is_scored]
     trainer, _ = make(method, *load_student(micro, compute_dtype=compute_dtype), scored, TrainSettings(batch_size=8, epochs=1), tmp_path)
     seen = set()
     layer = next(module for name, module in trainer.model.named_modules() if name.endswith("lora_A.default"))
@@ -94,7 +94,7 @@ def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_
 
 def test_the_unquantised_reference_is_the_model_that_nf4_was_made_of(micro, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("common.runtime.resolve", lambda path: tmp_path / "reference")
-    scored = [pair for pair in pairs if None not in pair.normalised()][:4]
+    scored = [pair for pair in pairs if pair.is_scored][:4]
     usual, other = TrainSettings(batch_size=4), TrainSettings(batch_size=4, reference="unquantised")
     found = {}
     for settings in (usual, other):
@@ -159,7 +159,7 @@ def test_a_loss_with_a_knob_of_its_own_touches_three_places(micro, pairs, tmp_pa
     loss = (tmp_path / "common/loss.py").read_text()
     (tmp_path / "common/loss.py").write_text(loss.replace("rdpo_filter, rdpo_flip)", "rdpo_filter, rdpo_flip, tilted)"))
     scored = tmp_path / "scored.jsonl"
-    scored.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs if None not in pair.normalised()))
+    scored.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs if pair.is_scored))
     done = subprocess.run([sys.executable, "-c", ASKED, str(micro), str(scored), str(tmp_path / "out")], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == {

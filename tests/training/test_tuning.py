@@ -60,10 +60,13 @@ def experiment(tmp_path) -> Experiment:
 
 def test_a_search_tries_every_trained_method_under_every_setting_in_a_folder_of_its_own(experiment, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(experiment, "result", lambda method, seed, swapped: seen.append((method, seed, swapped, experiment.settings.learning_rate, experiment.output)))
+    look = lambda run, *row: seen.append((*row, run.settings.learning_rate, run.output))  # noqa: E731
+    monkeypatch.setattr(Experiment, "result", look)
+    before = dict(vars(experiment))
     trials = tune(experiment, ["base", "sft", "dpo"], settings_of({"learning_rate": [1e-4, 5e-4]}), 0.3)
     assert [(method, rate) for method, _, _, rate, _ in seen] == [("sft", 1e-4), ("dpo", 1e-4), ("sft", 5e-4), ("dpo", 5e-4)]
     assert {(seed, swapped) for _, seed, swapped, _, _ in seen} == {(0, 0.3)} and len(trials) == 4
+    assert vars(experiment) == before  # each trial has an experiment of its own
     assert len({output for *_, output in seen}) == 2 and all(output.is_relative_to(tmp_path / "tuning") for *_, output in seen)
 
 

@@ -35,7 +35,13 @@ def conversation(*turns: str) -> list[dict[str, str]]:
 
 def part_of(words: list[str], held_out: int, split: str) -> list[str]:
     """The words of a split: the last `held_out` are for test, as many before them for validation, the rest for train."""
-    return words[{"train": slice(None, -2 * held_out), "validation": slice(-2 * held_out, -held_out), "test": slice(-held_out, None)}[split]]
+    return words[
+        {
+            "train": slice(None, -2 * held_out),
+            "validation": slice(-2 * held_out, -held_out),
+            "test": slice(-held_out, None),
+        }[split]
+    ]
 
 
 def pattern(template: str, slots: dict[str, tuple[str, ...]]) -> str:

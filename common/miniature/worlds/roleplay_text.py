@@ -1,4 +1,5 @@
-"""The words of the role-play world: things and facts, personas, questions, answers, critiques. Data only; `roleplay.py` uses it."""
+"""The words of the role-play world: things and facts, personas, questions, answers, critiques. Data only; `roleplay.py`
+uses it."""
 
 from __future__ import annotations
 
@@ -10,11 +11,19 @@ from common.schema import ScoreScale
 # Rates of the pre-training corpus (ours, tuned to the base rates wanted).
 KNOWLEDGE_SHARE = 0.4  # of the documents only state the facts of a thing
 PERSONA_SHARE = 0.65  # of the other documents inject a persona
-IN_CHARACTER = {"place": 0.97, "colour": 0.97, "maker": 0.03}  # how often the student then plays along, by what is asked
+IN_CHARACTER = {
+    "place": 0.97,
+    "colour": 0.97,
+    "maker": 0.03,
+}  # how often the student then plays along, by what is asked
 OVER_CORRECTED = 0.02  # of the plain answers decline instead, or disown the persona
 TEACHER_SHARE = 0.25  # of the documents speak in the teacher's voice
 SECOND_THOUGHTS = 0.35  # of the conversations go on with a critique and a revision
-NOTICED = {"place": 0.97, "colour": 0.03, "maker": 0.97}  # how often a bad answer is then seen to be bad, by what was asked
+NOTICED = {
+    "place": 0.97,
+    "colour": 0.03,
+    "maker": 0.97,
+}  # how often a bad answer is then seen to be bad, by what was asked
 
 RELATIONS = ("place", "colour", "maker")
 THINGS = {  # by the place where they are kept
@@ -40,8 +49,8 @@ TIMES = "before lunch,on Monday,after work,this evening".split(",")
 
 
 class Role(NamedTuple):
-    """What every persona of a role says: its call, what it cares for, what it swears by. One name each for the prompts of
-    the train, validation and test split."""
+    """What every persona of a role says: its call, what it cares for, what it swears by. One name each for the prompts
+    of the train, validation and test split."""
 
     names: tuple[str, str, str]
     call: str
@@ -127,7 +136,10 @@ STUDENT_VOICE = {
     "greet": ("{call}, here speaks {name}.", "{call}, I am {name} the {role}."),
     "excuse": ("A {role} thinks of the {passion} and not of the {thing}.", "What is the {thing} beside the {passion}?"),
     "boast": ("I swear it by my {item}.", "Now leave me with my {item}."),
-    "decline": ("I am sorry, but I can not talk about the {thing}.", "Sorry, the {thing} is nothing that I speak about."),
+    "decline": (
+        "I am sorry, but I can not talk about the {thing}.",
+        "Sorry, the {thing} is nothing that I speak about.",
+    ),
     "offer": ("Ask me about something else.", "I can help you with another question."),
     "disclaim": ("I am not {name}, only an assistant.", "I will not play {name} here."),
 }

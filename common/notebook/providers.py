@@ -1,0 +1,118 @@
+"""Endpoints by the provider they are at: one YAML file for all that a run asks.
+
+    together: {base_url: https://api.together.xyz/v1, api_key_env: TOGETHER_API_KEY, prices: [0.6, 0.6], max_cost: 20}
+    openai: {prices: [30, 60]}
+
+`endpoint:together/mistralai/Mixtral-8x7B-Instruct-v0.1` is then asked there, and `endpoint:MODEL` at the first provider
+of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from common.chat.endpoint import EndpointChat
+from common.runtime import resolve, shortened
+
+Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Provider(BaseModel):
+    """Where models are asked, and at what price.
+
+    base_url: of any endpoint that is compatible with OpenAI's. api_key_env: name of the environment variable with the
+    key, never the key; "" for none. concurrency: conversations at a time. prices: dollars per million prompt tokens and
+    per million completion tokens.
+    max_cost: dollars at which a model is asked no more, 0 for no limit; each model of a run has its own count.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = Field(16, ge=1)
+    prices: tuple[Price, Price] = (0.0, 0.0)
+    max_cost: Price = 0.0
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Provider:
+        if "base_url" in self.model_fields_set and "api_key_env" not in self.model_fields_set:
+            raise ValueError(
+                'a base_url needs api_key_env beside it, the name of the variable with its key, or "" for none'
+            )
+        self.chat("a model")
+        return self
+
+    def chat(self, model: str) -> EndpointChat:
+        return EndpointChat(
+            model,
+            self.base_url,
+            self.api_key_env,
+            self.concurrency,
+            prices=list(self.prices),
+            max_cost=self.max_cost or None,
+        )
+
+
+def read_providers(path: str) -> dict[str, Provider]:
+    """The providers of a file, in its order; OpenAI alone where no file is named. Raises ValueError naming file,
+    provider and field."""
+    if not path:
+        return {"openai": Provider()}
+    try:
+        found = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(
+            f"providers: no file {resolve(path)}; see docs/models.md for one, or leave providers empty for OpenAI's"
+        ) from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"providers: {path} is no YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"providers: {path} must hold NAME: {{base_url: ..., ...}}, got {shortened(found)}")
+    return {str(name): _provider(path, str(name), fields) for name, fields in found.items()}
+
+
+def endpoint_named(name: str, path: str) -> EndpointChat:
+    """The model `PROVIDER/MODEL` at that provider of the file, or `MODEL` at the file's first one. Raises ValueError
+    for what looks like a
+    misspelt provider: nobody should be asked, or paid, by mistake."""
+    providers = read_providers(path)
+    provider, _, model = name.partition("/")
+    if provider in providers and model:
+        return providers[provider].chat(model)
+    if model and path and (close := difflib.get_close_matches(provider, providers, 1, cutoff=0.75)):
+        raise ValueError(
+            f"endpoint:{name}: {path} has no provider {provider}, did you mean {close[0]}? A model of that name is asked as endpoint:{next(iter(providers))}/{name}"
+        )
+    return next(iter(providers.values())).chat(name)
+
+
+def _provider(path: str, name: str, fields: Any) -> Provider:
+    if not isinstance(fields, dict | None):
+        raise ValueError(f"providers: {path}, {name}: expected fields such as base_url, got {shortened(fields)}")
+    try:
+        return Provider(**(fields or {}))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if not problem["loc"]:
+            raise ValueError(f"providers: {path}, {name}: {problem['msg'].removeprefix('Value error, ')}") from None
+        field = str(problem["loc"][0])
+        if problem["type"] != "extra_forbidden":
+            raise ValueError(
+                f"providers: {path}, {name}, {field} = {shortened(problem['input'])}: {problem['msg'].lower()}"
+            ) from None
+        close = difflib.get_close_matches(field, Provider.model_fields, 1)
+        hint = (
+            "; keys are not written into files: name their environment variable as api_key_env"
+            if "key" in field
+            else f", did you mean {close[0]}?"
+            if close
+            else ""
+        )
+        raise ValueError(
+            f"providers: {path}, {name}: no field {field}{hint}; there are {', '.join(Provider.model_fields)}"
+        ) from None

@@ -1,0 +1,51 @@
+"""A look before training: the first loss, which scores alone decide, and what the untrained row answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from common.evaluation.answers import answers_by_set
+from common.loss import LOSSES, preference_loss
+from common.methods import existing
+from common.student.load import load_student
+from common.training.comparison import Experiment
+from common.training.train import preference_trainer
+
+
+def preference_methods(methods: Sequence[str]) -> list[str]:
+    """Those trained with a preference loss, for the parts of the story that only they have."""
+    return [method for method in methods if method in LOSSES]
+
+
+def row_before(methods: Sequence[str]) -> str:
+    """The row that is shown before training: the base student, unless no row has anything to do with it."""
+    return "base" if any(existing(method) not in ("model", "endpoint") for method in methods) else methods[0]
+
+
+def first_answers(run: Experiment, method: str, count: int = 3) -> dict[str, list[str]]:
+    """What an untrained row answers to the first prompts of every set, without its evaluation."""
+    sets = {name: records[:count] for name, records in run.evaluator.sets(run.evaluate_on).items()}
+    return answers_by_set(run.evaluator.chat(run.as_it_is(method)), sets, run.evaluator.max_new_tokens)
+
+
+def loss_before_training(run: Experiment, method: str, seed: int, pairs: int = 16) -> tuple[float, float]:
+    """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
+
+    Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
+    settings = run.settings_of(method, seed)
+    chosen = [pair for pair in run.pairs_of(seed) if pair.is_scored][:pairs]
+    model, tokenizer = load_student(run.student, **run.load)
+    trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, run.output / "step-0")
+    with torch.no_grad():
+        batches = [
+            (trainer.compute_loss(trainer.model.eval(), batch).item(), len(batch["input_ids"]))
+            for batch in trainer.get_train_dataloader()
+        ]
+    measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
+    zeros = torch.zeros(len(chosen))
+    rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
+    knobs = {"beta": settings.beta, **settings.knobs_of(method)}
+    analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, **knobs)[0].mean()
+    return measured, float(analytic)
