@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import TYPE_CHECKING
 
 from common.chat.local import LocalChat
@@ -13,7 +12,7 @@ from common.evaluation.result import Result
 from common.methods import is_trained
 from common.report.before_after import WHEN
 from common.schema import Sampling
-from common.show.tables import Shown, table
+from common.show.tables import Shown, answers_table
 from common.training.kept import kept_training, training_of
 
 if TYPE_CHECKING:
@@ -39,9 +38,8 @@ def ask(student: TrainedStudent, chat: Callable[[TrainedStudent], ChatModel] | N
             with scaled(student, factor):
                 opened = chat(student) if chat else LocalChat(student.model, student.tokenizer)
                 [reply] = opened.complete([opening(system, prompt)], Sampling(max_new_tokens=max_new_tokens))
-            answers[f"{when} {student.method}"] = reply.text or "(nothing)"
-        html = table([[escape(prompt)], [escape(text) for text in answers.values()]], head=list(answers))
-        return Shown(html, "\n".join([prompt, *(f"  {name}: {text}" for name, text in answers.items())]))
+            answers[f"{when} {student.method}"] = reply.text
+        return answers_table([(prompt, answers)])
 
     return answered
 

@@ -14,6 +14,7 @@ from common.schema import Pair, ScoredPair
 RED, GREEN, BLUE, GREY = "214, 39, 40", "44, 160, 44", "31, 119, 180", "127, 127, 127"
 """Red, green, blue; transparent behind a text that keeps the theme's own colour, they read on light and dark pages."""
 TEXT = "text-align: left; vertical-align: top; white-space: pre-wrap"
+NOTHING = "<i>(nothing)</i>"
 LONGEST = 600
 """Characters of an answer in the plain text."""
 
@@ -32,17 +33,16 @@ class Shown:
         return self.text
 
 
-def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """An HTML table of cells that are HTML themselves, as many in every row; a row of a single cell takes the whole width."""
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """An HTML table of cells that are HTML themselves, as many in every row; a row of a single cell takes the whole width, below a line."""
     width = max((len(row) for row in rows), default=1)
-    cell = f'<td style="{TEXT}"'
-    body = ["".join(f"{cell}>{one}</td>" for one in row) if len(row) > 1 else f'{cell} colspan="{width}">{row[0]}</td>' for row in rows]
-    names = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in head)
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in ([names] if head else []) + body)}</table>"
+    whole = f'<td colspan="{width}" style="{TEXT}; border-top: 1px solid rgba({GREY}, 0.6)">'
+    body = ["".join(f'<td style="{TEXT}">{one}</td>' for one in row) if len(row) > 1 else f"{whole}{row[0]}</td>" for row in rows]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
 
 
 def facts(mapping: Mapping[str, object]) -> Shown:
-    """Names and values, one a line: floats to four digits, None as a dash, lists with commas."""
+    """Names and values, one a line: floats to four digits, None and empty texts as a dash, lists with commas."""
     said = {str(name): _said(value) for name, value in mapping.items()}
     width = max(map(len, said), default=0)
     text = "\n".join(f"{name:<{width}}  {value}" for name, value in said.items())
@@ -52,7 +52,16 @@ def facts(mapping: Mapping[str, object]) -> Shown:
 def _said(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_said, value)) or "-"
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "-" if value in (None, "") else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def answers_table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> Shown:
+    """Prompts, below each the answers to it side by side, by name."""
+    cells, lines = [], []
+    for prompt, answers in rows:
+        cells += [[f"<b>prompt</b>&ensp;{escape(prompt)}"], [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()]]
+        lines += [f"prompt: {shorten(prompt, LONGEST)}", *(f"  {name}: {shorten(text, LONGEST) or '(nothing)'}" for name, text in answers.items())]
+    return Shown(table(cells), "\n".join(lines))
 
 
 def pairs_table(pairs: Sequence[Pair], count: int = 3) -> Shown:
@@ -107,4 +116,4 @@ def _in_colour(parts: Sequence[tuple[str, bool]], tag: str, colour: str, plain: 
         space = part[: len(part) - len(word)]
         html.append(space + (f'<{tag} style="background: rgba({colour}, 0.28); text-decoration: none">{escape(word)}</{tag}>' if changed else escape(word)))
         text.append(space + (plain.format(word) if changed else word))
-    return Shown("".join(html) or "<i>(nothing)</i>", shorten("".join(text), LONGEST) or "(nothing)")
+    return Shown("".join(html) or NOTHING, shorten("".join(text), LONGEST) or "(nothing)")

@@ -23,8 +23,8 @@ COLOURS = {"prompt": GREY, "chosen": GREEN, "rejected": RED, "end": BLUE}
 SEEN = {"prompt": "#9e9e9e", "same beginning": "#c9b458", "chosen": "#2ca02c", "rejected": "#d62728"}
 SAID = {
     "prompt": "read, not trained on",
-    "chosen": "made more likely",
-    "rejected": "made less likely",
+    "chosen": "to be preferred",
+    "rejected": "to be avoided",
     "end": "end of the answer, trained with it",
 }
 

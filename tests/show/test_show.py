@@ -70,7 +70,7 @@ def test_the_chat_is_shown_token_by_token(tmp_path, template):
     shown = rendered_chat(tokenizer, one)
     asked, chosen = len(encoded(tokenizer, one)), len(encoded(tokenizer, one, one.response_revised))
     assert f"prompt, {asked} tokens, read, not trained on" in repr(shown) and f"chosen, {chosen - asked} tokens" in repr(shown)
-    assert shown.html.count("rgba(127, 127, 127, ") == asked + 1 and "🙂" in visible(shown.html)  # and the legend
+    assert shown.html.count("background: rgba(127, 127, 127, ") == asked + 1 and "🙂" in visible(shown.html)  # and the legend
     closing = {"chatml": "<|close|>↵", "llama": "<|close|>", "mistral": "<|end|>"}[template]
     assert [line.partition(" | end: ")[2] for line in repr(shown).splitlines()[3::2]] == [closing] * 2
     whole = tokenizer.decode(encoded(tokenizer, one, one.response_revised)).replace("\n", "↵\n")
@@ -102,8 +102,8 @@ def test_a_student_is_asked_before_and_after_training(load_micro):
             parameter.data.normal_(std=0.5)
     after = answers_of(LocalChat(student.model, tokenizer), [record], 24)[0]
     shown = ask(student, max_new_tokens=24)(record.prompt)
-    assert after != before and repr(shown) == f"{record.prompt}\n  before rdpo: {before or '(nothing)'}\n  after rdpo: {after or '(nothing)'}"
-    assert ask(student, lambda one: LocalChat(one.model, one.tokenizer), 24)(record.prompt) == shown and "before rdpo</th>" in shown.html
+    assert after != before and repr(shown) == f"prompt: {record.prompt}\n  before rdpo: {before or '(nothing)'}\n  after rdpo: {after or '(nothing)'}"
+    assert ask(student, lambda one: LocalChat(one.model, one.tokenizer), 24)(record.prompt) == shown and "<b>before rdpo</b>" in shown.html
     with pytest.raises(ValueError, match="empty prompt"):
         ask(student)(" ")
 
