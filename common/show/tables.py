@@ -85,7 +85,7 @@ def pairs_table(pairs: Sequence[Pair], count: int = 3) -> Shown:
         lines.append("")
     if not rows:
         return Shown("<i>no pairs</i>", "no pairs")
-    more = f"the first {count} of {len(pairs)} pairs" if len(pairs) > count else f"all {len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
+    more = f"{count} of {len(pairs)} pairs" if len(pairs) > count else f"all {len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
     return Shown(f"{table(rows)}<small>{more}</small>", "\n".join([*lines, more]))
 
 

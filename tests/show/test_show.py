@@ -54,7 +54,7 @@ def test_pairs_stand_side_by_side_with_their_scores():
         "prompt: How do I lift <it>?", "critique: Unsafe.", "  original, score 0.20: Take [-a-] rope.", "  revised, score 1.00: Take {+no+} rope.",
         "  judge of the original: bad", "  judge of the revision: good",
     ]  # fmt: skip
-    assert "original, unscored" in repr(shown) and "  original: Take" in repr(shown) and repr(shown).endswith("the first 3 of 4 pairs")
+    assert "original, unscored" in repr(shown) and "  original: Take" in repr(shown) and repr(shown).endswith("3 of 4 pairs")
     assert "How do I lift &lt;it&gt;?" in shown.html and "<it>" not in shown.html
     assert repr(pairs_table([])) == "no pairs" and repr(pairs_table([pair()])).endswith("the only pair")
 
