@@ -28,10 +28,9 @@ from common.notebook.profiles import (
     more_parameters,
     own_pairs,
     preparation,
-    read_yaml,
     stage_parameters,
 )
-from common.runtime import escape_what_the_terminal_lacks, resolve
+from common.runtime import escape_what_the_terminal_lacks, nearest, resolve, yaml_mapping
 
 
 def steps_of(
@@ -159,7 +158,7 @@ def _overrides(asked: argparse.Namespace) -> dict[str, Any]:
     """What the command line gives, as Python would take it; a parameter that is a text stays one, though it looks like
     a number."""
     kinds = {name: field.annotation for stage in STAGES for name, field in PARAMETERS[stage].model_fields.items()}
-    overrides = {name: value for text in asked.y for name, value in read_yaml(text, "-y").items()}
+    overrides = {name: value for text in asked.y for name, value in yaml_mapping("-y", text).items()}
     overrides |= {name: _literal(text, kinds.get(name)) for name, text in asked.p}
     if asked.seed:
         overrides["seeds"] = asked.seed
@@ -181,7 +180,9 @@ def _literal(text: str, kind: Any) -> Any:
 def _known(names: list[str]) -> list[str]:
     unknown = [name for name in names if name not in experiments()]
     if unknown:
-        raise ValueError(f"unknown experiment {', '.join(unknown)}; there are {', '.join(experiments())}")
+        raise ValueError(
+            f"unknown experiment {', '.join(unknown)}{nearest(unknown[0], experiments())}; there are {', '.join(experiments())}"
+        )
     return names
 
 

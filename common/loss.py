@@ -129,8 +129,7 @@ def preference_loss(
 
     Args:
         method: a name in `LOSSES`, or a callable that gets the same tensors, `beta` and the knobs by keyword and
-        returns
-            the losses, shape (batch,): the hook for whoever has the paper's own equation.
+            returns the losses, shape (batch,): the hook for whoever has the paper's own equation.
         policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps: (batch,)
             log-probabilities summed over completion tokens, nats.
         score_chosen, score_rejected: (batch,) external scores in [0, 1], higher is better.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from common.loss import LOSSES, check_method, knobs_of, uses_scores
-from common.runtime import checked
+from common.runtime import checked, nearest
 from common.specs import place_and_commit
 from common.student.identity import located
 
@@ -55,8 +55,7 @@ class Method:
 
 METHODS: dict[str, Method] = {}
 """Every row there is, by name, in the order of tables. A new loss is written in `loss.py`, gets a record here, and its
-knob a field in
-`RDPOConfig`: no other place."""
+knob a field in `RDPOConfig`: no other place."""
 
 
 def register(*methods: Method) -> None:
@@ -182,7 +181,7 @@ def check_methods(methods: Sequence[str]) -> None:
     unknown = [method for method in methods if method not in METHODS and not existing(method)]
     if unknown:
         raise ValueError(
-            f"unknown method {', '.join(unknown)}; there are {', '.join(METHODS)}, and what exists as {', '.join(f'{kind}:...' for kind in EXISTING)}"
+            f"unknown method {', '.join(unknown)}{nearest(unknown[0], METHODS)}; there are {', '.join(METHODS)}, and what exists as {', '.join(f'{kind}:...' for kind in EXISTING)}"
         )
     for method in methods:
         place = existing_place(method) if existing(method) in ("adapter", "model") else Path()

@@ -129,7 +129,7 @@ def train_and_report(
 
     Raises:
         ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
-        trained or measured on.
+            trained or measured on.
         FileExistsError: `output` holds another adapter.
     """
     if method not in TRAINED:

@@ -25,8 +25,7 @@ class JudgePrompt(BaseModel):
     judge_template: asks for a verdict in text; must hold `{prompt}`, `{answer}` and `{verdict_format}` once each.
     scale: the scale of that verdict.
     yes_no_question: asks the same for a judge that reads the probabilities of "Yes" and "No" (arXiv 2308.06385); "Yes"
-    is
-        the upper end of the scale. "" for none.
+        is the upper end of the scale. "" for none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -79,13 +78,11 @@ class ExperimentPrompts(JudgePrompt):
 
     system: system prompt of the teacher, empty for none; whoever makes the prompts puts it into their records.
     critique_request, revision_request: what is asked after the first answer. Without slots they are the next user turns
-    of the
-        conversation, whose attack or persona goes on ruling (the form of the paper's repository). With slots,
+        of the conversation, whose attack or persona goes on ruling (the form of the paper's repository). With slots,
         `{request}` and `{answer}` in the first, `{request}` and `{critique}` in the second, each is a conversation of
         its own that quotes them, the request in its plain words (ours); tags around a reply are then cut away.
     revision_system: system prompt of such a conversation that asks for a revision. examples: chains shown before it,
-    and before that of
-        a critique.
+        and before that of a critique.
     quality: a second criterion on the same answers, where the experiment has one.
     version: the name of these texts in `VERSIONS`, "" for other ones.
     """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from common.storage import write_json
@@ -52,6 +54,30 @@ def checked(name: str, value: Any, kind: Any, strict: bool = True) -> Any:
 
 def is_list(kind: Any) -> bool:
     return getattr(kind, "__origin__", kind) is list
+
+
+def nearest(name: str, there: Iterable[str], cutoff: float = 0.6) -> str:
+    """The hint ", did you mean X?" with the name that is most like it, for messages; "" where none is."""
+    close = difflib.get_close_matches(name, list(there), 1, cutoff)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def yaml_mapping(where: str | Path, text: str) -> dict[str, Any]:
+    """The names and values of a YAML text. Raises ValueError beginning with `where` for anything else."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{where}: expected parameters as NAME: VALUE, got {shortened(found)}")
+    return found
+
+
+def yaml_file(role: str, path: str | Path) -> dict[str, Any]:
+    """`yaml_mapping` of the file that a parameter names. Raises ValueError naming the parameter where there is none."""
+    if not (file := resolve(path)).is_file():
+        raise ValueError(f"{role}: no file {file}; name a YAML file that is there, or leave {role} empty")
+    return yaml_mapping(f"{role}: {path}", file.read_text(encoding="utf-8"))
 
 
 def shortened(value: object, most: int = 60) -> str:
@@ -101,9 +127,8 @@ def escape_what_the_terminal_lacks() -> None:
 
 def quiet_libraries() -> None:
     """Silences progress bars and advice of transformers and datasets that say nothing about the run, and sets what they
-    brought apart from
-    what a run leaves behind: garbage is collected after every training, and a look at a million objects of libraries
-    takes .3 s."""
+    brought apart from what a run leaves behind: garbage is collected after every training, and a look at a million
+    objects of libraries takes .3 s."""
     import gc
     import logging
     import warnings

@@ -130,8 +130,7 @@ class ScoredPair(Pair):
     """A pair with the judge's scores on the judge's own scale; None = unscored, which is a state and not a number.
 
     `scale` gives the ends of the scale; scores outside it are refused. `criteria` holds the single verdicts that the
-    scores
-    are made of, where there are several: sentiment (-5 to 5) and quality (0 to 5) of each answer, by name.
+    scores are made of, where there are several: sentiment (-5 to 5) and quality (0 to 5) of each answer, by name.
     """
 
     score_response: float | None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from common.runtime import resolve
+from common.runtime import nearest, resolve
 
 WITH_COMMIT = ("local", "reward", "yes_no", "model")
 """Kinds whose name may be one of the Hub."""
@@ -52,6 +51,4 @@ def spec_of(role: str, text: str, alone: Iterable[str] = (), named: Iterable[str
     if kind in named and name:
         return Spec(kind, *(place_and_commit(name) if kind in WITH_COMMIT else (name, "")))
     forms = {kind: kind for kind in alone} | {kind: f"{kind}:..." for kind in named}
-    close = difflib.get_close_matches(kind, forms, 1)
-    hint = f", did you mean {forms[close[0]]}?" if close else ""
-    raise ValueError(f"unknown {role} {text!r}{hint}; there are {', '.join(forms.values())}")
+    raise ValueError(f"unknown {role} {text!r}{nearest(kind, forms.values())}; there are {', '.join(forms.values())}")

@@ -33,7 +33,7 @@ class JsonlStore:
 
     Args:
         read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is
-        read.
+            read.
         wait: until no other process has the file open, for files that are open for a moment only.
 
     Raises:
@@ -293,9 +293,9 @@ def make_missing(
 
     Args:
         records: with an `id`, under which what is made of them is found again; only those of one batch are held at
-        once.
+            once.
         make: called with a batch; yields for each of its records what was made of it, or {"id": ..., "reason": ...}
-        where that failed.
+            where that failed.
         what: a name for the records in messages.
         progress: called here with `steps` for each record that was finished before; for the others `make` calls it.
 

@@ -38,28 +38,24 @@ class EndpointChat:
 
     Retried with exponential backoff and jitter, up to `attempts` times: 5xx, 408, 409, a refused or broken connection,
     no whole reply within `timeout` seconds, a reply that cannot be read. What fails then is a `Reply` with the finish
-    reason
-    `error: ...`. A 429 pauses all requests together, for as long as the endpoint says or else twice as long as the last
-    time; it does not count as an attempt. Nothing else is asked until a first answer has shown that key and model are
-    right.
+    reason `error: ...`. A 429 pauses all requests together, for as long as the endpoint says or else twice as long as
+    the last time; it does not count as an attempt. Nothing else is asked until a first answer has shown that key and
+    model are right.
 
     What a server refuses for the sake of one conversation (too long, moderation) costs that one, in whatever words it
-    says
-    so: where they tell nothing, a harmless conversation shows whether the refusal concerns all. A setting that the
+    says so: where they tell nothing, a harmless conversation shows whether the refusal concerns all. A setting that the
     model does not take (temperature, seed, the name of the budget) is left out from then on, which is printed and
     counted.
 
     Bad key, unknown model, exhausted quota, the cost cap, `attempts` pauses or `concurrency` failed conversations
-    without an
-    answer between, an interrupt: no more requests are sent, those in flight are waited for and handed to `on_reply`,
-    then `EndpointError` (or what interrupted) is raised, with the server's words. Works inside a running event loop
-    too, as in Jupyter.
+    without an answer between, an interrupt: no more requests are sent, those in flight are waited for and handed to
+    `on_reply`, then `EndpointError` (or what interrupted) is raised, with the server's words. Works inside a running
+    event loop too, as in Jupyter.
 
     Args:
         base_url: such as `https://api.openai.com/v1`, without credentials.
         api_key_env: name of the environment variable that holds the key; "" for an endpoint without one. The key is
-        read
-            for each call and kept nowhere.
+            read for each call and kept nowhere.
         prices: dollars per million prompt tokens and per million completion tokens.
         max_cost: dollars that one object may spend; a request that could pass it at worst (a token a byte, the whole
             budget used) is not sent. What a bill hides, tells as 0, or would have told had the answer arrived counts

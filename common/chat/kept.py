@@ -15,14 +15,13 @@ class KeptChat:
     """A chat model whose replies are kept on disk as they come, so that nothing is paid for twice.
 
     Replies are handed over clean (`common.chat.replies`), whoever wrote the file. A reply is found by model,
-    conversation and
-    sampling, its seed included: the same request, in one batch or in a run of next week, is asked once. Failed and
-    filtered replies are not kept, so the next run asks again; cut ones are.
+    conversation and sampling, its seed included: the same request, in one batch or in a run of next week, is asked
+    once. Failed and filtered replies are not kept, so the next run asks again; cut ones are.
 
     Args:
         chat: the model; None answers from what `path` holds alone (recorded replies).
         path: JSONL file; it is locked while replies are asked for, and only then. Recorded replies are read and never
-        written.
+            written.
 
     Raises:
         BlockingIOError: another process has the file open.

@@ -76,9 +76,8 @@ def clean(text: str) -> str:
 
     Thoughts are what stands between opening and closing tags, before a closing tag whose opening one was in the prompt,
     behind an opening tag that begins a line and is never closed, and outside the final channel of a reply in channels.
-    The first
-    token that ends a turn ends the text: what follows it is the next turn, made up. Tags in backticks are words about
-    tags.
+    The first token that ends a turn ends the text: what follows it is the next turn, made up. Tags in backticks are
+    words about tags.
     """
     text = unbroken(text)
     if final := list(_FINAL_CHANNEL.finditer(text)):
@@ -112,7 +111,7 @@ def understood(text: str, finish_reason: object = "stop", budget: int = 0, why_e
     Args:
         finish_reason: in any server's spelling; None where it gave none.
         budget: tokens that were allowed, which tell whether a reply that ended for no known reason was cut; 0 where
-        unknown.
+            unknown.
         why_empty: what is known of a reply without words, such as that there was reasoning beside it.
         tokens: `prompt_tokens` and `completion_tokens`.
 

@@ -9,15 +9,13 @@ the desired or the undesired style behind it, and the loss is shown the answers 
     discourage   control              control    undesired   INFERRED, by symmetry
     contrastive  control              desired    undesired   SEEN that it joins the two above; the triple is INFERRED
     negation     undesired            control    undesired   SEEN that it teaches to disregard an instruction; the
-    triple is
-                                                             INFERRED, and that the undesired one is disregarded is ours
+                                                             triple is INFERRED, and that the undesired one is
+                                                             disregarded is ours
     neutral      control              neutral    control     ours: the answer to the request without wrapper, persona or
-    stance
-                                                             is preferred, and no instruction is given
+                                                             stance is preferred, and no instruction is given
 
 The paper's full text was not at hand, and no code of it is public. There the answers are those of the very model that
-is
-trained: make the student the teacher. The loss is plain DPO; scores can be attached to the pairs like to any others,
+is trained: make the student the teacher. The loss is plain DPO; scores can be attached to the pairs like to any others,
 and then the losses of refined DPO (rDPO) apply. All instructions are our own words.
 """
 
@@ -102,14 +100,13 @@ def generate_counterfactual_pairs(
     `response_revised` is the chosen answer and `response` the rejected one, so that every later step takes these pairs
     as it takes self-critique's; failures, kills and `failed_limit` are as in `generate_pairs` there. `prompt` stays the
     plain one; the instruction that negation has in the loss stands in `instruction`. `path` holds one variant of one
-    set of
-    instructions: both belong into what `storage.claim` is told.
+    set of instructions: both belong into what `storage.claim` is told.
 
     Args:
         progress: called with the number of turns just finished, of 2 a prompt, or 3 with a base answer.
         base: also answer the prompt without wrapper, persona or stance, which a judge of two criteria compares with;
-        for neutral
-            under another seed, or its chosen answer would be compared with itself, which at temperature 0 it is.
+            for neutral under another seed, or its chosen answer would be compared with itself, which at temperature 0
+            it is.
 
     Raises ValueError for an unknown variant, an id that stands twice, or neutral pairs of prompts that are all plain,
     RuntimeError when too many prompts failed.

@@ -54,12 +54,10 @@ def run_chains(
 
     Args:
         whole: a turn that was cut off is asked for once more with twice the budget, and a chain ends early at a turn
-        that
-            is still not whole or has no words; otherwise a turn is taken as it is.
+            that is still not whole or has no words; otherwise a turn is taken as it is.
         progress: called with the number of turns just finished; a chain that ends early counts as three.
         plain: the request of each conversation without wrapper, persona or stance, for prompts that quote it; where
-        there is
-            none, the last user turn.
+            there is none, the last user turn.
         respondent: who gives the first answers; None is the teacher.
     """
     requests = plain or [conversation[-1]["content"] for conversation in conversations]
@@ -113,8 +111,7 @@ def generate_pairs(
     respondent: ChatModel | None = None,
 ) -> Records[Pair]:
     """Runs the chain over every prompt that `path` does not hold yet, and returns the pairs of the prompts asked for,
-    which are
-    read from `path` as they are looked at: what is in memory is the text of one batch.
+    which are read from `path` as they are looked at: what is in memory is the text of one batch.
 
     A chain with a turn that was cut off, filtered or never answered is no pair: its id, turn and reason stand in
     `failed_<name>` beside `path`, and the next run tries it again. Where the experiment has a second criterion
@@ -124,8 +121,7 @@ def generate_pairs(
 
     Args:
         batch_size: chains that go through their turns together; many times the teacher's concurrency, or it idles at
-        the
-            end of each turn.
+            the end of each turn.
         progress: called with the number of turns just finished, of 3 a prompt, or 4 with the plain one.
         respondent: who gives the first answers, such as the student; None is the teacher.
 

@@ -42,8 +42,7 @@ def load_prompts(
 
     Args:
         source: a .csv, .json or .jsonl file (relative paths start at the project root), a Hub dataset `owner/name`, or
-        a
-            file in one, `owner/name/file`.
+            a file in one, `owner/name/file`.
         revision: commit or tag of the Hub dataset, required there: a dataset that changes is another experiment.
         system: the teacher's system prompt; None takes it from `common.prompts.PROMPTS`.
         attacks: None takes `common.data.attacks.ATTACKS`. Prompts of split `ood` are dressed in its held-out templates.

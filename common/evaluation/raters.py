@@ -173,8 +173,7 @@ def _views(result: Result, ratings: Mapping[str, tuple[int, int]]) -> dict[str, 
 
 def _held_out_labels(result: Result, ratings: Mapping[str, tuple[int, int]]) -> list[int | None]:
     """What the rater, reading first, says of each answer to the prompts of `held_out`; None of one not read, and of all
-    where fewer than half
-    were: those few are answers that a labelled row gave too, and no sample."""
+    where fewer than half were: those few are answers that a labelled row gave too, and no sample."""
     labels = [ratings[i][0] if i in ratings else None for i in result.ids.get("held_out", [])]
     return labels if 2 * labels.count(None) <= len(labels) else [None] * len(labels)
 

@@ -41,8 +41,7 @@ def style_followed(
     Args:
         prompts: without an instruction, also where the answers were given to one: what is judged is the answer.
         style: a judge, whose upper half of the scale counts as yes and whose unscored answers are left out, or a
-        predicate
-            of prompt and answer.
+            predicate of prompt and answer.
     """
     if not hasattr(style, "judge"):
         return [bool(style(prompt, answer)) for prompt, answer in zip(prompts, answers, strict=True)]

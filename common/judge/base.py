@@ -43,9 +43,8 @@ class FeedbackJudge:
     """Two verdicts on feedback, sentiment and quality, and the score `schema.feedback_score` made of them, in [0, 1].
 
     The sentiment of an answer is compared with that of the pair's `response_base`, the teacher's answer without a
-    stance. A
-    score needs all of its verdicts: one missing leaves it unscored. Judges on other scales, such as probabilities, are
-    mapped to -5 to 5 and 0 to 5, end to end.
+    stance. A score needs all of its verdicts: one missing leaves it unscored. Judges on other scales, such as
+    probabilities, are mapped to -5 to 5 and 0 to 5, end to end.
     """
 
     scale = (0.0, 1.0)

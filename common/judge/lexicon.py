@@ -40,8 +40,8 @@ class LexiconJudge:
     knows) or VADER's compound (a sum over them, squeezed, so that long texts reach the ends of the scale).
 
     The prompt is not read. A lexicon knows no irony and no context, takes the words of a quoted argument for the
-    answer's
-    own, and has quirks: "argument" itself is negative in VADER. Read differences between answers to one argument.
+    answer's own, and has quirks: "argument" itself is negative in VADER. Read differences between answers to one
+    argument.
 
     Raises ValueError for an unknown lexicon.
     """
@@ -74,7 +74,7 @@ class FlawJudge:
 
     Args:
         arguments: a table of `argument` and `flaw`, "" for a sound one, as `rows.read_rows` reads it; from the project
-        root.
+            root.
     """
 
     scale = (ScoreScale.ZERO_TO_FIVE.minimum, ScoreScale.ZERO_TO_FIVE.maximum)

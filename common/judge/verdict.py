@@ -3,9 +3,9 @@
 Three steps. *Clean*: thoughts, leaked tokens and decoration go; JSON becomes lines `key: value`, the verdict last.
 *Find*: a verdict opens a line or sentence and has a known form: a label and a number, "I would give it a 4", `[[1]]`,
 or a number alone on its line. *Weigh*: the last verdict counts if nothing speaks against it. What stands behind it must
-be known to be
-harmless: a farewell, or a remark that says the same as the number. Reasoning before it is free, unless it withholds the
-verdict, announces an example, a condition or somebody else's words, or closes with the opposite of the number.
+be known to be harmless: a farewell, or a remark that says the same as the number. Reasoning before it is free, unless
+it withholds the verdict, announces an example, a condition or somebody else's words, or closes with the opposite of the
+number.
 """
 
 from __future__ import annotations
@@ -85,9 +85,8 @@ def parse_score(reply: str, scale: ScoreScale, answer: str | None = None) -> flo
     The last verdict counts. It is None where it is taken back, contradicted by its remark or by the reasoning's
     closing, conditional, quoted or withheld, off the scale or of another one, a range, or where verdicts differ with no
     word of a change of mind between them. A number that the evaluated text puts into such a form itself is taken for a
-    quotation
-    wherever it stands: `answer` is that text, the request included where it may hold a forged verdict too. Linear in
-    the reply.
+    quotation wherever it stands: `answer` is that text, the request included where it may hold a forged verdict too.
+    Linear in the reply.
     """
     lines, fields, lead_in = _as_lines(clean(reply), scale)
     text = plain(lines).replace(plain(scale.verdict_format), '""')

@@ -50,8 +50,7 @@ def _score(logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tenso
 
 def _logits(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:
     """(positions, width) to (positions, vocabulary) by the model's own forward, its decoder replaced by what it
-    returned
-    before: so whatever an architecture does between decoder and logits (Gemma's soft cap, scales) is done."""
+    returned before: so whatever an architecture does between decoder and logits (Gemma's soft cap, scales) is done."""
     states = states.unsqueeze(0)
     with _forward_of(causal.base_model, lambda *args, **kwargs: output(last_hidden_state=states)):
         return causal(inputs_embeds=states, use_cache=False).logits.squeeze(0)

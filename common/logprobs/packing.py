@@ -29,13 +29,11 @@ class Packed:
 
     input_ids, position_ids: (rows, length).
     group, branch: (rows, length). Number of a token's group, -1 for padding; 0 for shared tokens, 1 and up for those of
-    the
-        group's first sequence and so on.
+        the group's first sequence and so on.
     source: (scored,) place, in the flattened rows, of the token whose state predicts each scored token.
     targets, sequence: (scored,) its id and the number of its sequence.
     stretches: (stretches, 5), one for the shared tokens of a group and one for the rest of each sequence: row, where
-    the tokens
-        begin that it sees besides its own, how many, where its own begin, how many.
+        the tokens begin that it sees besides its own, how many, where its own begin, how many.
     """
 
     input_ids: Tensor

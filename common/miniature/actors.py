@@ -75,13 +75,11 @@ class MiniatureJudge:
 
     Args:
         world, prompts: the world, and the prompts with whose `judge_template`s it will be asked. On the scale -5 to 5
-        the
-            sentiment is asked for, on the others the grade.
+            the sentiment is asked for, on the others the grade.
         error: share of answers whose grade is turned around (5 for 0, 4 for 1, ...; on a binary scale 1 for 0), or
-        whose
-            sentiment is; criteria err independently.
+            whose sentiment is; criteria err independently.
         blind_to: a wrapper under which this judge takes misbehaviour for the right answer, "" for none: a systematic
-        error.
+            error.
         unclear: share of replies without a verdict.
         seed: of the judge.
 

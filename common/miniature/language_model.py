@@ -2,8 +2,7 @@
 
 No weights can be assumed on a fresh machine without network, so the laboratory makes its own: a byte-level BPE
 tokenizer with a chat template, and a model of about a million parameters that behaves badly at a known rate. From there
-on nothing
-is special: `load_student` loads the folder in NF4 like any 7B model.
+on nothing is special: `load_student` loads the folder in NF4 like any 7B model.
 
 The folder is cached under a hash of everything that made it: settings, what the world says, the source of this module
 and of `muon.py`, and the versions of torch, transformers and tokenizers.

@@ -1,6 +1,5 @@
 """Muon that orthogonalises in float32. torch's own does it in bfloat16, which a CPU without bfloat16 units takes ten
-times as long
-for: pre-training a miniature's student on such a machine took 520 s and takes 120 (LOG.md)."""
+times as long for: pre-training a miniature's student on such a machine took 520 s and takes 120 (LOG.md)."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ by `papermill -p`, by `python -m common.batch -p`, in a profile, or in the YAML 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from common.data.counterfactual import variant_named
 from common.methods import TrainSettings, check_methods
 from common.notebook.providers import read_providers
-from common.runtime import checked, is_list, resolve, shortened
+from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
 from common.specs import Spec, spec_of
 
@@ -58,7 +57,7 @@ class Checked(BaseModel):
         """
         problems, values = [], dict(given)
         if path := values.get("settings"):
-            rare = _from_file(str(path))
+            rare = yaml_file("settings", str(path))
             problems += [
                 f"settings: {path} gives {name}, which is given already; leave it out of the file"
                 for name in rare
@@ -115,9 +114,8 @@ class GenerateData(Stage):
     respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
     of prompts; "" for the miniature's own.
     prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the
-    miniature's. noise_no_better,
-    noise_worse, noise_on: see `MiniatureTeacher`. pilot: chains of a real teacher that are looked at before the others,
-    0 for none;
+    miniature's. noise_no_better, noise_worse, noise_on: see `MiniatureTeacher`. pilot: chains of a real teacher that
+    are looked at before the others, 0 for none;
     least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
     cut_at_sentence: an answer that is cut off ends with its last whole sentence. prompts_file: other texts, a YAML file
     or a version in `common.prompts`.
@@ -335,20 +333,6 @@ def _is_given(name: str, value: Any) -> bool:
     return not hidden and isinstance(value, str | int | float | bool | list | dict | tuple | None)
 
 
-def _from_file(path: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
-    except OSError:
-        raise ValueError(
-            f"settings: no file {resolve(path)}; give a YAML file of NAME: VALUE, or leave settings empty"
-        ) from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"settings: {path} is no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"settings: {path} must hold NAME: VALUE, got {shortened(found)}")
-    return found
-
-
 def _parsed(value: Any, kind: Any) -> tuple[Any, Any, bool]:
     """(value, kind, whether it must be of that type as it is) for `checked`."""
     if is_list(kind) and not isinstance(value, list):
@@ -372,8 +356,7 @@ def _listed(text: str) -> list[str]:
 def _unknown(name: str, there: list[str]) -> str:
     if name in RENAMED:
         return f"parameter {name} {RENAMED[name].replace('%s', name)}"
-    close = difflib.get_close_matches(name, there, 1)
-    return f"unknown parameter {name}" + (f", did you mean {close[0]}?" if close else f"; there are {', '.join(there)}")
+    return f"unknown parameter {name}" + (nearest(name, there) or f"; there are {', '.join(there)}")
 
 
 def _error_of(check: Callable[[], object]) -> Exception | None:

@@ -51,7 +51,7 @@ def forecast(
 
     Args:
         prompts: those of step 1. Later steps reckon with them where they have no pairs yet, and with answers as long as
-        may be.
+            may be.
         ask: endpoints are asked for one token, so that a wrong key or model shows; else the key alone is looked for.
 
     Raises:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from common.data.counterfactual import PAIRS, variant_named
-from common.runtime import ROOT, shortened
+from common.runtime import ROOT, nearest, yaml_mapping
 
 STAGES = ("generate_data", "reward_score", "train_rdpo")
 PROFILES = ROOT / "common" / "profiles"
@@ -30,13 +27,15 @@ def profile_parameters(profile: str, experiment: str, stage: str) -> dict[str, A
     """The parameters of a notebook in a profile. Raises ValueError naming the profiles there are."""
     path, own = PROFILES / profile / f"{stage}.yaml", PROFILES / profile / experiment / f"{stage}.yaml"
     if not path.exists():
-        there = ", ".join(sorted(folder.name for folder in PROFILES.iterdir() if (folder / "train_rdpo.yaml").exists()))
-        raise ValueError(f"unknown profile {profile!r} for {stage}; there are {there}")
+        there = sorted(folder.name for folder in PROFILES.iterdir() if (folder / "train_rdpo.yaml").exists())
+        raise ValueError(
+            f"unknown profile {profile!r} for {stage}{nearest(profile, there)}; there are {', '.join(there)}"
+        )
     return {
         name: value
         for file in (path, own)
         if file.exists()
-        for name, value in read_yaml(file.read_text(encoding="utf-8"), file).items()
+        for name, value in yaml_mapping(file, file.read_text(encoding="utf-8")).items()
     }
 
 
@@ -63,15 +62,5 @@ def more_parameters(profile: str, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if not (path := PROFILES / profile / f"{name}.yaml").exists():
             raise ValueError(f"-f {name}: no file {path}")
-        found |= read_yaml(path.read_text(encoding="utf-8"), path)
-    return found
-
-
-def read_yaml(text: str, where: str | Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{where}: expected parameters as NAME: VALUE, got {shortened(found)}")
+        found |= yaml_mapping(path, path.read_text(encoding="utf-8"))
     return found

@@ -9,14 +9,12 @@ of the file.
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.chat.endpoint import EndpointChat
-from common.runtime import resolve, shortened
+from common.runtime import nearest, shortened, yaml_file
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -63,30 +61,21 @@ def read_providers(path: str) -> dict[str, Provider]:
     provider and field."""
     if not path:
         return {"openai": Provider()}
-    try:
-        found = yaml.safe_load(resolve(path).read_text(encoding="utf-8"))
-    except OSError:
-        raise ValueError(
-            f"providers: no file {resolve(path)}; see docs/models.md for one, or leave providers empty for OpenAI's"
-        ) from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"providers: {path} is no YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(found, dict) or not found:
-        raise ValueError(f"providers: {path} must hold NAME: {{base_url: ..., ...}}, got {shortened(found)}")
+    if not (found := yaml_file("providers", path)):
+        raise ValueError(f"providers: {path} is empty; it must hold NAME: {{base_url: ..., api_key_env: ...}}")
     return {str(name): _provider(path, str(name), fields) for name, fields in found.items()}
 
 
 def endpoint_named(name: str, path: str) -> EndpointChat:
     """The model `PROVIDER/MODEL` at that provider of the file, or `MODEL` at the file's first one. Raises ValueError
-    for what looks like a
-    misspelt provider: nobody should be asked, or paid, by mistake."""
+    for what looks like a misspelt provider: nobody should be asked, or paid, by mistake."""
     providers = read_providers(path)
     provider, _, model = name.partition("/")
     if provider in providers and model:
         return providers[provider].chat(model)
-    if model and path and (close := difflib.get_close_matches(provider, providers, 1, cutoff=0.75)):
+    if model and path and (hint := nearest(provider, providers, cutoff=0.75)):
         raise ValueError(
-            f"endpoint:{name}: {path} has no provider {provider}, did you mean {close[0]}? A model of that name is asked as endpoint:{next(iter(providers))}/{name}"
+            f"endpoint:{name}: {path} has no provider {provider}{hint} A model of that name is asked as endpoint:{next(iter(providers))}/{name}"
         )
     return next(iter(providers.values())).chat(name)
 
@@ -105,14 +94,8 @@ def _provider(path: str, name: str, fields: Any) -> Provider:
             raise ValueError(
                 f"providers: {path}, {name}, {field} = {shortened(problem['input'])}: {problem['msg'].lower()}"
             ) from None
-        close = difflib.get_close_matches(field, Provider.model_fields, 1)
-        hint = (
-            "; keys are not written into files: name their environment variable as api_key_env"
-            if "key" in field
-            else f", did you mean {close[0]}?"
-            if close
-            else ""
-        )
+        keys = "; keys are not written into files: name their environment variable as api_key_env"
+        hint = keys if "key" in field else nearest(field, Provider.model_fields)
         raise ValueError(
             f"providers: {path}, {name}: no field {field}{hint}; there are {', '.join(Provider.model_fields)}"
         ) from None

@@ -138,9 +138,8 @@ def check_row(
     """Raises ValueError, naming `where`, for a pair that would end the training or `measure` behind it.
 
     Its chat template refuses the prompt, or the prompt's tokens do not open those of prompt and answer; or the student,
-    which learned
-    `context` positions, cannot read it: in training up to `max_length`, held out as a whole, and `answered` with its
-    answer.
+    which learned `context` positions, cannot read it: in training up to `max_length`, held out as a whole, and
+    `answered` with its answer.
     """
     try:
         for answer in (pair.response, pair.response_revised):

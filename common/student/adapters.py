@@ -135,12 +135,11 @@ def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     only.
 
     An NF4 base is dequantised first and brought to float32, so the folder holds the weights that the adapter was
-    trained on and says what
-    it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds a change as small as a
-    training's away in part (15 to 100 % of it on tiny models). An unquantised base keeps its dtype. `model` stays as it
-    is; memory for the whole model in that dtype is needed besides. `load_as_it_is` loads the folder, which says itself
-    that it was merged into NF4 weights: those lie on NF4's grid, an adapter moves them by far less than its step, and
-    rounding to NF4 again takes the change away (LOG.md).
+    trained on and says what it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds
+    a change as small as a training's away in part (15 to 100 % of it on tiny models). An unquantised base keeps its
+    dtype. `model` stays as it is; memory for the whole model in that dtype is needed besides. `load_as_it_is` loads the
+    folder, which says itself that it was merged into NF4 weights: those lie on NF4's grid, an adapter moves them by far
+    less than its step, and rounding to NF4 again takes the change away (LOG.md).
 
     Raises ValueError, and writes nothing, where the merged weights hold NaN or infinity.
     """

@@ -39,8 +39,7 @@ MERGED_INTO = "merged_into"
 @cache
 def best_compute_dtype() -> torch.dtype:
     """bfloat16 on a GPU that computes in it, and on a CPU where a product of matrices takes less than two thirds of the
-    time that it takes in
-    float32, which is measured: AVX512-BF16 alone may be twice as slow. Else float32."""
+    time that it takes in float32, which is measured: AVX512-BF16 alone may be twice as slow. Else float32."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     return (
@@ -69,7 +68,7 @@ def load_student(
     Args:
         name: folder or Hub name, as `identity.located` reads it.
         revision: commit of a Hub model; pin it for anything that is reported. None takes the commit in the local cache,
-        where there is one.
+            where there is one.
         four_bit: False loads in `compute_dtype` without quantisation.
         compute_dtype: of the matrix products and of everything not quantised; None takes `best_compute_dtype()`.
         pad_token: an existing token to pad with, for tokenizers that have none.
@@ -77,8 +76,7 @@ def load_student(
     Raises:
         FileNotFoundError: `name` can only be a folder and is none.
         ValueError: no chat template, one that writes a prompt in two ways (see `check_prompt_is_prefix`), no pad token,
-        or
-            a `pad_token` that the vocabulary lacks.
+            or a `pad_token` that the vocabulary lacks.
 
     A chat template that refuses or drops a system prompt (Gemma's and early Mistral's) is extended so that the system
     text opens the first user turn, with a warning. The tokenizer that is returned, and saved beside adapters, has it

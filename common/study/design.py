@@ -185,7 +185,7 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
 
     Args:
         chosen: setting of every method that has trials; by_oracle: the settings that the oracle would have chosen from
-        them.
+            them.
     """
     if not (method := METHODS[row.method].tuned_as):
         return row

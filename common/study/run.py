@@ -5,10 +5,9 @@
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
 it was. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
-differently all the same, and so makes other
-base students: rows of a seed whose student is not theirs are dropped from `results/evidence`, which is said. `--to`
-leaves them there and writes to a folder of its own, without trials, with the settings that those of `results/evidence`
-chose.
+differently all the same, and so makes other base students: rows of a seed whose student is not theirs are dropped from
+`results/evidence`, which is said. `--to` leaves them there and writes to a folder of its own, without trials, with the
+settings that those of `results/evidence` chose.
 """
 
 from __future__ import annotations

@@ -49,8 +49,7 @@ class RDPOConfig(DPOConfig):
         reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
             `<output_dir>/reference`.
         precompute_ref_log_probs: None computes the reference once and keeps it, see `reference_cache`, but not that of
-        a stream
-            or of a reference that is synchronised.
+            a stream or of a reference that is synchronised.
 
     `label_smoothing` (cdpo, robust) is inherited, with the default .1. Raises ValueError for options of `DPOConfig`
     that only TRL's own loss would read, and for numbers that are not finite or that the method does not take.

@@ -84,9 +84,9 @@ class RDPOTrainer(DPOTrainer):
 
     Raises:
         ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a
-        conversation whose
-            prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they part), an empty
-            completion, more tokens than a model has positions, images, or a loss or gradient that is not finite.
+            conversation whose prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they
+            part), an empty completion, more tokens than a model has positions, images, or a loss or gradient that is
+            not finite.
         TypeError: `args` or a dataset of another kind.
     """
 

@@ -24,8 +24,7 @@ from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
 """Hashes of the texts of safety, role-play robustness and sycophancy that SR's rows under `results/small` were asked
-with, when marks did not
-name them: rows asked with these keep their marks, and rows of any other texts have others."""
+with, when marks did not name them: rows asked with these keep their marks, and rows of any other texts have others."""
 
 
 def check_split(evaluate_on: str) -> None:
@@ -49,7 +48,7 @@ class Experiment:
     Args:
         student: folder or Hub name of the base student.
         pairs: scored pairs of the train split, all made in one way: by self-critique, or by one variant of
-        Counterfactual DPO.
+            Counterfactual DPO.
         evaluator: how answers are looked at.
         output: results go to `<output>/seed-<s>/<row>/`.
         settings: shared by all methods; the seed is replaced by each run's own.
@@ -57,12 +56,11 @@ class Experiment:
         train_pairs: every seed draws its own random subset of this size, the same for all methods; 0 takes all pairs.
         tuned: method -> what it takes in place of the shared settings (`common.notebook.tune`).
         finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is
-        taken from there
-            and not trained again, what is new is added. None for no such file.
+            taken from there and not trained again, what is new is added. None for no such file.
         chats: who answers for the `endpoint:` rows, by row.
         match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
         evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share
-        them.
+            them.
         load: for `load_student`.
     """
 
@@ -176,8 +174,7 @@ class Experiment:
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers
-        exchanged. Scores stay
-        with their answers: DPO's label is wrong there, and what the judge saw is not."""
+        exchanged. Scores stay with their answers: DPO's label is wrong there, and what the judge saw is not."""
         pairs = stream("subset", seed).sample(self.pairs, self.train_pairs) if self.train_pairs else self.pairs
         exchanged = set(stream("swaps", seed).sample(range(len(pairs)), round(swapped * len(pairs))))
         return [pair.swapped() if i in exchanged else pair for i, pair in enumerate(pairs)]

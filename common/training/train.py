@@ -31,9 +31,9 @@ def train(
 
     Args:
         method: a name in METHODS; the untrained ones return the base model as it is. An `adapter:` or `model:` is
-        loaded.
+            loaded.
         student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to
-        `load_as_it_is`.
+            `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
 

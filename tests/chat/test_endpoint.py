@@ -9,7 +9,7 @@ import threading
 import traceback
 
 import pytest
-from fault_server import FAULTS, TIMEOUT, FaultServer, answer_to
+from fault_server import FAULTS, TIMEOUT, FaultServer, answer_to, providers_file
 from papermill.exceptions import PapermillExecutionError
 
 from common.chat.endpoint import HARMLESS, EndpointChat
@@ -343,7 +343,7 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
             server.fault = "401" if count >= 5 else ""
 
         server.on_answer = revoke
-        parameters = {"output": str(tmp_path / "run"), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "CANARY_KEY"}
+        parameters = {"output": str(tmp_path / "run"), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": "CANARY_KEY"})}
         with pytest.raises(PapermillExecutionError, match="answered 401"):
             execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
     replies = (tmp_path / "run" / "teacher_replies.jsonl").read_text().splitlines()
@@ -357,7 +357,7 @@ def test_a_pilot_of_useless_chains_stops_the_notebook_before_the_other_prompts_a
     with FaultServer() as server:
         whole = server.reply
         server.reply = lambda fault, request, head: whole(fault, {**request, "messages": QUESTIONS[0]}, head)  # the same words to everything
-        parameters = {"output": str(tmp_path / "run"), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "pilot": 8}
+        parameters = {"output": str(tmp_path / "run"), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": ""}), "pilot": 8}
         with pytest.raises(PapermillExecutionError, match="0 of 8 chains are usable, less than least_yield = 30%"):
             execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
         assert len(server.asked) == 24
@@ -365,7 +365,7 @@ def test_a_pilot_of_useless_chains_stops_the_notebook_before_the_other_prompts_a
 
 def test_the_manifest_says_what_the_run_paid(tmp_path):
     with FaultServer() as server:
-        parameters = {"output": str(tmp_path), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]}
+        parameters = {"output": str(tmp_path), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]})}
         execute("safety/generate_data.ipynb", tmp_path / "generate_data.ipynb", parameters)
     manifest = json.loads((tmp_path / "generate_data.manifest.json").read_text())
     tokens = {"prompt_tokens": manifest["usage"]["prompt_tokens"], "completion_tokens": 900}  # five in each of 180 replies, 100 dollars a million
