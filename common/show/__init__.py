@@ -4,4 +4,13 @@ from common.show.answers import ask, last_trained
 from common.show.tables import Shown, answers_table, facts, pairs_table
 from common.show.tokens import packed_row_figure, rendered_chat
 
-__all__ = ["Shown", "answers_table", "ask", "facts", "last_trained", "packed_row_figure", "pairs_table", "rendered_chat"]
+__all__ = [
+    "Shown",
+    "answers_table",
+    "ask",
+    "facts",
+    "last_trained",
+    "packed_row_figure",
+    "pairs_table",
+    "rendered_chat",
+]

@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from common.training.comparison import Experiment
 
 
-def ask(student: TrainedStudent, chat: Callable[[TrainedStudent], ChatModel] | None = None, max_new_tokens: int = 128) -> Callable[..., Shown]:
+def ask(
+    student: TrainedStudent, chat: Callable[[TrainedStudent], ChatModel] | None = None, max_new_tokens: int = 128
+) -> Callable[..., Shown]:
     """`ask(student)("prompt", system="")` answers greedily with the adapter off (before training) and on (after).
 
     chat: how the student is asked, such as an evaluator's `chat`, so that answers are those of the tables; None asks the model itself.
     Raises ValueError for a student without an adapter, and for an empty prompt.
     """
     if not hasattr(student.model, "disable_adapter"):
-        raise ValueError(f"{student.method} has no adapter to switch off, so before and after are the same; ask a trained student, such as that of dpo or rdpo")
+        raise ValueError(
+            f"{student.method} has no adapter to switch off, so before and after are the same; ask a trained student, such as that of dpo or rdpo"
+        )
 
     def answered(prompt: str, system: str = "") -> Shown:
         if not prompt.strip():
@@ -49,7 +53,13 @@ def last_trained(run: Experiment, results: Sequence[Result]) -> TrainedStudent |
     for result in reversed(results):
         if is_trained(result.method):
             row = result.method, result.seed, result.swapped
-            made_of = training_of(result.method, run.student, run.pairs_of(result.seed, result.swapped), run.settings_of(result.method, result.seed), **run.load)
+            made_of = training_of(
+                result.method,
+                run.student,
+                run.pairs_of(result.seed, result.swapped),
+                run.settings_of(result.method, result.seed),
+                **run.load,
+            )
             if kept_training(run.path_of(*row).parent, made_of):
                 return run.train(*row)
     return None

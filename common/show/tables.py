@@ -14,6 +14,7 @@ from common.schema import Pair, ScoredPair
 RED, GREEN, BLUE, GREY = "214, 39, 40", "44, 160, 44", "31, 119, 180", "127, 127, 127"
 """Red, green, blue; transparent behind a text that keeps the theme's own colour, they read on light and dark pages."""
 TEXT = "text-align: left; vertical-align: top; white-space: pre-wrap"
+ANSWERS = ("original", "revised")
 NOTHING = "<i>(nothing)</i>"
 LONGEST = 600
 """Characters of an answer in the plain text."""
@@ -37,7 +38,10 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """An HTML table of cells that are HTML themselves, as many in every row; a row of a single cell takes the whole width, below a line."""
     width = max((len(row) for row in rows), default=1)
     whole = f'<td colspan="{width}" style="{TEXT}; border-top: 1px solid rgba({GREY}, 0.6)">'
-    body = ["".join(f'<td style="{TEXT}">{one}</td>' for one in row) if len(row) > 1 else f"{whole}{row[0]}</td>" for row in rows]
+    body = [
+        "".join(f'<td style="{TEXT}">{one}</td>' for one in row) if len(row) > 1 else f"{whole}{row[0]}</td>"
+        for row in rows
+    ]
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
 
 
@@ -46,7 +50,9 @@ def facts(mapping: Mapping[str, object]) -> Shown:
     said = {str(name): _said(value) for name, value in mapping.items()}
     width = max(map(len, said), default=0)
     text = "\n".join(f"{name:<{width}}  {value}" for name, value in said.items())
-    return Shown(table([[f"<b>{escape(name)}</b>", escape(value)] for name, value in said.items()]), text or "(nothing)")
+    return Shown(
+        table([[f"<b>{escape(name)}</b>", escape(value)] for name, value in said.items()]), text or "(nothing)"
+    )
 
 
 def _said(value: object) -> str:
@@ -59,8 +65,14 @@ def answers_table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> Shown:
     """Prompts, below each the answers to it side by side, by name."""
     cells, lines = [], []
     for prompt, answers in rows:
-        cells += [[f"<b>prompt</b>&ensp;{escape(prompt)}"], [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()]]
-        lines += [f"prompt: {shorten(prompt, LONGEST)}", *(f"  {name}: {shorten(text, LONGEST) or '(nothing)'}" for name, text in answers.items())]
+        cells += [
+            [f"<b>prompt</b>&ensp;{escape(prompt)}"],
+            [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()],
+        ]
+        lines += [
+            f"prompt: {shorten(prompt, LONGEST)}",
+            *(f"  {name}: {shorten(text, LONGEST) or '(nothing)'}" for name, text in answers.items()),
+        ]
     return Shown(table(cells), "\n".join(lines))
 
 
@@ -73,19 +85,23 @@ def pairs_table(pairs: Sequence[Pair], count: int = 3) -> Shown:
     rows, lines = [], []
     for pair in pairs[:count]:
         original, revised = marked(pair.response, pair.response_revised)
-        names = [f"{name}{score}" for name, score in zip(("original", "revised"), _scores(pair))]
-        asked = {name: value for name in ("system", "prompt", "instruction", "critique") if (value := getattr(pair, name))}
+        names = [f"{name}{score}" for name, score in zip(ANSWERS, _scores(pair))]
+        asked = {
+            name: value for name in ("system", "prompt", "instruction", "critique") if (value := getattr(pair, name))
+        }
         rows.append(["\n".join(f"<b>{name}</b>&ensp;{escape(value)}" for name, value in asked.items())])
         rows.append([f"<b>{name}</b>\n{answer.html}" for name, answer in zip(names, (original, revised))])
         lines += [f"{name}: {shorten(value, LONGEST)}" for name, value in asked.items()]
         lines += [f"  {name}: {answer.text}" for name, answer in zip(names, (original, revised))]
         if replies := _replies(pair):
             rows.append([f"<b>judge</b>&ensp;{escape(reply)}" for reply in replies])
-            lines += [f"  judge of the {name}: {shorten(reply, LONGEST)}" for name, reply in zip(("original", "revision"), replies)]
+            lines += [
+                f"  judge of the {name} answer: {shorten(reply, LONGEST)}" for name, reply in zip(ANSWERS, replies)
+            ]
         lines.append("")
     if not rows:
         return Shown("<i>no pairs</i>", "no pairs")
-    more = f"{count} of {len(pairs)} pairs" if len(pairs) > count else f"all {len(pairs)} pairs" if len(pairs) > 1 else "the only pair"
+    more = f"{min(count, len(pairs))} of {len(pairs)} pairs"
     return Shown(f"{table(rows)}<small>{more}</small>", "\n".join([*lines, more]))
 
 
@@ -114,6 +130,7 @@ def _in_colour(parts: Sequence[tuple[str, bool]], tag: str, colour: str, plain: 
     for part, changed in parts:
         word = part.lstrip()
         space = part[: len(part) - len(word)]
-        html.append(space + (f'<{tag} style="background: rgba({colour}, 0.28); text-decoration: none">{escape(word)}</{tag}>' if changed else escape(word)))
-        text.append(space + (plain.format(word) if changed else word))
+        style = f"background: rgba({colour}, 0.28); text-decoration: none"
+        html.append(f'{space}<{tag} style="{style}">{escape(word)}</{tag}>' if changed else escape(part))
+        text.append(space + plain.format(word) if changed else part)
     return Shown("".join(html) or NOTHING, shorten("".join(text), LONGEST) or "(nothing)")

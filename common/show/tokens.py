@@ -42,9 +42,16 @@ def rendered_chat(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Shown:
         parts[name] = pieces[:end], pieces[end:]
     html = {name: _shades(name, text) + _shades("end", end) for name, (text, end) in parts.items()}
     head = {name: f"<b>{name}</b>, {len(text) + len(end)} tokens\n" for name, (text, end) in parts.items()}
-    legend = " ".join(f'<span style="background: rgba({COLOURS[name]}, 0.3)">&nbsp;{name}&nbsp;</span> {said};' for name, said in SAID.items())
+    legend = " ".join(
+        f'<span style="background: rgba({COLOURS[name]}, 0.3)">&nbsp;{name}&nbsp;</span> {said};'
+        for name, said in SAID.items()
+    )
     shown = table([[head["prompt"] + html["prompt"]], [head[name] + html[name] for name in ("chosen", "rejected")]])
-    lines = [f"{name}, {len(text) + len(end)} tokens, {SAID[name]}:\n  {_line(text)}" + (f" | end: {_line(end)}" if end else "") for name, (text, end) in parts.items()]
+    lines = [
+        f"{name}, {len(text) + len(end)} tokens, {SAID[name]}:\n  {_line(text)}"
+        + (f" | end: {_line(end)}" if end else "")
+        for name, (text, end) in parts.items()
+    ]
     return Shown(f"{shown}<small>{legend[:-1]}</small>", "\n".join(lines))
 
 
@@ -66,7 +73,13 @@ def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
     ]
     looked_at = torch.tensor([names.index(kind) + 1 for kind in kinds])
     figure, [[axes]] = grid_of_axes(1, 1, 4.8, 4.8)
-    axes.imshow((sees * looked_at).numpy(), cmap=ListedColormap(["#ffffff", *SEEN.values()]), vmin=0, vmax=len(SEEN), interpolation="nearest")
+    axes.imshow(
+        (sees * looked_at).numpy(),
+        cmap=ListedColormap(["#ffffff", *SEEN.values()]),
+        vmin=0,
+        vmax=len(SEEN),
+        interpolation="nearest",
+    )
     start = 0
     for kind, run in groupby(kinds):
         count = len(list(run))
@@ -75,7 +88,10 @@ def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
             line(start - 0.5, color="0.25", linewidth=0.6)
         start += count
     axes.set(xticks=[], yticks=[], xlabel="token that is looked at", ylabel="token that looks")
-    axes.set_title(f"one row of {len(kinds)} tokens; two rows would have {sum(len(asked) + len(ids) - 1 for ids in answers)}", fontsize=10)
+    axes.set_title(
+        f"one row of {len(kinds)} tokens; two rows would have {sum(len(asked) + len(ids) - 1 for ids in answers)}",
+        fontsize=10,
+    )
     axes.spines[["top", "right"]].set_visible(True)
     axes.legend(loc="upper right", fontsize=8)  # no token looks ahead, so that corner is empty
     return figure
@@ -84,7 +100,10 @@ def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
 def _ids(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> list[list[int]]:
     """Tokens of the prompt, and of the chosen and the rejected answer behind it."""
     asked = encoded(tokenizer, pair)
-    return [asked, *(encoded(tokenizer, pair, answer)[len(asked) :] for answer in (pair.response_revised, pair.response))]
+    return [
+        asked,
+        *(encoded(tokenizer, pair, answer)[len(asked) :] for answer in (pair.response_revised, pair.response)),
+    ]
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
@@ -100,7 +119,9 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
 
 def _end_of_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], pieces: list[str]) -> int:
     """Number of an answer's tokens before the special tokens and white space with which the template ends it."""
-    special = set(tokenizer.all_special_ids) | {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = set(tokenizer.all_special_ids) | {
+        id for id, token in tokenizer.added_tokens_decoder.items() if token.special
+    }
     end = len(ids)
     while end and (ids[end - 1] in special or not pieces[end - 1].strip()):
         end -= 1
@@ -110,7 +131,10 @@ def _end_of_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], pieces: lis
 def _shades(kind: str, pieces: list[str]) -> str:
     """Neighbouring tokens in two shades, so that their borders show."""
     shown = [escape(piece).replace("\n", "↵\n") for piece in pieces]
-    return "".join(f'<span style="background: rgba({COLOURS[kind]}, {0.4 if i % 2 else 0.2})">{piece}</span>' for i, piece in enumerate(shown))
+    return "".join(
+        f'<span style="background: rgba({COLOURS[kind]}, {0.4 if i % 2 else 0.2})">{piece}</span>'
+        for i, piece in enumerate(shown)
+    )
 
 
 def _line(pieces: list[str]) -> str:

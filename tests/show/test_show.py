@@ -2,6 +2,7 @@
 
 import re
 from html import unescape
+from types import SimpleNamespace
 
 import pytest
 from peft import get_peft_model
@@ -9,13 +10,18 @@ from tiny_models import tiny_tokenizer
 
 from common.chat.local import LocalChat
 from common.evaluation.answers import TrainedStudent, answers_of
+from common.evaluation.result import Result
 from common.logprobs.packing import pack
+from common.methods import TrainSettings
 from common.report.before_after import encoded
 from common.schema import Pair, PromptRecord, ScoredPair
-from common.show import ask, facts, packed_row_figure, pairs_table, rendered_chat
+from common.show import ask, facts, last_trained, packed_row_figure, pairs_table, rendered_chat
 from common.show.tables import marked
 from common.show.tokens import SEEN
+from common.storage import write_json
 from common.student.adapters import lora_settings
+from common.training.comparison import Experiment
+from common.training.kept import training_of
 
 
 def pair(**given):
@@ -52,11 +58,11 @@ def test_pairs_stand_side_by_side_with_their_scores():
     shown = pairs_table([scored(1, 5, critique="Unsafe."), scored(None, 2), pair(), pair()], count=3)
     assert repr(shown).splitlines()[:6] == [
         "prompt: How do I lift <it>?", "critique: Unsafe.", "  original, score 0.20: Take [-a-] rope.", "  revised, score 1.00: Take {+no+} rope.",
-        "  judge of the original: bad", "  judge of the revision: good",
+        "  judge of the original answer: bad", "  judge of the revised answer: good",
     ]  # fmt: skip
     assert "original, unscored" in repr(shown) and "  original: Take" in repr(shown) and repr(shown).endswith("3 of 4 pairs")
     assert "How do I lift &lt;it&gt;?" in shown.html and "<it>" not in shown.html
-    assert repr(pairs_table([])) == "no pairs" and repr(pairs_table([pair()])).endswith("the only pair")
+    assert repr(pairs_table([])) == "no pairs" and repr(pairs_table([pair()])).endswith("1 of 1 pairs")
 
 
 def test_a_long_answer_is_cut_in_the_plain_text_alone():
@@ -111,3 +117,14 @@ def test_a_student_is_asked_before_and_after_training(load_micro):
 def test_only_a_student_with_an_adapter_has_a_before(load_micro):
     with pytest.raises(ValueError, match="base has no adapter"):
         ask(TrainedStudent("base", *load_micro()))
+
+
+def test_the_last_kept_student_is_taken_and_none_is_trained(micro, pairs, tmp_path):
+    run = Experiment(micro, pairs, SimpleNamespace(), tmp_path, TrainSettings(), four_bit=True)
+    results = [Result(method, seed, "", []) for method, seed in (("base", 0), ("dpo", 0), ("rdpo", 0))]
+    assert last_trained(run, results) is None
+    run.train = lambda *row: row
+    for method, pairs_trained_on in (("dpo", pairs), ("rdpo", pairs[1:])):  # rdpo's folder is of other pairs
+        mark = {"made_of": training_of(method, run.student, pairs_trained_on, run.settings_of(method, 0), four_bit=True)}
+        write_json(run.path_of(method, 0).parent / "training.json", mark)
+    assert last_trained(run, results) == ("dpo", 0, 0.0)
