@@ -65,10 +65,9 @@ def answers_table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> Shown:
     """Prompts, below each the answers to it side by side, by name."""
     cells, lines = [], []
     for prompt, answers in rows:
-        cells += [
-            [f"<b>prompt</b>&ensp;{escape(prompt)}"],
-            [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()],
-        ]
+        asked = f"<b>prompt</b>&ensp;{escape(prompt)}"
+        answered = [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()]
+        cells += [[asked], answered] if len(answered) > 1 else [["\n".join([asked, *answered])]]
         lines += [
             f"prompt: {shorten(prompt, LONGEST)}",
             *(f"  {name}: {shorten(text, LONGEST) or '(nothing)'}" for name, text in answers.items()),
