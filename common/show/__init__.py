@@ -1,4 +1,4 @@
-"""What notebooks show a reader: pairs word by word, chats token by token, a packed row, a student before and after training."""
+"""What notebooks show a reader: pairs word by word, chats token by token, answers before and after."""
 
 from common.show.answers import ask, last_trained
 from common.show.tables import Shown, answers_table, facts, pairs_table

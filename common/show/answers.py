@@ -26,12 +26,14 @@ def ask(
 ) -> Callable[..., Shown]:
     """`ask(student)("prompt", system="")` answers greedily with the adapter off (before training) and on (after).
 
-    chat: how the student is asked, such as an evaluator's `chat`, so that answers are those of the tables; None asks the model itself.
+    chat: how the student is asked, such as an evaluator's `chat`, so that answers are those of the tables; None asks
+        the model itself.
     Raises ValueError for a student without an adapter, and for an empty prompt.
     """
     if not hasattr(student.model, "disable_adapter"):
         raise ValueError(
-            f"{student.method} has no adapter to switch off, so before and after are the same; ask a trained student, such as that of dpo or rdpo"
+            f"{student.method} has no adapter to switch off, so before and after are the same; "
+            "ask a trained student, such as that of dpo or rdpo"
         )
 
     def answered(prompt: str, system: str = "") -> Shown:
@@ -49,7 +51,7 @@ def ask(
 
 
 def last_trained(run: Experiment, results: Sequence[Result]) -> TrainedStudent | None:
-    """The student of the last result whose adapter is kept in the run's folder; None where none is, and nothing is trained for it."""
+    """The student of the last result whose adapter is kept in the run's folder, or None; nothing is trained."""
     for result in reversed(results):
         if is_trained(result.method):
             row = result.method, result.seed, result.swapped

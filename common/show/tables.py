@@ -35,7 +35,7 @@ class Shown:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """An HTML table of cells that are HTML themselves, as many in every row; a row of a single cell takes the whole width, below a line."""
+    """An HTML table of cells that are HTML; a row of one cell takes the whole width, below a line."""
     width = max((len(row) for row in rows), default=1)
     whole = f'<td colspan="{width}" style="{TEXT}; border-top: 1px solid rgba({GREY}, 0.6)">'
     body = [
@@ -65,10 +65,9 @@ def answers_table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> Shown:
     """Prompts, below each the answers to it side by side, by name."""
     cells, lines = [], []
     for prompt, answers in rows:
-        cells += [
-            [f"<b>prompt</b>&ensp;{escape(prompt)}"],
-            [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()],
-        ]
+        asked = f"<b>prompt</b>&ensp;{escape(prompt)}"
+        answered = [f"<b>{escape(name)}</b>\n{escape(text) or NOTHING}" for name, text in answers.items()]
+        cells += [[asked], answered] if len(answered) > 1 else [["\n".join([asked, *answered])]]
         lines += [
             f"prompt: {shorten(prompt, LONGEST)}",
             *(f"  {name}: {shorten(text, LONGEST) or '(nothing)'}" for name, text in answers.items()),
@@ -79,8 +78,9 @@ def answers_table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> Shown:
 def pairs_table(pairs: Sequence[Pair], count: int = 3) -> Shown:
     """The first pairs, original and revision side by side with the words marked that only one of them has.
 
-    Above them the prompt, with instruction and critique where there are some; scores in [0, 1] and the judge's replies where a judge
-    has seen the pair. The plain text marks words as `[-original-]` and `{+revised+}`, and cuts long answers.
+    Above them the prompt, with instruction and critique where there are some; scores in [0, 1] and the judge's
+    replies where a judge has seen the pair. The plain text marks words as `[-original-]` and `{+revised+}`, and cuts
+    long answers.
     """
     rows, lines = [], []
     for pair in pairs[:count]:

@@ -30,7 +30,7 @@ SAID = {
 
 
 def rendered_chat(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Shown:
-    """The chat that the template makes of a pair, one shade a token: prompt, chosen and rejected answer, and the tokens that end an answer.
+    """The chat that the template makes of a pair, one shade a token: prompt, chosen, rejected, end of an answer.
 
     The plain text has one line for each with its number of tokens.
     """
@@ -56,10 +56,10 @@ def rendered_chat(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Shown:
 
 
 def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
-    """Which token of a pair's packed row sees which: the prompt stands there once, for both answers, which do not see each other.
+    """Which token of a pair's packed row sees which: one prompt for both answers, which do not see each other.
 
-    A row of the picture is a token that looks, a column one that is looked at. Words with which both answers begin are shared like the
-    prompt. The last token of an answer predicts nothing and is not in the row.
+    A row of the picture is a token that looks, a column one that is looked at. Words with which both answers begin
+    are shared like the prompt. The last token of an answer predicts nothing and is not in the row.
     """
     from matplotlib.colors import ListedColormap
 

@@ -15,7 +15,7 @@ from common.logprobs.packing import pack
 from common.methods import TrainSettings
 from common.report.before_after import encoded
 from common.schema import Pair, PromptRecord, ScoredPair
-from common.show import ask, facts, last_trained, packed_row_figure, pairs_table, rendered_chat
+from common.show import answers_table, ask, facts, last_trained, packed_row_figure, pairs_table, rendered_chat
 from common.show.tables import marked
 from common.show.tokens import SEEN
 from common.storage import write_json
@@ -96,6 +96,12 @@ def test_the_picture_of_a_packed_row_is_the_mask_of_the_trainer(tmp_path):
     assert drawn.shape == packed.input_ids.shape[1:] * 2 and (drawn[shared + own :, shared : shared + own] == 0).all()
     assert (drawn[shared:, : len(asked)] == 1).all() and (drawn[0, 1:] == 0).all() and drawn[-1, -1] == 4
     assert axes.get_title() == f"one row of {packed.input_ids.numel()} tokens; two rows would have {len(chosen) + len(rejected) - 2}"
+
+
+def test_answers_stand_below_their_prompt():
+    shown = answers_table([("a < b?", {"before": "", "after": "no"}), ("c?", {"before": "yes"})])
+    assert repr(shown).splitlines() == ["prompt: a < b?", "  before: (nothing)", "  after: no", "prompt: c?", "  before: yes"]
+    assert "a &lt; b?" in shown.html and shown.html.count("<tr>") == 3 and shown.html.count("border-top") == 2  # one line a prompt
 
 
 def test_a_student_is_asked_before_and_after_training(load_micro):
