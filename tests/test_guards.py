@@ -148,5 +148,7 @@ def test_notebooks_of_a_step_are_alike(experiment, stage):
     ours, first = cells(experiment, stage), cells(EXPERIMENTS[0], stage)
     differ = {i for i, (one, other) in enumerate(zip(ours, first, strict=True)) if one["source"] != other["source"]}
     assert differ <= {0, 1, OWN[stage]} and [cell["cell_type"] for cell in ours] == [cell["cell_type"] for cell in first]
-    declared = [{line.partition(":")[0] for line in "".join(of[1]["source"]).splitlines() if line[:1].isalpha()} for of in (ours, first)]
-    assert declared[0] ^ declared[1] <= {"scale"}
+    values = [{line.partition(":")[0]: line.partition("#")[0] for line in "".join(of[1]["source"]).splitlines()} for of in (ours, first)]
+    unlike = {name for name in values[0].keys() | values[1].keys() if values[0].get(name) != values[1].get(name)}
+    own = {"experiment", "output", "labels", "scale"} | ({"unscored_limit"} if experiment == "sycophancy" else set())  # three verdicts make its score
+    assert unlike <= own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -60,6 +61,7 @@ def execute(
     mark = executed.with_suffix(".done.json")
     if not again and is_finished(notebook, executed, own):
         return False
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # warns of parameters that are checked but not in the cell
     executed.parent.mkdir(parents=True, exist_ok=True)
     mark.unlink(missing_ok=True)
     start = time.perf_counter()
