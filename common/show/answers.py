@@ -26,32 +26,34 @@ def ask(
 ) -> Callable[..., Shown]:
     """`ask(student)("prompt", system="")` answers greedily with the adapter off (before training) and on (after).
 
+    A student without an adapter gives one answer.
     chat: how the student is asked, such as an evaluator's `chat`, so that answers are those of the tables; None asks
         the model itself.
-    Raises ValueError for a student without an adapter, and for an empty prompt.
+    Raises ValueError for an empty prompt, and RuntimeError where an endpoint gives no answer.
     """
-    if not hasattr(student.model, "disable_adapter"):
-        raise ValueError(
-            f"{student.method} has no adapter to switch off, so before and after are the same; "
-            "ask a trained student, such as that of dpo or rdpo"
-        )
+    columns = {student.method: 1.0}
+    if hasattr(student.model, "disable_adapter"):
+        columns = {f"{when} {student.method}": factor for when, factor in WHEN.items()}
 
     def answered(prompt: str, system: str = "") -> Shown:
         if not prompt.strip():
             raise ValueError('an empty prompt; write a request, such as ask("How do I bake bread?")')
         answers = {}
-        for when, factor in WHEN.items():
+        for column, factor in columns.items():
             with scaled(student, factor):
-                opened = chat(student) if chat else LocalChat(student.model, student.tokenizer)
+                opened = chat(student) if chat else student.chat or LocalChat(student.model, student.tokenizer)
                 [reply] = opened.complete([opening(system, prompt)], Sampling(max_new_tokens=max_new_tokens))
-            answers[f"{when} {student.method}"] = reply.text
+            if reply.failed:
+                raise RuntimeError(f"{opened.name} gave no answer ({reply.finish_reason}); ask again")
+            answers[column] = reply.text
         return answers_table([(prompt, answers)])
 
     return answered
 
 
-def last_trained(run: Experiment, results: Sequence[Result]) -> TrainedStudent | None:
-    """The student of the last result whose adapter is kept in the run's folder, or None; nothing is trained."""
+def last_student(run: Experiment, results: Sequence[Result]) -> TrainedStudent | None:
+    """The student of the last result whose adapter is kept in the run's folder, else of the last untrained row, else
+    None; nothing is trained."""
     for result in reversed(results):
         if is_trained(result.method):
             row = result.method, result.seed, result.swapped
@@ -64,4 +66,5 @@ def last_trained(run: Experiment, results: Sequence[Result]) -> TrainedStudent |
             )
             if kept_training(run.path_of(*row).parent, made_of):
                 return run.train(*row)
-    return None
+    untrained = [result.method for result in results if not is_trained(result.method)]
+    return run.as_it_is(untrained[-1]) if untrained else None

@@ -29,12 +29,13 @@ SAID = {
 }
 
 
-def rendered_chat(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Shown:
+def rendered_chat(tokenizer: PreTrainedTokenizerBase, pair: Pair, max_length: int) -> Shown:
     """The chat that the template makes of a pair, one shade a token: prompt, chosen, rejected, end of an answer.
 
-    The plain text has one line for each with its number of tokens.
+    Cut at `max_length` tokens of prompt and answer, as in training. The plain text has one line for each with its
+    number of tokens.
     """
-    asked, *answers = _ids(tokenizer, pair)
+    asked, *answers = _ids(tokenizer, pair, max_length)
     parts = {"prompt": (_pieces(tokenizer, asked), [])}
     for name, ids in zip(("chosen", "rejected"), answers):
         pieces = _pieces(tokenizer, asked + ids)[len(asked) :]
@@ -55,15 +56,16 @@ def rendered_chat(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Shown:
     return Shown(f"{shown}<small>{legend[:-1]}</small>", "\n".join(lines))
 
 
-def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
+def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair, max_length: int) -> Figure:
     """Which token of a pair's packed row sees which: one prompt for both answers, which do not see each other.
 
     A row of the picture is a token that looks, a column one that is looked at. Words with which both answers begin
-    are shared like the prompt. The last token of an answer predicts nothing and is not in the row.
+    are shared like the prompt. The last token of an answer predicts nothing and is not in the row, nor is
+    what `max_length` cuts off.
     """
     from matplotlib.colors import ListedColormap
 
-    asked, *answers = _ids(tokenizer, pair)
+    asked, *answers = _ids(tokenizer, pair, max_length)
     packed = pack([[(asked + ids, len(asked)) for ids in answers]])
     sees = dense_mask(packed, torch.float32)[0, 0] == 0
     names = list(SEEN)
@@ -97,13 +99,11 @@ def packed_row_figure(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> Figure:
     return figure
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, pair: Pair) -> list[list[int]]:
-    """Tokens of the prompt, and of the chosen and the rejected answer behind it."""
-    asked = encoded(tokenizer, pair)
-    return [
-        asked,
-        *(encoded(tokenizer, pair, answer)[len(asked) :] for answer in (pair.response_revised, pair.response)),
-    ]
+def _ids(tokenizer: PreTrainedTokenizerBase, pair: Pair, max_length: int) -> list[list[int]]:
+    """Tokens of the prompt, and of the chosen and the rejected answer behind it, that the student is trained with."""
+    asked = encoded(tokenizer, pair)[:max_length]
+    both = (encoded(tokenizer, pair, answer)[:max_length] for answer in (pair.response_revised, pair.response))
+    return [asked, *(ids[len(asked) :] for ids in both)]
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:

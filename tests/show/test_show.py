@@ -9,13 +9,13 @@ from peft import get_peft_model
 from tiny_models import tiny_tokenizer
 
 from common.chat.local import LocalChat
-from common.evaluation.answers import TrainedStudent, answers_of
+from common.evaluation.answers import Constant, TrainedStudent, answers_of
 from common.evaluation.result import Result
 from common.logprobs.packing import pack
 from common.methods import TrainSettings
 from common.report.before_after import encoded
-from common.schema import Pair, PromptRecord, ScoredPair
-from common.show import answers_table, ask, facts, last_trained, packed_row_figure, pairs_table, rendered_chat
+from common.schema import Pair, PromptRecord, Reply, ScoredPair
+from common.show import answers_table, ask, facts, last_student, packed_row_figure, pairs_table, rendered_chat
 from common.show.tables import marked
 from common.show.tokens import SEEN
 from common.storage import write_json
@@ -73,7 +73,7 @@ def test_a_long_answer_is_cut_in_the_plain_text_alone():
 @pytest.mark.parametrize("template", ["chatml", "llama", "mistral"])
 def test_the_chat_is_shown_token_by_token(tmp_path, template):
     tokenizer, one = tiny_tokenizer(tmp_path, template), pair(prompt="Lift 🙂 it?")
-    shown = rendered_chat(tokenizer, one)
+    shown = rendered_chat(tokenizer, one, 512)
     asked, chosen = len(encoded(tokenizer, one)), len(encoded(tokenizer, one, one.response_revised))
     assert f"prompt, {asked} tokens, read, not trained on" in repr(shown) and f"chosen, {chosen - asked} tokens" in repr(shown)
     assert shown.html.count("background: rgba(127, 127, 127, ") == asked + 1 and "🙂" in visible(shown.html)  # and the legend
@@ -85,7 +85,7 @@ def test_the_chat_is_shown_token_by_token(tmp_path, template):
 
 def test_the_picture_of_a_packed_row_is_the_mask_of_the_trainer(tmp_path):
     tokenizer, one = tiny_tokenizer(tmp_path, "chatml"), pair()
-    [axes] = packed_row_figure(tokenizer, one).axes
+    [axes] = packed_row_figure(tokenizer, one, 512).axes
     drawn = axes.images[0].get_array()
     asked, chosen, rejected = (encoded(tokenizer, one, answer) for answer in (None, one.response_revised, one.response))
     packed = pack([[(chosen, len(asked)), (rejected, len(asked))]])
@@ -120,17 +120,32 @@ def test_a_student_is_asked_before_and_after_training(load_micro):
         ask(student)(" ")
 
 
-def test_only_a_student_with_an_adapter_has_a_before(load_micro):
-    with pytest.raises(ValueError, match="base has no adapter"):
-        ask(TrainedStudent("base", *load_micro()))
+def test_a_student_without_an_adapter_gives_one_answer(load_micro):
+    base, elsewhere = TrainedStudent("base", *load_micro()), TrainedStudent("endpoint:a", chat=Constant(lambda asked: asked + "!"))
+    assert [line.split(":")[0] for line in repr(ask(base, max_new_tokens=4)("how?")).splitlines()] == ["prompt", "  base"]
+    assert repr(ask(elsewhere)("how?")) == "prompt: how?\n  endpoint:a: how?!"
+    silent = SimpleNamespace(name="a", complete=lambda asked, sampling: [Reply(text="", finish_reason="error")])
+    with pytest.raises(RuntimeError, match="a gave no answer"):
+        ask(TrainedStudent("endpoint:a", chat=silent))("how?")
+
+
+def test_what_max_length_cuts_off_is_not_shown(tmp_path):
+    tokenizer, one = tiny_tokenizer(tmp_path, "chatml"), pair()
+    asked = len(encoded(tokenizer, one))
+    counts = re.findall(r"(\w+), (\d+) tokens", repr(rendered_chat(tokenizer, one, asked + 2)))
+    assert counts == [("prompt", str(asked)), ("chosen", "2"), ("rejected", "2")]
+    assert "end:" not in repr(rendered_chat(tokenizer, one, asked + 2))
+    assert packed_row_figure(tokenizer, one, asked + 2).axes[0].get_title().endswith(f"two rows would have {2 * (asked + 1)}")
+    assert "chosen, 0 tokens" in repr(rendered_chat(tokenizer, one, asked)) and packed_row_figure(tokenizer, one, asked)
 
 
 def test_the_last_kept_student_is_taken_and_none_is_trained(micro, pairs, tmp_path):
     run = Experiment(micro, pairs, SimpleNamespace(), tmp_path, TrainSettings(), four_bit=True)
     results = [Result(method, seed, "", []) for method, seed in (("base", 0), ("dpo", 0), ("rdpo", 0))]
-    assert last_trained(run, results) is None
-    run.train = lambda *row: row
+    assert last_student(run, results[1:]) is None
+    run.as_it_is, run.train = lambda method: method, lambda *row: row
+    assert last_student(run, results) == "base"
     for method, pairs_trained_on in (("dpo", pairs), ("rdpo", pairs[1:])):  # rdpo's folder is of other pairs
         mark = {"made_of": training_of(method, run.student, pairs_trained_on, run.settings_of(method, 0), four_bit=True)}
         write_json(run.path_of(method, 0).parent / "training.json", mark)
-    assert last_trained(run, results) == ("dpo", 0, 0.0)
+    assert last_student(run, results) == ("dpo", 0, 0.0)
