@@ -9,7 +9,7 @@ from common.chat.local import LocalChat
 from common.data.self_critique import opening
 from common.evaluation.matched_utility import scaled
 from common.evaluation.result import Result
-from common.methods import is_trained
+from common.methods import existing, is_trained
 from common.report.before_after import WHEN
 from common.schema import Sampling
 from common.show.tables import Shown, answers_table
@@ -66,5 +66,5 @@ def last_student(run: Experiment, results: Sequence[Result]) -> TrainedStudent |
             )
             if kept_training(run.path_of(*row).parent, made_of):
                 return run.train(*row)
-    untrained = [result.method for result in results if not is_trained(result.method)]
-    return run.as_it_is(untrained[-1]) if untrained else None
+    here = [one.method for one in results if not is_trained(one.method) and existing(one.method) != "endpoint"]  # not paid again
+    return run.as_it_is(here[-1]) if here else None
