@@ -348,7 +348,7 @@ def test_bad_arguments_raise(run, pairs):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, train_pairs=33)
     with pytest.raises(ValueError, match="'validation' or 'test'"):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, evaluate_on="tests")
-    with pytest.raises(ValueError, match="unknown method dpoo; there are base"):
+    with pytest.raises(ValueError, match="unknown method dpoo, did you mean dpo\?; there are base"):
         check_methods([*METHODS, "dpoo"])
 
 
