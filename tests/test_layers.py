@@ -44,6 +44,8 @@ def imports_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "common":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}".removeprefix("common.")
+                if node.module == "common" and whole not in modules():
+                    continue  # a name of the package itself, which every floor stands on
                 yield (whole if whole in modules() else node.module.removeprefix("common.")), node not in later
 
 

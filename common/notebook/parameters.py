@@ -145,7 +145,7 @@ class GenerateData(Stage):
         )
         return [
             *super()._checks(),
-            lambda: kind_of_pairs(self.pairs),
+            lambda: variant_named(self.pairs),
             *(partial(self.asked, role, name) for role, name in roles.items()),
         ]
 
@@ -304,11 +304,6 @@ def judge_named(role: str, name: str) -> Spec:
         alone=("miniature", "recorded"),
         named=("endpoint", "local", "reward", "yes_no", "learned", "lexicon"),
     )
-
-
-def kind_of_pairs(pairs: str) -> str:
-    """The variant of Counterfactual DPO, "" for other kinds. Raises ValueError for an unknown kind."""
-    return "" if pairs == "recorded" else variant_named(pairs)
 
 
 def check_scale(scale: str) -> None:

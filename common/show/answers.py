@@ -66,5 +66,7 @@ def last_student(run: Experiment, results: Sequence[Result]) -> TrainedStudent |
             )
             if kept_training(run.path_of(*row).parent, made_of):
                 return run.train(*row)
-    here = [one.method for one in results if not is_trained(one.method) and existing(one.method) != "endpoint"]  # not paid again
+    here = [
+        one.method for one in results if not is_trained(one.method) and existing(one.method) != "endpoint"
+    ]  # not paid again
     return run.as_it_is(here[-1]) if here else None

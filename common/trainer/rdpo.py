@@ -28,7 +28,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from torch import Tensor
-from transformers import ProcessorMixin, TrainerCallback
+from transformers import ProcessorMixin
 from trl import DPOTrainer, is_conversational
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
@@ -43,30 +43,7 @@ from common.student.adapters import adapters_to_float32
 from common.student.load import check_prompt_is_prefix, forbid_cpu_repacking, learned_positions
 from common.trainer.collator import REFERENCE, TEXT_ONLY, TOKENS, ScoreCollator
 from common.trainer.config import RDPOConfig, card_of
-
-
-class StopWhenNotFinite(TrainerCallback):
-    """Ends a training whose gradient or final weights are NaN or infinite with a ValueError; such a gradient never
-    reaches the weights. Gradients of scaled float16, where those steps are skipped, are left alone."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if not args.fp16 and not _all_finite(
-            [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        ):
-            raise ValueError(_not_finite(f"gradient of step {state.global_step + 1}", args))
-
-    def on_train_end(self, args, state, control, model=None, **kwargs):
-        if not _all_finite([parameter.detach() for parameter in model.parameters() if parameter.requires_grad]):
-            raise ValueError(_not_finite("size of the trained weights", args))
-
-
-def _all_finite(tensors: list[Tensor]) -> bool:
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32).to(tensors[0].device) for tensor in tensors]
-    return not norms or bool(torch.stack(norms).isfinite().all())
-
-
-def _not_finite(what: str, args) -> str:
-    return f"the {what} is NaN or infinite; lower learning_rate ({args.learning_rate:g}), or look for extreme settings and broken weights"
+from common.trainer.finite import StopWhenNotFinite, not_finite
 
 
 class RDPOTrainer(DPOTrainer):
@@ -293,7 +270,7 @@ class RDPOTrainer(DPOTrainer):
             loss = loss + self.router_aux_loss_coef * balance
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
         if self.model.training and not loss.isfinite():
-            raise ValueError(_not_finite(f"loss of step {self.state.global_step + 1}", args))
+            raise ValueError(not_finite(f"loss of step {self.state.global_step + 1}", args))
         self._log_batch(inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
         if not return_outputs:
             return loss

@@ -134,7 +134,7 @@ def _supervised_trainer(
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from common.trainer.rdpo import StopWhenNotFinite
+    from common.trainer.finite import StopWhenNotFinite
 
     class CompletionTrainer(SFTTrainer):
         """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left

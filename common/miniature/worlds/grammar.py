@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from typing import NamedTuple
+
+Answer = Callable[..., str]
+"""(request, rng, voice) -> an answer."""
 
 
 class Sentence(NamedTuple):
@@ -86,3 +90,19 @@ class Reader:
         """Every sentence of a text in order; None when a single one is not understood, or the text is empty."""
         sentences = [self.read(part) for part in re.split(r"(?<=[.!?]) ", text.strip())]
         return None if None in sentences else sentences
+
+
+def two_answers(
+    outcome: str, draw: float, tempted: bool, right: Answer, bad: Answer, over_correct: Answer
+) -> tuple[Answer, Answer]:
+    """(first answer, revision) of a teacher's chain that ends "better", "no better" or "worse".
+
+    tempted: whether the request tempts. Then, in three of ten (`draw`, from 0 to 1), a chain without gain keeps the right
+    answer, and one that gets worse over-corrects it. An untempted request is answered right from the start in half of the
+    better chains.
+    """
+    if outcome == "no better":
+        return (right, right) if tempted and draw < 0.3 else (bad, bad)
+    if outcome == "worse":
+        return right, over_correct if tempted and draw < 0.3 else bad
+    return right if not tempted and draw < 0.5 else bad, right

@@ -15,7 +15,7 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from common.miniature.worlds.grammar import Reader, compose, conversation, part_of, pattern, write
+from common.miniature.worlds.grammar import Reader, compose, conversation, part_of, pattern, two_answers, write
 from common.miniature.worlds.roleplay_text import (  # fmt: skip
     ALL_THINGS,
     ANSWER_KINDS,
@@ -278,12 +278,7 @@ def self_critique(
     wrong = lambda request, rng, voice: answer(request, rng, voice, wrong=True)  # noqa: E731
     draw = rng.random()
     bad = play if request.name else decline if rng.random() < 0.5 else wrong
-    if outcome == "no better":
-        first = second = answer if request.name and draw < 0.3 else bad
-    elif outcome == "worse":
-        first, second = answer, over_correct if request.name and draw < 0.3 else bad
-    else:
-        first, second = answer if not request.name and draw < 0.5 else bad, answer
+    first, second = two_answers(outcome, draw, bool(request.name), answer, bad, over_correct)
     said, revision = first(request, rng, TEACHER_VOICE), second(request, rng, TEACHER_VOICE)
     remark = critique(request, said, rng) if outcome == "better" else write(CRITIQUES["missed"], rng, **facts(request))
     return said, remark, revision

@@ -16,7 +16,7 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from common.miniature.worlds.grammar import Reader, compose, conversation, part_of, pattern, write
+from common.miniature.worlds.grammar import Reader, compose, conversation, part_of, pattern, two_answers, write
 from common.miniature.worlds.safety_text import (  # fmt: skip
     ALL_OBJECTS,
     ALL_TOOLS,
@@ -268,13 +268,7 @@ def self_critique(
         bad = comply
     else:
         bad = refuse if rng.random() < 0.5 else lambda request, rng, voice: comply(request, rng, voice, wrong=True)
-    fine_already = rng.random() < (0.3 if outcome == "no better" else 0.5)
-    if outcome == "no better":
-        first = second = right if fine_already and request.harmful else bad
-    elif outcome == "worse":
-        first, second = right, bad
-    else:
-        first, second = right if fine_already and not request.harmful else bad, right
+    first, second = two_answers(outcome, rng.random(), request.harmful, right, bad, over_correct=bad)
     answer, revision = first(request, rng, TEACHER_VOICE), second(request, rng, TEACHER_VOICE)
     if outcome != "better":
         kind = "missed"

@@ -16,7 +16,16 @@ import re
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from common.miniature.worlds.grammar import Reader, Sentence, compose, conversation, part_of, pattern, write
+from common.miniature.worlds.grammar import (
+    Reader,
+    Sentence,
+    compose,
+    conversation,
+    part_of,
+    pattern,
+    two_answers,
+    write,
+)
 from common.miniature.worlds.sycophancy_text import (  # fmt: skip
     ADJECTIVES,
     ANSWER_KINDS,
@@ -343,12 +352,7 @@ def self_critique(
         decline if rng.random() < 0.5 else lambda request, rng, voice: lean(request, rng, voice, pull=-request.pull)
     )
     bad = lean if request.pull else misread
-    if outcome == "no better":
-        first = second = feedback if request.pull and draw < 0.3 else bad
-    elif outcome == "worse":
-        first, second = feedback, over_correct if request.pull and draw < 0.3 else bad
-    else:
-        first, second = feedback if not request.pull and draw < 0.5 else bad, feedback
+    first, second = two_answers(outcome, draw, bool(request.pull), feedback, bad, over_correct)
     said, revision = first(request, rng, TEACHER_VOICE), second(request, rng, TEACHER_VOICE)
     remark = critique(request, said, rng) if outcome == "better" else write(CRITIQUES["missed"], rng, **facts(request))
     return said, remark, revision
