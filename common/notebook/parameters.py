@@ -75,8 +75,8 @@ class Checked(BaseModel):
                 problems.append(f"{where(name)}parameter {error}")
         missing = [name for name, field in cls.model_fields.items() if field.is_required() and name not in values]
         problems += [f"parameter {name} is missing" for name in missing]
-        made = cls(**values) if not problems else None
-        problems += made.problems() if made else []
+        made = cls.model_construct(**values)  # every value is checked
+        problems = problems or made.problems()
         if problems:
             raise ValueError("; ".join(problems))
         return made

@@ -14,7 +14,7 @@ from common.chat.pacing import EndpointError
 from common.data.counterfactual import variant_named
 from common.data.self_critique import opening
 from common.methods import is_trained
-from common.notebook.parameters import GenerateData, RewardScore, Stage, TrainRDPO, input_of, judge_named
+from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
 from common.notebook.providers import endpoint_named
 from common.runtime import resolve
@@ -67,12 +67,12 @@ def forecast(
     if not items:
         return ["how much will be asked is known when the step before has written its pairs"]
     lines, written = _student(p, items) if stage == "train_rdpo" and not p.in_world else ([], 0)
-    spec = _spec(role, getattr(p, role), p)
-    if spec.name and spec.kind not in ("learned", "lexicon"):
+    named = p.asked if isinstance(p, GenerateData) else judge_named
+    spec = named(role, getattr(p, role)) if getattr(p, role) else None  # the miniature names no final judge
+    if spec and spec.name and spec.kind not in ("learned", "lexicon"):
         work = work_of(p, items)
-        written += (
-            2 * CHARACTERS * work.requests * (work.completion_tokens + 100)
-        )  # a reply is kept, and stands in what is made of it
+        # a reply is kept, and stands in what is made of it
+        written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)
         lines.append(
             _endpoint(endpoint_named(spec.name, p.providers), work, ask)
             if spec.kind == "endpoint"
@@ -80,12 +80,6 @@ def forecast(
         )
     _check_disk(p.output, written)
     return lines
-
-
-def _spec(role: str, name: str, p: Stage) -> Spec:
-    if not name:
-        return Spec("none")  # of a final judge in the miniature
-    return p.asked(role, name) if isinstance(p, GenerateData) else judge_named(role, name)
 
 
 def _pairs(p: GenerateData | RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:

@@ -8,7 +8,7 @@ from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.reader import Reader
 from common.judge.base import FeedbackJudge
-from common.methods import check_methods, existing, is_trained
+from common.methods import existing, is_trained
 from common.notebook.chats import kept_chat
 from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
 from common.notebook.parameters import TrainRDPO, input_of
@@ -28,7 +28,6 @@ def open_experiment(p: TrainRDPO) -> Experiment:
 
     Raises ValueError or FileNotFoundError for anything missing or contradictory, before any work starts.
     """
-    check_methods(p.methods)
     check_split(p.evaluate_on)
     trains = any(map(is_trained, p.methods))
     path = input_of("train_rdpo", p)
