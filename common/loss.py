@@ -102,6 +102,17 @@ def rdpo_filter(u: Tensor, score_gap: Tensor) -> Tensor:
     return torch.where(score_gap > 0, -F.logsigmoid(u), torch.zeros_like(u))
 
 
+def route(u: Tensor, score_gap: Tensor, *, clear: float = 0.3) -> Tensor:
+    """-log sigmoid(u) where g > clear, else 0: the preference half of routing by score, in the manner of MixDPO (arXiv
+    2602.00954: DPO where the gap is clear, SFT where it is small). Its other half, the likelihood of whichever answer
+    scored higher, is the trainer's (`nll_on="better"`). clear = 0 is `rdpo_filter`, clear = 1 likelihood alone.
+
+    Raises ValueError unless clear lies in [0, 1]."""
+    if not 0 <= clear <= 1:
+        raise ValueError(f"clear is the score gap above which a pair is clear and lies in [0, 1], not {clear}")
+    return torch.where(score_gap > clear, -F.logsigmoid(u), torch.zeros_like(u))
+
+
 def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
     """-log sigmoid(u), with chosen and rejected swapped where g < 0. A tie is DPO; elsewhere the teacher's order plays
     no part."""
@@ -110,8 +121,19 @@ def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
-    for function in (dpo, cdpo, robust, ipo, rdpo, rdpo_label, rdpo_ml, rdpo_soft, rdpo_squared, rdpo_filter, rdpo_flip)
+    for function in (dpo, cdpo, robust, ipo, rdpo, rdpo_label, rdpo_ml, rdpo_soft, rdpo_squared, rdpo_filter, rdpo_flip, route)
 }
+LOOKS_AT: dict[str, Callable[..., Tensor]] = {
+    "rdpo_filter": lambda score_gap: score_gap > 0,
+    "route": lambda score_gap, clear: score_gap > clear,
+}
+"""Losses that are 0 for some pairs, whatever the policy: score gaps (batch,) -> where they are not."""
+LIKELIHOOD: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+    "all": lambda score_gap: (torch.ones_like(score_gap), torch.zeros_like(score_gap)),
+    "accepted": lambda score_gap: ((score_gap > 0).float(), torch.zeros_like(score_gap)),
+    "better": lambda score_gap: ((score_gap > 0).float(), (score_gap < 0).float()),
+}
+"""Which answers a likelihood term counts: score gaps (batch,) -> 1 or 0 for each chosen and each rejected one."""
 
 
 def preference_loss(
@@ -135,7 +157,7 @@ def preference_loss(
         score_chosen, score_rejected: (batch,) external scores in [0, 1], higher is better.
         beta: strength of the pull to the reference; higher stays closer.
         **knobs: `alpha` (rdpo), `tau` (rdpo_label), `eta` (rdpo_label, rdpo_ml, rdpo_soft, rdpo_squared), `variance`
-            (rdpo_ml), `label_smoothing` (cdpo, robust).
+            (rdpo_ml), `clear` (route), `label_smoothing` (cdpo, robust).
 
     Returns:
         losses (batch,), not reduced; chosen_rewards and rejected_rewards (batch,), beta * log-ratio, detached.

@@ -24,19 +24,20 @@ class Method:
     """One row of the table.
 
     label, color: in tables and figures. loss: of the rows trained with a preference loss, a name in `LOSSES`. nll_on:
-    the chosen answers whose likelihood is added to that loss, with the settings' `nll_weight`: given to both sides
-    alike; on accepted ones that term is dSC, so a row with it is a control and no refined DPO. sft_on: the revisions
-    that a supervised row learns. search: knob of the loss -> the lowest and highest value that tuning tries, on a
-    logarithmic scale.
+    the answers whose likelihood is added to that loss, with the settings' `nll_weight`: all chosen ones alike, accepted
+    ones (that term is dSC, so such a row is a control and no refined DPO), or of every pair the answer that scored better.
+    sft_on: the revisions that a supervised row learns. search: knob of the loss -> the lowest and highest value that
+    tuning tries, on a logarithmic scale. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
 
     name: str
     label: str
     color: str
     loss: str = ""
-    nll_on: Literal["", "all", "accepted"] = ""
+    nll_on: Literal["", "all", "accepted", "better"] = ""
     sft_on: Literal["", "all", "accepted"] = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    trials_of: str = ""
 
     @property
     def kind(self) -> Literal["untrained", "supervised", "preference"]:
@@ -45,12 +46,12 @@ class Method:
     @property
     def sees_scores(self) -> bool:
         """Whether what it trains depends on the external scores."""
-        return "accepted" in (self.sft_on, self.nll_on) or bool(self.loss) and uses_scores(self.loss)
+        return self.sft_on == "accepted" or self.nll_on in ("accepted", "better") or bool(self.loss) and uses_scores(self.loss)
 
     @property
     def tuned_as(self) -> str:
-        """The method whose trials decide its setting, "" for an untrained row: rows with an NLL term take their loss's."""
-        return "" if self.kind == "untrained" else self.loss or self.name
+        """The method whose trials decide its setting, "" for an untrained row."""
+        return "" if self.kind == "untrained" else self.trials_of or self.name
 
 
 METHODS: dict[str, Method] = {}
@@ -60,12 +61,14 @@ knob a field in `RDPOConfig`: no other place."""
 
 def register(*methods: Method) -> None:
     """Adds rows to `METHODS`. Raises ValueError for a name that is taken, a loss that is not in `LOSSES`, and a search
-    of what is no knob of it."""
+    of what is no knob of it, and trials of a method that is not there."""
     for method in methods:
         if method.name in METHODS:
             raise ValueError(f"the method {method.name!r} is there already")
         if method.loss:
             check_method(method.loss, method.search)
+        if method.trials_of and method.trials_of not in METHODS:
+            raise ValueError(f"{method.name} takes its setting from {method.trials_of!r}, which is no method")
         METHODS[method.name] = method
 
 
@@ -81,17 +84,18 @@ register(
     Method("ipo", "IPO", "#bcbd22", loss="ipo"),
     Method("rdpo", "rDPO (offset)", "#1f77b4", loss="rdpo", search={"alpha": (0.5, 4.0)}),
     Method("rdpo_label", "rDPO (label)", "#17a398", loss="rdpo_label", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
-    Method("rdpo_ml", "rDPO (rating likelihood)", "#c5b0d5", loss="rdpo_ml", search={"eta": (0.5, 8.0)}),
+    Method("rdpo_ml", "rDPO (rating likelihood)", "#c5b0d5", loss="rdpo_ml", search={"eta": (0.5, 8.0), "variance": (0.25, 4.0)}),
     Method("rdpo_soft", "rDPO (soft)", "#5b9bd5", loss="rdpo_soft", search={"eta": (0.5, 8.0)}),
     Method("rdpo_squared", "rDPO (squared)", "#9467bd", loss="rdpo_squared", search={"eta": (0.5, 8.0)}),
     Method("rdpo_filter", "DPO on accepted pairs", "#ff7f0e", loss="rdpo_filter"),
     Method("rdpo_flip", "rDPO (flip)", "#7f7f7f", loss="rdpo_flip"),
-    Method("dpo_nll", "DPO + NLL", "#8b0000", loss="dpo", nll_on="all"),
-    Method("rdpo_nll", "rDPO (offset) + NLL", "#08306b", loss="rdpo", nll_on="all"),
-    Method("dpo_nll_accepted", "DPO + NLL on accepted", "#cb181d", loss="dpo", nll_on="accepted"),
-    Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted"),
-    Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all"),
+    Method("dpo_nll", "DPO + NLL", "#8b0000", loss="dpo", nll_on="all", trials_of="dpo"),
+    Method("rdpo_nll", "rDPO (offset) + NLL", "#08306b", loss="rdpo", nll_on="all", trials_of="rdpo"),
+    Method("dpo_nll_accepted", "DPO + NLL on accepted", "#cb181d", loss="dpo", nll_on="accepted", trials_of="dpo"),
+    Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted", trials_of="rdpo"),
+    Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
     Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
+    Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip
 
 EXISTING = {

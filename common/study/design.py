@@ -1,8 +1,8 @@
-"""The study of what scores inside the loss buy, as data: where students are trained, by which methods and seeds, with
-which trials.
+"""The studies, as data: where students are trained, by which methods and seeds, with which trials. One asks what scores
+inside the loss buy, the other which of all readings and recipes is never the worse choice (`READINGS`).
 
-It was written down (`LOG.md`) before it was run. `common.study` runs it in the miniature worlds, where the truth is
-known.
+They were written down (`LOG.md`) before they were run, in the miniature worlds, where the truth is known:
+`python -m common.study` and `python -m common.study.readings`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ MAIN = ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")
 CONTRASTS = (("rdpo", "dpo"), ("rdpo", "dsc"), ("rdpo", "rdpo_filter"))
 """Named beforehand, for the metric of behaviour at matched utility at the centre of each experiment; Holm's correction
 is over these alone."""
+READINGS = ("base", *MAIN, "dpo_nll", "rdpo_label", "rdpo_ml", "label_nll", "filter_nll", "route")
+"""The rivals, and what is new beside them, of the second study."""
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip")
 ABLATED = {
     "rdpo": {
@@ -107,9 +110,9 @@ class Row:
 
 def trial_settings(method: str) -> list[Setting]:
     """The settings that a method tries: `TRIALS` points of a Latin hypercube, the same for every method, in learning
-    rate, beta, number of epochs, and the quantile of the method's own knob where its loss has one."""
+    rate, beta, number of epochs, and the quantile of each knob that the method searches, two at most."""
     row, settings = METHODS[method], []
-    for rate, beta, own, long in qmc.LatinHypercube(4, scramble=False, rng=0).random(TRIALS):
+    for rate, beta, first, long, second in qmc.LatinHypercube(5, scramble=False, rng=0).random(TRIALS):
         learning_rate = _between(*LEARNING_RATES, rate)
         setting: Setting = {
             "learning_rate": learning_rate,
@@ -117,7 +120,8 @@ def trial_settings(method: str) -> list[Setting]:
             "epochs": 2 if long > 0.5 else 1,
         }
         setting |= {"beta": _between(*BETAS, beta)} if row.loss else {}
-        settings.append(setting | {name: _between(*limits, own) for name, limits in row.search.items()})
+        own = zip(row.search.items(), (first, second))
+        settings.append(setting | {name: _between(*limits, quantile) for (name, limits), quantile in own})
     return settings
 
 
@@ -146,6 +150,10 @@ def parts(experiment: str) -> dict[str, list[Row]]:
         replace(centre, **{name: value}) for name, of_name in values.items() for value in of_name
     ]  # noqa: E731
     changed = lambda method, **change: [Row(centre, method, seed, changed=change) for seed in FEW]  # noqa: E731
+    readings = {
+        "readings": rows([centre], READINGS, SEEDS) + rows(varied(noise=[0.0, 0.5]), READINGS),
+        "tau": [row for tau in TAUS for row in changed("rdpo_label", tau=tau)],
+    }
     safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
     found = {
         "centre": rows([centre], (*UNTRAINED, *MAIN), SEEDS),
@@ -177,7 +185,7 @@ def parts(experiment: str) -> dict[str, list[Row]]:
                 for row in changed(method, **{name: value})
             ],
         }
-    return found
+    return found | readings
 
 
 def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str, Setting]) -> Row:
@@ -193,4 +201,5 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
 
 
 CORE = ("centre", "controls", "noise", "judge")
-"""The parts of `make evidence`; `make evidence-full` runs all."""
+"""The parts of `make evidence`; `make evidence-full` runs all but `OF_READINGS`."""
+OF_READINGS = ("readings", "tau")

@@ -6,8 +6,8 @@ Base students, then trials on the validation split, then the parts with what the
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
 it was. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
 differently all the same, and so makes other base students: rows of a seed whose student is not theirs are dropped from
-`results/evidence`, which is said. `--to` leaves them there and writes to a folder of its own, without trials, with the
-settings that those of `results/evidence` chose.
+`results/evidence`, which is said. `--to` leaves them there and writes to a folder of its own, with the
+settings that the trials of `results/evidence` chose.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from common.statistics import corrected_rate
 from common.storage import write_json
 from common.student.identity import weights_of
 from common.study.cells import PROMPTS, admitted_student, cost_of, run_row
-from common.study.design import BLIND_TO, CORE, TRIAL_SEEDS, Row, parts, trial_rows, with_setting
+from common.study.design import BLIND_TO, CORE, OF_READINGS, TRIAL_SEEDS, Row, parts, trial_rows, with_setting
 from common.study.mechanism import noise_of, probe
 from common.study.tables import write_report
 from common.training.kept import Setting, read_tuned
@@ -52,7 +52,8 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
     """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what
     failed.
 
-    Trials are made where `to` is `RESULTS`. Raises FileNotFoundError where it is not and `RESULTS` has none."""
+    Trials of every method are made where `to` is `RESULTS`; elsewhere of those alone that have none in `RESULTS`, and
+    kept in `to`. Raises FileNotFoundError where `RESULTS` has no trials then."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
     of_part = {
@@ -60,9 +61,14 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
         for part in wanted
         for name in names
     }
+    before = {name: {} if to == RESULTS else read_tuned(RESULTS / name / "trials.json") for name in names}
+    needed = {
+        name: {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]} - {"", *before[name]}
+        for name in names
+    }
     asked = sorted(
         {(row.seed, name) for (name, _), rows in of_part.items() for row in rows}
-        | {(seed, name) for seed in TRIAL_SEEDS for name in names if to == RESULTS}
+        | {(seed, name) for name in names if needed[name] for seed in TRIAL_SEEDS}
     )
     with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
         students, failed = _finish(
@@ -71,20 +77,12 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
         chosen: dict[str, tuple[dict[str, Setting], dict[str, Setting]]] = {}  # by the judge, by the oracle
         for name in names:
             _keep_students(name, {seed: path for (of, seed), path in students if of == name}, to)
-            failures = (
-                _try_settings(
-                    name, {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]}, pool
-                )
-                if to == RESULTS
-                else []
-            )
+            failures = _try_settings(name, needed[name], pool, to) if needed[name] else []
             failed += failures
             if not failures:
-                path = RESULTS / name / "trials.json"
-                chosen[name] = (
-                    read_tuned(path),
-                    chosen_by_oracle(json.loads(path.read_text(encoding="utf-8"))["trials"], OBJECTIVES[name][0]),
-                )
+                path = (to if needed[name] else RESULTS) / name / "trials.json"
+                trials = json.loads(path.read_text(encoding="utf-8"))["trials"]
+                chosen[name] = before[name] | read_tuned(path), chosen_by_oracle(trials, OBJECTIVES[name][0])
         for part in wanted:
             rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]
             failed += _probe(pool, rows, to) if part == "mechanism" else _measure(part, pool, rows, to)
@@ -113,7 +111,7 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
     write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
 
 
-def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExecutor) -> list[str]:
+def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExecutor, to: Path) -> list[str]:
     """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run
     again must not mix with those that are. Returns what failed."""
     trials = trial_rows(experiment, [method for method in METHODS if method in needed])
@@ -121,12 +119,12 @@ def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExe
         f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials]
     )
     if not failed:
-        path = RESULTS / experiment / "trials.json"
+        path = to / experiment / "trials.json"
         before = read_tuned(path) if path.exists() else {}
         chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
         changed = [method for method, setting in before.items() if chosen[method] != setting]
         _drop_rows(
-            RESULTS, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed
+            to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed
         )
     return failed
 
@@ -306,14 +304,14 @@ def main() -> None:
         "--to",
         type=resolve,
         default=RESULTS,
-        help="folder of the rows; another one than the default takes the settings chosen there and makes no trials",
+        help="folder of the rows; another one than the default takes the settings chosen there",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
     asked = parser.parse_args()
     if asked.jobs < 1:
         parser.error("--jobs must be at least 1")
     escape_what_the_terminal_lacks()
-    every = list(parts("safety"))
+    every = [part for part in parts("safety") if part not in OF_READINGS]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
         f"experiment {name}" for name in asked.experiment or () if name not in experiments()
     ]

@@ -42,8 +42,11 @@ class RDPOConfig(DPOConfig):
         eta: score temperature of `rdpo_label`, `rdpo_ml`, `rdpo_soft` and `rdpo_squared`; ours.
         tau: of `rdpo_label`, the weight of the teacher's preference against the scores, 0 to 1; 1 is DPO.
         variance: of `rdpo_ml`, of the score gap in units of beta * log-ratio; ours.
-        nll_weight: weight of the negative log-likelihood of the chosen completion, averaged over its tokens. 0 is none.
-        nll_on: "all" pairs, or "accepted" ones (score_chosen > score_rejected, which is dSC's filter).
+        clear: of `route`, the score gap above which a pair is trained on as a preference, 0 to 1; ours.
+        nll_weight: weight of the negative log-likelihood of a completion, averaged over its tokens. 0 is none.
+        nll_on: what the likelihood term counts: the chosen answers of "all" pairs, or of "accepted" ones (score_chosen >
+            score_rejected, which is dSC's filter), or of every pair the "better" answer, the one that scored higher; a
+            tie has none.
         score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
         packed: False computes two padded rows a pair, prompt and all, as TRL does; the numbers are the same.
         reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
@@ -60,9 +63,10 @@ class RDPOConfig(DPOConfig):
     eta: float = _option(1.0, "Score temperature of `rdpo_label`, `rdpo_ml`, `rdpo_soft` and `rdpo_squared`.")
     tau: float = _option(0.5, "Weight of the teacher's preference in `rdpo_label`.")
     variance: float = _option(1.0, "Variance of the score gap in `rdpo_ml`.")
-    nll_weight: float = _option(0.0, "Weight of the negative log-likelihood of the chosen completion.")
-    nll_on: Literal["all", "accepted"] = _option(
-        "all", "Pairs that the likelihood term counts: all, or those whose chosen answer scored higher."
+    clear: float = _option(0.3, "Score gap above which `route` trains on a pair as a preference.")
+    nll_weight: float = _option(0.0, "Weight of the negative log-likelihood of a completion.")
+    nll_on: Literal["all", "accepted", "better"] = _option(
+        "all", "What the likelihood term counts: all chosen answers, those that scored higher, or the better of each pair."
     )
     score_range: list[float] = field(
         default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."}
@@ -79,8 +83,8 @@ class RDPOConfig(DPOConfig):
     def __post_init__(self):
         if not callable(self.method):
             check_method(self.method)
-        if self.nll_on not in ("all", "accepted"):
-            raise ValueError(f"nll_on is 'all' or 'accepted', not {self.nll_on!r}")
+        if self.nll_on not in ("all", "accepted", "better"):
+            raise ValueError(f"nll_on is 'all', 'accepted' or 'better', not {self.nll_on!r}")
         for option in fields(self):
             value = getattr(self, option.name)
             if (
@@ -111,9 +115,7 @@ class RDPOConfig(DPOConfig):
 
     @property
     def needs_scores(self) -> bool:
-        return (
-            not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on == "accepted"
-        )
+        return not callable(self.method) and uses_scores(self.method) or self.nll_weight > 0 and self.nll_on != "all"
 
     @property
     def knobs(self) -> dict[str, float]:

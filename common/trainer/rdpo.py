@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import pickle
 import warnings
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from common.data.preference import SCORES, with_normalised_scores
 from common.logprobs.compute import balanced_logprobs, give_attention_back, grouped_logprobs
 from common.logprobs.packing import Sequence
 from common.logprobs.reference import ReferenceCache, reference_identity
-from common.loss import preference_loss
+from common.loss import LIKELIHOOD, LOOKS_AT, preference_loss
 from common.runtime import Progress
 from common.schema import fingerprint
 from common.student.adapters import adapters_to_float32
@@ -226,10 +227,32 @@ class RDPOTrainer(DPOTrainer):
         else:
             yield
 
-    def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _logps(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(batch,) of chosen and of rejected completions; 0 where `computed` (batch, 2) says that nobody looks."""
+        groups = self._groups_that_fit(inputs)
+        if computed is not None:
+            groups = [[one for one, kept in zip(group, row) if kept] for group, row in zip(groups, computed.tolist())]
         with self.accelerator.autocast():
-            logps = grouped_logprobs(model, self._groups_that_fit(inputs), packed=self.args.packed)
+            logps = grouped_logprobs(model, [group for group in groups if group], packed=self.args.packed)
+        if computed is not None:
+            logps = logps.new_zeros(computed.numel()).masked_scatter(computed.flatten(), logps)
         return _by_side(logps)
+
+    def _computed(self, score_gap: Tensor | None) -> Tensor | None:
+        """(batch, 2): whether training looks at a chosen and a rejected completion; None where it looks at all. One
+        pair is computed even where no pair counts, so that there is a gradient, of zeros."""
+        args = self.args
+        if callable(args.method) or args.method not in LOOKS_AT or not self.model.training:
+            return None
+        preferred = LOOKS_AT[args.method](score_gap, **args.knobs)
+        computed = torch.stack((preferred, preferred), dim=1)
+        if args.nll_weight:
+            computed |= torch.stack(LIKELIHOOD[args.nll_on](score_gap), dim=1).bool()
+        if not computed.any():
+            computed[0] = True
+        return computed
 
     def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
         groups = _groups(inputs)
@@ -246,49 +269,60 @@ class RDPOTrainer(DPOTrainer):
 
     def _compute_loss(self, model, inputs: dict[str, Tensor], return_outputs: bool):
         args, metrics = self.args, self._metrics["train" if self.model.training else "eval"]
+        score_chosen, score_rejected = (inputs.get(name) for name in SCORES)
+        score_gap = None if score_chosen is None else score_chosen - score_rejected
+        computed = None if self.aux_loss_enabled else self._computed(score_gap)
         if self.aux_loss_enabled:
             with self.accelerator.autocast():
                 logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
             chosen_logps, rejected_logps = _by_side(logps)
         else:
-            chosen_logps, rejected_logps = self._logps(model, inputs)
+            chosen_logps, rejected_logps = self._logps(model, inputs, computed)
         if self.precompute_ref_logps and REFERENCE[0] in inputs:
             reference_chosen_logps, reference_rejected_logps = (inputs[name] for name in REFERENCE)
         else:
             reference_chosen_logps, reference_rejected_logps = self.compute_ref_log_probs(model, inputs)
-        score_chosen, score_rejected = (inputs.get(name) for name in SCORES)
         losses, chosen_rewards, rejected_rewards = preference_loss(
             args.method, chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps,
             score_chosen, score_rejected, beta=args.beta, **args.knobs,
         )  # fmt: skip
         if args.nll_weight:
-            weight = torch.ones_like(losses) if args.nll_on == "all" else (score_chosen > score_rejected).float()
-            chosen_tokens = inputs["completion_mask"].chunk(2)[0].sum(dim=1)  # (batch,)
-            losses = losses - args.nll_weight * weight * chosen_logps / chosen_tokens
+            counts = LIKELIHOOD[args.nll_on](torch.zeros_like(losses) if score_gap is None else score_gap)
+            tokens = inputs["completion_mask"].sum(dim=1).chunk(2)
+            for counted, logps, length in zip(counts, (chosen_logps, rejected_logps), tokens):  # (batch,) each
+                losses = losses - args.nll_weight * counted * logps / length
         loss = losses.mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * balance
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
         if self.model.training and not loss.isfinite():
             raise ValueError(not_finite(f"loss of step {self.state.global_step + 1}", args))
-        self._log_batch(inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps)
+        of_chosen, of_rejected = (chosen_rewards, chosen_logps.detach()), (rejected_rewards, rejected_logps.detach())
+        if computed is not None:
+            of_chosen, of_rejected = (
+                tuple(torch.where(side, value, torch.nan) for value in values)
+                for side, values in zip(computed.unbind(1), (of_chosen, of_rejected))
+            )
+        self._log_batch(inputs, *of_chosen, *of_rejected)
         if not return_outputs:
             return loss
         with torch.no_grad():  # logits of all positions and words, which the loss never makes
             return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
 
-    def _log_batch(self, inputs, chosen_rewards, rejected_rewards, chosen_logps, rejected_logps) -> None:
+    def _log_batch(self, inputs, chosen_rewards, chosen_logps, rejected_rewards, rejected_logps) -> None:
+        """Means over the completions that were computed; the others are NaN."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         values = {
             "rewards/chosen": chosen_rewards,
             "rewards/rejected": rejected_rewards,
-            "rewards/margins": chosen_rewards - rejected_rewards,
-            "rewards/accuracies": (chosen_rewards > rejected_rewards).float(),
-            "logps/chosen": chosen_logps.detach(),
-            "logps/rejected": rejected_logps.detach(),
+            "rewards/margins": (margins := chosen_rewards - rejected_rewards),
+            "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
+            "logps/chosen": chosen_logps,
+            "logps/rejected": rejected_logps,
         }
         for name, value in values.items():
-            metrics[name].append(self.accelerator.gather(value).mean().item())
+            if not math.isnan(average := self.accelerator.gather(value).nanmean().item()):
+                metrics[name].append(average)
         if self.model.training:
             self._total_train_tokens += (
                 self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item() // self._tp_size

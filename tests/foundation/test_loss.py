@@ -7,7 +7,7 @@ import torch
 
 from common.loss import LOSSES, preference_loss
 
-SCORE_AWARE = ["rdpo", "rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip"]
+SCORE_AWARE = ["rdpo", "rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip", "route"]
 
 
 def sigmoid(x):
@@ -71,7 +71,7 @@ def losses_at(u, method, gap=0.0, **knobs):
 
 
 def test_the_losses_there_are():
-    assert list(LOSSES) == ["dpo", "cdpo", "robust", "ipo", "rdpo", "rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip"]
+    assert list(LOSSES) == ["dpo", "cdpo", "robust", "ipo", "rdpo", "rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared", "rdpo_filter", "rdpo_flip", "route"]
 
 
 # One pair: D = (-10 + 12) - (-15 + 14) = 3, beta = 1/2, u = 1.5, g = 3/4 - 1/4 = 1/2. Then -log S(1.5) = log(1 + e^-1.5)
