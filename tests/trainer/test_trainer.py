@@ -106,6 +106,73 @@ def test_nll_term_is_the_mean_over_completion_tokens(load_micro, pairs, tmp_path
     assert values["accepted"] - values["none"] == pytest.approx((-2.0 * accepted * per_pair / tokens).mean().item(), rel=1e-4)
 
 
+GAPS = [0.6, 0.2, -0.5, 0.0]
+"""Of four pairs: clearly better, a little better, worse, tied."""
+
+
+def with_gaps(pairs):
+    """Four pairs with these score gaps."""
+    scored = [pair for pair in pairs if pair.is_scored and pair.response != pair.response_revised][:4]
+    low, high = scored[0].scale
+    changed = [{"score_response": low + (high - low) * (0.5 - gap / 2), "score_revised": low + (high - low) * (0.5 + gap / 2)} for gap in GAPS]
+    return [pair.model_copy(update=values) for pair, values in zip(scored, changed)]
+
+
+def logps_and_tokens(trainer, batch):
+    """(pair, side) of the policy, without gradients, and tokens of each completion."""
+    with torch.no_grad():
+        return torch.stack(trainer._logps(trainer.model, batch), dim=1), batch["completion_mask"].sum(1).view(2, -1).T
+
+
+def test_routing_trains_each_pair_by_its_gap(load_micro, pairs, tmp_path):
+    trainer = trainer_for(load_micro, with_gaps(pairs), tmp_path, method="route", clear=0.3, nll_weight=2.0, nll_on="better", beta=0.3)
+    randomise_adapter(trainer.model)
+    batch = next(iter(trainer.get_train_dataloader()))
+    gaps = (batch["score_chosen"] - batch["score_rejected"]).tolist()
+    assert sorted(gaps) == pytest.approx(sorted(GAPS))
+    trainer.model.eval()
+    logps, tokens = logps_and_tokens(trainer, batch)
+    u = 0.3 * (logps[:, 0] - logps[:, 1] - batch["ref_chosen_logps"] + batch["ref_rejected_logps"])
+    per_token = (logps / tokens).tolist()
+    of_gap = {0.6: lambda i: math.log1p(math.exp(-u[i])) - 2 * per_token[i][0], 0.2: lambda i: -2 * per_token[i][0], -0.5: lambda i: -2 * per_token[i][1], 0.0: lambda i: 0.0}
+    expected = sum(of_gap[round(gap, 6)](i) for i, gap in enumerate(gaps)) / 4
+    for mode in (trainer.model.eval, trainer.model.train):  # everything computed, and only what counts
+        mode()
+        assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("method, options, counted", [
+    ("rdpo_filter", {}, {0.6: 2, 0.2: 2}), ("route", {}, {0.6: 2}), ("route", {"nll_weight": 1.0, "nll_on": "better"}, {0.6: 2, 0.2: 1, -0.5: 1}), ("rdpo_flip", {}, dict.fromkeys(GAPS, 2)),
+])  # fmt: skip
+def test_completions_that_do_not_count_are_not_forwarded(method, options, counted, load_micro, pairs, tmp_path, monkeypatch):
+    from common.trainer import rdpo
+
+    trainer = trainer_for(load_micro, with_gaps(pairs), tmp_path, method=method, **options)
+    randomise_adapter(trainer.model)
+    forwarded, whole = [], rdpo.grouped_logprobs
+    monkeypatch.setattr(rdpo, "grouped_logprobs", lambda model, groups, **how: forwarded.append([len(group) for group in groups]) or whole(model, groups, **how))
+    loss, gradients = loss_and_gradients(trainer)
+    assert sorted(forwarded[0]) == sorted(counted.values())
+    logged = {name: values for name, values in trainer._metrics["train"].items() if name.startswith(("logps", "rewards"))}
+    assert all(len(values) == 1 and math.isfinite(values[0]) for values in logged.values())
+    monkeypatch.setattr(trainer, "_computed", lambda score_gap: None)
+    trainer.model.zero_grad()
+    whole_loss, whole_gradients = loss_and_gradients(trainer)
+    assert len(forwarded[1]) == 4 and loss == pytest.approx(whole_loss, rel=1e-6)
+    assert (gradients - whole_gradients).norm() <= 1e-5 * whole_gradients.norm()
+
+
+def test_a_batch_of_which_nothing_counts_is_a_step_without_a_push(load_micro, pairs, tmp_path):
+    tied = [pair.model_copy(update={"score_response": pair.score_revised}) for pair in with_gaps(pairs)]
+    for options in ({"method": "rdpo_filter"}, {"method": "route", "nll_weight": 1.0, "nll_on": "better"}):
+        trainer = trainer_for(load_micro, tied, tmp_path, **options)
+        randomise_adapter(trainer.model)
+        loss, gradients = loss_and_gradients(trainer)
+        assert loss == 0 and gradients.abs().max() == 0
+        trainer.train()
+        assert trainer.state.global_step == 3
+
+
 def test_training_changes_the_adapter_and_not_the_base(load_micro, pairs, tmp_path):
     trainer = trainer_for(load_micro, pairs, tmp_path, max_steps=3)
     before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
@@ -213,7 +280,7 @@ def test_inherited_options_that_our_loss_would_ignore_raise(option, value, tmp_p
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"method": "rdpoo"}, "unknown loss 'rdpoo'"), ({"nll_on": "some"}, "'all' or 'accepted'"), ({"nll_weight": -1.0}, "cannot be negative"),
+    ({"method": "rdpoo"}, "unknown loss 'rdpoo'"), ({"nll_on": "some"}, "'all', 'accepted' or 'better'"), ({"nll_weight": -1.0}, "cannot be negative"),
     ({"score_range": (1, 1)}, "lowest, highest"),
 ])  # fmt: skip
 def test_bad_settings_raise_before_any_work(options, message, tmp_path):

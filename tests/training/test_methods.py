@@ -157,7 +157,7 @@ def test_a_loss_with_a_knob_of_its_own_touches_three_places(micro, pairs, tmp_pa
         assert text.count(before) == 1
         file.write_text(text.replace(before, after))
     loss = (tmp_path / "common/loss.py").read_text()
-    (tmp_path / "common/loss.py").write_text(loss.replace("rdpo_filter, rdpo_flip)", "rdpo_filter, rdpo_flip, tilted)"))
+    (tmp_path / "common/loss.py").write_text(loss.replace("rdpo_flip, route)", "rdpo_flip, route, tilted)"))
     scored = tmp_path / "scored.jsonl"
     scored.write_text("".join(pair.model_dump_json() + "\n" for pair in pairs if pair.is_scored))
     done = subprocess.run([sys.executable, "-c", ASKED, str(micro), str(scored), str(tmp_path / "out")], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
