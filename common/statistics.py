@@ -146,3 +146,37 @@ def corrected_rate(
     half = 1.96 * float(error) / gain
     clip = lambda x: min(1.0, max(0.0, x))  # noqa: E731
     return clip(value), clip(centre - half), clip(centre + half)
+
+
+def order_reliability(sensitivity: float, specificity: float) -> float:
+    """P(a judge scores the better of two answers higher | it does not tie them): s c / (s c + (1 - s)(1 - c)), where it
+    finds a share s of good answers good and a share c of bad ones bad, each read alone, and one of the two is good. Our
+    own. 1/2 for a judge that guesses, 1 for one that makes a single kind of error.
+
+    Raises ValueError for what is no share, and for a judge that says the same of every answer."""
+    for name, share in (("sensitivity", sensitivity), ("specificity", specificity)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is a share and lies in [0, 1], not {share}")
+    right, wrong = sensitivity * specificity, (1 - sensitivity) * (1 - specificity)
+    if not right + wrong:
+        raise ValueError("a judge that says the same of every answer orders none")
+    return right / (right + wrong)
+
+
+def label_reliability(higher: float, judge: float) -> float:
+    """P(the chosen answer is the better one), t, from the share `higher` of untied pairs whose chosen answer a judge
+    scores higher: higher = j t + (1 - j)(1 - t), so t = (higher - 1 + j) / (2 j - 1), cut at 0 and 1; `judge` is j of
+    `order_reliability`. Our own. Raises ValueError for a judge that orders no better than chance."""
+    if judge <= 0.5:
+        raise ValueError(f"the judge orders {judge:.0%} of pairs rightly, no better than chance, and tells nothing")
+    return min(1.0, max(0.0, (higher - 1 + judge) / (2 * judge - 1)))
+
+
+def judged_tau(higher: float, sensitivity: float, specificity: float) -> float:
+    """tau of `rdpo_label`, our own: how far labels and judge order pairs better than chance, the labels' share of both,
+    (2 t - 1) / ((2 t - 1) + (2 j - 1)), with t = `label_reliability` and j = `order_reliability`.
+
+    1/2 where both are perfect; 0, the scores alone, for labels no better than chance. Raises what those two do."""
+    judge = order_reliability(sensitivity, specificity)
+    labels = max(0.5, label_reliability(higher, judge))
+    return (2 * labels - 1) / ((2 * labels - 1) + (2 * judge - 1))

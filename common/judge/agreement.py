@@ -60,8 +60,9 @@ def judge_agreement(judge: Judge, labelled: Sequence[Labelled]) -> dict[str, Any
     """The judge against a rater's labels: look at this before trusting it.
 
     The judge says 1 where its score lies in the upper half of its scale, as the tables count it. Returns share of
-    `equal` verdicts, Cohen's `kappa`, `n`, how many answers stayed `unscored` (they are in neither), and the `errors`,
-    each with prompt, answer, label, score and raw reply.
+    `equal` verdicts, Cohen's `kappa`, `n`, `sensitivity` and `specificity` (shares of the answers labelled 1 and 0 whose
+    verdict is that; None where there are none), how many answers stayed `unscored` (they are in none of these), and the
+    `errors`, each with prompt, answer, label, score and raw reply.
     """
     return _agreement(labelled, _judged(judge, labelled), sum(judge.scale) / 2)
 
@@ -138,8 +139,15 @@ def _agreement(labelled: Sequence[Labelled], judged: Sequence[Judgement], middle
         for (item, judgement), verdict in zip(scored, verdicts)
         if verdict != item.label
     ]
+    right = {
+        label: [verdict == label for (item, _), verdict in zip(scored, verdicts) if item.label == label] for label in (1, 0)
+    }
     return {
         **agreement([item.label for item, _ in scored], verdicts),
+        **{
+            name: sum(right[label]) / len(right[label]) if right[label] else None
+            for name, label in (("sensitivity", 1), ("specificity", 0))
+        },
         "unscored": len(labelled) - len(scored),
         "errors": errors,
     }

@@ -205,7 +205,7 @@ class TrainRDPO(Stage):
     order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
-    tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a set. final_judge: of a real student's
+    knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a set. final_judge: of a real student's
     answers; reward_judge: who scored the pairs. labels, least_kappa: as in `RewardScore`.
     """
 
@@ -225,7 +225,7 @@ class TrainRDPO(Stage):
     batch_size: int = TRAINING.batch_size
     micro_batch: int = TRAINING.micro_batch
     beta: float = TRAINING.beta
-    knobs: dict[str, float] = Field(default_factory=dict)
+    knobs: dict[str, float | Literal["judge"]] = Field(default_factory=dict)
     nll_weight: float = TRAINING.nll_weight
     lora_rank: int = TRAINING.lora_rank
     max_length: int = TRAINING.max_length
@@ -244,6 +244,7 @@ class TrainRDPO(Stage):
         return [
             *super()._checks(),
             lambda: self.training,
+            lambda: check_estimated(self.knobs),
             lambda: check_methods(self.methods),
             lambda: check_labels(self.labels),
             *named,
@@ -256,14 +257,9 @@ class TrainRDPO(Stage):
 
     @property
     def training(self) -> TrainSettings:
-        """The settings that all methods share."""
-        return TrainSettings(
-            **{
-                name: getattr(self, name)
-                for name in TrainSettings.__dataclass_fields__
-                if name in TrainRDPO.model_fields
-            }
-        )
+        """The settings that all methods share, without what the judge is to tell."""
+        given = {name: getattr(self, name) for name in TrainSettings.__dataclass_fields__ if name in TrainRDPO.model_fields}
+        return TrainSettings(**given | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}})
 
 
 class PaperTables(Checked):
@@ -312,6 +308,13 @@ def check_scale(scale: str) -> None:
         raise ValueError(f"unknown scale {scale!r}; there are {', '.join(ScoreScale.__members__)}")
 
 
+def check_estimated(knobs: Mapping[str, float | str]) -> None:
+    """Raises ValueError for a knob other than tau that the judge is to tell."""
+    for name, value in knobs.items():
+        if value == "judge" and name != "tau":
+            raise ValueError(f"knobs: {name} = judge: only tau is estimated from the judge; give {name} a number")
+
+
 def check_labels(labels: Sequence[str]) -> None:
     """Raises ValueError for more than two files."""
     if len(labels) > 2:
@@ -333,7 +336,7 @@ def _parsed(value: Any, kind: Any) -> tuple[Any, Any, bool]:
     if is_list(kind) and not isinstance(value, list):
         from_text = not isinstance(value, tuple)
         return _listed(str(value)) if from_text else list(value), kind, not from_text
-    if kind == dict[str, float] and isinstance(value, str):
+    if getattr(kind, "__origin__", None) is dict and isinstance(value, str):
         if value.strip().startswith("{"):
             return yaml.safe_load(value), kind, True
         parts = [part.partition("=") for part in _listed(value)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.reader import Reader
 from common.judge.base import FeedbackJudge
-from common.methods import existing, is_trained
+from common.methods import TrainSettings, existing, is_trained
 from common.notebook.chats import kept_chat
 from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
 from common.notebook.parameters import TrainRDPO, input_of
@@ -16,6 +17,7 @@ from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import ScoredPair
 from common.specs import place_and_commit, spec_of
+from common.statistics import judged_tau
 from common.storage import read_records
 from common.training.comparison import Experiment, check_split
 from common.training.kept import read_tuned
@@ -36,6 +38,7 @@ def open_experiment(p: TrainRDPO) -> Experiment:
     train = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"] if trains else []
     if trains and not train:
         raise ValueError(f"{path} has no pair of split 'train'")
+    settings = settings_of(p, train)
     student, commit = place_and_commit(p.student)
     how = {"pad_token": p.pad_token or None, "revision": commit or None}
     rows = {
@@ -51,7 +54,7 @@ def open_experiment(p: TrainRDPO) -> Experiment:
             p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions
         )
         student, load = lab.student(p.experiment, p.student)
-        return Experiment(student, train, evaluator, resolve(p.output), p.training, **rows, **load, **how)
+        return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **load, **how)
     if "always_refuse" in p.methods:
         raise ValueError(
             "always_refuse: no such row for a real student; only the miniature's worlds know a well-formed refusal"
@@ -62,7 +65,32 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         Reader(student, **how),
         instructions,
     )
-    return Experiment(student, train, evaluator, resolve(p.output), p.training, **rows, **how)
+    return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **how)
+
+
+def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:
+    """The settings that all methods share. A tau of "judge" is `statistics.judged_tau` of these pairs with what step 2
+    noted of their judge: its errors on the labels it was checked on, or in the miniature on all answers.
+
+    Raises ValueError where step 2 noted no such errors, and where no pair has two different scores."""
+    if "judge" not in p.knobs.values():
+        return p.training
+    path = input_of("train_rdpo", p).with_name("reward_score.manifest.json")
+    noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    checks = noted.get("checks", {}).get("score", {})
+    checked = checks.get("calibrated") or checks.get("judge") or {}
+    if (disagreement := noted.get("disagreement")) is not None:
+        checked = {"sensitivity": 1 - disagreement, "specificity": 1 - disagreement}
+    if None in (errors := (checked.get("sensitivity"), checked.get("specificity"))):
+        raise ValueError(
+            f"knobs: tau = judge needs a judge that was checked: {path} has no labels of both kinds under one criterion; give step 2 labels, or tau a number"
+        )
+    gaps = [revised - original for original, revised in (pair.normalised() for pair in pairs if pair.is_scored)]
+    if not (untied := [gap > 0 for gap in gaps if gap]):
+        raise ValueError(f"knobs: tau = judge: none of {len(pairs)} pairs has two different scores; give tau a number")
+    tau = round(judged_tau(sum(untied) / len(untied), *errors), 3)
+    print(f"tau = {tau:g}: the judge finds {errors[0]:.0%} of good answers good and {errors[1]:.0%} of bad ones bad")
+    return p.training.changed(tau=tau)
 
 
 def _judged_evaluator(

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from common.statistics import (
+    judged_tau,
+    label_reliability,
+    order_reliability,
     holm,
     mcnemar_exact,
     paired_bootstrap,
@@ -171,3 +174,26 @@ def test_a_paired_t_test_over_seeds_by_hand():
 def test_holm_corrects_step_by_step_and_keeps_the_order_of_the_p_values():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])  # 3 * .01; 2 * .03; 1 * .04 is below the one before
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
+
+
+def test_reliability_of_a_judge_and_of_labels_by_hand():
+    judge = order_reliability(0.9, 0.8)
+    assert judge == pytest.approx(0.72 / 0.74)  # .72 rightly apart, .02 wrongly, the rest tied
+    assert order_reliability(0.5, 0.5) == 0.5 and order_reliability(1.0, 0.3) == 1.0 and order_reliability(0.2, 0.2) == pytest.approx(0.04 / 0.68)
+    higher = judge * 0.7 + (1 - judge) * 0.3  # of labels that are right in 7 of 10
+    assert label_reliability(higher, judge) == pytest.approx(0.7) and label_reliability(1.0, judge) == 1.0 and label_reliability(0.0, judge) == 0.0
+    assert judged_tau(higher, 0.9, 0.8) == pytest.approx(0.4 / (0.4 + 2 * 0.72 / 0.74 - 1))
+
+
+def test_tau_of_a_perfect_judge_is_a_half_beside_perfect_labels_and_nothing_beside_chance():
+    assert judged_tau(1.0, 1.0, 1.0) == 0.5 and judged_tau(0.5, 1.0, 1.0) == 0.0 and judged_tau(0.2, 1.0, 1.0) == 0.0
+    assert 0.5 < judged_tau(0.75, 0.7, 0.7) < 1  # labels better than the judge
+
+
+@pytest.mark.parametrize("ask, said", [
+    (lambda: order_reliability(1.2, 0.5), "sensitivity is a share"), (lambda: order_reliability(1.0, 0.0), "orders none"), (lambda: order_reliability(0.5, math.nan), "specificity is a share"),
+    (lambda: label_reliability(0.7, 0.5), "no better than chance"), (lambda: judged_tau(0.7, 0.3, 0.4), "orders 22% of pairs rightly"),
+])  # fmt: skip
+def test_what_no_judge_can_tell_is_refused(ask, said):
+    with pytest.raises(ValueError, match=said):
+        ask()

@@ -1,7 +1,9 @@
 """From a notebook's parameters to teacher and judge: `pytest tests/notebook/test_front_desk.py`."""
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, providers_file
@@ -17,7 +19,7 @@ from common.notebook.chats import open_respondent, open_teacher, paid
 from common.notebook.execute import checked_parameters
 from common.notebook.judges import open_judge
 from common.notebook.prompts import open_prompts, texts_of
-from common.notebook.students import open_experiment
+from common.notebook.students import open_experiment, settings_of
 from common.schema import Sampling, ScoredPair
 
 ASKED = [[{"role": "user", "content": "Hello?"}]]
@@ -172,3 +174,24 @@ def test_two_at_a_time_do_not_make_one_miniature_student(tmp_path, monkeypatch):
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: lab.miniature_student(safety, MICRO), range(2)))
     assert found == [tmp_path / "runs/models/student"] * 2 and most == [1, 1]
+
+
+@pytest.mark.parametrize("noted, tau", [
+    ({"disagreement": 0.0}, 0.4), ({"checks": {"score": {"judge": {"sensitivity": 1.0, "specificity": 1.0}}}, "disagreement": None}, 0.4),
+    ({"checks": {"score": {"as it is": {}, "calibrated": {"sensitivity": 0.9, "specificity": 0.8}}}}, 0.427),
+])  # fmt: skip
+def test_tau_of_the_judge_is_what_step_2_noted_of_it(noted, tau, tmp_path, capsys):
+    given = parameters("train_rdpo", tmp_path, methods=["rdpo_label"], knobs={"tau": "judge", "eta": 4.0})
+    (tmp_path / "reward_score.manifest.json").write_text(json.dumps(noted))
+    pair = ScoredPair.model_validate_json(Path(held_out_pairs(tmp_path, "")).read_text().splitlines()[0])
+    pairs = [pair] * 5 + [pair.swapped()] + [pair.model_copy(update={"score_response": 1.0})]  # 5 of 6 untied, so labels right in 5 of 6
+    assert settings_of(given, pairs).knobs == {"tau": tau, "eta": 4.0}
+    assert f"tau = {tau}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("noted", [None, {}, {"checks": {"quality": {"judge": {"sensitivity": 1.0, "specificity": 1.0}}}}, {"checks": {"score": {"judge": {"sensitivity": 1.0, "specificity": None}}}}])
+def test_tau_of_a_judge_that_nobody_checked_is_refused(noted, tmp_path):
+    if noted is not None:
+        (tmp_path / "reward_score.manifest.json").write_text(json.dumps(noted))
+    with pytest.raises(ValueError, match="tau = judge needs a judge that was checked: .*reward_score.manifest.json"):
+        settings_of(parameters("train_rdpo", tmp_path, knobs={"tau": "judge"}), [])

@@ -99,7 +99,13 @@ def test_knobs_come_as_a_mapping_or_as_text(given):
     assert p.knobs == {"alpha": 2.0} and p.training.knobs_of("rdpo") == {"alpha": 2.0}
 
 
+def test_tau_may_be_left_to_the_judge():
+    p = TrainRDPO.of({**RUN, "knobs": "tau=judge,eta=4"})
+    assert p.knobs == {"tau": "judge", "eta": 4.0} and p.training.knobs_of("rdpo_label") == {"tau": 0.5, "eta": 4.0}
+
+
 @pytest.mark.parametrize("model, given, said", [
+    (TrainRDPO, {"knobs": {"eta": "judge"}}, "only tau is estimated"), (TrainRDPO, {"knobs": "tau=jugde"}, "knobs"), (TrainRDPO, {"knobs": {"clear": 1.5}}, "clear = 1.5"),
     (TrainRDPO, {"knobs": {"alfa": 2.0}}, "unknown setting 'alfa'"), (TrainRDPO, {"knobs": {"alpha": -1.0}}, "alpha = -1.0"),
     (TrainRDPO, {"micro_batch": 3, "batch_size": 16}, "micro_batch = 3 does not divide"), (TrainRDPO, {"methods": ["dpoo"]}, "unknown method dpoo"),
     (TrainRDPO, {"final_judge": "yesno:m"}, "unknown final_judge 'yesno:m', did you mean yes_no:...?"),
