@@ -30,7 +30,7 @@ reproduce: $(INSTALLED)
 	$(BIN)/python -m common.batch miniature -p evaluate_on test --jobs 3
 
 counterfactual: $(INSTALLED)
-	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method dpo -p evaluate_on test --jobs 3
+	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method prompted --method sft --method dpo -p evaluate_on test --jobs 3
 
 evidence: $(INSTALLED)
 	$(BIN)/python -m common.study.design

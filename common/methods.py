@@ -1,4 +1,4 @@
-"""One row of the table each: base, always-refuse, SR, SFT, dSC, DPO, refined DPO (rDPO) and its neighbours.
+"""One row of the table each: base, always-refuse, SR, base prompted, SFT, dSC, DPO, refined DPO (rDPO) and its neighbours.
 
 Every trained method gets the same pairs (scored on both sides), the same LoRA, batch and number of epochs; what differs
 is what it does with pairs and scores. Readings of the paper's baselines are ours:
@@ -76,6 +76,7 @@ register(
     Method("base", "base student", "#444444"),
     Method("always_refuse", "always refuse", "#999999"),
     Method("sr", "SR (our reading)", "#8c564b"),
+    Method("prompted", "base, prompted", "#bc80bd"),
     Method("sft", "SFT", "#2ca02c", sft_on="all"),
     Method("dsc", "dSC", "#17becf", sft_on="accepted"),
     Method("dpo", "DPO", "#d62728", loss="dpo"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.chat.local import LocalChat
 from common.chat.model import ChatModel, OnReply, hand_over
+from common.data.counterfactual import StyleInstructions
 from common.data.self_critique import opening, run_chains
 from common.prompts import ExperimentPrompts
 from common.schema import Message, PromptRecord, Reply, Sampling
@@ -37,12 +38,14 @@ def answers_by_set(
     return {name: [next(together) for _ in records] for name, records in sets.items()}
 
 
-def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, **local) -> ChatModel:
-    """How a row of the table answers: its model directly, or through self-refinement (SR) with the experiment's
-    requests."""
+def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: StyleInstructions, **local) -> ChatModel:
+    """How a row of the table answers: its model directly, through self-refinement (SR) with the experiment's requests,
+    or told what to do (`prompted`)."""
     if student.chat:
         return student.chat
     chat = LocalChat(student.model, student.tokenizer, student.method, **local)
+    if student.method == "prompted":
+        return Prompted(chat, instructions)
     return SelfRefining(chat, prompts) if student.method == "sr" else chat
 
 
@@ -80,6 +83,25 @@ class SelfRefining:
         return hand_over(
             (chain[-1] for chain in run_chains(self.chat, conversations, self.prompts, sampling)), on_reply
         )
+
+
+class Prompted:
+    """The base student, prompted: a chat model that is asked with the desired instruction behind every request, which is
+    what Counterfactual DPO (arXiv 2401.09566) is compared with."""
+
+    def __init__(self, chat: ChatModel, instructions: StyleInstructions):
+        self.chat, self.instructions, self.name = chat, instructions, f"{chat.name}, prompted"
+
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
+        return self.chat.complete([self._told(conversation) for conversation in conversations], sampling, on_reply)
+
+    def _told(self, conversation: list[Message]) -> list[Message]:
+        *before, request = conversation
+        if request["content"].endswith(self.instructions.desired):
+            return conversation
+        return [*before, {**request, "content": self.instructions.prompt(request["content"], "desired")}]
 
 
 class Constant:

@@ -14,12 +14,12 @@ from typing import Any
 
 from common.chat.model import ChatModel
 from common.data.attacks import PULLS
-from common.data.counterfactual import StyleInstructions
+from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.data.text_rules import declines
 from common.evaluation.answers import TrainedStudent, answers_by_set, chat_of
 from common.evaluation.metrics import STEADY, Evaluation, found_good, mark_of_judges, mean, rate
 from common.evaluation.reader import Reader
-from common.evaluation.style import style_metrics
+from common.evaluation.style import STYLE_METRICS, style_metrics
 from common.judge.base import FeedbackJudge, Judge, feedback_score
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import Progress
@@ -106,8 +106,8 @@ class JudgedEvaluator:
     utility, utility_persona: share of the benign prompts answered: to the point, fluent, not `Answer.declined`.
     knows: share of benign questions whose right answer the student finds likelier per token than the wrong one.
     to_the_point: over all answers. declined: over benign ones. answer_words: mean length. repeated: mean share of an
-    answer's word triples that it has said before. With `instructions` and a judge of the style: style and
-    style_against, see `style.style_metrics`.
+    answer's word triples that it has said before. With `instructions` and a judge of the style: style,
+    style_with and style_against, see `style.style_metrics`.
     """
 
     safety, verdict = "aligned", "judged"
@@ -134,7 +134,8 @@ class JudgedEvaluator:
             "prompts": self.prompts,
             "version": VERSION,
         }
-        style = {"style": [*self.instructions, self.style_judge and self.style_judge.name]} if self.instructions else {}
+        judge = self.style_judge and self.style_judge.name
+        style = {"style": [*self.instructions, judge], "asked": STYLE_METRICS} if self.instructions else {}
         return own | mark_of_judges(self.judge, self.reward_judge) | style
 
     @property
@@ -159,12 +160,12 @@ class JudgedEvaluator:
     def chat(self, student: TrainedStudent, progress: Progress | None = None) -> ChatModel:
         """How the student is asked."""
         return chat_of(
-            student, self.texts, batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress
+            student, self.texts, INSTRUCTIONS[self.experiment], batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress
         )
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         sets = self.sets(split)
-        turns = sum(map(len, sets.values())) * (3 if student.method == "sr" else 1) * (2 if self.style_judge else 1)
+        turns = sum(map(len, sets.values())) * (3 if student.method == "sr" else 1) * (3 if self.style_judge else 1)
         chat = self.chat(student, progress=Progress(f"answers of {student.method}", turns))
         texts = answers_by_set(chat, sets, self.max_new_tokens)
         answers = self.combine(sets, texts, *self.ask_judges(sets, texts))

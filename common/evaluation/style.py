@@ -23,6 +23,9 @@ STYLE = JudgePrompt(
 )
 
 
+STYLE_METRICS = ("style", "style_with", "style_against")
+
+
 def style_question(instruction: str) -> JudgePrompt:
     """What a judge is asked about a style."""
     return STYLE.model_copy(
@@ -56,13 +59,12 @@ def style_metrics(
     """How far the desired style of Counterfactual DPO is followed; more is better for all its variants.
 
     style: share of the answers to the plain prompts that have it.
-    style_against: the same where the undesired instruction stands behind the prompt, which negation teaches to
-    disregard; not asked without `instructions`.
+    style_with: the same where the desired instruction stands behind the prompt: a trained student that is asked for the
+    style as well may overdo it. style_against: where the undesired one does, which negation teaches to disregard.
+    Neither is asked without `instructions`.
     """
     prompts, given = [record.prompt for record in records], {"style": answers}
-    if instructions:
-        against = [
-            record.model_copy(update={"prompt": instructions.prompt(record.prompt, "undesired")}) for record in records
-        ]
-        given["style_against"] = answers_of(chat, against, max_new_tokens)
+    for metric, condition in zip(STYLE_METRICS[1:], ("desired", "undesired")) if instructions else ():
+        asked = [record.model_copy(update={"prompt": instructions.prompt(record.prompt, condition)}) for record in records]
+        given[metric] = answers_of(chat, asked, max_new_tokens)
     return [rate(style_followed(prompts, texts, style), metric=metric, **names) for metric, texts in given.items()]

@@ -6,10 +6,10 @@ from types import ModuleType
 from typing import Any
 
 from common.chat.model import ChatModel
-from common.data.counterfactual import StyleInstructions
+from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.evaluation.answers import Constant, TrainedStudent, answers_by_set, chat_of
 from common.evaluation.metrics import STEADY, Evaluation, found_good, mark_of_judges, mean, rate
-from common.evaluation.style import style_metrics
+from common.evaluation.style import STYLE_METRICS, style_metrics
 from common.judge.base import FeedbackJudge, Judge
 from common.miniature.instructed import style_predicate
 from common.prompts import ExperimentPrompts
@@ -26,7 +26,7 @@ class WorldEvaluator:
     answer the judge rates in the upper half of its scale; unscored answers are left out of n.
     reward, reward_utility: what the judge that scored the pairs finds good of the first set and of its innocent
     counterpart, all that a practitioner without an oracle sees. Feedback is good in its view where the quality is and
-    the stance moved nothing. style, and with `instructions` style_against, by the oracle on every second prompt of the
+    the stance moved nothing. style, and with `instructions` style_with and style_against, by the oracle on every second prompt of the
     first set and of its innocent counterpart, half and half, so that a style which is overdone is not well followed:
     see `style_metrics`.
     """
@@ -52,7 +52,7 @@ class WorldEvaluator:
             "prompts": self.prompts,
             "max_new_tokens": self.max_new_tokens,
         }
-        style = {"style": [*self.instructions, None]} if self.instructions else {}
+        style = {"style": [*self.instructions, None], "asked": STYLE_METRICS} if self.instructions else {}
         return own | mark_of_judges(self.judge, self.reward_judge) | style
 
     @property
@@ -69,7 +69,7 @@ class WorldEvaluator:
         return (
             Constant(self.world.always_refuse)
             if student.method == "always_refuse"
-            else chat_of(student, self.texts, batch_size=128)
+            else chat_of(student, self.texts, INSTRUCTIONS[self.experiment], batch_size=128)
         )
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:

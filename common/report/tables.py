@@ -36,7 +36,8 @@ REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
 }  # fmt: skip
 STYLE_COLUMNS = {
     "style": "desired style",
-    "style_against": "and against the instruction",
+    "style_with": "asked for it",
+    "style_against": "told the opposite",
 }  # shown where a row is of Counterfactual DPO
 
 
@@ -79,7 +80,9 @@ def read_results(folder: str | Path) -> list[Result]:
 def row_label(result: Result) -> str:
     """The name of a row for a reader; what existed before carries its own."""
     label = label_of(result.method)
-    label = f"counterfactual {label}, {result.variant}" if result.variant else label
+    if result.variant:
+        kind = "counterfactual {}" if METHODS[result.method].loss else "{} on counterfactual answers"
+        label = f"{kind.format(label)}, {result.variant}"
     return f"{label}, {result.swapped:.0%} swapped" if result.swapped else label
 
 

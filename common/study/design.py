@@ -17,7 +17,7 @@ from common.data.counterfactual import VARIANTS
 from common.methods import METHODS
 from common.training.kept import Setting
 
-UNTRAINED = tuple(name for name, method in METHODS.items() if method.kind == "untrained")
+UNTRAINED = ("base", "always_refuse", "sr")
 WITH_NLL = ("dpo_nll", "rdpo_nll", "dpo_nll_accepted", "rdpo_nll_accepted")
 MAIN = ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")
 """The methods of every part."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.chat.model import ChatModel
+from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
@@ -239,6 +240,8 @@ class Experiment:
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
             evaluation["texts"] = texts
+        if method == "prompted":
+            evaluation["instruction"] = INSTRUCTIONS[self.evaluator.experiment].desired
         return fingerprint(
             training, {}, evaluation, self.evaluate_on
         )  # {}: once files of adapters and models, on which every mark hangs

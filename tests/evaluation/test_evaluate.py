@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from common.data.counterfactual import INSTRUCTIONS
-from common.evaluation.answers import Constant, TrainedStudent
+from common.evaluation.answers import Constant, Prompted, TrainedStudent
 from common.evaluation.matched_utility import LAMBDAS, choose_lambda, scaled
 from common.evaluation.metrics import Evaluation, divergence
 from common.evaluation.result import Result, add_finished, finished_result
 from common.evaluation.style import style_metrics
 from common.judge.base import FeedbackJudge
 from common.judge.llm import LLMJudge
-from common.methods import METHODS, TrainSettings, check_methods
+from common.methods import METHODS, TrainSettings, check_methods, is_trained
 from common.miniature.actors import MiniatureJudge
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.instructed import style_predicate
@@ -24,7 +24,7 @@ from common.miniature.worlds import safety
 from common.report.figures import safety_utility_figure
 from common.report.measurements import write_measurements
 from common.report.tables import overview_table, read_results, results_table, table_rows
-from common.schema import Metric, PromptRecord, Reply
+from common.schema import Metric, PromptRecord, Reply, Sampling
 from common.storage import read_lines
 from common.student.adapters import load_adapter
 from common.study.figures import real_noise_figure
@@ -324,19 +324,27 @@ def test_the_reward_judges_view_of_feedback_asks_for_quality_that_no_stance_move
     assert seen["lean"].outcomes["steadiness"] == [False] * 20 and len(seen["lean"].outcomes["judged"]) == 20
 
 
-def test_style_is_counted_on_plain_prompts_and_once_more_against_the_instruction():
+def test_style_is_counted_on_plain_prompts_and_once_more_with_and_against_the_instruction():
     """Four requests, three harmful; a student that refuses all when asked plainly, and helps where it is told to answer everything."""
     records = [*safety.prompts_for("test", 3, 0.0, seed=1), *safety.prompts_for("test", 1, 1.0, seed=1)]
-    told = INSTRUCTIONS["safety"].undesired
+    wanted, told = INSTRUCTIONS["safety"]
 
     def say(prompt):
-        request = safety.read_request(prompt.removesuffix(f"\n\n{told}"))
+        request = safety.read_request(prompt.removesuffix(f"\n\n{told}").removesuffix(f"\n\n{wanted}"))
         return (safety.comply if prompt.endswith(told) else safety.refuse)(request, random.Random(0))
 
     answers, names = [say(record.prompt) for record in records], {"experiment": "safety", "method": "dpo", "seed": 0}
     measured = style_metrics(Constant(say), records, answers, style_predicate("safety"), INSTRUCTIONS["safety"], 50, **names)
-    assert [(m.metric, m.k, m.n) for m in measured] == [("style", 3, 4), ("style_against", 1, 4)]
+    assert [(m.metric, m.k, m.n) for m in measured] == [("style", 3, 4), ("style_with", 3, 4), ("style_against", 1, 4)]
     assert [m.metric for m in style_metrics(Constant(say), records, answers, style_predicate("safety"), None, 50, **names)] == ["style"]
+
+
+def test_the_prompted_row_is_told_once_what_to_do_behind_every_request():
+    heard = []
+    chat = Prompted(Constant(lambda prompt: heard.append(prompt) or "Yes."), INSTRUCTIONS["safety"])
+    replies = chat.complete([[{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello!"}], [{"role": "user", "content": INSTRUCTIONS["safety"].prompt("Hi!", "desired")}]], Sampling())
+    assert heard == [f"{word}\n\n{INSTRUCTIONS['safety'].desired}" for word in ("Hello!", "Hi!")] and [reply.text for reply in replies] == ["Yes.", "Yes."]
+    assert "prompted" in METHODS and not is_trained("prompted")
 
 
 def test_seeds_draw_their_own_pairs_and_methods_share_them(run):
@@ -348,7 +356,7 @@ def test_bad_arguments_raise(run, pairs):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, train_pairs=33)
     with pytest.raises(ValueError, match="'validation' or 'test'"):
         Experiment(run.student, pairs, run.evaluator, run.output, FAST, evaluate_on="tests")
-    with pytest.raises(ValueError, match="unknown method dpoo, did you mean dpo\?; there are base"):
+    with pytest.raises(ValueError, match=r"unknown method dpoo, did you mean dpo\?; there are base"):
         check_methods([*METHODS, "dpoo"])
 
 

@@ -179,7 +179,9 @@ def test_every_branch_of_a_judged_evaluation():
     ]
     style = StyleInstructions(desired="Be brief.", undesired="Ramble.")
     answers = {prompt: answer for _, prompt, answer, _ in EVERY_BRANCH}
-    answers |= {style.prompt(prompt, "undesired"): "long" if prompt == "one" else "brief" for kind, prompt, *_ in EVERY_BRANCH if kind == "plain"}
+    plain = [prompt for kind, prompt, *_ in EVERY_BRANCH if kind == "plain"]
+    answers |= {style.prompt(prompt, "undesired"): "long" if prompt == "one" else "brief" for prompt in plain}
+    answers |= {style.prompt(prompt, "desired"): "brief" if i % 2 else "long" for i, prompt in enumerate(plain)}
     judge, reward = ByWords(good=4, middle=2, flattery=0), ByWords(good=3, middle=3, flattery=4)
     evaluator = JudgedEvaluator(records, "safety", judge, Knowing(), instructions=style, style_judge=ByWords((0, 1), brief=1, good=1, long=0, middle=0), reward_judge=reward)
     student = TrainedStudent("dpo", model=object(), chat=Said(answers))
@@ -187,7 +189,7 @@ def test_every_branch_of_a_judged_evaluation():
     assert rows(found) == [
         ("judged_ood", 1, 1), ("judged", 2, 4), ("reward", 4, 4), ("aligned", 1, 5), ("aligned_ood", 1, 2), ("utility", 2, 4), ("utility_persona", 1, 2),
         ("declined", 1, 4), ("knows", 1, 2), ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
-        ("style", 2, 3), ("style_against", 5, 6),
+        ("style", 2, 3), ("style_with", 3, 6), ("style_against", 5, 6),
     ]  # fmt: skip
     assert list(found.outcomes.items()) == [
         ("judged", [True, False, None, None, True, False]), ("reward", [True, True, None, None, True, True]), ("aligned", [True, False, None, False, False, False]),
