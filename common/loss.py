@@ -122,7 +122,7 @@ def rdpo_flip(u: Tensor, score_gap: Tensor) -> Tensor:
 LOSSES: dict[str, Callable[..., Tensor]] = {
     function.__name__: function
     for function in (dpo, cdpo, robust, ipo, rdpo, rdpo_label, rdpo_ml, rdpo_soft, rdpo_squared, rdpo_filter, rdpo_flip, route)
-}
+}  # fmt: skip
 LOOKS_AT: dict[str, Callable[..., Tensor]] = {
     "rdpo_filter": lambda score_gap: score_gap > 0,
     "route": lambda score_gap, clear: score_gap > clear,

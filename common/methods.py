@@ -8,13 +8,14 @@ revisions, dSC = SFT on revisions that scored strictly higher than the original 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from common.loss import LOSSES, check_method, knobs_of, uses_scores
-from common.runtime import checked, nearest
+from common.runtime import checked, nearest, resolve
 from common.specs import place_and_commit
 from common.student.identity import located
 
@@ -46,7 +47,12 @@ class Method:
     @property
     def sees_scores(self) -> bool:
         """Whether what it trains depends on the external scores."""
-        return self.sft_on == "accepted" or self.nll_on in ("accepted", "better") or bool(self.loss) and uses_scores(self.loss)
+        return (
+            self.sft_on == "accepted"
+            or self.nll_on in ("accepted", "better")
+            or bool(self.loss)
+            and uses_scores(self.loss)
+        )
 
     @property
     def tuned_as(self) -> str:
@@ -105,7 +111,8 @@ EXISTING = {
     "endpoint": "a model behind an endpoint",
 }
 """Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an
-adapter on the student as the student is loaded and with the tokenizer beside it, a model with its own weights
+adapter on the student as the student is loaded and with the tokenizer beside it, at half its strength as
+`adapter:FOLDER@0.5`, a model with its own weights
 (`student.load_as_it_is`), never rounded to NF4."""
 
 
@@ -117,7 +124,7 @@ class TrainSettings:
     computes it whole.
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
     beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
-    of the rows with an NLL term. max_length: tokens of prompt
+    of the rows with an NLL term. kl_budget: see `RDPOConfig`. max_length: tokens of prompt
     and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does
     with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
     hold besides.
@@ -131,6 +138,7 @@ class TrainSettings:
     beta: float = 0.1
     knobs: Mapping[str, float] = field(default_factory=dict)
     nll_weight: float = 1.0
+    kl_budget: float = 0.0
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
@@ -144,6 +152,7 @@ class TrainSettings:
         row = METHODS[method]
         own = ["learning_rate", "beta"] if row.loss else ["sft_learning_rate"]
         own += ["nll_weight"] if row.nll_on else []
+        own += ["kl_budget"] if row.loss and self.kl_budget else []
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
         values = {
             name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")
@@ -224,11 +233,27 @@ def label_of(method: str) -> str:
 
 
 def existing_place(method: str) -> Path | str:
-    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`, without its commit. Raises what
-    `identity.located` does."""
-    return located(place_and_commit(method.partition(":")[2])[0])
+    """The folder of an `adapter:` or `model:`, or the Hub name of a `model:`, without its strength or commit. Raises
+    what `identity.located` does."""
+    return located(_parted(method)[0])
 
 
 def existing_commit(method: str) -> str:
     """The commit of a `model:NAME@commit`, "" for none."""
-    return place_and_commit(method.partition(":")[2])[1] if existing(method) == "model" else ""
+    return _parted(method)[1] if existing(method) == "model" else ""
+
+
+def existing_strength(method: str) -> float:
+    """How many times an adapter counts: .5 in `adapter:FOLDER@0.5`, 1 where nothing is said."""
+    strength = _parted(method)[1] if existing(method) == "adapter" else ""
+    return float(strength) if strength else 1.0
+
+
+def _parted(method: str) -> tuple[str, str]:
+    """(folder or Hub name; what stands behind its @: the strength of an adapter, the commit of a model)."""
+    kind, _, text = method.partition(":")
+    if kind != "adapter":
+        return place_and_commit(text)
+    folder, _, strength = text.rpartition("@")
+    is_strength = folder and re.fullmatch(r"\d+(\.\d+)?|\.\d+", strength) and not resolve(text).exists()
+    return (folder, strength) if is_strength else (text, "")

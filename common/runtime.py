@@ -29,7 +29,7 @@ SHARE, POSITIVE, WEIGHT, COUNT, SEED = Field(ge=0, le=1), Field(gt=0), Field(ge=
 LIMITS = {
     **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "clear", "judge_error", "judge_unclear", "failed_limit", "unscored_limit", "least_yield"), SHARE),
     **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "variance", "repetition_penalty"), POSITIVE),
-    **dict.fromkeys(("alpha", "eta", "nll_weight", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
+    **dict.fromkeys(("alpha", "eta", "nll_weight", "kl_budget", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
     **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch"), COUNT),
     **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "least_kappa": Field(ge=-1, le=1),
 }  # fmt: skip
@@ -94,8 +94,10 @@ def is_interactive() -> bool:
 class Progress:
     """A bar in Jupyter and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
 
-    Call it with the number of items just finished.
+    Call it with the number of items just finished. note: what else a line says of them.
     """
+
+    note = ""
 
     def __init__(self, label: str, total: int, every: float = 10.0):
         self.label, self.total, self.done, self.every = label, total, 0, every
@@ -109,13 +111,15 @@ class Progress:
     def __call__(self, finished: int) -> None:
         self.done += finished
         if self.bar is not None:
+            self.bar.set_postfix_str(self.note, refresh=False)
             self.bar.update(finished)
             return
         now = time.perf_counter()
         if self.done >= self.total or now - self.said > self.every:
             self.said, spent = now, now - self.start
             left = spent / self.done * (self.total - self.done) if self.done else float("nan")
-            print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, about {left:.0f} s left", flush=True)
+            note = f", {self.note}" if self.note else ""
+            print(f"{self.label}: {self.done}/{self.total}, {spent:.0f} s, about {left:.0f} s left{note}", flush=True)
 
 
 def escape_what_the_terminal_lacks() -> None:

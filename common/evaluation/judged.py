@@ -111,12 +111,12 @@ class JudgedEvaluator:
     """
 
     safety, verdict = "aligned", "judged"
-    matches_utility = False
 
     def __init__(
         self, records: Sequence[HeldOut], experiment: str, judge: Judge, reader: Reader, max_new_tokens: int = 96, repetition_penalty: float = 1.1,
-        instructions: StyleInstructions | None = None, style_judge: Judge | None = None, prompts: int = 0, reward_judge: Judge | None = None,
+        instructions: StyleInstructions | None = None, style_judge: Judge | None = None, prompts: int = 0, reward_judge: Judge | None = None, match_utility: bool = False,
     ):  # fmt: skip
+        self.matches_utility = match_utility
         self.records, self.experiment, self.judge, self.reader = list(records), experiment, judge, reader
         self.max_new_tokens, self.repetition_penalty = max_new_tokens, repetition_penalty
         self.instructions, self.style_judge, self.prompts, self.reward_judge = (
@@ -136,7 +136,8 @@ class JudgedEvaluator:
         }
         judge = self.style_judge and self.style_judge.name
         style = {"style": [*self.instructions, judge], "asked": STYLE_METRICS} if self.instructions else {}
-        return own | mark_of_judges(self.judge, self.reward_judge) | style
+        matched = {"match_utility": True} if self.matches_utility else {}
+        return own | mark_of_judges(self.judge, self.reward_judge) | style | matched
 
     @property
     def texts(self) -> ExperimentPrompts:
@@ -160,7 +161,12 @@ class JudgedEvaluator:
     def chat(self, student: TrainedStudent, progress: Progress | None = None) -> ChatModel:
         """How the student is asked."""
         return chat_of(
-            student, self.texts, INSTRUCTIONS[self.experiment], batch_size=32, repetition_penalty=self.repetition_penalty, progress=progress
+            student,
+            self.texts,
+            INSTRUCTIONS[self.experiment],
+            batch_size=32,
+            repetition_penalty=self.repetition_penalty,
+            progress=progress,
         )
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:

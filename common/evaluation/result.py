@@ -13,6 +13,7 @@ from common.data.counterfactual import VARIANTS
 from common.methods import METHODS, TrainSettings, is_trained
 from common.schema import Metric
 from common.storage import JsonlStore, write_json
+from common.trainer.displacement import movement, warning
 
 
 @dataclass
@@ -139,13 +140,22 @@ def card(student: str | Path, settings: TrainSettings, result: Result, pairs: st
     """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs
     are."""
     made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
+    moved = movement(result.history)
+    said = [f"- {name}: {value:+.3f} nats a token" for name, value in moved.items()]
     lines = [
         f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}"
         for metric in result.metrics
+    ]
+    dial = [
+        f"- strength {point['lambda']:g}: {point['safety']:.3f}, utility {point['utility']:.3f}"
+        for point in result.frontier
     ]
     return "\n".join([
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
         f"# {result.row}, seed {result.seed}", "",
         f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
         f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", "Measured:", *lines, "",
+        *([f"The adapter at other strengths, wanted behaviour on validation; {result.matched_lambda:g} is the best of those that keep 95 % of the base student's utility (`load_adapter(base, folder, strength={result.matched_lambda:g})`):", *dial, ""] if dial else []),
+        *(["At the end of training, against the student before it (shift: mean change of given answers' log-probability):", *said, ""] if moved else []),
+        *([f"**{warned[0].upper()}{warned[1:]}.**", ""] if (warned := warning(result.history)) else []),
     ])  # fmt: skip

@@ -65,6 +65,8 @@ def style_metrics(
     """
     prompts, given = [record.prompt for record in records], {"style": answers}
     for metric, condition in zip(STYLE_METRICS[1:], ("desired", "undesired")) if instructions else ():
-        asked = [record.model_copy(update={"prompt": instructions.prompt(record.prompt, condition)}) for record in records]
+        asked = [
+            record.model_copy(update={"prompt": instructions.prompt(record.prompt, condition)}) for record in records
+        ]
         given[metric] = answers_of(chat, asked, max_new_tokens)
     return [rate(style_followed(prompts, texts, style), metric=metric, **names) for metric, texts in given.items()]

@@ -140,7 +140,8 @@ def _agreement(labelled: Sequence[Labelled], judged: Sequence[Judgement], middle
         if verdict != item.label
     ]
     right = {
-        label: [verdict == label for (item, _), verdict in zip(scored, verdicts) if item.label == label] for label in (1, 0)
+        label: [verdict == label for (item, _), verdict in zip(scored, verdicts) if item.label == label]
+        for label in (1, 0)
     }
     return {
         **agreement([item.label for item, _ in scored], verdicts),

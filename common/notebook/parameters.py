@@ -206,7 +206,8 @@ class TrainRDPO(Stage):
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a set. final_judge: of a real student's
-    answers; reward_judge: who scored the pairs. labels, least_kappa: as in `RewardScore`.
+    answers; reward_judge: who scored the pairs. match_utility: a real student's adapters are tried at
+    every strength too, on validation. labels, least_kappa: as in `RewardScore`.
     """
 
     pairs_file: str = ""
@@ -227,6 +228,7 @@ class TrainRDPO(Stage):
     beta: float = TRAINING.beta
     knobs: dict[str, float | Literal["judge"]] = Field(default_factory=dict)
     nll_weight: float = TRAINING.nll_weight
+    kl_budget: float = TRAINING.kl_budget
     lora_rank: int = TRAINING.lora_rank
     max_length: int = TRAINING.max_length
     reference: Literal["adapters off", "unquantised"] = TRAINING.reference
@@ -235,6 +237,7 @@ class TrainRDPO(Stage):
     repetition_penalty: float = 1.1
     final_judge: str = ""
     reward_judge: str = ""
+    match_utility: bool = False
     labels: list[str] = Field(default_factory=list)
     least_kappa: float = 0.4
 
@@ -258,8 +261,12 @@ class TrainRDPO(Stage):
     @property
     def training(self) -> TrainSettings:
         """The settings that all methods share, without what the judge is to tell."""
-        given = {name: getattr(self, name) for name in TrainSettings.__dataclass_fields__ if name in TrainRDPO.model_fields}
-        return TrainSettings(**given | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}})
+        given = {
+            name: getattr(self, name) for name in TrainSettings.__dataclass_fields__ if name in TrainRDPO.model_fields
+        }
+        return TrainSettings(
+            **given | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}}
+        )
 
 
 class PaperTables(Checked):

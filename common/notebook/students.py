@@ -107,5 +107,5 @@ def _judged_evaluator(
     return kind(
         prompts, p.experiment, judge, reader, max_new_tokens=p.max_new_tokens, repetition_penalty=p.repetition_penalty, instructions=instructions,
         style_judge=style_judge_of(asked, p.experiment) if instructions else None,  # a calibrated judge knows one question only
-        prompts=p.evaluation_prompts, reward_judge=named_judge("reward_judge", p.reward_judge, p, PROMPTS[p.experiment]) if p.reward_judge else None,
+        prompts=p.evaluation_prompts, reward_judge=named_judge("reward_judge", p.reward_judge, p, PROMPTS[p.experiment]) if p.reward_judge else None, match_utility=p.match_utility,
     )  # fmt: skip

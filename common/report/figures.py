@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from common.data.counterfactual import VARIANTS
@@ -12,6 +13,7 @@ from common.evaluation.result import Result
 from common.methods import METHODS, is_trained
 from common.report.tables import REAL, by_row, objective_of, row_label, seen_of, value_of
 from common.schema import Pair, ScoredPair
+from common.trainer.displacement import CHOSEN, KL, REJECTED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,32 +80,38 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
 
 
 def training_figure(result: Result) -> Figure:
-    """Loss and, for preference losses, implicit rewards with their margin and the likelihood of both answers, step by
-    step; bold lines are means over the last ten steps.
+    """Loss and, for preference losses, implicit rewards with their margin, and how far both answers have moved from the
+    reference a token, with KL; step by step, bold lines are means over the last ten steps.
 
-    Both likelihoods falling together is likelihood displacement: the margin grows while the good answer gets rarer."""
+    Both answers falling together is likelihood displacement: the margin grows while the good answer gets rarer."""
     steps = [row for row in result.history if "loss" in row]
     panels = {"loss": {"loss": "loss"}}
-    if steps and "rewards/chosen" in steps[0]:
+    if any("rewards/chosen" in row for row in steps):
         panels["implicit rewards, beta x log-ratio"] = {
             "chosen": "rewards/chosen",
             "rejected": "rewards/rejected",
             "margin": "rewards/margins",
         }
-        panels["log-likelihood, nats per answer"] = {"chosen": "logps/chosen", "rejected": "logps/rejected"}
+        panels["moved from the reference, nats a token"] = {"chosen": CHOSEN, "rejected": REJECTED, "KL": KL}
     figure, axes = _figure(3.7 * len(panels), 3.2, len(panels))
-    colors = {"loss": "#444444", "chosen": "#2ca02c", "rejected": "#d62728", "margin": "#1f77b4"}
+    colors = {"loss": "#444444", "chosen": "#2ca02c", "rejected": "#d62728", "margin": "#1f77b4", "KL": "#444444"}
     for one, (title, lines) in zip([axes] if len(panels) == 1 else axes, panels.items()):
         for label, column in lines.items():
-            values = [row[column] for row in steps]
-            means = [
-                sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))
-            ]
-            one.plot(range(1, len(steps) + 1), values, color=colors[label], linewidth=0.7, alpha=0.35)
-            one.plot(range(1, len(steps) + 1), means, color=colors[label], label=label)
+            points = [(number, row[column]) for number, row in enumerate(steps, 1) if column in row]
+            if not points:
+                continue
+            numbers, values = zip(*points)
+            if label == "KL":
+                one.plot(numbers, values, color=colors[label], marker="o", markersize=3, linewidth=0.7, label=label)
+                continue
+            means = [fmean(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
+            one.plot(numbers, values, color=colors[label], linewidth=0.7, alpha=0.35)
+            one.plot(numbers, means, color=colors[label], label=label)
         one.set(title=f"{row_label(result)}, seed {result.seed}: loss" if title == "loss" else title, xlabel="step")
         if len(lines) > 1:
             one.legend(fontsize=8, frameon=False)
+        if CHOSEN in lines.values():
+            one.axhline(0, color="0.4", linewidth=0.8)
     return figure
 
 

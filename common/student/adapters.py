@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from common.student.identity import weights_of
 from common.student.load import MERGED_INTO, check_finite, check_tokenizer, precision
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -64,21 +65,21 @@ def save_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fol
     Path(folder, "README.md").write_text(card, encoding="utf-8")
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
+def load_adapter(base: PreTrainedModel, folder: str | Path, strength: float = 1.0) -> PreTrainedModel:
     """The base model with a trained adapter on it, frozen, ready to generate. Warns where all that is known of the
     adapter is that its config names another base model.
 
+    strength: how many times the adapter counts: 0 is the base, 1 as it was trained, between them a weaker dose. Saved or
+    merged again, it has that strength for good.
+
     Raises ValueError for an adapter that was trained on other weights, that does not fit this model, or that holds NaN
-    or infinity.
+    or infinity, and for a strength that is negative or that the adapter has no scale for.
     """
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    named, made, own = (
-        PeftConfig.from_pretrained(str(folder)).base_model_name_or_path,
-        Path(folder, BASE_FILE),
-        _base(base),
-    )
+    config = _at_strength(PeftConfig.from_pretrained(str(folder)), strength, folder)
+    named, made, own = config.base_model_name_or_path, Path(folder, BASE_FILE), _base(base)
     told = (
         json.loads(made.read_text(encoding="utf-8")) if made.exists() else {"base": named or own["base"], "weights": ""}
     )
@@ -89,7 +90,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     elif Path(told["base"]).name != Path(own["base"]).name:
         warnings.warn(said, stacklevel=2)
     try:
-        model = PeftModel.from_pretrained(base, str(folder)).eval()
+        model = PeftModel.from_pretrained(base, str(folder), config=config).eval()
         adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
         if unlike := [
             key for key in load_peft_weights(str(folder), device="cpu").keys() ^ adapter.keys() if "lora_" in key
@@ -103,6 +104,21 @@ def load_adapter(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         ) from None
     check_finite(adapter, f"the adapter in {folder}")
     return model
+
+
+def _at_strength(config: PeftConfig, strength: float, folder: str | Path) -> PeftConfig:
+    """The config of an adapter that counts `strength` times. Raises ValueError where that is no matter of LoRA's scale."""
+    if not (math.isfinite(strength) and strength >= 0):
+        raise ValueError(f"the strength of an adapter is 0 or more, 1 as it was trained, not {strength}")
+    if strength == 1.0:
+        return config
+    if config.peft_type != "LORA" or config.use_dora or config.modules_to_save or config.bias != "none":
+        raise ValueError(
+            f"the adapter in {folder} is no plain LoRA, so it has no scale that could be turned to {strength:g}; use it as it is"
+        )
+    config.lora_alpha *= strength
+    config.alpha_pattern = {layer: alpha * strength for layer, alpha in config.alpha_pattern.items()}
+    return config
 
 
 def adapter_tokenizer(
@@ -130,9 +146,11 @@ def _base(model: PreTrainedModel) -> dict[str, str]:
     return {"base": f"{name}@{commit}" if commit else name, "weights": weights_of(name) if Path(name).is_dir() else ""}
 
 
-def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def export_merged(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, scale: float = 1.0
+) -> None:
     """Writes an ordinary model folder, adapter merged, that needs neither PEFT nor bitsandbytes: safetensors and JSON
-    only.
+    only. scale: how many times the adapter counts, as `strength` of `load_adapter`.
 
     An NF4 base is dequantised first and brought to float32, so the folder holds the weights that the adapter was
     trained on and says what it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds
@@ -141,16 +159,18 @@ def export_merged(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fo
     folder, which says itself that it was merged into NF4 weights: those lie on NF4's grid, an adapter moves them by far
     less than its step, and rounding to NF4 again takes the change away (LOG.md).
 
-    Raises ValueError, and writes nothing, where the merged weights hold NaN or infinity.
+    Raises ValueError, and writes nothing, where the merged weights hold NaN or infinity, and for a scale as
+    `load_adapter` does.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     with TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)
+        config = _at_strength(PeftConfig.from_pretrained(scratch), scale, "this model")
         base = copy.deepcopy(model).unload()
         if grid := precision(base).partition(",")[0] if getattr(base, "is_quantized", False) else "":
             base = base.dequantize().float()
-        merged = PeftModel.from_pretrained(base, scratch).merge_and_unload()
+        merged = PeftModel.from_pretrained(base, scratch, config=config).merge_and_unload()
     check_finite(dict(merged.named_parameters()), "the merged model")
     if grid:
         setattr(merged.config, MERGED_INTO, grid)

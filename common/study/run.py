@@ -123,9 +123,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExe
         before = read_tuned(path) if path.exists() else {}
         chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
         changed = [method for method, setting in before.items() if chosen[method] != setting]
-        _drop_rows(
-            to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed
-        )
+        _drop_rows(to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed)
     return failed
 
 

@@ -47,6 +47,8 @@ class RDPOConfig(DPOConfig):
         nll_on: what the likelihood term counts: the chosen answers of "all" pairs, or of "accepted" ones (score_chosen >
             score_rejected, which is dSC's filter), or of every pair the "better" answer, the one that scored higher; a
             tie has none.
+        kl_budget: nats a token; a training whose chosen answers' KL to the reference is above it at a logged step ends
+            there. 0 is none.
         score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
         packed: False computes two padded rows a pair, prompt and all, as TRL does; the numbers are the same.
         reference_cache: folder of reference log-probabilities, shared by whoever names it; None keeps them in
@@ -66,8 +68,10 @@ class RDPOConfig(DPOConfig):
     clear: float = _option(0.3, "Score gap above which `route` trains on a pair as a preference.")
     nll_weight: float = _option(0.0, "Weight of the negative log-likelihood of a completion.")
     nll_on: Literal["all", "accepted", "better"] = _option(
-        "all", "What the likelihood term counts: all chosen answers, those that scored higher, or the better of each pair."
+        "all",
+        "What the likelihood term counts: all chosen answers, those that scored higher, or the better of each pair.",
     )
+    kl_budget: float = _option(0.0, "KL to the reference, nats a token, above which a training ends; 0 is none.")
     score_range: list[float] = field(
         default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."}
     )
@@ -95,6 +99,8 @@ class RDPOConfig(DPOConfig):
                 raise ValueError(f"{option.name}={value} is no finite number")
         if self.nll_weight < 0:
             raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
+        if self.kl_budget < 0:
+            raise ValueError(f"kl_budget is a KL divergence and cannot be negative, got {self.kl_budget}")
         self.score_range = _checked_range(self.score_range)
         defaults = {
             f.name: f.default_factory() if callable(f.default_factory) else f.default

@@ -35,6 +35,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, us
 
 from common.data.preference import SCORES, with_normalised_scores
 from common.logprobs.compute import balanced_logprobs, give_attention_back, grouped_logprobs
+from common.logprobs.divergence import answer_kl
 from common.logprobs.packing import Sequence
 from common.logprobs.reference import ReferenceCache, reference_identity
 from common.loss import LIKELIHOOD, LOOKS_AT, preference_loss
@@ -44,7 +45,11 @@ from common.student.adapters import adapters_to_float32
 from common.student.load import check_prompt_is_prefix, forbid_cpu_repacking, learned_positions
 from common.trainer.collator import REFERENCE, TEXT_ONLY, TOKENS, ScoreCollator
 from common.trainer.config import RDPOConfig, card_of
+from common.trainer.displacement import CHOSEN, REJECTED
 from common.trainer.finite import StopWhenNotFinite, not_finite
+from common.trainer.kl import ANSWERS, KLMeter
+
+Sides = tuple[Tensor, Tensor, Tensor]
 
 
 class RDPOTrainer(DPOTrainer):
@@ -115,6 +120,13 @@ class RDPOTrainer(DPOTrainer):
             adapters_to_float32(self.model)
         self._forbid_cpu_repacking()
         self.add_callback(StopWhenNotFinite())
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if not sharded and (self.ref_model is not None or is_peft_model(self.model)):
+            self.add_callback(KLMeter(self, args.kl_budget))
+        elif args.kl_budget:
+            raise ValueError(
+                "kl_budget needs a reference beside the policy: an adapter or ref_model, on a model that is not sharded; leave it 0"
+            )
         if self.aux_loss_enabled and args.packed:
             warnings.warn(
                 f"{type(model).__name__} is computed in padded rows, one per completion: its load-balancing loss counts the tokens of all rows; "
@@ -297,20 +309,35 @@ class RDPOTrainer(DPOTrainer):
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
         if self.model.training and not loss.isfinite():
             raise ValueError(not_finite(f"loss of step {self.state.global_step + 1}", args))
-        of_chosen, of_rejected = (chosen_rewards, chosen_logps.detach()), (rejected_rewards, rejected_logps.detach())
+        lengths = inputs["completion_mask"].sum(dim=1).chunk(2)
+        of_chosen, of_rejected = (
+            (rewards, logps.detach(), (logps.detach() - reference) / length)
+            for rewards, logps, reference, length in zip(
+                (chosen_rewards, rejected_rewards),
+                (chosen_logps, rejected_logps),
+                (reference_chosen_logps, reference_rejected_logps),
+                lengths,
+            )
+        )
         if computed is not None:
             of_chosen, of_rejected = (
                 tuple(torch.where(side, value, torch.nan) for value in values)
                 for side, values in zip(computed.unbind(1), (of_chosen, of_rejected))
             )
-        self._log_batch(inputs, *of_chosen, *of_rejected)
+        self._log_batch(inputs, of_chosen, of_rejected)
         if not return_outputs:
             return loss
         with torch.no_grad():  # logits of all positions and words, which the loss never makes
             return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
 
-    def _log_batch(self, inputs, chosen_rewards, chosen_logps, rejected_rewards, rejected_logps) -> None:
-        """Means over the completions that were computed; the others are NaN."""
+    def _log_batch(self, inputs: dict[str, Tensor], of_chosen: Sides, of_rejected: Sides) -> None:
+        """Means over the completions that were computed; the others are NaN.
+
+        of_chosen, of_rejected: reward, log-probability, and its change against the reference a token, (batch,) each."""
+        (chosen_rewards, chosen_logps, chosen_shift), (rejected_rewards, rejected_logps, rejected_shift) = (
+            of_chosen,
+            of_rejected,
+        )
         metrics = self._metrics["train" if self.model.training else "eval"]
         values = {
             "rewards/chosen": chosen_rewards,
@@ -319,15 +346,37 @@ class RDPOTrainer(DPOTrainer):
             "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
             "logps/chosen": chosen_logps,
             "logps/rejected": rejected_logps,
+            CHOSEN: chosen_shift,
+            REJECTED: rejected_shift,
         }
         for name, value in values.items():
             if not math.isnan(average := self.accelerator.gather(value).nanmean().item()):
                 metrics[name].append(average)
         if self.model.training:
+            self._latest = inputs
             self._total_train_tokens += (
                 self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum().item() // self._tp_size
             )
         metrics["num_tokens"] = [self._total_train_tokens]
+
+    def chosen_kl(self) -> float:
+        """`divergence.answer_kl` of the first chosen answers of the step's last batch, between policy and reference."""
+        sequences, was_training = (
+            [group[0] for group in self._groups_that_fit(self._latest)][:ANSWERS],
+            self.model.training,
+        )
+        self.model.eval()  # no dropout, which would draw random numbers
+        try:
+            with self.accelerator.autocast():
+                kl = answer_kl(self.model, sequences, self._reference_model)
+        finally:
+            self.model.train(was_training)
+        return self.accelerator.gather(torch.tensor([kl], device=self.accelerator.device)).mean().item()
+
+    @contextlib.contextmanager
+    def _reference_model(self) -> Iterator[torch.nn.Module]:
+        with self._as_reference():
+            yield self.ref_model or self.model
 
     @contextlib.contextmanager
     def _attention_given_back(self) -> Iterator[None]:

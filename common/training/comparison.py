@@ -16,7 +16,15 @@ from common.evaluation.answers import TrainedStudent
 from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
-from common.methods import TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
+from common.methods import (
+    TrainSettings,
+    check_methods,
+    existing,
+    existing_commit,
+    existing_place,
+    existing_strength,
+    is_trained,
+)
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.identity import identity, located
@@ -59,7 +67,7 @@ class Experiment:
         finished: JSONL file of results with `excerpts` for texts, as a project keeps them: what is made of the same is
             taken from there and not trained again, what is new is added. None for no such file.
         chats: who answers for the `endpoint:` rows, by row.
-        match_utility: whether a miniature's metrics at matched utility are measured too; trials do without.
+        match_utility: whether metrics at matched utility are measured too, where the evaluator does; trials do without.
         evaluations: of untrained rows, by row and split; experiments with the same student and evaluator may share
             them.
         load: for `load_student`.
@@ -232,9 +240,12 @@ class Experiment:
             else ([], TrainSettings())
         )
         kind = existing(method)
-        commit = f"@{existing_commit(method)}" if existing_commit(method) else ""
+        strength = existing_strength(method)
+        behind = existing_commit(method) or (f"{strength:g}" if strength != 1.0 else "")
         named = (
-            f"{kind}:{identity(existing_place(method))}{commit}" if kind in ("adapter", "model") else method
+            f"{kind}:{identity(existing_place(method))}{behind and '@' + behind}"
+            if kind in ("adapter", "model")
+            else method
         )  # whatever its place is called
         training = training_of(named, self.student, pairs, settings, **self.load)
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}

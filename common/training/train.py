@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 from common.data.preference import accepted, preference_dataset, prompt_messages
 from common.evaluation.answers import TrainedStudent
 from common.logprobs.compute import grouped_logprobs
-from common.methods import METHODS, TrainSettings, check_methods, existing, existing_commit, existing_place, is_trained
+from common.methods import (
+    METHODS,
+    TrainSettings,
+    check_methods,
+    existing,
+    existing_commit,
+    existing_place,
+    existing_strength,
+    is_trained,
+)
 from common.runtime import Progress, resolve
 from common.schema import ScoredPair
 from common.student.adapters import adapter_tokenizer, adapters_to_float32, load_adapter, lora_settings
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
+from common.trainer.displacement import CHOSEN, warning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -50,7 +60,7 @@ def train(
     model, tokenizer = load_student(student, **load)
     if existing(method) == "adapter":
         model, beside = (
-            load_adapter(model, existing_place(method)),
+            load_adapter(model, existing_place(method), existing_strength(method)),
             adapter_tokenizer(model, existing_place(method), load.get("pad_token")),
         )
         tokenizer = beside or tokenizer
@@ -82,8 +92,16 @@ def _report_progress(trainer: Trainer, label: str) -> None:
             self.progress = Progress(label, state.max_steps)
             self.progress(state.global_step)
 
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if CHOSEN in logs:
+                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token"
+
         def on_step_end(self, args, state, control, **kwargs):
             self.progress(1)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            if said := warning(state.log_history):
+                print(f"{label}: {said}", flush=True)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())
@@ -115,7 +133,7 @@ def preference_trainer(
     row = METHODS[method]
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
-        reference_cache=str(resolve("runs/models/reference")), **settings.knobs_of(row.loss), **_common_arguments(model, settings, output),
+        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, **settings.knobs_of(row.loss), **_common_arguments(model, settings, output),
     )  # fmt: skip
     reference = None
     if settings.reference == "unquantised":

@@ -11,10 +11,10 @@ from tiny_models import tiny_causal_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from common.evaluation.judged import HeldOut, JudgedEvaluator
-from common.evaluation.result import Result
+from common.evaluation.result import Result, card
 from common.judge.llm import LLMJudge
 from common.judge.local import YesNoJudge
-from common.methods import TrainSettings, check_methods
+from common.methods import TrainSettings, check_methods, existing_place, existing_strength
 from common.notebook.judges import open_judge
 from common.notebook.parameters import RewardScore
 from common.prompts import PROMPTS
@@ -221,3 +221,83 @@ def test_a_row_is_another_when_its_judge_is_asked_with_other_texts(experiment):
     asked = PROMPTS["safety"], PROMPTS["safety"].model_copy(update={"judge_template": "{prompt} {answer} {verdict_format}"})
     first, second = (experiment(LLMJudge(chat, prompts)).made_of("base", 0) for prompts in asked)
     assert first != second == experiment(LLMJudge(chat, asked[1])).made_of("base", 0)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    """A saved adapter that moves the model well."""
+    folder = tmp_path_factory.mktemp("dial") / "adapter"
+    model, tokenizer = load_student(tiny, **FLOAT32)
+    save_adapter(with_small_adapter(model, 0.1), tokenizer, folder, "")
+    return folder
+
+
+def layer_of(model):
+    """Output of one adapted layer for a fixed input, which an adapter changes in proportion to its strength."""
+    torch.manual_seed(0)
+    layer = next(module for name, module in model.named_modules() if name.endswith("q_proj"))
+    with torch.no_grad():
+        return layer(torch.randn(3, layer.in_features))
+
+
+def test_the_strength_of_an_adapter_is_how_many_times_it_counts(tiny, saved, tmp_path):
+    base_output = layer_of(load_student(tiny, **FLOAT32)[0])
+    outputs = {strength: layer_of(load_adapter(load_student(tiny, **FLOAT32)[0], saved, strength)) for strength in (0.0, 0.25, 1.0, 2.0)}
+    whole = outputs[1.0] - base_output
+    for strength, output in outputs.items():
+        torch.testing.assert_close(output - base_output, strength * whole, rtol=1e-4, atol=1e-6)
+    row = train(f"adapter:{saved}@0.25", tiny, [], TrainSettings(), tmp_path, **FLOAT32)
+    torch.testing.assert_close(layer_of(row.model), outputs[0.25])
+
+
+def test_a_strength_stays_with_what_is_saved_and_merged(tiny, saved, tmp_path):
+    half = load_adapter(load_student(tiny, **FLOAT32)[0], saved, 0.5)
+    said, tokenizer = logprobs(half), load_student(tiny, **FLOAT32)[1]
+    save_adapter(half, tokenizer, tmp_path / "half", "")
+    assert torch.equal(logprobs(load_adapter(load_student(tiny, **FLOAT32)[0], tmp_path / "half")), said)
+    export_merged(half, tokenizer, tmp_path / "merged")
+    export_merged(load_adapter(load_student(tiny, **FLOAT32)[0], saved), tokenizer, tmp_path / "scaled", scale=0.5)
+    for folder in ("merged", "scaled"):
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / folder, dtype=torch.float32)
+        torch.testing.assert_close(logprobs(merged), said, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strength", [-0.5, float("nan"), float("inf")])
+def test_a_strength_that_is_none_is_refused(strength, tiny, saved, tmp_path):
+    with pytest.raises(ValueError, match="the strength of an adapter is 0 or more"):
+        load_adapter(load_student(tiny, **FLOAT32)[0], saved, strength)
+    model, tokenizer = load_student(tiny, **FLOAT32)
+    with pytest.raises(ValueError, match="the strength of an adapter is 0 or more"):
+        export_merged(with_small_adapter(model), tokenizer, tmp_path / "out", scale=strength)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_without_a_scale_has_one_strength(tiny, saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "dora")
+    config = json.loads((tmp_path / "dora/adapter_config.json").read_text())
+    (tmp_path / "dora/adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(ValueError, match="is no plain LoRA, so it has no scale that could be turned to 0.5"):
+        load_adapter(load_student(tiny, **FLOAT32)[0], tmp_path / "dora", 0.5)
+
+
+def test_the_strength_is_written_behind_the_folder_and_is_part_of_the_row(tiny, saved, tmp_path):
+    assert existing_strength(f"adapter:{saved}@0.5") == existing_strength(f"adapter:{saved}@.5") == 0.5 and existing_strength(f"adapter:{saved}") == 1.0
+    assert existing_place(f"adapter:{saved}@0.5") == saved and existing_strength("model:some/name@0.5") == 1.0
+    named = tmp_path / "run@2"
+    shutil.copytree(saved, named)
+    assert existing_place(f"adapter:{named}") == named and existing_strength(f"adapter:{named}") == 1.0  # that is its name
+    check_methods([f"adapter:{saved}@0.5"])
+    with pytest.raises(FileNotFoundError, match="no student folder at .*/nothing, "):
+        check_methods([f"adapter:{tmp_path}/nothing@0.5"])
+    evaluator = JudgedEvaluator([HeldOut(id="t", experiment="safety", split="test", prompt="Hello?")], "safety", LLMJudge(SimpleNamespace(name="stub"), PROMPTS["safety"]), None)
+    run = Experiment(tiny, [], evaluator, tmp_path, TrainSettings(), "test", **FLOAT32)
+    assert len({run.made_of(f"adapter:{saved}{behind}", 0) for behind in ("", "@0.5", "@0.25")}) == 3
+    assert run.made_of(f"adapter:{saved}", 0) == run.made_of(f"adapter:{saved}@1", 0)
+
+
+def test_the_card_tells_the_dial():
+    metric = Metric(experiment="safety", method="dpo", seed=0, metric="aligned", value=0.5, low=0.4, high=0.6, n=10)
+    points = [{"lambda": 0.0, "utility": 1.0, "safety": 0.2}, {"lambda": 0.5, "utility": 0.97, "safety": 0.6}, {"lambda": 1.0, "utility": 0.5, "safety": 0.9}]
+    told = card("student", TrainSettings(), Result("dpo", 0, "", [metric], frontier=points, matched_lambda=0.5))
+    assert "0.5 is the best of those that keep 95 %" in told and "- strength 0.5: 0.600, utility 0.970" in told and "strength=0.5" in told
+    assert "strength" not in card("student", TrainSettings(), Result("dpo", 0, "", [metric]))
