@@ -57,11 +57,11 @@ ELSEWHERE = {
 }  # fmt: skip
 
 
-def contrasts(study: Study) -> list[dict[str, Any]]:
+def contrasts(study: Study, named: Sequence[tuple[str, str]] = CONTRASTS) -> list[dict[str, Any]]:
     """The contrasts that were named beforehand, with t-interval, p and Holm's p over all of them that there are."""
     found = []
     for experiment in study.experiments():
-        for first, second in CONTRASTS:
+        for first, second in named:
             values = paired(*(study.of(experiment, behaviour(experiment), method) for method in (first, second)))
             if len(values) > 1:
                 difference, low, high = seed_interval(values)
@@ -92,7 +92,8 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
     for label, method, cell in named:
         if seeds := study.of(experiment, objective, method, **cell):
             cells = {
-                label_of: _cell(study.of(experiment, metric, method, **cell)) for metric, label_of in columns.items()
+                label_of: mean_cell(study.of(experiment, metric, method, **cell))
+                for metric, label_of in columns.items()
             }
             rows.append({"method": label, "seeds": len(seeds), **cells})
     return pd.DataFrame(rows)
@@ -135,7 +136,7 @@ def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
                     "experiment": experiment,
                     "difference": label,
                     "seeds": len(found["as trained"]),
-                    **{said: _difference(values) for said, values in found.items()},
+                    **{said: difference_cell(values) for said, values in found.items()},
                 }
             )
     return pd.DataFrame(rows)
@@ -168,8 +169,8 @@ def elsewhere_table(study: Study) -> pd.DataFrame:
                 study.few("safety", "utility", method, **cell).values() for method in ("dpo", "rdpo", "rdpo_filter")
             ]
             rows.append({
-                "cell": label, **{METHODS[method].label: _cell(values) for method, values in found.items()}, "rDPO - DPO": _difference(paired(found["rdpo"], found["dpo"])),
-                "accepted - DPO": _difference(paired(found["rdpo_filter"], found["dpo"])), "utility as trained, DPO / rDPO / accepted": " / ".join(f"{fmean(values):.2f}" if values else "-" for values in kept),
+                "cell": label, **{METHODS[method].label: mean_cell(values) for method, values in found.items()}, "rDPO - DPO": difference_cell(paired(found["rdpo"], found["dpo"])),
+                "accepted - DPO": difference_cell(paired(found["rdpo_filter"], found["dpo"])), "utility as trained, DPO / rDPO / accepted": " / ".join(f"{fmean(values):.2f}" if values else "-" for values in kept),
             })  # fmt: skip
     return pd.DataFrame(rows if len(rows) > 1 else [])
 
@@ -194,8 +195,8 @@ def gains_table(study: Study) -> pd.DataFrame:
                 [value / (1 - 2 * error) for value in gain("reward")],
             )
             if oracle and second and reward:
-                rows.append({"judge of the pairs": label, "method": METHODS[method].label, "oracle": _difference(oracle), "second judge": _difference(second), "judge of the pairs sees": _difference(reward),
-                             "above the oracle": _difference([own - true for own, true in zip(reward, oracle)])})  # fmt: skip
+                rows.append({"judge of the pairs": label, "method": METHODS[method].label, "oracle": difference_cell(oracle), "second judge": difference_cell(second), "judge of the pairs sees": difference_cell(reward),
+                             "above the oracle": difference_cell([own - true for own, true in zip(reward, oracle)])})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -216,9 +217,9 @@ def blind_table(study: Study) -> pd.DataFrame:
                     {
                         "method": METHODS[method].label,
                         "harmful prompts": where,
-                        "judge sees all": _cell(sees),
-                        "judge is blind": _cell(blind),
-                        "difference": _difference(paired(blind, sees)),
+                        "judge sees all": mean_cell(sees),
+                        "judge is blind": mean_cell(blind),
+                        "difference": difference_cell(paired(blind, sees)),
                     }
                 )
     return pd.DataFrame(rows)
@@ -238,15 +239,15 @@ def settings_table(study: Study) -> pd.DataFrame:
             if matched:
                 said = ", ".join(f"{name} {value}".removesuffix(".0") for name, value in change.items()) or "as chosen"
                 difference = (
-                    _difference(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
+                    difference_cell(paired(matched, study.of("safety", behaviour("safety"), method))) if change else "-"
                 )
                 rows.append(
                     {
                         "method": METHODS[method].label,
                         "setting": said,
-                        "at matched utility": _cell(matched),
+                        "at matched utility": mean_cell(matched),
                         "difference": difference,
-                        "utility as trained": _cell(utility),
+                        "utility as trained": mean_cell(utility),
                     }
                 )
     return pd.DataFrame(rows if any(row["difference"] != "-" for row in rows) else [])
@@ -268,8 +269,8 @@ def oracle_table(study: Study, trials: Mapping[str, Mapping[str, Any]]) -> pd.Da
                 study.of(experiment, behaviour(experiment), method, **cell) for cell in ({"chosen_by": "oracle"}, {})
             )
             if by_oracle:
-                rows.append({"experiment": experiment, "method": METHODS[method].label, "chosen by the judge": _said(setting), "judge's choice": _cell({seed: by_judge[seed] for seed in by_oracle}),
-                             "oracle's choice": _cell(by_oracle), "difference": _difference(paired(by_oracle, by_judge))})  # fmt: skip
+                rows.append({"experiment": experiment, "method": METHODS[method].label, "chosen by the judge": _said(setting), "judge's choice": mean_cell({seed: by_judge[seed] for seed in by_oracle}),
+                             "oracle's choice": mean_cell(by_oracle), "difference": difference_cell(paired(by_oracle, by_judge))})  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -279,7 +280,8 @@ def _said(setting: Mapping[str, Any]) -> str:
     )
 
 
-def _difference(values: Sequence[float]) -> str:
+def difference_cell(values: Sequence[float]) -> str:
+    """Mean difference with its t-interval; "-" for fewer than two."""
     if len(values) < 2:
         return "-"
     mean, low, high = seed_interval(values)
@@ -315,7 +317,8 @@ def correction_table(study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _cell(values: Mapping[int, float]) -> str:
+def mean_cell(values: Mapping[int, float]) -> str:
+    """Mean over seeds with its t-interval; "-" for none."""
     if not values:
         return "-"
     mean, low, high = seed_interval(list(values.values()))
