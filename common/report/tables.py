@@ -36,8 +36,8 @@ REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
 }  # fmt: skip
 STYLE_COLUMNS = {
     "style": "desired style",
-    "style_with": "asked for it",
-    "style_against": "told the opposite",
+    "style_with": "when asked for it",
+    "style_against": "when asked for the opposite",
 }  # shown where a row is of Counterfactual DPO
 
 

@@ -104,7 +104,7 @@ def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_the
     assert [row["metric"] for row in rows if row["method"] == "base"].count("harmlessness") == 1  # base stands in both folders and once in the table
     lines = (chain / "tables" / "safety" / "table.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:6]] == ["base student", "DPO", "rDPO (offset)", "counterfactual DPO, negation"]
-    assert "desired style" in lines[0] and "asked for it" in lines[0] and "told the opposite" in lines[0]
+    assert "desired style" in lines[0] and "when asked for it" in lines[0] and "when asked for the opposite" in lines[0]
 
 
 @pytest.mark.parametrize("experiment", INSTRUCTIONS)
