@@ -28,7 +28,8 @@ class Method:
     the answers whose likelihood is added to that loss, with the settings' `nll_weight`: all chosen ones alike, accepted
     ones (that term is dSC, so such a row is a control and no refined DPO), or of every pair the answer that scored better.
     sft_on: the revisions that a supervised row learns. search: knob of the loss -> the lowest and highest value that
-    tuning tries, on a logarithmic scale. trials_of: the method whose trials decide this one's setting, "" for its own.
+    tuning tries, on a logarithmic scale. extrapolates: the row whose training this one turns up, see
+    `training.extrapolate`. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     nll_on: Literal["", "all", "accepted", "better"] = ""
     sft_on: Literal["", "all", "accepted"] = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    extrapolates: str = ""
     trials_of: str = ""
 
     @property
@@ -57,7 +59,7 @@ class Method:
     @property
     def tuned_as(self) -> str:
         """The method whose trials decide its setting, "" for an untrained row."""
-        return "" if self.kind == "untrained" else self.trials_of or self.name
+        return "" if self.kind == "untrained" else self.trials_of or self.extrapolates or self.name
 
 
 METHODS: dict[str, Method] = {}
@@ -102,6 +104,8 @@ register(
     Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted", trials_of="rdpo"),
     Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
     Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
+    Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
+    Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
     Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip
 
@@ -124,8 +128,9 @@ class TrainSettings:
     computes it whole.
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
     beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
-    of the rows with an NLL term. kl_budget: see `RDPOConfig`. max_length: tokens of prompt
-    and completion. reference: of the preference losses, the student with its adapter off ("adapters off", as TRL does
+    of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
+    steps, at the learning rates of the whole. max_length: tokens of prompt and completion. reference: of the preference
+    losses, the student with its adapter off ("adapters off", as TRL does
     with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
     hold besides.
     """
@@ -139,6 +144,7 @@ class TrainSettings:
     knobs: Mapping[str, float] = field(default_factory=dict)
     nll_weight: float = 1.0
     kl_budget: float = 0.0
+    steps_share: float = 1.0
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
@@ -153,6 +159,7 @@ class TrainSettings:
         own = ["learning_rate", "beta"] if row.loss else ["sft_learning_rate"]
         own += ["nll_weight"] if row.nll_on else []
         own += ["kl_budget"] if row.loss and self.kl_budget else []
+        own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
         values = {
             name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")

@@ -229,6 +229,7 @@ class TrainRDPO(Stage):
     knobs: dict[str, float | Literal["judge"]] = Field(default_factory=dict)
     nll_weight: float = TRAINING.nll_weight
     kl_budget: float = TRAINING.kl_budget
+    steps_share: float = TRAINING.steps_share
     lora_rank: int = TRAINING.lora_rank
     max_length: int = TRAINING.max_length
     reference: Literal["adapters off", "unquantised"] = TRAINING.reference

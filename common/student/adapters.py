@@ -121,6 +121,18 @@ def _at_strength(config: PeftConfig, strength: float, folder: str | Path) -> Pef
     return config
 
 
+def turn(model: PreTrainedModel, strength: float) -> None:
+    """Makes the adapter of a model count `strength` times from now on, also in what is saved or merged. Raises what
+    `load_adapter` does."""
+    from peft.tuners.lora import LoraLayer
+
+    for name in model.active_adapters:
+        _at_strength(model.peft_config[name], strength, "this model")
+        for module in model.modules():
+            if isinstance(module, LoraLayer) and name in module.scaling:
+                module.scaling[name] *= strength
+
+
 def adapter_tokenizer(
     base: PreTrainedModel, folder: str | Path, pad_token: str | None = None
 ) -> PreTrainedTokenizerBase | None:

@@ -1,4 +1,4 @@
-"""A training that ends where its numbers are no numbers any more."""
+"""A training that ends before its last step: where its numbers are no numbers any more, or where it is told to."""
 
 from __future__ import annotations
 
@@ -20,6 +20,17 @@ class StopWhenNotFinite(TrainerCallback):
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if not _all_finite([parameter.detach() for parameter in model.parameters() if parameter.requires_grad]):
             raise ValueError(not_finite("size of the trained weights", args))
+
+
+class EndAfter(TrainerCallback):
+    """Ends a training after a share of its steps, at least one; the learning rates are those of the whole."""
+
+    def __init__(self, share: float):
+        self.share = share
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step >= max(1, round(self.share * state.max_steps)):
+            control.should_log = control.should_training_stop = True
 
 
 def _all_finite(tensors: list[Tensor]) -> bool:

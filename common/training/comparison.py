@@ -17,6 +17,7 @@ from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
 from common.methods import (
+    METHODS,
     TrainSettings,
     check_methods,
     existing,
@@ -27,7 +28,9 @@ from common.methods import (
 )
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
+from common.student.adapters import save_adapter
 from common.student.identity import identity, located
+from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
 from common.training.train import train
 
@@ -153,7 +156,10 @@ class Experiment:
         if not is_trained(method) and existing(method) != "adapter":
             result = self._untrained_result(method, seed, made_of)
         else:
-            student = self.train(method, seed, swapped)
+            student, more = self.train(method, seed, swapped), {}
+            if is_trained(method) and METHODS[method].extrapolates:
+                student, more["extrapolation"] = extrapolated(student, self.evaluator, seed, method)
+                save_adapter(student.model, student.tokenizer, path.parent / "adapter", f"# {method}, seed {seed}\n")
             result = self._evaluate(student, seed, made_of)
             if is_trained(method) and swapped:
                 result.swapped, result.metrics = (
@@ -163,7 +169,7 @@ class Experiment:
         result.split = self.evaluate_on
         if is_trained(method):
             settings = self.settings_of(method, seed)
-            result.settings = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
+            result.settings = {name: value for name, value in settings.as_dict(method).items() if name != "seed"} | more
             (path.parent / "adapter" / "README.md").write_text(card(self.student, settings, result), encoding="utf-8")
         result.write(path)
         if self.finished:
@@ -171,7 +177,10 @@ class Experiment:
         return result
 
     def train(self, method: str, seed: int, swapped: float = 0.0) -> TrainedStudent:
-        """The student of a row, trained unless that was done before; what is not trained is loaded."""
+        """The student of a row, trained unless that was done before; what is not trained is loaded, and of a row that
+        extrapolates the training that it turns up."""
+        if method in METHODS and METHODS[method].extrapolates:
+            return self.train(METHODS[method].extrapolates, seed, swapped)
         folder, settings = self.path_of(method, seed, swapped).parent, self.settings_of(method, seed)
         if not is_trained(method):
             return train(method, self.student, [], settings, folder, **self.load)
@@ -179,7 +188,8 @@ class Experiment:
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
         """The shared settings, with what was chosen for the method on top."""
-        return self.settings.changed(seed=seed, **self.tuned.get(method, {}))
+        trained = METHODS[method].extrapolates if method in METHODS else ""
+        return self.settings.changed(seed=seed, **self.tuned.get(trained or method, {}))
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers
@@ -251,6 +261,8 @@ class Experiment:
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
             evaluation["texts"] = texts
+        if is_trained(method) and METHODS[method].extrapolates:
+            evaluation["extrapolated"] = FACTORS
         if method == "prompted":
             evaluation["instruction"] = INSTRUCTIONS[self.evaluator.experiment].desired
         return fingerprint(

@@ -50,6 +50,10 @@ def train(
     Raises ValueError for a student with fewer positions than `max_length`, and where a loss or gradient is not finite.
     """
     check_methods([method])
+    if method in METHODS and METHODS[method].extrapolates:
+        raise ValueError(
+            f"{method} is no training of its own: train {METHODS[method].extrapolates}, and turn its adapter up"
+        )
     if existing(method) == "model":
         own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
         return TrainedStudent(
@@ -73,6 +77,10 @@ def train(
     scored = [pair for pair in pairs if pair.is_scored]
     make_trainer = preference_trainer if METHODS[method].loss else _supervised_trainer
     trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
+    if settings.steps_share < 1.0:
+        from common.trainer.finite import EndAfter
+
+        trainer.add_callback(EndAfter(settings.steps_share))
     _report_progress(trainer, f"training {method}, seed {settings.seed}")
     trainer.train()
     trained = TrainedStudent(

@@ -1,11 +1,13 @@
 """Evaluation at matched utility, divergence, learned-judge evaluation, and results that are kept (pytest tests/evaluation/test_evaluate.py)."""
 
+import json
 import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import Constant, Prompted, TrainedStudent
@@ -26,11 +28,12 @@ from common.report.measurements import write_measurements
 from common.report.tables import overview_table, read_results, results_table, table_rows
 from common.schema import Metric, PromptRecord, Reply, Sampling
 from common.storage import read_lines
-from common.student.adapters import load_adapter
+from common.student.adapters import load_adapter, turn
 from common.study.figures import real_noise_figure
 from common.study.rows import Study
 from common.training.before import first_answers
 from common.training.comparison import Experiment, stream
+from common.training.train import train
 
 NAMES = {"experiment": "safety", "method": "dpo", "seed": 0}
 FAST = TrainSettings(batch_size=8, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256)
@@ -201,6 +204,57 @@ def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
     assert "finished before" in capsys.readouterr().out
     table = results_table(read_results(tmp_path))
     assert list(table["method"]) == [adapter, "endpoint:served", f"model:{run.student}"] and set(table["seeds"] if "seeds" in table else "-") == {"-"}
+
+
+def test_expo_turns_a_trained_adapter_up_by_what_validation_chose(run, tmp_path, monkeypatch):
+    """The factor is the best of those tried, on validation alone; the adapter that is saved is the extrapolated one, and 0 gives the row itself."""
+    from common.training import extrapolate
+
+    trained, chosen = run.result("dpo", 0), {}
+    for best in (0.5, 0.0):
+        monkeypatch.setattr(extrapolate, "value_of", lambda evaluation, safety: values.pop(0))  # noqa: B023
+        values, splits = [0.5 if factor == best else 0.4 for factor in extrapolate.FACTORS], []
+        evaluator = WorldEvaluator(safety, "safety", run.evaluator.judge, 4, run.evaluator.max_new_tokens)
+        monkeypatch.setattr(WorldEvaluator, "__call__", lambda self, student, split, seed, asked=WorldEvaluator.__call__: splits.append(split) or asked(self, student, split, seed))  # noqa: B023
+        own = Experiment(run.student, run.pairs, run.evaluator, tmp_path / str(best), FAST, train_pairs=24, match_utility=False, **run.load)
+        chosen[best] = own.result("dpo_expo", 0)
+        assert values == [] and chosen[best].settings["extrapolation"] == best and splits[: len(extrapolate.FACTORS)] == ["validation"] * len(extrapolate.FACTORS)
+        monkeypatch.undo()
+    assert [metric.value for metric in chosen[0.0].metrics] == pytest.approx([metric.value for metric in trained.metrics], abs=1e-5)
+    base, turned = (json.loads((tmp_path / "0.5/seed-0" / row / "adapter/adapter_config.json").read_text())["lora_alpha"] for row in ("dpo", "dpo_expo"))
+    assert turned == 1.5 * base
+    again = Experiment(run.student, [], run.evaluator, tmp_path / "again", FAST, match_utility=False, **run.load)
+    as_saved, as_named = (again.result(f"adapter:{tmp_path}/0.5/seed-0/{row}", 0) for row in ("dpo_expo/adapter", "dpo/adapter@1.5"))
+    for row in (as_saved, as_named):
+        assert [m.value for m in row.metrics] == pytest.approx([m.value for m in chosen[0.5].metrics if m.metric in {x.metric for x in row.metrics}], abs=1e-5)
+    assert run.settings_of("dpo_expo", 0) == run.settings_of("dpo", 0) and run.made_of("dpo_expo", 0) != run.made_of("dpo", 0)
+    with pytest.raises(ValueError, match="dpo_expo is no training of its own: train dpo"):
+        train("dpo_expo", run.student, run.pairs, FAST, tmp_path)
+
+
+def test_a_fifth_of_the_steps_is_a_fifth_at_the_learning_rates_of_the_whole(run, tmp_path):
+    settings = replace(FAST, epochs=5, batch_size=2)
+    whole, part = (train("dpo", run.student, run.pairs_of(0)[:8], replace(settings, steps_share=share), tmp_path, **run.load).history for share in (1.0, 0.2))
+    steps = lambda history: [(step["step"], step["learning_rate"], step["loss"]) for step in history if "loss" in step]  # noqa: E731
+    assert len(steps(whole)) == 20 and steps(part) == steps(whole)[:4]
+    assert settings.as_dict("dpo") == replace(settings, steps_share=1.0).as_dict("dpo") != replace(settings, steps_share=0.2).as_dict("dpo")
+
+
+def test_extrapolation_of_a_layer_worked_by_hand():
+    """W = W0 + (1 + a) s B A and the first entry of softmax(W x)."""
+    A, B, scale, W0, x = torch.tensor([[0.2, -0.1], [0.05, 0.3]]), torch.tensor([[1.0, -2.0], [0.5, 0.25]]), 2.0, torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1.0, -1.0])
+    base = torch.nn.Linear(2, 2, bias=False)
+    base.weight.data = W0.clone()
+    model = get_peft_model(torch.nn.Sequential(base), LoraConfig(r=2, lora_alpha=4, target_modules=["0"]))
+    layer = model.base_model.model[0]
+    layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = A, B
+    assert layer.scaling["default"] == scale
+    for factor, first in ((-1.0, 0.500000), (0.0, 0.806121), (0.5, 0.894495), (1.0, 0.945319)):
+        with scaled(TrainedStudent("dpo", model), 1 + factor):
+            assert layer(x).softmax(0)[0].item() == pytest.approx(first, abs=1e-6)
+    turn(model, 1.5)
+    merged = model.merge_and_unload()[0].weight
+    torch.testing.assert_close(merged, torch.tensor([[1.3, -0.1], [3.3375, 4.075]]))
 
 
 def test_an_adapter_that_is_not_there_or_of_another_student_is_said(run, tmp_path, load_micro):
