@@ -27,7 +27,7 @@ class Method:
     label, color: in tables and figures. loss: of the rows trained with a preference loss, a name in `LOSSES`. nll_on:
     the answers whose likelihood is added to that loss, with the settings' `nll_weight`: all chosen ones alike, accepted
     ones (that term is dSC, so such a row is a control and no refined DPO), or of every pair the answer that scored better.
-    sft_on: the revisions that a supervised row learns. search: knob of the loss -> the lowest and highest value that
+    sft_on: what a supervised row learns, see `training.supervised`. search: knob -> the lowest and highest value that
     tuning tries, on a logarithmic scale. extrapolates: the row whose training this one turns up, see
     `training.extrapolate`. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
@@ -37,7 +37,7 @@ class Method:
     color: str
     loss: str = ""
     nll_on: Literal["", "all", "accepted", "better"] = ""
-    sft_on: Literal["", "all", "accepted"] = ""
+    sft_on: Literal["", "all", "accepted", "best", "weighted", "conditioned"] = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
     extrapolates: str = ""
     trials_of: str = ""
@@ -50,7 +50,7 @@ class Method:
     def sees_scores(self) -> bool:
         """Whether what it trains depends on the external scores."""
         return (
-            self.sft_on == "accepted"
+            self.sft_on not in ("", "all")
             or self.nll_on in ("accepted", "better")
             or bool(self.loss)
             and uses_scores(self.loss)
@@ -87,6 +87,9 @@ register(
     Method("prompted", "base, prompted", "#bc80bd"),
     Method("sft", "SFT", "#2ca02c", sft_on="all"),
     Method("dsc", "dSC", "#17becf", sft_on="accepted"),
+    Method("fa", "FA", "#98df8a", sft_on="best"),
+    Method("rwr", "RWR", "#637939", sft_on="weighted", search={"rwr_temperature": (0.05, 2.0)}),
+    Method("ca", "CA", "#9edae5", sft_on="conditioned"),
     Method("dpo", "DPO", "#d62728", loss="dpo"),
     Method("cdpo", "cDPO", "#ff9896", loss="cdpo", search={"label_smoothing": (0.05, 0.4)}),
     Method("robust", "robust DPO", "#e377c2", loss="robust", search={"label_smoothing": (0.05, 0.4)}),
@@ -129,7 +132,8 @@ class TrainSettings:
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
     beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
     of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
-    steps, at the learning rates of the whole. max_length: tokens of prompt and completion. reference: of the preference
+    steps, at the learning rates of the whole. rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked
+    for, in [0, 1]. max_length: tokens of prompt and completion. reference: of the preference
     losses, the student with its adapter off ("adapters off", as TRL does
     with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
     hold besides.
@@ -145,6 +149,8 @@ class TrainSettings:
     nll_weight: float = 1.0
     kl_budget: float = 0.0
     steps_share: float = 1.0
+    rwr_temperature: float = 0.25
+    ca_score: float = 1.0
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
@@ -159,12 +165,17 @@ class TrainSettings:
         own = ["learning_rate", "beta"] if row.loss else ["sft_learning_rate"]
         own += ["nll_weight"] if row.nll_on else []
         own += ["kl_budget"] if row.loss and self.kl_budget else []
+        own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
         values = {
             name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")
         }
         return values | self.knobs_of(row.loss)
+
+    def asked_for(self, method: str) -> float | None:
+        """The score that a row's answers are asked for, None where that is no matter of scores."""
+        return self.ca_score if method in METHODS and METHODS[method].sft_on == "conditioned" else None
 
     def knobs_of(self, loss: str) -> dict[str, float]:
         """The knobs of a loss, as it is trained with; {} for none."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.chat.local import LocalChat
 from common.chat.model import ChatModel, OnReply, hand_over
+from common.data.conditioned import Conditioned
 from common.data.counterfactual import StyleInstructions
 from common.data.self_critique import opening, run_chains
 from common.prompts import ExperimentPrompts
@@ -44,6 +45,8 @@ def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: S
     if student.chat:
         return student.chat
     chat = LocalChat(student.model, student.tokenizer, student.method, **local)
+    if student.asked_for is not None:
+        return Conditioned(chat, student.asked_for)
     if student.method == "prompted":
         return Prompted(chat, instructions)
     return SelfRefining(chat, prompts) if student.method == "sr" else chat
@@ -53,7 +56,8 @@ def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: S
 class TrainedStudent:
     """A student ready to be asked: the model (with its adapter, if it was trained) and what training looked like.
 
-    chat answers in the model's place, for a row that is no model in this process.
+    chat answers in the model's place, for a row that is no model in this process. asked_for: of a student of CA, the
+    score that every answer is asked for (`common.data.conditioned`).
     history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
     """
 
@@ -64,6 +68,7 @@ class TrainedStudent:
     pairs_used: int = 0
     unscored: int = 0
     chat: ChatModel | None = None
+    asked_for: float | None = None
 
     @property
     def precision(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from common.chat.model import ChatModel
+from common.data.conditioned import conditioned
 from common.data.counterfactual import StyleInstructions
 from common.data.self_critique import opening
 from common.evaluation.answers import TrainedStudent
@@ -70,12 +71,15 @@ def divergence(
     student: TrainedStudent, records: Sequence[PromptRecord], answers: Sequence[str], batch_size: int = 64
 ) -> list[float]:
     """log pi(y) - log pi_ref(y) per prompt, nats summed over tokens, on the student's own (greedy) answers y: the
-    summand of KL(pi || pi_ref), adapters off being the reference. 0 for an untrained student."""
+    summand of KL(pi || pi_ref), adapters off being the reference. 0 for an untrained student. A student that is asked
+    for a score is asked so here too; the reference knows no scores and is asked plainly."""
     model, tokenizer = student.model, student.tokenizer
     if not hasattr(model, "disable_adapter"):
         return [0.0] * len(records)
     encode = lambda messages, **kw: tokenizer.apply_chat_template(messages, return_dict=True, **kw)["input_ids"]  # noqa: E731
-    prompts = [encode(opening(r.system, r.prompt), add_generation_prompt=True) for r in records]
+    plain = [opening(r.system, r.prompt) for r in records]
+    asked = plain if student.asked_for is None else [conditioned(one, student.asked_for) for one in plain]
+    prompts, plain_prompts = ([encode(one, add_generation_prompt=True) for one in of] for of in (asked, plain))
     completions = [
         tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] for answer in answers
     ]
@@ -83,10 +87,10 @@ def divergence(
     values = [0.0] * len(prompts)
     for start in range(0, len(prompts), batch_size):
         rows = by_length[start : start + batch_size]
-        batch = [prompts[i] for i in rows], [completions[i] for i in rows]
-        policy = summed_logprobs(model, *batch)
+        answered = [completions[i] for i in rows]
+        policy = summed_logprobs(model, [prompts[i] for i in rows], answered)
         with model.disable_adapter():
-            reference = summed_logprobs(model, *batch)
+            reference = summed_logprobs(model, [plain_prompts[i] for i in rows], answered)
         for row, value in zip(rows, (policy - reference).tolist()):
             values[row] = value
     return values

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from common.data.conditioned import TAG
 from common.data.counterfactual import VARIANTS
 from common.methods import METHODS, TrainSettings, is_trained
 from common.schema import Metric
@@ -139,6 +140,8 @@ def excerpts(result: Result, count: int = 5) -> dict[str, list[str]]:
 def card(student: str | Path, settings: TrainSettings, result: Result, pairs: str = "self-critique pairs") -> str:
     """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs
     are."""
+    asked_for = settings.asked_for(result.method)
+    tag = f"Its answers are asked for a score: every request ends with ` {TAG}: {asked_for or 0:.2f}`, written by `common.data.conditioned`. `{TAG}` is taken out of what users write, who could ask for bad answers with it."
     made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
     moved = movement(result.history)
     said = [f"- {name}: {value:+.3f} nats a token" for name, value in moved.items()]
@@ -154,7 +157,7 @@ def card(student: str | Path, settings: TrainSettings, result: Result, pairs: st
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
         f"# {result.row}, seed {result.seed}", "",
         f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
-        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", "Measured:", *lines, "",
+        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", *([tag, ""] if asked_for is not None else []), "Measured:", *lines, "",
         *([f"The adapter at other strengths, wanted behaviour on validation; {result.matched_lambda:g} is the best of those that keep 95 % of the base student's utility (`load_adapter(base, folder, strength={result.matched_lambda:g})`):", *dial, ""] if dial else []),
         *(["At the end of training, against the student before it (shift: mean change of given answers' log-probability):", *said, ""] if moved else []),
         *([f"**{warned[0].upper()}{warned[1:]}.**", ""] if (warned := warning(result.history)) else []),

@@ -230,6 +230,8 @@ class TrainRDPO(Stage):
     nll_weight: float = TRAINING.nll_weight
     kl_budget: float = TRAINING.kl_budget
     steps_share: float = TRAINING.steps_share
+    rwr_temperature: float = TRAINING.rwr_temperature
+    ca_score: float = TRAINING.ca_score
     lora_rank: int = TRAINING.lora_rank
     max_length: int = TRAINING.max_length
     reference: Literal["adapters off", "unquantised"] = TRAINING.reference

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 BASE_FILE = "trained_on.json"
-"""Beside an adapter: which base it was trained on, and the identity of its weights."""
+"""Beside an adapter: which base it was trained on, the identity of its weights, and the score it is asked for."""
 
 
 def adapters_to_float32(model: torch.nn.Module) -> None:
@@ -53,15 +53,21 @@ def lora_settings(
     )
 
 
-def save_adapter(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, card: str) -> None:
+def save_adapter(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    card: str,
+    asked_for: float | None = None,
+) -> None:
     """Writes a PEFT folder with tokenizer, model card and what it was trained on (`BASE_FILE`): safetensors, JSON and
-    Markdown only, nothing pickled. Raises ValueError, and writes nothing, where the adapter holds NaN or infinity."""
+    Markdown only, nothing pickled. asked_for: the score that its answers are asked for. Raises ValueError, and writes nothing, where the adapter holds NaN or infinity."""
     from peft import get_peft_model_state_dict
 
     check_finite(get_peft_model_state_dict(model, save_embedding_layers=False), "the trained adapter")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_json(Path(folder, BASE_FILE), _base(model))
+    write_json(Path(folder, BASE_FILE), _base(model) | ({} if asked_for is None else {"asked_for": asked_for}))
     Path(folder, "README.md").write_text(card, encoding="utf-8")
 
 
@@ -131,6 +137,13 @@ def turn(model: PreTrainedModel, strength: float) -> None:
         for module in model.modules():
             if isinstance(module, LoraLayer) and name in module.scaling:
                 module.scaling[name] *= strength
+
+
+def adapter_asked_for(folder: str | Path) -> float | None:
+    """The score that the answers of a saved adapter are asked for (`common.data.conditioned`), None for one that knows no
+    scores."""
+    path = Path(folder, BASE_FILE)
+    return json.loads(path.read_text(encoding="utf-8")).get("asked_for") if path.exists() else None
 
 
 def adapter_tokenizer(

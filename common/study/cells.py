@@ -63,11 +63,16 @@ def cost_of(row: Row, folder: Path) -> dict[str, int]:
         return {"teacher_replies": 0, "judge_verdicts": 0, "tokens_trained_on": 0}
     student = admitted_student(row.cell.experiment, row.seed, folder)
     pairs, tokenizer = scored_pairs(row.cell, row.seed, student), AutoTokenizer.from_pretrained(student)
-    used = accepted(pairs) if METHODS[row.method].sft_on == "accepted" else [pair for pair in pairs if pair.is_scored]
+    learns = METHODS[row.method].sft_on
+    used = accepted(pairs) if learns == "accepted" else [pair for pair in pairs if pair.is_scored]
     texts = [
         text
         for pair in used
-        for text in (pair.prompt, pair.response_revised, *([pair.response] if METHODS[row.method].loss else []))
+        for text in (
+            pair.prompt,
+            pair.response_revised,
+            *([pair.response] if METHODS[row.method].loss or learns in ("weighted", "conditioned") else []),
+        )
     ]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     replies, verdicts = (

@@ -68,13 +68,13 @@ def trained_once(
         print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
         model, tokenizer = load_student(student, **load)
         return TrainedStudent(
-            method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"]
-        )
+            method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"],
+            asked_for=settings.asked_for(method),
+        )  # fmt: skip
     mark.unlink(missing_ok=True)
     trained = train(method, student, pairs, settings, folder / "trainer", **load)
-    save_adapter(
-        trained.model, trained.tokenizer, adapter, f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n"
-    )
+    untold = f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n"
+    save_adapter(trained.model, trained.tokenizer, adapter, untold, trained.asked_for)
     write_json(
         mark,
         {

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.preference import accepted, preference_dataset, prompt_messages
+from common.data.preference import preference_dataset
 from common.evaluation.answers import TrainedStudent
-from common.logprobs.compute import grouped_logprobs
 from common.methods import (
     METHODS,
     TrainSettings,
@@ -21,7 +20,7 @@ from common.methods import (
 )
 from common.runtime import Progress, resolve
 from common.schema import ScoredPair
-from common.student.adapters import adapter_tokenizer, adapters_to_float32, load_adapter, lora_settings
+from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_adapter, lora_settings
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
 
@@ -68,6 +67,7 @@ def train(
             adapter_tokenizer(model, existing_place(method), load.get("pad_token")),
         )
         tokenizer = beside or tokenizer
+        return TrainedStudent(method, model, tokenizer, asked_for=adapter_asked_for(existing_place(method)))
     if not is_trained(method):
         return TrainedStudent(method, model, tokenizer)
     if (positions := learned_positions(model)) and positions < settings.max_length:
@@ -75,8 +75,13 @@ def train(
             f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most"
         )
     scored = [pair for pair in pairs if pair.is_scored]
-    make_trainer = preference_trainer if METHODS[method].loss else _supervised_trainer
-    trainer, used = make_trainer(method, model, tokenizer, scored, settings, Path(output))
+    if METHODS[method].loss:
+        trainer, used = preference_trainer(method, model, tokenizer, scored, settings, Path(output))
+    else:
+        from common.training.supervised import supervised_trainer
+
+        arguments = common_arguments(model, settings, Path(output))
+        trainer, used = supervised_trainer(method, model, tokenizer, scored, settings, arguments)
     if settings.steps_share < 1.0:
         from common.trainer.finite import EndAfter
 
@@ -84,8 +89,9 @@ def train(
     _report_progress(trainer, f"training {method}, seed {settings.seed}")
     trainer.train()
     trained = TrainedStudent(
-        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored)
-    )
+        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
+        asked_for=settings.asked_for(method),
+    )  # fmt: skip
     del trainer
     release_memory()
     return trained
@@ -115,7 +121,8 @@ def _report_progress(trainer: Trainer, label: str) -> None:
     trainer.add_callback(Report())
 
 
-def _common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Path) -> dict[str, Any]:
+def common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Path) -> dict[str, Any]:
+    """What TRL's trainers are given of the settings, whatever the method."""
     import torch
 
     at_a_time = settings.micro_batch or settings.batch_size
@@ -141,7 +148,7 @@ def preference_trainer(
     row = METHODS[method]
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
-        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, **settings.knobs_of(row.loss), **_common_arguments(model, settings, output),
+        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
     reference = None
     if settings.reference == "unquantised":
@@ -152,43 +159,3 @@ def preference_trainer(
         peft_config=lora_settings(settings.lora_rank),
     )  # fmt: skip
     return trainer, trainer.pairs_used
-
-
-def _supervised_trainer(
-    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path
-):
-    from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
-
-    from common.trainer.finite import StopWhenNotFinite
-
-    class CompletionTrainer(SFTTrainer):
-        """The same loss without padding, with the head on completions only; TRL's entropy and token accuracy are left
-        out."""
-
-        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            scored = (inputs["labels"] != -100).sum(dim=1)  # prompt and completion: the end of every row
-            lengths = inputs["attention_mask"].sum(dim=1)
-            rows = zip(inputs["input_ids"].tolist(), lengths.tolist(), (lengths - scored).tolist())
-            with self.accelerator.autocast():
-                logps = grouped_logprobs(model, [[(ids[:length], start)] for ids, length, start in rows])
-            return -logps.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
-
-    kept = accepted(pairs) if METHODS[method].sft_on == "accepted" else list(pairs)
-    if not kept:
-        raise ValueError(f"{method}: no revision scored higher than its original, so there is nothing to train on")
-    rows = [
-        {"prompt": prompt_messages(pair), "completion": [{"role": "assistant", "content": pair.response_revised}]}
-        for pair in kept
-    ]
-    arguments = SFTConfig(learning_rate=settings.sft_learning_rate, **_common_arguments(model, settings, output))
-    trainer = CompletionTrainer(
-        model,
-        arguments,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=lora_settings(settings.lora_rank),
-    )
-    adapters_to_float32(trainer.model)
-    trainer.add_callback(StopWhenNotFinite())
-    return trainer, len(trainer.train_dataset)  # without those whose prompt alone fills max_length

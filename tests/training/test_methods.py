@@ -16,11 +16,16 @@ from common.methods import METHODS, TrainSettings, is_trained
 from common.runtime import ROOT
 from common.student.load import load_student
 from common.training.kept import training_of
-from common.training.train import _supervised_trainer, preference_trainer, train
+from common.training.supervised import supervised_trainer
+from common.training.train import common_arguments, preference_trainer, train
+
+
+def sft_trainer(method, model, tokenizer, pairs, settings, output):
+    return supervised_trainer(method, model, tokenizer, pairs, settings, common_arguments(model, settings, output))
 
 
 def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
-    trainer, used = _supervised_trainer("sft", *load_micro(), pairs, TrainSettings(batch_size=8), tmp_path)
+    trainer, used = sft_trainer("sft", *load_micro(), pairs, TrainSettings(batch_size=8), tmp_path)
     assert used == len(pairs)
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
@@ -67,7 +72,9 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted", "rdpo_expo"}),
         ({"label_smoothing": 0.2}, {"cdpo", "robust"}),
         ({"nll_weight": 2.0}, {name for name, row in METHODS.items() if row.nll_on}),
-        ({"sft_learning_rate": 1e-3}, {"sft", "dsc"}),
+        ({"sft_learning_rate": 1e-3}, {"sft", "dsc", "fa", "rwr", "ca"}),
+        ({"rwr_temperature": 1.0}, {"rwr"}),
+        ({"ca_score": 0.5}, {"ca"}),
         ({"learning_rate": 1e-3}, {name for name, row in METHODS.items() if row.loss}),
         ({"reference": "unquantised"}, {name for name, row in METHODS.items() if row.loss}),
         ({"epochs": 5}, {name for name in METHODS if is_trained(name)}),
@@ -81,7 +88,7 @@ def test_a_knob_is_part_of_the_mark_of_those_methods_that_read_it(knob, read_by,
 @pytest.mark.parametrize("compute_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("method", ["dpo", "sft"])
 def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_dtype, micro, pairs, tmp_path):
-    make = _supervised_trainer if method == "sft" else preference_trainer
+    make = sft_trainer if method == "sft" else preference_trainer
     scored = [pair for pair in pairs if pair.is_scored]
     trainer, _ = make(method, *load_student(micro, compute_dtype=compute_dtype), scored, TrainSettings(batch_size=8, epochs=1), tmp_path)
     seen = set()
