@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import get_peft_model
+from peft.helpers import rescale_adapter_scale
 from tiny_models import tiny_causal_model
 
 from common.chat.local import LocalChat
@@ -14,7 +15,7 @@ from common.student.load import load_student
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_answers_are_equal_to_the_bit_and_layers_are_as_before(tmp_path, monkeypatch, dtype):
+def test_answers_are_equal_and_layers_are_as_before(tmp_path, monkeypatch, dtype):
     torch.manual_seed(0)
     model, tokenizer = load_student(tiny_causal_model(tmp_path, "qwen2"), compute_dtype=dtype)  # with biases
     model = get_peft_model(model, lora_settings(4)).eval()
@@ -26,10 +27,40 @@ def test_answers_are_equal_to_the_bit_and_layers_are_as_before(tmp_path, monkeyp
         before = model(ids).logits
         with dequantised(model):
             assert any("forward" in vars(layer) for layer in model.modules())
-            assert torch.equal(model(ids).logits, before)
+            if dtype == torch.bfloat16:
+                assert torch.equal(model(ids).logits, before)
+            else:  # the adapter is added to the weights, so sums are rounded in another order
+                torch.testing.assert_close(model(ids).logits, before, rtol=1e-5, atol=1e-5)
     assert not any("forward" in vars(layer) for layer in model.modules()) and torch.equal(model(ids).logits, before)
     asked = [[{"role": "user", "content": "barn " * count}] for count in range(1, 6)]
     chat = LocalChat(model, tokenizer, batch_size=3)
     quick = chat.complete(asked, Sampling(max_new_tokens=12))
     monkeypatch.setattr(module, "MOST_BYTES", 0)  # too large: left alone
     assert chat.complete(asked, Sampling(max_new_tokens=12)) == quick
+
+
+def test_an_adapter_counts_as_often_as_it_does_without(tmp_path):
+    """Turned off, turned down, with dropout while it trains, or of another kind: what is added to the weights is what the layers would add."""
+    model, tokenizer = load_student(tiny_causal_model(tmp_path, "qwen2"), compute_dtype=torch.float32)
+    model = get_peft_model(model, lora_settings(4)).eval()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.05
+    ids = tokenizer("How do I lift the barn?", return_tensors="pt")["input_ids"]
+
+    def alike():
+        with torch.no_grad():
+            before = model(ids).logits
+            with dequantised(model):
+                inside = model(ids).logits
+        torch.testing.assert_close(inside, before, rtol=1e-5, atol=1e-5)
+        return before
+
+    whole = alike()
+    with model.disable_adapter():
+        base = alike()
+    with rescale_adapter_scale(model, 0.5):
+        half = alike()
+    assert (whole - base).abs().max() > 1e-3 and (half - base).abs().max() > 1e-4 and (whole - half).abs().max() > 1e-4
+    layer = next(one for one in model.modules() if hasattr(one, "lora_A"))
+    assert module._is_plain(layer) and not module._is_plain(layer.train())
