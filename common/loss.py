@@ -20,7 +20,7 @@ completion tokens, nats); u = beta * D; g = score_chosen - score_rejected with s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -197,11 +197,11 @@ def preference_loss(
     return LOSSES[method](**{name: value for name, value in inputs.items() if name in wanted}), *rewards
 
 
-def check_method(method: str, knobs: dict[str, float] | None = None) -> None:
+def check_method(method: str, knobs: Iterable[str] = ()) -> None:
     """Raises ValueError for an unknown method, or for a knob that it does not have."""
     if method not in LOSSES:
         raise ValueError(f"unknown loss {method!r}; there are {', '.join(LOSSES)}")
-    for knob in knobs or {}:
+    for knob in knobs:
         if knob not in knobs_of(method):
             raise ValueError(
                 f"the loss {method!r} has no knob {knob!r}; it has {', '.join(knobs_of(method)) or 'none'}"

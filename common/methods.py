@@ -28,7 +28,8 @@ class Method:
     the answers whose likelihood is added to that loss, with the settings' `nll_weight`: all chosen ones alike, accepted
     ones (that term is dSC, so such a row is a control and no refined DPO), or of every pair the answer that scored better.
     sft_on: what a supervised row learns, see `training.supervised`. search: knob -> the lowest and highest value that
-    tuning tries, on a logarithmic scale. extrapolates: the row whose training this one turns up, see
+    tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
+    extrapolates: the row whose training this one turns up, see
     `training.extrapolate`. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
 
@@ -39,6 +40,7 @@ class Method:
     nll_on: Literal["", "all", "accepted", "better"] = ""
     sft_on: Literal["", "all", "accepted", "best", "weighted", "conditioned"] = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
+    edits: bool = False
     extrapolates: str = ""
     trials_of: str = ""
 
@@ -62,67 +64,6 @@ class Method:
         return "" if self.kind == "untrained" else self.trials_of or self.extrapolates or self.name
 
 
-METHODS: dict[str, Method] = {}
-"""Every row there is, by name, in the order of tables. A new loss is written in `loss.py`, gets a record here, and its
-knob a field in `RDPOConfig`: no other place."""
-
-
-def register(*methods: Method) -> None:
-    """Adds rows to `METHODS`. Raises ValueError for a name that is taken, a loss that is not in `LOSSES`, and a search
-    of what is no knob of it, and trials of a method that is not there."""
-    for method in methods:
-        if method.name in METHODS:
-            raise ValueError(f"the method {method.name!r} is there already")
-        if method.loss:
-            check_method(method.loss, method.search)
-        if method.trials_of and method.trials_of not in METHODS:
-            raise ValueError(f"{method.name} takes its setting from {method.trials_of!r}, which is no method")
-        METHODS[method.name] = method
-
-
-register(
-    Method("base", "base student", "#444444"),
-    Method("always_refuse", "always refuse", "#999999"),
-    Method("sr", "SR (our reading)", "#8c564b"),
-    Method("prompted", "base, prompted", "#bc80bd"),
-    Method("sft", "SFT", "#2ca02c", sft_on="all"),
-    Method("dsc", "dSC", "#17becf", sft_on="accepted"),
-    Method("fa", "FA", "#98df8a", sft_on="best"),
-    Method("rwr", "RWR", "#637939", sft_on="weighted", search={"rwr_temperature": (0.05, 2.0)}),
-    Method("ca", "CA", "#9edae5", sft_on="conditioned"),
-    Method("dpo", "DPO", "#d62728", loss="dpo"),
-    Method("cdpo", "cDPO", "#ff9896", loss="cdpo", search={"label_smoothing": (0.05, 0.4)}),
-    Method("robust", "robust DPO", "#e377c2", loss="robust", search={"label_smoothing": (0.05, 0.4)}),
-    Method("ipo", "IPO", "#bcbd22", loss="ipo"),
-    Method("rdpo", "rDPO (offset)", "#1f77b4", loss="rdpo", search={"alpha": (0.5, 4.0)}),
-    Method("rdpo_label", "rDPO (label)", "#17a398", loss="rdpo_label", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
-    Method("rdpo_ml", "rDPO (rating likelihood)", "#c5b0d5", loss="rdpo_ml", search={"eta": (0.5, 8.0), "variance": (0.25, 4.0)}),
-    Method("rdpo_soft", "rDPO (soft)", "#5b9bd5", loss="rdpo_soft", search={"eta": (0.5, 8.0)}),
-    Method("rdpo_squared", "rDPO (squared)", "#9467bd", loss="rdpo_squared", search={"eta": (0.5, 8.0)}),
-    Method("rdpo_filter", "DPO on accepted pairs", "#ff7f0e", loss="rdpo_filter"),
-    Method("rdpo_flip", "rDPO (flip)", "#7f7f7f", loss="rdpo_flip"),
-    Method("dpo_nll", "DPO + NLL", "#8b0000", loss="dpo", nll_on="all", trials_of="dpo"),
-    Method("rdpo_nll", "rDPO (offset) + NLL", "#08306b", loss="rdpo", nll_on="all", trials_of="rdpo"),
-    Method("dpo_nll_accepted", "DPO + NLL on accepted", "#cb181d", loss="dpo", nll_on="accepted", trials_of="dpo"),
-    Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted", trials_of="rdpo"),
-    Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
-    Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
-    Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
-    Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
-    Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
-)  # fmt: skip
-
-EXISTING = {
-    "adapter": "a PEFT folder on top of the student",
-    "model": "a folder or Hub name in the student's place",
-    "endpoint": "a model behind an endpoint",
-}
-"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an
-adapter on the student as the student is loaded and with the tokenizer beside it, at half its strength as
-`adapter:FOLDER@0.5`, a model with its own weights
-(`student.load_as_it_is`), never rounded to NF4."""
-
-
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings that all trained methods share; all defaults are ours.
@@ -132,7 +73,8 @@ class TrainSettings:
     learning_rate: of the preference losses; sft_learning_rate: of SFT and dSC, whose gradients have another size.
     beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
     of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
-    steps, at the learning rates of the whole. rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked
+    steps, at the learning rates of the whole. unchanged_weight: of the rows that look at edits, see `RDPOConfig`.
+    rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked
     for, in [0, 1]. max_length: tokens of prompt and completion. reference: of the preference
     losses, the student with its adapter off ("adapters off", as TRL does
     with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
@@ -149,6 +91,7 @@ class TrainSettings:
     nll_weight: float = 1.0
     kl_budget: float = 0.0
     steps_share: float = 1.0
+    unchanged_weight: float = 0.1
     rwr_temperature: float = 0.25
     ca_score: float = 1.0
     lora_rank: int = 16
@@ -165,6 +108,7 @@ class TrainSettings:
         own = ["learning_rate", "beta"] if row.loss else ["sft_learning_rate"]
         own += ["nll_weight"] if row.nll_on else []
         own += ["kl_budget"] if row.loss and self.kl_budget else []
+        own += ["unchanged_weight"] if row.edits else []
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
@@ -205,6 +149,71 @@ class TrainSettings:
             raise ValueError(
                 f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole"
             )
+
+
+METHODS: dict[str, Method] = {}
+"""Every row there is, by name, in the order of tables. A new loss is written in `loss.py`, gets a record here, and its
+knob a field in `RDPOConfig`: no other place."""
+
+
+def register(*methods: Method) -> None:
+    """Adds rows to `METHODS`. Raises ValueError for a name that is taken, a loss that is not in `LOSSES`, a search of
+    what is neither a knob of it nor a setting, and trials of a method that is not there."""
+    for method in methods:
+        if method.name in METHODS:
+            raise ValueError(f"the method {method.name!r} is there already")
+        own = [name for name in method.search if name not in TrainSettings.__dataclass_fields__]
+        if method.loss:
+            check_method(method.loss, own)
+        elif own:
+            raise ValueError(f"{method.name} searches {', '.join(own)}, which no supervised row has")
+        if method.trials_of and method.trials_of not in METHODS:
+            raise ValueError(f"{method.name} takes its setting from {method.trials_of!r}, which is no method")
+        METHODS[method.name] = method
+
+
+register(
+    Method("base", "base student", "#444444"),
+    Method("always_refuse", "always refuse", "#999999"),
+    Method("sr", "SR (our reading)", "#8c564b"),
+    Method("prompted", "base, prompted", "#bc80bd"),
+    Method("sft", "SFT", "#2ca02c", sft_on="all"),
+    Method("dsc", "dSC", "#17becf", sft_on="accepted"),
+    Method("fa", "FA", "#98df8a", sft_on="best"),
+    Method("rwr", "RWR", "#637939", sft_on="weighted", search={"rwr_temperature": (0.05, 2.0)}),
+    Method("ca", "CA", "#9edae5", sft_on="conditioned"),
+    Method("dpo", "DPO", "#d62728", loss="dpo"),
+    Method("cdpo", "cDPO", "#ff9896", loss="cdpo", search={"label_smoothing": (0.05, 0.4)}),
+    Method("robust", "robust DPO", "#e377c2", loss="robust", search={"label_smoothing": (0.05, 0.4)}),
+    Method("ipo", "IPO", "#bcbd22", loss="ipo"),
+    Method("rdpo", "rDPO (offset)", "#1f77b4", loss="rdpo", search={"alpha": (0.5, 4.0)}),
+    Method("rdpo_label", "rDPO (label)", "#17a398", loss="rdpo_label", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
+    Method("rdpo_ml", "rDPO (rating likelihood)", "#c5b0d5", loss="rdpo_ml", search={"eta": (0.5, 8.0), "variance": (0.25, 4.0)}),
+    Method("rdpo_soft", "rDPO (soft)", "#5b9bd5", loss="rdpo_soft", search={"eta": (0.5, 8.0)}),
+    Method("rdpo_squared", "rDPO (squared)", "#9467bd", loss="rdpo_squared", search={"eta": (0.5, 8.0)}),
+    Method("rdpo_filter", "DPO on accepted pairs", "#ff7f0e", loss="rdpo_filter"),
+    Method("rdpo_flip", "rDPO (flip)", "#7f7f7f", loss="rdpo_flip"),
+    Method("dpo_nll", "DPO + NLL", "#8b0000", loss="dpo", nll_on="all", trials_of="dpo"),
+    Method("rdpo_nll", "rDPO (offset) + NLL", "#08306b", loss="rdpo", nll_on="all", trials_of="rdpo"),
+    Method("dpo_nll_accepted", "DPO + NLL on accepted", "#cb181d", loss="dpo", nll_on="accepted", trials_of="dpo"),
+    Method("rdpo_nll_accepted", "rDPO (offset) + NLL on accepted", "#2171b5", loss="rdpo", nll_on="accepted", trials_of="rdpo"),
+    Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
+    Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
+    Method("token_dpo", "DPO on edited tokens", "#f28e2b", loss="dpo", edits=True, search={"unchanged_weight": (0.03, 0.5)}),
+    Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
+    Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
+    Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
+)  # fmt: skip
+
+EXISTING = {
+    "adapter": "a PEFT folder on top of the student",
+    "model": "a folder or Hub name in the student's place",
+    "endpoint": "a model behind an endpoint",
+}
+"""Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an
+adapter on the student as the student is loaded and with the tokenizer beside it, at half its strength as
+`adapter:FOLDER@0.5`, a model with its own weights
+(`student.load_as_it_is`), never rounded to NF4."""
 
 
 def check_methods(methods: Sequence[str]) -> None:

@@ -71,18 +71,37 @@ def summed_logprobs(model: torch.nn.Module, prompt_ids: list[list[int]], complet
     )
 
 
-def grouped_logprobs(model: torch.nn.Module, groups: list[list[Sequence]], *, packed: bool = True) -> Tensor:
+def grouped_logprobs(
+    model: torch.nn.Module, groups: list[list[Sequence]], *, packed: bool = True, weights: Tensor | None = None
+) -> Tensor:
     """Summed log-probability of the scored tokens of every sequence: (sequences,), float32, nats.
 
     A group is what shares its beginning (see `common.logprobs.packing`). A model that cannot be packed exactly gets
     padded rows, one per sequence, and the same numbers; so it does with `packed=False`.
+
+    weights: of the scored tokens, (tokens,), sequence after sequence: how often each log-probability counts.
     """
-    if not packed or (make := _mask_maker(model)) is None:
+    if weights is None and (not packed or _mask_maker(model) is None):
         return _in_rows(model, list(chain.from_iterable(groups)))[0]
+    logps, sequence = token_logprobs(model, groups, packed=packed)
+    return _summed(logps if weights is None else logps * weights.to(logps.device), sequence, sum(map(len, groups)))
+
+
+def token_logprobs(
+    model: torch.nn.Module, groups: list[list[Sequence]], *, packed: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every scored token, sequence after sequence, and the number of its sequence: (tokens,) float32
+    in nats, (tokens,)."""
+    if not packed or (make := _mask_maker(model)) is None:
+        return _tokens_in_rows(model, list(chain.from_iterable(groups)))
     rows = pack(groups)
     if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
         make = dense_mask
-    return _packed_logprobs(model, rows, make)
+    return _packed_tokens(model, rows, make)
+
+
+def _summed(logps: Tensor, sequence: Tensor, sequences: int) -> Tensor:
+    return torch.zeros(sequences, device=logps.device).index_add(0, sequence, logps)
 
 
 def balanced_logprobs(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Tensor, Tensor]:
@@ -124,16 +143,31 @@ def _completion_logprobs(
 
 
 def _in_rows(model: torch.nn.Module, sequences: list[Sequence], **asked: bool) -> tuple[Tensor, ModelOutput]:
+    logps, output = _completion_logprobs(model, *_padded(model, sequences), **asked)
+    return logps.sum(dim=1), output
+
+
+def _tokens_in_rows(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+    ids, mask, completion = _padded(model, sequences)
+    logps, _ = _completion_logprobs(model, ids, mask, completion)
+    scored = completion[:, -logps.size(1) :].bool()
+    return logps[scored], scored.nonzero()[:, 0]
+
+
+def _padded(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention mask and completion mask of rows, one per sequence: (rows, length) each."""
     width, device = max(len(ids) for ids, _ in sequences), next(model.parameters()).device
     ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
     starts = torch.tensor([start for _, start in sequences], device=device)
-    completion = mask * (torch.arange(width, device=device) >= starts.unsqueeze(1))
-    logps, output = _completion_logprobs(model, ids, mask, completion, **asked)
-    return logps.sum(dim=1), output
+    return ids, mask, mask * (torch.arange(width, device=device) >= starts.unsqueeze(1))
 
 
 def _packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> Tensor:
+    return _summed(*_packed_tokens(model, packed, make), packed.sequences)
+
+
+def _packed_tokens(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> tuple[Tensor, Tensor]:
     causal = _causal_model(model)
     packed = packed.to(next(model.parameters()).device)
     outputs: list[ModelOutput] = []
@@ -155,8 +189,7 @@ def _packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) ->
     finally:
         hook.remove()
     states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
-    logps = target_logprobs(causal, type(outputs[0]), states, packed.targets)
-    return torch.zeros(packed.sequences, device=logps.device).index_add(0, packed.sequence, logps)
+    return target_logprobs(causal, type(outputs[0]), states, packed.targets), packed.sequence
 
 
 def _causal_model(model: torch.nn.Module) -> PreTrainedModel:

@@ -230,6 +230,7 @@ class TrainRDPO(Stage):
     nll_weight: float = TRAINING.nll_weight
     kl_budget: float = TRAINING.kl_budget
     steps_share: float = TRAINING.steps_share
+    unchanged_weight: float = TRAINING.unchanged_weight
     rwr_temperature: float = TRAINING.rwr_temperature
     ca_score: float = TRAINING.ca_score
     lora_rank: int = TRAINING.lora_rank

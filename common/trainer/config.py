@@ -47,6 +47,9 @@ class RDPOConfig(DPOConfig):
         nll_on: what the likelihood term counts: the chosen answers of "all" pairs, or of "accepted" ones (score_chosen >
             score_rejected, which is dSC's filter), or of every pair the "better" answer, the one that scored higher; a
             tie has none.
+        unchanged_weight: how often the log-probability of a token counts that stands in both answers of a pair, by
+            `logprobs.edits.changed`; edited ones count once. 1 is the ordinary loss, below it the loss looks at the
+            edits: token-weighted DPO, ours, after the idea of Dense DPO (RLHF-V, arXiv 2312.00849).
         kl_budget: nats a token; a training whose chosen answers' KL to the reference is above it at a logged step ends
             there. 0 is none.
         score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
@@ -71,6 +74,7 @@ class RDPOConfig(DPOConfig):
         "all",
         "What the likelihood term counts: all chosen answers, those that scored higher, or the better of each pair.",
     )
+    unchanged_weight: float = _option(1.0, "How often a token that both answers share counts; edited ones count once.")
     kl_budget: float = _option(0.0, "KL to the reference, nats a token, above which a training ends; 0 is none.")
     score_range: list[float] = field(
         default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."}
@@ -99,6 +103,8 @@ class RDPOConfig(DPOConfig):
                 raise ValueError(f"{option.name}={value} is no finite number")
         if self.nll_weight < 0:
             raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
+        if not 0 <= self.unchanged_weight <= 1:
+            raise ValueError(f"unchanged_weight lies in [0, 1], not {self.unchanged_weight}")
         if self.kl_budget < 0:
             raise ValueError(f"kl_budget is a KL divergence and cannot be negative, got {self.kl_budget}")
         self.score_range = _checked_range(self.score_range)
@@ -156,6 +162,7 @@ def card_of(args: RDPOConfig) -> tuple[list[str], str, dict[str, str]]:
     numbers = {
         "beta": args.beta,
         **args.knobs,
+        **({"unchanged_weight": args.unchanged_weight} if args.unchanged_weight != 1 else {}),
         **({f"NLL on {args.nll_on}": args.nll_weight} if args.nll_weight else {}),
     }
     what = f"loss `{args.method_name}`, {', '.join(f'{name} {value:g}' for name, value in numbers.items())}"

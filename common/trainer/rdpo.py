@@ -36,6 +36,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, us
 from common.data.preference import SCORES, with_normalised_scores
 from common.logprobs.compute import balanced_logprobs, give_attention_back, grouped_logprobs
 from common.logprobs.divergence import answer_kl
+from common.logprobs.edits import changed
 from common.logprobs.packing import Sequence
 from common.logprobs.reference import ReferenceCache, reference_identity
 from common.loss import LIKELIHOOD, LOOKS_AT, preference_loss
@@ -127,6 +128,10 @@ class RDPOTrainer(DPOTrainer):
             raise ValueError(
                 "kl_budget needs a reference beside the policy: an adapter or ref_model, on a model that is not sharded; leave it 0"
             )
+        if self.aux_loss_enabled and args.unchanged_weight != 1:
+            raise ValueError(
+                "unchanged_weight and the balance loss of a mixture of experts do not go together; set router_aux_loss_coef=0"
+            )
         if self.aux_loss_enabled and args.packed:
             warnings.warn(
                 f"{type(model).__name__} is computed in padded rows, one per completion: its load-balancing loss counts the tokens of all rows; "
@@ -194,7 +199,7 @@ class RDPOTrainer(DPOTrainer):
             self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how)
         )
         rows = dataset.select_columns(list(TOKENS))
-        keys = [fingerprint(_groups(self.data_collator([row])), digits=32) for row in rows]
+        keys = [fingerprint(*self._reference_key(_groups(self.data_collator([row]))), digits=32) for row in rows]
         missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -208,6 +213,18 @@ class RDPOTrainer(DPOTrainer):
             cache.add(dict(gather_object(list(found.items()))))
         chosen, rejected = zip(*(cache.values[key] for key in keys))
         return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
+
+    def _reference_key(self, groups: list[list[Sequence]]) -> list[Any]:
+        """What decides a pair's reference numbers, for the cache."""
+        return [groups] if self.args.unchanged_weight == 1 else [groups, self._weights(groups)]
+
+    def _weights(self, groups: list[list[Sequence]]) -> list[list[list[float]]] | None:
+        """How often each completion token counts, by pair and side; None where all count once."""
+        if self.args.unchanged_weight == 1:
+            return None
+        answers = [[ids[start:] for ids, start in group] for group in groups]
+        marks = [changed(rejected, chosen)[::-1] for chosen, rejected in answers]
+        return [[[1.0 if new else self.args.unchanged_weight for new in side] for side in pair] for pair in marks]
 
     def compute_ref_log_probs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Reference log-probabilities (batch,), (batch,) of chosen and rejected: `ref_model`, the adapter that training
@@ -244,10 +261,17 @@ class RDPOTrainer(DPOTrainer):
     ) -> tuple[Tensor, Tensor]:
         """(batch,) of chosen and of rejected completions; 0 where `computed` (batch, 2) says that nobody looks."""
         groups = self._groups_that_fit(inputs)
+        weights = self._weights(groups)
         if computed is not None:
-            groups = [[one for one, kept in zip(group, row) if kept] for group, row in zip(groups, computed.tolist())]
+            kept = lambda pairs: [
+                [one for one, side in zip(pair, row) if side] for pair, row in zip(pairs, computed.tolist())
+            ]  # noqa: E731
+            groups, weights = kept(groups), weights and kept(weights)
+        tokens = weights and torch.tensor([weight for pair in weights for side in pair for weight in side])
         with self.accelerator.autocast():
-            logps = grouped_logprobs(model, [group for group in groups if group], packed=self.args.packed)
+            logps = grouped_logprobs(
+                model, [group for group in groups if group], packed=self.args.packed, weights=tokens
+            )
         if computed is not None:
             logps = logps.new_zeros(computed.numel()).masked_scatter(computed.flatten(), logps)
         return _by_side(logps)

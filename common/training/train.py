@@ -148,7 +148,7 @@ def preference_trainer(
     row = METHODS[method]
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
-        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
+        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
     reference = None
     if settings.reference == "unquantised":

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,46 @@ def test_a_batch_of_which_nothing_counts_is_a_step_without_a_push(load_micro, pa
         assert loss == 0 and gradients.abs().max() == 0
         trainer.train()
         assert trainer.state.global_step == 3
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_edited_tokens_count_more_and_the_reference_is_weighted_alike(packed, load_micro, pairs, tmp_path):
+    from common.logprobs.edits import changed
+
+    trainer = trainer_for(load_micro, with_gaps(pairs), tmp_path, method="dpo", unchanged_weight=0.25, beta=0.3, packed=packed)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(math.log(2), abs=1e-5)  # before the first step
+    randomise_adapter(trainer.model)
+    loss, expected = trainer.compute_loss(trainer.model, batch).item(), []
+    ids, masks = batch["input_ids"], batch["completion_mask"].bool()
+    with torch.no_grad():
+        ratios = []
+        for off in (False, True):
+            with trainer.model.disable_adapter() if off else nullcontext():
+                logits = trainer.model(input_ids=ids, attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+            ratios.append(logits.gather(2, ids[:, 1:, None]).squeeze(2))
+    ratio = ratios[0] - ratios[1]
+    pairs_of = len(ids) // 2
+    for i in range(pairs_of):
+        completions = [ids[row][masks[row]].tolist() for row in (i, pairs_of + i)]
+        away, new = changed(completions[1], completions[0])
+        sums = [sum(value * (1.0 if mark else 0.25) for mark, value in zip(marks, ratio[row][masks[row][1:]].tolist())) for marks, row in ((new, i), (away, pairs_of + i))]
+        expected.append(math.log1p(math.exp(-0.3 * (sums[0] - sums[1]))))
+    assert loss == pytest.approx(sum(expected) / pairs_of, rel=1e-4)
+
+
+def test_a_weight_of_one_is_the_ordinary_loss_to_the_bit_and_shares_its_reference(load_micro, pairs, tmp_path):
+    losses = []
+    for options in ({}, {"unchanged_weight": 1.0}):
+        trainer = trainer_for(load_micro, with_gaps(pairs), tmp_path, method="dpo", reference_cache=str(tmp_path / "cache"), **options)
+        randomise_adapter(trainer.model)
+        losses.append(loss_and_gradients(trainer)[0])
+    assert losses[0] == losses[1] and len(json.loads(next((tmp_path / "cache").glob("*.json")).read_text())) == 4
+    trainer_for(load_micro, with_gaps(pairs), tmp_path, method="dpo", reference_cache=str(tmp_path / "cache"), unchanged_weight=0.5)
+    assert len(json.loads(next((tmp_path / "cache").glob("*.json")).read_text())) == 8  # weighted numbers are others
+    for bad in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="unchanged_weight lies in"):
+            trainer_for(load_micro, with_gaps(pairs), tmp_path, unchanged_weight=bad)
 
 
 def test_training_changes_the_adapter_and_not_the_base(load_micro, pairs, tmp_path):
