@@ -19,7 +19,7 @@ from common.runtime import escape_what_the_terminal_lacks
 LINE = "-" * 60
 
 
-def read_blind(audit: Audit, labels: Labels, ask: Callable[[str], str] = input) -> None:
+def read_blind(audit: Audit, labels: Labels, ask: Callable[[str], str]) -> None:
     """Shows each answer that the next reading lacks and keeps its label at once; returns after the last one, at q, or
     where the input ends. The second reading has an order of its own."""
     reading = labels.reading(audit.items)
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"audit: {error}")
     if labels.reading(audit.items):
-        read_blind(audit, labels)
+        read_blind(audit, labels, input)
     print(f"{LINE}\n{figures(audit, labels.first()).text}")
     if (reading := labels.reading(audit.items)) == READINGS:
         print(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from common.chat.kept import KeptChat
 from common.chat.local import LocalChat
 from common.chat.model import ChatModel, OnReply
-from common.evaluation.answers import TrainedStudent, answers_by_set
+from common.evaluation.answers import answers_by_set
 from common.gate.sets import PromptSet
 from common.methods import TrainSettings, check_methods, existing, existing_commit, existing_place
 from common.runtime import Progress
@@ -44,8 +44,8 @@ class Candidates(NamedTuple):
     adapter: ChatModel
 
 
-def open_candidates(base: str, adapter: str) -> Candidates:
-    """Chats that load `base`, and `adapter` on it, greedily asked without a repetition penalty, which would hide loops.
+def open_candidates(base: str, adapter: str, repetition_penalty: float = 1.0) -> Candidates:
+    """Chats that load `base`, and `adapter` on it, to be asked greedily; a repetition penalty above 1 hides loops of both.
 
     The base is in NF4, as students are trained. Where `adapter` is `model:FOLDER`, both are loaded with the weights
     that they hold, so that rounding is no part of the difference.
@@ -57,17 +57,18 @@ def open_candidates(base: str, adapter: str) -> Candidates:
     check_methods([row])
     first = f"model:{base}" if existing(row) == "model" else "base"
     how = "as it is" if existing(row) == "model" else "in NF4"
+    how += f", repetition penalty {repetition_penalty:g}" if repetition_penalty != 1 else ""
     of_base = f"{shown(place, commit or None)} {how}"
     of_row = f"{shown(existing_place(row), existing_commit(row) or None)} {how}"
-    load = lambda method: _chat(train(method, place, [], TrainSettings(), "", revision=commit or None))  # noqa: E731
+
+    def load(method: str) -> ChatModel:
+        student = train(method, place, [], TrainSettings(), "", revision=commit or None)
+        return LocalChat(student.model, student.tokenizer, method, batch_size=16, repetition_penalty=repetition_penalty)
+
     return Candidates(
         OpenedLater(of_base, lambda: load(first)),
         OpenedLater(of_row if existing(row) == "model" else f"{of_row}, on {of_base}", lambda: load(row)),
     )
-
-
-def _chat(student: TrainedStudent) -> LocalChat:
-    return LocalChat(student.model, student.tokenizer, student.method, batch_size=16)
 
 
 def ask(
