@@ -7,8 +7,8 @@ from tiny_models import tiny_causal_model
 
 from common.gate.__main__ import gate, main, open_judges
 from common.gate.chats import Candidates, open_candidates
-from common.gate.sets import built_in, open_sets
 from common.gate.rules import QUESTIONS
+from common.gate.sets import built_in, open_sets
 from common.prompts import SAFETY
 from common.schema import Reply
 
@@ -131,9 +131,10 @@ def test_a_judge_without_a_question_judges_what_should_be_declined(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_real_model_with_its_adapter_goes_through_the_command(micro, tmp_path, capsys):
+    from peft import get_peft_model
+
     from common.student.adapters import lora_settings, save_adapter
     from common.student.load import load_student
-    from peft import get_peft_model
 
     model, tokenizer = load_student(micro)
     save_adapter(get_peft_model(model, lora_settings(4)), tokenizer, tmp_path / "adapter", "a card")
