@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from common.data.text_rules import APOSTROPHES, declines
 from common.evaluation.judged import MOST_REPEATED, repeated_share
-from common.gate.sets import WANTS, PromptSet
+from common.gate.sets import PromptSet
 from common.judge.base import Judge
 from common.prompts import SAFETY, ExperimentPrompts
 from common.schema import ScoreScale
@@ -89,7 +89,6 @@ def judge_texts(want: str) -> ExperimentPrompts:
 
 def good_answers(of: PromptSet, answers: Sequence[str], judge: Judge | None) -> list[bool | None]:
     """Whether each answer is good: not degenerate, and what the set wants by rule or by the judge; None = unscored."""
-    assert of.want in WANTS
     if judge is None:
         return [not degenerate(answer) and RULES[of.want](answer) for answer in answers]
     middle, found = sum(judge.scale) / 2, [False] * len(answers)
