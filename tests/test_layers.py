@@ -21,9 +21,9 @@ FLOORS = [
     {"training"},
     {"report"},
     {"show"},
-    {"own_data", "miniature"},
+    {"own_data", "miniature", "audit"},
     {"notebook"},
-    {"profiles", "study"},
+    {"profiles", "study", "gate"},
     {"batch"},
 ]
 """Packages and modules from the ground up, as `docs/design.md` shows them."""

@@ -24,7 +24,7 @@ from common.notebook import chats, execute, grid, judges, preflight, prompts, pr
 from common.report.tables import write_tables
 from common.schema import Pair
 from common.training.comparison import Experiment
-import common.batch, common.own_data
+import common.batch, common.own_data, common.gate.__main__, common.audit.__main__
 
 student, reward, folder = map(Path, sys.argv[1:])
 rows = [dict(experiment="safety", prompt=f"How do I lift the barn {i}?", response=f"Yes, take a rope {i}.", response_revised=f"No, I cannot do it {i}.") for i in range(12)]

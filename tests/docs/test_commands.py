@@ -52,7 +52,8 @@ def check_papermill(notebook, output, *options):
 
 def check_module(module, arguments, monkeypatch):
     """A dry run of the miniature or a help is run; of `common.batch` all parameters are checked, of any other module the arguments."""
-    main = importlib.import_module("common.study.run" if module == "common.study" else module).main
+    package = (ROOT / module.replace(".", "/")).is_dir()
+    main = importlib.import_module(f"{module}.__main__" if package else module).main
     monkeypatch.setattr(sys, "argv", [module, *arguments])
     if "--help" in arguments:
         with pytest.raises(SystemExit, match="^0$"):
