@@ -23,10 +23,10 @@ VARIANT_COLORS = dict(zip(VARIANTS, ("#c49c94", "#8c6d31", "#393b79", "#637939",
 
 
 def _color_of(result: Result) -> str:
-    """The method's colour; plain DPO has one for each variant of its pairs."""
+    """The method's colour; plain DPO and SFT have one for each variant of their pairs."""
     return (
         VARIANT_COLORS[result.variant]
-        if result.variant and result.method == "dpo"
+        if result.variant and result.method in ("dpo", "sft")
         else METHODS[result.method].color
         if result.method in METHODS
         else "#000000"
@@ -48,7 +48,8 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
         for result in of_method:
             line = [(point["utility"], point["safety"]) for point in result.frontier]
             axes.plot(*zip(*line), color=color, linewidth=0.7, alpha=0.5) if line else None
-        plain, swapped = "^v" if of_method[0].variant else "oD"
+        learnt = method in METHODS and METHODS[method].kind == "supervised"
+        plain, swapped = ("<>" if learnt else "^v") if of_method[0].variant else "oD"
         marker = swapped if of_method[0].swapped else plain if is_trained(method) else "s"
         if len(of_method) == 1 and real:
             _error_bar(axes, of_method[0], objective, color)

@@ -48,4 +48,5 @@ def test_relative_paths_start_at_the_project_root(monkeypatch, tmp_path):
 def test_every_command_is_listed_and_there():
     commands = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in (ROOT / "common").rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
     assert commands - {"common"} == set(COMMANDS)
-    assert all(callable(importlib.import_module(name if name != "common.study" else "common.study.run").main) for name in COMMANDS)
+    modules = [f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name for name in COMMANDS]
+    assert all(callable(importlib.import_module(name).main) for name in modules)
