@@ -38,7 +38,7 @@ class Method:
     color: str
     loss: str = ""
     nll_on: Literal["", "all", "accepted", "better"] = ""
-    sft_on: Literal["", "all", "accepted", "best", "weighted", "conditioned"] = ""
+    sft_on: Literal["", "all", "accepted", "best", "weighted", "conditioned", "edits"] = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
     edits: bool = False
     extrapolates: str = ""
@@ -52,7 +52,7 @@ class Method:
     def sees_scores(self) -> bool:
         """Whether what it trains depends on the external scores."""
         return (
-            self.sft_on not in ("", "all")
+            self.sft_on not in ("", "all", "edits")
             or self.nll_on in ("accepted", "better")
             or bool(self.loss)
             and uses_scores(self.loss)
@@ -182,6 +182,7 @@ register(
     Method("fa", "FA", "#98df8a", sft_on="best"),
     Method("rwr", "RWR", "#637939", sft_on="weighted", search={"rwr_temperature": (0.05, 2.0)}),
     Method("ca", "CA", "#9edae5", sft_on="conditioned"),
+    Method("figa", "FIGA", "#b5cf6b", sft_on="edits"),
     Method("dpo", "DPO", "#d62728", loss="dpo"),
     Method("cdpo", "cDPO", "#ff9896", loss="cdpo", search={"label_smoothing": (0.05, 0.4)}),
     Method("robust", "robust DPO", "#e377c2", loss="robust", search={"label_smoothing": (0.05, 0.4)}),

@@ -7,6 +7,7 @@ original, and dSC drops the pair.
 RWR (reward-weighted regression): all answers, weighted by exp(score / T); the form is the classical one, mean 1 over
 the data, and T = .25 on scores in [0, 1] is ours.
 CA (conditional): all answers, each with its score written behind the request (`common.data.conditioned`).
+FIGA (arXiv 2311.04072) learns the edits of all revisions alone and unlearns what they replaced (`figa_loss`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,18 @@ from trl import SFTConfig, SFTTrainer
 
 from common.data.conditioned import conditioned
 from common.data.preference import accepted, prompt_messages
-from common.logprobs.compute import grouped_logprobs
+from common.logprobs.compute import grouped_logprobs, token_logprobs
+from common.logprobs.edits import changed
 from common.methods import METHODS, TrainSettings
 from common.schema import Message, ScoredPair
 from common.student.adapters import adapters_to_float32, lora_settings
 from common.student.load import check_prompt_is_prefix
 from common.trainer.finite import StopWhenNotFinite
 
+BESIDE = ("weight", "replaced")
+"""Columns that the loss reads: what an answer weighs, and the tokens of the answer that it took the place of."""
+UNLEARN, STILL_LIKELY = 0.5, 0.6
+"""FIGA's: how much a token edited away counts, and the nats above which it is unlikely enough."""
 Answers = list[tuple[list[Message], str, float]]
 """Prompt, answer, and what it weighs."""
 
@@ -35,7 +41,7 @@ Answers = list[tuple[list[Message], str, float]]
 def answers_to_learn(method: str, pairs: Sequence[ScoredPair], settings: TrainSettings) -> Answers:
     """What a supervised row learns of scored pairs. Raises ValueError where that is nothing."""
     rows: Answers = []
-    if METHODS[method].sft_on in ("all", "accepted"):
+    if METHODS[method].sft_on in ("all", "accepted", "edits"):
         kept = accepted(pairs) if METHODS[method].sft_on == "accepted" else pairs
         rows = [(prompt_messages(pair), pair.response_revised, 1.0) for pair in kept]
     else:
@@ -54,7 +60,8 @@ def answers_to_learn(method: str, pairs: Sequence[ScoredPair], settings: TrainSe
         if METHODS[method].sft_on == "conditioned":
             rows = [(conditioned(prompt, score), answer, 1.0) for prompt, answer, score in single]
     if not rows:
-        raise ValueError(f"{method}: no revision scored higher than its original, so there is nothing to train on")
+        why = "no revision scored higher than its original" if pairs else "no pair has both scores"
+        raise ValueError(f"{method}: {why}, so there is nothing to train on")
     return rows
 
 
@@ -77,11 +84,14 @@ def supervised_trainer(
     check_prompt_is_prefix(tokenizer, *answers[0][:2], f"the first answer of {method}")
     weights = [weight for *_, weight in answers]
     rows = [
-        {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]}
-        | ({"weight": weight} if set(weights) != {1.0} else {})
-        for prompt, answer, weight in answers
+        {"prompt": prompt, "completion": [{"role": "assistant", "content": answer}]} for prompt, answer, _ in answers
     ]
-    trainer = CompletionTrainer(
+    if set(weights) != {1.0}:
+        rows = [row | {"weight": weight} for row, weight in zip(rows, weights)]
+    if edits := METHODS[method].sft_on == "edits":
+        replaced = [_answer_ids(tokenizer, prompt_messages(pair), pair.response, settings.max_length) for pair in pairs]
+        rows = [row | {"replaced": ids} for row, ids in zip(rows, replaced, strict=True)]
+    trainer = (EditTrainer if edits else CompletionTrainer)(
         model,
         SFTConfig(learning_rate=settings.sft_learning_rate, **arguments),
         train_dataset=Dataset.from_list(rows),
@@ -100,12 +110,12 @@ class CompletionTrainer(SFTTrainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if "weight" in self.train_dataset.column_names:
-            self.data_collator = _with_weights(self.data_collator)
+        if beside := [name for name in BESIDE if name in self.train_dataset.column_names]:
+            self.data_collator = _carried(self.data_collator, beside)
 
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, "weight"]))
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *BESIDE]))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         scored = (inputs["labels"] != -100).sum(dim=1)  # prompt and completion: the end of every row
@@ -118,9 +128,52 @@ class CompletionTrainer(SFTTrainer):
         return -logps.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-def _with_weights(collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]]):
-    def collated(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        bare = [{name: value for name, value in example.items() if name != "weight"} for example in examples]
-        return collate(bare) | {"weight": torch.tensor([example["weight"] for example in examples])}
+def figa_loss(logps: Tensor, learnt: Tensor, unlearnt: Tensor) -> Tensor:
+    """FIGA's loss (RUCAIBox/FIGA, train.py): the negative log-likelihood of the tokens that were edited in, less half of
+    that of the tokens edited away which are still likely (`STILL_LIKELY`), over the number of tokens that count.
+
+    Args:
+        logps: (tokens,) log-probabilities, nats. learnt, unlearnt: (tokens,) bool, which were edited in and away.
+    """
+    nll = -logps
+    unlearnt = unlearnt & (nll.detach() <= STILL_LIKELY)
+    return (nll[learnt].sum() - UNLEARN * nll[unlearnt].sum()) / (learnt.sum() + unlearnt.sum()).clamp(min=1)
+
+
+class EditTrainer(CompletionTrainer):
+    """`figa_loss` of the batch. The end of a revision is always learnt."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        groups, learnt, unlearnt = [], [], []
+        rows = zip(inputs["input_ids"], inputs["labels"], inputs["attention_mask"].sum(dim=1), inputs["replaced"])
+        for ids, labels, length, replaced in rows:
+            start = int(length - (labels != -100).sum())
+            prompt, revised = ids[:start].tolist(), ids[start:length].tolist()
+            away, new = changed(replaced, revised)
+            groups.append([(prompt + revised, start), (prompt + replaced, start)])
+            learnt += [*new[:-1], True, *(False for _ in away)]
+            unlearnt += [*(False for _ in new), *away]
+        with self.accelerator.autocast():
+            logps, _ = token_logprobs(model, groups)
+        device = logps.device
+        return figa_loss(logps, torch.tensor(learnt, device=device), torch.tensor(unlearnt, device=device))
+
+
+def _answer_ids(tokenizer, prompt: list[Message], answer: str, max_length: int) -> list[int]:
+    """Tokens of an answer as the chat template writes it, cut where prompt and answer have `max_length`."""
+    encode = lambda turns, **how: tokenizer.apply_chat_template(turns, return_dict=True, **how)["input_ids"]  # noqa: E731
+    asked = encode(prompt, add_generation_prompt=True)
+    return encode([*prompt, {"role": "assistant", "content": answer}])[len(asked) : max(max_length, len(asked) + 1)]
+
+
+def _carried(collate: Callable[[list[dict[str, Any]]], dict[str, Any]], names: Sequence[str]):
+    """The collator, with columns of numbers or token ids beside what it makes."""
+
+    def collated(examples: list[dict[str, Any]]) -> dict[str, Any]:
+        bare = [{name: value for name, value in example.items() if name not in names} for example in examples]
+        beside = {name: [example[name] for example in examples] for name in names}
+        return collate(bare) | {
+            name: torch.tensor(values) if name == "weight" else values for name, values in beside.items()
+        }
 
     return collated

@@ -72,7 +72,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted", "rdpo_expo"}),
         ({"label_smoothing": 0.2}, {"cdpo", "robust"}),
         ({"nll_weight": 2.0}, {name for name, row in METHODS.items() if row.nll_on}),
-        ({"sft_learning_rate": 1e-3}, {"sft", "dsc", "fa", "rwr", "ca"}),
+        ({"sft_learning_rate": 1e-3}, {"sft", "dsc", "fa", "rwr", "ca", "figa"}),
         ({"rwr_temperature": 1.0}, {"rwr"}),
         ({"ca_score": 0.5}, {"ca"}),
         ({"learning_rate": 1e-3}, {name for name, row in METHODS.items() if row.loss}),

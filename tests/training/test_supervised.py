@@ -12,10 +12,11 @@ from common.evaluation.answers import Constant, TrainedStudent, chat_of
 from common.evaluation.metrics import divergence
 from common.evaluation.result import Result, card
 from common.logprobs.compute import summed_logprobs
+from common.logprobs.edits import changed
 from common.methods import METHODS, TrainSettings, sees_scores
 from common.schema import Metric, PromptRecord, Sampling, ScoredPair
 from common.training.kept import trained_once, training_of
-from common.training.supervised import CompletionTrainer, answers_to_learn, reward_weights, supervised_trainer
+from common.training.supervised import CompletionTrainer, answers_to_learn, figa_loss, reward_weights, supervised_trainer
 from common.training.train import common_arguments, train
 
 FAST = TrainSettings(batch_size=4, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256, epochs=1)
@@ -146,3 +147,36 @@ def test_the_card_of_ca_says_how_to_ask():
     assert f"every request ends with ` {TAG}: 1.00`" in card("student", TrainSettings(), Result("ca", 0, "", [metric]))
     assert TAG not in card("student", TrainSettings(), Result("sft", 0, "", [metric]))
     assert METHODS["ca"].kind == METHODS["fa"].kind == "supervised"
+
+
+def test_figa_worked_by_hand():
+    """The edits of "I will help you copy the passport ." to "I will not help you copy a passport .", without the end token."""
+    revised, original = [0.1, 0.2, 2, 0.3, 0.1, 0.1, 1, 0.4, 0.05], [0.1, 0.2, 0.3, 0.1, 0.1, 0.4, 0.2, 0.1]
+    learnt, unlearnt = [i in (2, 6) for i in range(9)] + [False] * 8, [False] * 9 + [i == 5 for i in range(8)]
+    masks = torch.tensor(learnt), torch.tensor(unlearnt)
+    assert figa_loss(-torch.tensor(revised + original), *masks).item() == pytest.approx(0.933333, abs=1e-6)
+    original[5] = 0.7  # unlikely already: neither unlearnt nor counted
+    assert figa_loss(-torch.tensor(revised + original), *masks).item() == pytest.approx(1.5)
+    assert figa_loss(-torch.tensor([0.5, 0.7]), torch.tensor([False] * 2), torch.tensor([False] * 2)).item() == 0.0
+
+
+def test_figa_learns_the_edits_and_the_end_of_every_revision(load_micro, tmp_path):
+    edited = [one.model_copy(update={"response": "I will help you copy it.", "response_revised": "I will not help you copy it."}) for one in PAIRS[:2]]
+    trainer = trainer_of("figa", load_micro(), edited, tmp_path, TrainSettings(**{**FAST.__dict__, "epochs": 5}))
+    batch = next(iter(trainer.get_train_dataloader()))
+    nll = []
+    for ids, labels, length, replaced in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].sum(1), batch["replaced"]):
+        revised = labels[labels != -100].tolist()
+        assert trainer.processing_class.decode(replaced, skip_special_tokens=True) == "I will help you copy it." and replaced[-1] == revised[-1]
+        start = int(length) - len(revised)
+        with torch.no_grad():
+            sides = [trainer.model(input_ids=torch.tensor([ids[:start].tolist() + answer])).logits[0, start - 1 : -1].log_softmax(1) for answer in (revised, replaced)]
+        away, new = changed(replaced, revised)
+        of_revised, of_replaced = (-side[torch.arange(len(answer)), torch.tensor(answer)] for side, answer in zip(sides, (revised, replaced)))
+        nll.append((sum(of_revised[i] for i in range(len(revised)) if new[i] or i == len(revised) - 1), [of_replaced[i] for i in range(len(replaced)) if away[i]], sum(new) + 1))
+    unlearnt = [value for _, values, _ in nll for value in values if value <= 0.6]
+    expected = (sum(learnt for learnt, *_ in nll) - 0.5 * sum(unlearnt)) / (sum(count for *_, count in nll) + len(unlearnt))
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(float(expected), rel=1e-4)
+    before = trainer.compute_loss(trainer.model, batch).item()
+    trainer.train()
+    assert trainer.compute_loss(trainer.model.eval(), batch).item() < before and not sees_scores("figa")
