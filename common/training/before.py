@@ -7,16 +7,17 @@ from collections.abc import Sequence
 import torch
 
 from common.evaluation.answers import answers_by_set
-from common.loss import LOSSES, preference_loss
-from common.methods import existing
+from common.loss import preference_loss
+from common.methods import METHODS, existing
 from common.student.load import load_student
 from common.training.comparison import Experiment
 from common.training.train import preference_trainer
 
 
 def preference_methods(methods: Sequence[str]) -> list[str]:
-    """Those trained with a preference loss, for the parts of the story that only they have."""
-    return [method for method in methods if method in LOSSES]
+    """Those trained with a preference loss alone, whose first loss scores decide: no likelihood is in it."""
+    rows = {method: METHODS[method] for method in methods if method in METHODS}
+    return [method for method, row in rows.items() if row.loss and not row.nll_on and not row.extrapolates]
 
 
 def row_before(methods: Sequence[str]) -> str:
@@ -46,6 +47,6 @@ def loss_before_training(run: Experiment, method: str, seed: int, pairs: int = 1
     measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
     zeros = torch.zeros(len(chosen))
     rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
-    knobs = {"beta": settings.beta, **settings.knobs_of(method)}
-    analytic = preference_loss(method, zeros, zeros, zeros, zeros, revised, rejected, **knobs)[0].mean()
+    knobs = {"beta": settings.beta, **settings.knobs_of(METHODS[method].loss)}
+    analytic = preference_loss(METHODS[method].loss, zeros, zeros, zeros, zeros, revised, rejected, **knobs)[0].mean()
     return measured, float(analytic)
