@@ -13,6 +13,7 @@ from common.chat.endpoint import EndpointChat, key_of
 from common.chat.pacing import EndpointError
 from common.data.counterfactual import variant_named
 from common.data.self_critique import opening
+from common.evaluation.judged import HeldOut
 from common.methods import is_trained
 from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
@@ -83,10 +84,11 @@ def forecast(
 
 
 def _pairs(p: GenerateData | RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
-    """The pairs that a step begins with, or stand-ins for them."""
+    """The pairs that a step begins with, or stand-ins for them; prompts where no row is trained."""
     path = input_of(stage, p)
     if path.exists():
-        return read_records(path, Pair if stage == "reward_score" else ScoredPair)
+        trains = stage == "train_rdpo" and any(map(is_trained, p.methods))
+        return read_records(path, Pair if stage == "reward_score" else ScoredPair if trains else HeldOut)
     answer = "x" * CHARACTERS * p.max_new_tokens
     return [Pair(**record.model_dump(), response=answer, response_revised=answer) for record in prompts]
 

@@ -42,6 +42,9 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     )  # room for the legend
     real = objective_of(results)[0] == REAL
     objective, said = seen_of(results)
+    results = [result for result in results if any(metric.metric == "utility" for metric in result.metrics)]
+    if not results:
+        axes.text(0.5, 0.5, "no benign prompts, so no utility to draw", ha="center", transform=axes.transAxes)
     for of_method in by_row(results):
         method, color = of_method[0].method, _color_of(of_method[0])
         points = [(value_of(result, "utility"), value_of(result, objective)) for result in of_method]
@@ -76,7 +79,8 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
             color="0.4",
         )
     axes.set(xlabel="utility" if real else "utility (oracle)", ylabel=said, xlim=(-0.03, 1.03), ylim=(-0.03, 1.05))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    if results:
+        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 

@@ -116,3 +116,12 @@ def test_a_dry_run_goes_through_all_three_steps_and_says_what_could_not_run(tmp_
     printed = capsys.readouterr().out
     assert "about 600 requests" in printed and "about 400 requests" in printed and len(server.asked) == 2
     assert "CANNOT RUN: student = 'nobody/nothing' is no model" in printed and not (tmp_path / "run").exists()
+
+
+def test_rows_that_train_nothing_need_prompts_alone(tmp_path, micro):
+    """The file that docs/models.md shows: one prompt a line, no answers and no scores."""
+    (tmp_path / "prompts.jsonl").write_text("".join(f'{{"id": "{i}", "experiment": "safety", "split": "test", "prompt": "Question {i}?"}}\n' for i in range(4)))
+    given = {"student": str(micro), "pairs_file": str(tmp_path / "prompts.jsonl"), "evaluate_on": "test"}
+    assert any("student" in line for line in forecast("train_rdpo", parameters("train_rdpo", tmp_path, methods=["base"], **given)))
+    with pytest.raises(ValueError, match="prompts.jsonl"):
+        forecast("train_rdpo", parameters("train_rdpo", tmp_path, methods=["base", "dpo"], **given))

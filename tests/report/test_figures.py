@@ -2,7 +2,9 @@
 
 from PIL import Image
 
-from common.report.figures import grid_of_axes, save_figure
+from common.evaluation.result import Result
+from common.report.figures import grid_of_axes, safety_utility_figure, save_figure
+from common.schema import Metric
 
 
 def test_a_figure_of_the_same_numbers_has_the_same_bytes_and_few_colours(tmp_path):
@@ -13,3 +15,9 @@ def test_a_figure_of_the_same_numbers_has_the_same_bytes_and_few_colours(tmp_pat
     assert (tmp_path / "first.png").read_bytes() == (tmp_path / "second.png").read_bytes()
     with Image.open(tmp_path / "first.png") as kept:
         assert (kept.mode, kept.size, kept.text) == ("P", (400, 300), {})
+
+
+def test_rows_without_utility_are_a_sentence_and_no_error():
+    metric = Metric(experiment="safety", method="dpo", seed=0, metric="aligned", value=0.5, low=0.4, high=0.6, n=10)
+    (axes,) = safety_utility_figure([Result("dpo", 0, "", [metric])]).axes
+    assert [text.get_text() for text in axes.texts] == ["no benign prompts, so no utility to draw"] and not axes.collections
