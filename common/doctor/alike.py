@@ -28,7 +28,9 @@ def check_alike(rows: Sequence[DoctorRow]) -> list[Finding]:
     of_prompt, of_chosen = earlier_alike(prompts), earlier_alike([row.chosen for row in rows])
     both = [sorted({*a} & {*b}) for a, b in zip(of_prompt, of_chosen)]
     twice = {i: twin for i, those in enumerate(both) if (twin := _same_rejected(rows, i, those)) is not None}
-    close = [i for i, row in enumerate(rows) if row.chosen != row.rejected and jaccard(row.chosen, row.rejected) >= ALIKE]
+    close = [
+        i for i, row in enumerate(rows) if row.chosen != row.rejected and jaccard(row.chosen, row.rejected) >= ALIKE
+    ]
     told = lambda those: {i: f"as in {rows[j].where}" for i, j in those.items()}  # noqa: E731
     first = lambda lists: {i: those[0] for i, those in enumerate(lists) if those}  # noqa: E731
     elsewhere = {i: j for i, j in first(of_chosen).items() if i not in twice}
@@ -53,7 +55,14 @@ def _overlap(rows: Sequence[DoctorRow], prompts: Sequence[str], alike: Sequence[
                 held_out, trained = (j, i) if rows[i].split == "train" else (i, j)
                 notes.setdefault(held_out, f"as in {rows[trained].where}, which is trained on")
     of = sum(row.split != "train" for row in rows)
-    return Finding("train/test overlap", sorted(notes), of, "a held-out prompt is nearly the same as one that is trained on", False, notes)
+    return Finding(
+        "train/test overlap",
+        sorted(notes),
+        of,
+        "a held-out prompt is nearly the same as one that is trained on",
+        False,
+        notes,
+    )
 
 
 def earlier_alike(texts: Sequence[str]) -> list[list[int]]:

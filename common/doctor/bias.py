@@ -14,7 +14,9 @@ from common.doctor.rows import DoctorRow
 from common.statistics import holm, mcnemar_exact, wilson_interval
 
 AS_AN_AI = re.compile(r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b", re.I)
-REVISED = re.compile(r"\brevised\b|\b(?:here is|here's|this is) (?:the|a|an|my) (?:\w+ )?(?:improved|better|rewritten|corrected)\b", re.I)
+REVISED = re.compile(
+    r"\brevised\b|\b(?:here is|here's|this is) (?:the|a|an|my) (?:\w+ )?(?:improved|better|rewritten|corrected)\b", re.I
+)
 LIST = re.compile(r"^\s*(?:[-*•]|\d+[.)]) ", re.M)
 BOLD = re.compile(r"\*\*\S.*?\*\*|^#+ ", re.M)
 CERTAINLY = re.compile(r"^\W*(?:sure|certainly|of course|absolutely|great question)\b", re.I)

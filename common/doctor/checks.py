@@ -158,5 +158,7 @@ def language_of(text: str) -> str:
         if len(pattern.findall(text)) > letters / 5:
             return name
     counted = Counter(words(text).split())
-    hits = sorted(((sum(counted[word] for word in those), language) for language, those in STOPWORDS.items()), reverse=True)
+    hits = sorted(
+        ((sum(counted[word] for word in those), language) for language, those in STOPWORDS.items()), reverse=True
+    )
     return hits[0][1] if hits[0][0] >= 3 and hits[0][0] >= 1.5 * hits[1][0] else NO_LANGUAGE
