@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "common.batch": "run the notebooks of a profile through papermill",
+    "common.doctor": "look at a file of pairs before training: faults, label noise, recommended method",
     "common.own_data": "train a chat model on a file of scored pairs and report before and after",
     "common.notebook.tune": "tune every method of a profile with the same budget",
     "common.study": "the study in the miniature: many seeds, teacher and judge wrong at known rates",

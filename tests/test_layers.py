@@ -21,6 +21,7 @@ FLOORS = [
     {"training"},
     {"report"},
     {"show"},
+    {"doctor"},
     {"own_data", "miniature"},
     {"notebook"},
     {"profiles", "study"},

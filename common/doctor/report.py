@@ -26,8 +26,7 @@ SCORES = (
 
 
 def short_table(pairs: Sequence[Pair] | Diagnosis) -> pd.DataFrame:
-    """A line a check: rows found, rows looked at, share with Wilson's 95 % interval. Checks that found nothing are left
-    out; the estimated label noise stands first."""
+    """A line a check that found a row: rows found, rows looked at, share with Wilson's 95 % interval."""
     import pandas as pd
 
     found = pairs if isinstance(pairs, Diagnosis) else examine(list(pairs))
@@ -101,7 +100,7 @@ def page(found: Diagnosis, picture: str = "") -> str:
         "",
         "## Most suspicious rows",
         "",
-        f"The first {min(LISTED, len(found.suspects))} of {count(len(found.suspects), 'row')}; all are in `suspects.jsonl`.",
+        f"The first {min(LISTED, len(found.suspects))} of {count(len(found.suspects), 'row')}{'; all are in `suspects.jsonl`' if picture else ''}.",
         "",
     ]
     lines += [
@@ -152,8 +151,8 @@ def _noise(found: Diagnosis) -> list[str]:
 
 def _length(found: Diagnosis) -> list[str]:
     of = found.lengths
-    said = [f"Chosen answers are {_effect(of.labels)} than rejected ones."] if of.labels.n else []
-    said += [f"Higher scored answers are {_effect(of.scores)} than lower scored ones."] if of.scores.n else []
+    said = [_effect("Chosen", of.labels, "rejected")] if of.labels.n else []
+    said += [_effect("Higher scored", of.scores, "lower scored")] if of.scores.n else []
     longer, n = of.longer
     if n:
         from common.statistics import wilson_interval
@@ -167,15 +166,15 @@ def _length(found: Diagnosis) -> list[str]:
     return said
 
 
-def _effect(effect: Effect) -> str:
-    words = f"{abs(effect.mean):.1f} words {'longer' if effect.mean >= 0 else 'shorter'}"
+def _effect(first: str, effect: Effect, second: str) -> str:
     d = "no d" if effect.d is None else f"Cohen's d = {effect.d:+.2f} [{effect.low:+.2f}, {effect.high:+.2f}]"
-    return f"{words} ({d}, n = {effect.n})"
+    longer = "longer" if effect.mean >= 0 else "shorter"
+    return f"{first} answers are {abs(effect.mean):.1f} words {longer} than {second} ones ({d}, n = {effect.n})."
 
 
 def _style(found: Diagnosis) -> list[str]:
     return [
-        f"One-sided: {len(one.chosen)} chosen and {len(one.rejected)} rejected answers alone {_verb(one.name)}, n = {one.n}, p = {p_value(one.p)}."
+        f"One-sided: {len(one.chosen)} chosen and {len(one.rejected)} rejected answers alone {_verb(one.name)}, n = {one.n}, p {p_value(one.p)}."
         for one in found.markers
         if one.is_one_sided
     ]
@@ -263,8 +262,8 @@ def _md(text: str) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two digits after the point, or that it is below .01."""
-    return "&lt; .01" if p < 0.01 else f"{p:.2f}"
+    """Two digits after the point behind a sign, or that it is below .01."""
+    return "< .01" if p < 0.01 else f"= {p:.2f}"
 
 
 def count(number: int, noun: str) -> str:
