@@ -11,8 +11,7 @@ import re
 from collections.abc import Sequence
 from zlib import crc32
 
-from common.data.splits import words
-from common.doctor.checks import Finding
+from common.doctor.checks import Finding, plain_words
 from common.doctor.rows import DoctorRow
 
 ALIKE = 0.8
@@ -22,32 +21,40 @@ CANDIDATES = 50
 TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 
 
+Parts = frozenset[int]
+"""Of a text: checksums of its words and of its pairs of neighbouring words."""
+
+
 def check_alike(rows: Sequence[DoctorRow]) -> list[Finding]:
     """Repeated rows, prompts and chosen answers, nearly equal answers of one row, and prompts on both sides."""
-    prompts = [f"{row.system}\n{row.prompt}" for row in rows]
-    of_prompt, of_chosen = earlier_alike(prompts), earlier_alike([row.chosen for row in rows])
-    both = [sorted({*a} & {*b}) for a, b in zip(of_prompt, of_chosen)]
-    twice = {i: twin for i, those in enumerate(both) if (twin := _same_rejected(rows, i, those)) is not None}
-    close = [
-        i for i, row in enumerate(rows) if row.chosen != row.rejected and jaccard(row.chosen, row.rejected) >= ALIKE
-    ]
-    told = lambda those: {i: f"as in {rows[j].where}" for i, j in those.items()}  # noqa: E731
-    first = lambda lists: {i: those[0] for i, those in enumerate(lists) if those}  # noqa: E731
-    elsewhere = {i: j for i, j in first(of_chosen).items() if i not in twice}
+    prompts, chosen, rejected = (
+        [parts_of(text) for text in texts]
+        for texts in (
+            [f"{row.system}\n{row.prompt}" for row in rows],
+            [row.chosen for row in rows],
+            [row.rejected for row in rows],
+        )
+    )
+    of_prompt, of_chosen = earlier_alike(prompts), earlier_alike(chosen)
+    twice = {}
+    for i, those in enumerate(zip(of_prompt, of_chosen)):
+        for j in sorted(set.intersection(*map(set, those))):
+            if rows[i].rejected == rows[j].rejected or jaccard(rejected[i], rejected[j]) >= ALIKE:
+                twice.setdefault(i, j)
+    close = [i for i, row in enumerate(rows) if row.chosen != row.rejected and jaccard(chosen[i], rejected[i]) >= ALIKE]
+    again = {i: those[0] for i, those in enumerate(of_prompt) if those}
+    elsewhere = {i: those[0] for i, those in enumerate(of_chosen) if those and i not in twice}
+    said = lambda those: {i: f"as in {rows[j].where}" for i, j in those.items()}  # noqa: E731
     return [
-        Finding("repeated row", list(twice), len(rows), "nearly the same prompt and answers as an earlier row", True, told(twice)),
+        Finding("repeated row", list(twice), len(rows), "nearly the same prompt and answers as an earlier row", True, said(twice)),
         Finding("nearly equal answers", close, len(rows), f"the two answers share {ALIKE:.0%} of their words and word pairs"),
-        Finding("repeated prompt", list(first(of_prompt)), len(rows), "nearly the same prompt as an earlier row", False, told(first(of_prompt))),
-        Finding("repeated chosen answer", list(elsewhere), len(rows), "nearly the same chosen answer as an earlier row", False, told(elsewhere)),
-        _overlap(rows, prompts, of_prompt),
+        Finding("repeated prompt", list(again), len(rows), "nearly the same prompt as an earlier row", False, said(again)),
+        Finding("repeated chosen answer", list(elsewhere), len(rows), "nearly the same chosen answer as an earlier row", False, said(elsewhere)),
+        _overlap(rows, of_prompt),
     ]  # fmt: skip
 
 
-def _same_rejected(rows: Sequence[DoctorRow], i: int, those: Sequence[int]) -> int | None:
-    return next((j for j in those if jaccard(rows[i].rejected, rows[j].rejected) >= ALIKE), None)
-
-
-def _overlap(rows: Sequence[DoctorRow], prompts: Sequence[str], alike: Sequence[Sequence[int]]) -> Finding:
+def _overlap(rows: Sequence[DoctorRow], alike: Sequence[Sequence[int]]) -> Finding:
     notes = {}
     for i, those in enumerate(alike):
         for j in those:
@@ -65,39 +72,41 @@ def _overlap(rows: Sequence[DoctorRow], prompts: Sequence[str], alike: Sequence[
     )
 
 
-def earlier_alike(texts: Sequence[str]) -> list[list[int]]:
+def earlier_alike(texts: Sequence[Parts]) -> list[list[int]]:
     """For every text the numbers of earlier ones that are nearly the same, at most `CANDIDATES`; [] for an empty one."""
     from datasketch import MinHash, MinHashLSH
 
     index, kept = MinHashLSH(threshold=ALIKE, num_perm=PERMUTATIONS), []
-    alike: list[list[int]] = []
-    same: dict[frozenset[int], list[int]] = {}
-    hashes = [frozenset(crc32(part.encode()) for part in _parts(text)) for text in texts]
-    unique = list(dict.fromkeys(filter(None, hashes)))
+    unique = list(dict.fromkeys(filter(None, texts)))
     sketches = dict(zip(unique, MinHash.generator(unique, num_perm=PERMUTATIONS, hashfunc=lambda part: part)))
-    for number, parts in enumerate(hashes):
-        if parts in same:
-            alike.append([*same[parts][:CANDIDATES]])
-            same[parts].append(number)
-            continue
+    alike: list[list[int]] = []
+    same: dict[Parts, list[int]] = {}
+    for number, parts in enumerate(texts):
         if not parts:
             alike.append([])
-            continue
-        found = sorted(index.query(sketches[parts]))[:CANDIDATES]
-        near = [of for of in found if len(parts & kept[of]) >= ALIKE * len(parts | kept[of])]
-        alike.append(sorted(j for of in near for j in same[kept[of]])[:CANDIDATES])
-        index.insert(len(kept), sketches[parts], check_duplication=False)
-        kept.append(parts)
-        same[parts] = [number]
+        elif parts in same:
+            alike.append(same[parts][:CANDIDATES])
+            same[parts].append(number)
+        else:
+            found = sorted(index.query(sketches[parts]))[:CANDIDATES]
+            near = [kept[of] for of in found if jaccard(parts, kept[of]) >= ALIKE]
+            alike.append(sorted(j for of in near for j in same[of])[:CANDIDATES])
+            index.insert(len(kept), sketches[parts], check_duplication=False)
+            kept.append(parts)
+            same[parts] = [number]
     return alike
 
 
-def jaccard(first: str, second: str) -> float:
-    """Shared share of words and word pairs of two texts, in [0, 1]; 0 where one is empty."""
-    first, second = _parts(first), _parts(second)
-    return len(first & second) / len(first | second) if first and second else 0.0
+def jaccard(first: Parts, second: Parts) -> float:
+    """Share of the parts of either that both have, in [0, 1]; 0 where one is empty."""
+    if not first or not second:
+        return 0.0
+    both = len(first & second)
+    return both / (len(first) + len(second) - both)
 
 
-def _parts(text: str) -> set[str]:
-    tokens = TOKEN.findall(words(text).casefold())
-    return {*tokens, *(f"{a} {b}" for a, b in zip(tokens, tokens[1:]))}
+def parts_of(text: str) -> Parts:
+    """The words and word pairs of a text as checksums; characters of scripts without spaces count as words."""
+    tokens = TOKEN.findall(plain_words(text)) if not text.isascii() else plain_words(text).split()
+    single = [crc32(token.encode()) for token in tokens]
+    return frozenset([*single, *((7919 * a + b) & 0xFFFFFFFF for a, b in zip(single, single[1:]))])

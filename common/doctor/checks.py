@@ -52,6 +52,8 @@ MARKUP = re.compile(
     r"<\|[\w ]+\|>|\[/?INST\]|</?s>|<(?:start|end)_of_turn>|^\s*(?:### )?(?:Human|User|Assistant|Instruction|Response):",
     re.M,
 )
+PLAIN = re.compile(r"[^ -~\n\t]|&")
+"""What a text must hold to be damaged: most hold none of it, and one search is faster than four."""
 LEAST_WORDS = 4
 """Of a prompt that is looked for in answers; shorter ones occur there by chance."""
 NO_LANGUAGE = ""
@@ -69,7 +71,10 @@ STOPWORDS = {
     "Portuguese": "o os as que e é um uma não para com por do da em você se mais como na",
     "Dutch": "de het een en is van niet dat ik je met voor op zijn te er aan ook",
 }
-STOPWORDS = {language: frozenset(those.split()) for language, those in STOPWORDS.items()}
+LANGUAGES_OF: dict[str, list[str]] = {}
+for _language, _words in STOPWORDS.items():
+    for _word in _words.split():
+        LANGUAGES_OF.setdefault(_word, []).append(_language)
 
 
 def check_rows(rows: Sequence[DoctorRow]) -> list[Finding]:
@@ -126,19 +131,20 @@ def _damage(row: DoctorRow) -> str:
     said = ["half a character"] if row.halves else []
     for name in ("prompt", "chosen", "rejected"):
         text = getattr(row, name)
-        said += [f"{kind} in {name}" for kind, pattern in DAMAGE.items() if pattern.search(text)]
+        if PLAIN.search(text):
+            said += [f"{kind} in {name}" for kind, pattern in DAMAGE.items() if pattern.search(text)]
     return ", ".join(said)
 
 
 def _leak(row: DoctorRow) -> str:
-    asked = words(row.prompt)
+    asked = plain_words(row.prompt)
     is_long = asked.count(" ") + 1 >= LEAST_WORDS
     said = []
     for name in ("chosen", "rejected"):
         answer = getattr(row, name)
-        if is_long and f" {asked} " in f" {words(answer)} ":
+        if is_long and f" {asked} " in f" {plain_words(answer)} ":
             said.append(f"whole prompt in {name}")
-        if mark := MARKUP.search(answer):
+        if any(sign in answer for sign in "<[:") and (mark := MARKUP.search(answer)):
             said.append(f"{mark[0].strip()!r} in {name}")
     return ", ".join(said)
 
@@ -149,7 +155,11 @@ def _languages(row: DoctorRow) -> str:
     return ", ".join(f"{name} {language}" for name, language in known.items()) if len({*known.values()}) > 1 else ""
 
 
-@lru_cache(maxsize=None)
+plain_words = lru_cache(maxsize=100_000)(words)
+"""`words`, once a text."""
+
+
+@lru_cache(maxsize=100_000)
 def language_of(text: str) -> str:
     """A guess: the script of a fifth of the letters, else the language with most common words; "" for no guess, where
     fewer than three were found or two languages share the lead."""
@@ -157,8 +167,6 @@ def language_of(text: str) -> str:
     for name, pattern in OTHER_SCRIPT.items() if letters else ():
         if len(pattern.findall(text)) > letters / 5:
             return name
-    counted = Counter(words(text).split())
-    hits = sorted(
-        ((sum(counted[word] for word in those), language) for language, those in STOPWORDS.items()), reverse=True
-    )
-    return hits[0][1] if hits[0][0] >= 3 and hits[0][0] >= 1.5 * hits[1][0] else NO_LANGUAGE
+    counted = Counter(language for word in plain_words(text).split() for language in LANGUAGES_OF.get(word, ()))
+    (language, hits), (_, next_hits) = (*counted.most_common(2), ("", 0), ("", 0))[:2]
+    return language if hits >= 3 and hits >= 1.5 * next_hits else NO_LANGUAGE
