@@ -169,7 +169,9 @@ def _about_cell(noise: float | None, pairs: int, place: Mapping[str, float]) -> 
     if noise is None:
         return f"Noise is unknown here; the numbers are those of the study's cell with {cell}."
     own = f"about {noise:.0%} noise and {pairs} row{'s' * (pairs != 1)}"
-    near = abs(noise - place["noise"]) <= NEAR_NOISE and 1 / NEAR_PAIRS <= pairs / place["pairs"] <= NEAR_PAIRS
+    near = (
+        round(abs(noise - place["noise"]), 9) <= NEAR_NOISE and 1 / NEAR_PAIRS <= pairs / place["pairs"] <= NEAR_PAIRS
+    )
     if near:
         return f"This file has {own}; the study's cell with {cell} is near."
     return f"This file has {own}. The study has no such cell, so we do not know; the nearest that all experiments share has {cell}."

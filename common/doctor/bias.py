@@ -30,7 +30,8 @@ TRACES = ("speaks of an earlier answer", "says revised or improved")
 SIGNIFICANT = 0.05
 ONE_END = 0.8
 """Share of the scores at one end of the scale from which they are called skewed."""
-FEW_VALUES = 2
+FEW_VALUES, LEAST_SCORES = 2, 20
+"""Distinct values that are called few, and the scores that it takes to say anything of their values."""
 
 
 class Effect(NamedTuple):
@@ -107,8 +108,8 @@ def markers(rows: Sequence[DoctorRow]) -> list[Marker]:
 
 def skew(rows: Sequence[DoctorRow]) -> list[str]:
     """Sentences about scores that say little: few values, or nearly all at one end; [] for nothing to say."""
-    scores = [score for row in rows for score in (row.score_chosen, row.score_rejected) if score is not None]
-    if not scores:
+    scores = [score for row in rows for score in (row.score_chosen, row.score_rejected) if row.gap is not None]
+    if len(scores) < LEAST_SCORES:
         return []
     said, values = [], Counter(scores)
     if len(values) <= FEW_VALUES:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
+from common.doctor.advice import knobs_for
 from common.doctor.bias import Effect
 from common.doctor.checks import Finding
 from common.doctor.diagnosis import Diagnosis, examine
 from common.doctor.noise import LEAST_GAIN
 from common.schema import Pair
+from common.statistics import wilson_interval
 from common.storage import write_jsonl, write_whole
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 EXAMPLES, LONGEST, LISTED = 3, 110, 30
 EVIDENCE = "results/README.md"
+SCORE_WEIGHED = ("rdpo", "rdpo_label")
+"""Both readings of refined DPO: their knobs are given whatever is recommended."""
 SCORES = (
     "Ways to scores: a judge in step 2 (`reward_score`), or one learned from the pairs themselves "
     "(`common.judge.learned.cross_fitted_scores`, see docs/own-data.md)."
@@ -155,8 +159,6 @@ def _length(found: Diagnosis) -> list[str]:
     said += [_effect("Higher scored", of.scores, "lower scored")] if of.scores.n else []
     longer, n = of.longer
     if n:
-        from common.statistics import wilson_interval
-
         low, high = wilson_interval(longer, n)
         said.append(
             f"The longer answer scored higher in {longer} of {n} untied rows ({longer / n:.2f} [{low:.2f}, {high:.2f}])."
@@ -208,28 +210,35 @@ def _languages(found: Diagnosis) -> list[str]:
 
 def _advice(found: Diagnosis) -> list[str]:
     advice = found.advice
-    said = [
-        f"Method: `{advice.method}`" + "".join(f", {name} {value:g}" for name, value in advice.knobs.items()) + ".",
-        *advice.reasons,
+    said = [f"Method: `{advice.method}`{_knobs(advice.knobs)}.", *advice.reasons]
+    said += [
+        f"If you train `{method}`:{_knobs(knobs_for(method))[1:]}."
+        for method in SCORE_WEIGHED
+        if method != advice.method and found.noise.untied
     ]
-    low, high = found.score_range
     gaps = sorted(abs(row.gap) for row in found.rows if row.gap)
-    for name in ("alpha", "eta"):
-        if name in advice.knobs and gaps:
-            push = advice.knobs[name] * gaps[len(gaps) // 2]
-            per_point = (
-                f" On a scale from {low:g} to {high:g}, {name} is {advice.knobs[name] / (high - low):.3g} per point."
-                if high - low != 1
-                else ""
-            )
-            said.append(
-                f"{name} weighs scores in [0, 1]: the median gap of {gaps[len(gaps) // 2]:.2f} (n = {len(gaps)}) becomes {push:.2f} nats.{per_point}"
-            )
+    if gaps:
+        said.append(_scale(found, gaps[len(gaps) // 2], len(gaps)))
     if advice.table:
         said.append(
             f"All numbers are of generated worlds and small students ({EVIDENCE}); on a real model the order was another (results/small/README.md), and what holds for your student is unknown."
         )
     return said
+
+
+def _knobs(knobs: Mapping[str, float]) -> str:
+    return "".join(f", {name} {value:g}" for name, value in knobs.items())
+
+
+def _scale(found: Diagnosis, gap: float, n: int) -> str:
+    """What alpha comes to on this file's scale."""
+    alpha, (low, high) = knobs_for("rdpo")["alpha"], found.score_range
+    said = f"alpha and eta weigh scores in [0, 1]: at the median gap of {gap:.2f} (n = {n} untied rows), alpha {alpha:g} is an offset of {alpha * gap:.2f} nats."
+    return said + (
+        f" On a scale from {low:g} to {high:g}, alpha is {alpha / (high - low):.3g} per point."
+        if high - low != 1
+        else ""
+    )
 
 
 def evidence_table(found: Diagnosis) -> list[str]:
