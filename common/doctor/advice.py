@@ -1,8 +1,13 @@
-"""Which method fits a file of pairs, by what the study measured at the nearest noise and number of pairs.
+"""Which method fits a file of pairs, by what the study measured where the scores accepted a like share of the pairs.
 
-The rule: of the study's cells that all experiments have, take the one nearest in noise, then in number of pairs; of the
-methods that the file's scores allow, recommend the one with the highest mean over the experiments there. With fewer than
-`FEW_ACCEPTED` accepted pairs, methods that train on accepted pairs alone are left out.
+The rule: of the study's cells that all experiments have, take the one whose share of accepted pairs is nearest, then
+the number of pairs; of the methods that the file's scores allow, recommend the one with the highest mean over the
+experiments there. With fewer than `FEW_ACCEPTED` accepted pairs, methods that train on accepted pairs alone are left
+out.
+
+Cells are found by accepted pairs and not by estimated noise: that share was counted in the study in the same way, by a
+judge with errors and ties of its own, while the noise set there counts revisions that are no better, which no score
+shows.
 """
 
 from __future__ import annotations
@@ -28,8 +33,8 @@ CENTRE = {"noise": 0.3, "pairs": 400}
 """Of the study: what a cell has where its key does not say otherwise."""
 FEW_ACCEPTED = 100
 """Ours, not measured: the study has no cell with so few accepted pairs."""
-NEAR_NOISE, NEAR_PAIRS = 0.05, 1.5
-"""How far noise, and by which factor the number of pairs, may be from a cell that is called the file's own."""
+NEAR_SHARE, NEAR_PAIRS = 0.05, 1.5
+"""How far the accepted share, and by which factor the number of pairs, may be from a cell that is called near."""
 WITHOUT_RESULTS = {"scores": "rdpo_filter", "few accepted": "rdpo", "no scores": "dpo"}
 """What is recommended where no results are beside the package: the rule's choices at the study's centre."""
 
@@ -64,21 +69,32 @@ Values = dict[tuple[str, str, str], tuple[str, dict[int, float]]]
 """(experiment, cell, method) -> (study, seed -> behaviour at matched utility)."""
 
 
-def read_values(results: Path) -> Values:
-    """The behaviour at matched utility of every student of the studies there; {} where there is no table."""
+def read_values(results: Path) -> tuple[Values, dict[str, float]]:
+    """The behaviour at matched utility of every student of the studies there, and of every cell the share of scored
+    pairs that was accepted, mean over experiments; both empty where there is no table."""
+    from common.methods import METHODS
+
     values: Values = {}
+    used: dict[tuple[str, str], dict[bool, list[float]]] = {}
     for study in STUDIES:
         path, found = results / study / "table.csv", {}
         for line in read_measurements(path) if path.is_file() else ():
+            cell, method = json.dumps(line.get("cell") or {}, sort_keys=True), line["method"]
             if line["metric"].endswith("_matched") and line["metric"] != "utility_matched":
-                key = line["experiment"], json.dumps(line.get("cell") or {}, sort_keys=True), line["method"]
-                found.setdefault(key, (study, {}))[1][line["seed"]] = line["value"]
+                found.setdefault((line["experiment"], cell, method), (study, {}))[1][line["seed"]] = line["value"]
+            elif line["metric"] == "pairs_used" and method in METHODS:
+                by_kind = used.setdefault((cell, line["experiment"]), {True: [], False: []})
+                by_kind[METHODS[method].sft_on == "accepted"].append(line["value"])
         values = found | values
-    return values
+    shares: dict[str, list[float]] = {}
+    for (cell, _), by_kind in used.items():
+        if all(by_kind.values()):
+            shares.setdefault(cell, []).append(mean(by_kind[True]) / mean(by_kind[False]))
+    return values, {cell: mean(of) for cell, of in shares.items()}
 
 
 def cells_of(values: Values) -> list[str]:
-    """Cells unlike the centre in noise or number of pairs alone that every experiment has."""
+    """Cells that differ from the centre in noise or number of pairs alone, or not, and that every experiment has."""
     experiments = {experiment for experiment, _, _ in values}
     cells = sorted({cell for _, cell, _ in values if not json.loads(cell).keys() - CENTRE.keys()})
     return [cell for cell in cells if experiments == {of for of, where, _ in values if where == cell}]
@@ -130,27 +146,29 @@ def recommend(rows: Sequence[DoctorRow], noise: Noise, results: Path | None = No
         if is_trained(name) and (has_scores or not row.sees_scores) and not (few and (row.sft_on == "accepted" or row.loss == "rdpo_filter"))
     ]  # fmt: skip
     reasons = [_about_scores(rows, noise, accepted, few)]
-    values = read_values(results)
-    cells = [cell for cell in cells_of(values) if measured(values, cell, allowed)]
+    values, shares = read_values(results)
+    cells = [cell for cell in cells_of(values) if cell in shares and measured(values, cell, allowed)]
     if not cells:
         method = WITHOUT_RESULTS["no scores" if not has_scores else "few accepted" if few else "scores"]
         reasons.append(
             f"There are no tables of the study in {results}, so this is a recommendation without numbers; see results/README.md of the repository."
         )
         return Advice(method, knobs_for(method, results), accepted, None, [], reasons)
-    estimated = noise.in_study if has_scores else None
-    sought = {"noise": CENTRE["noise"] if estimated is None else estimated, "pairs": max(1, len(rows))}
-    cell = min(cells, key=lambda one: _distance(CENTRE | json.loads(one), sought))
+    share = accepted / noise.scored if has_scores else None
+    distances = {one: _distance(CENTRE | json.loads(one), shares[one], share, len(rows)) for one in cells}
+    cell = min(cells, key=distances.__getitem__)
     place = CENTRE | json.loads(cell)
     table = measured(values, cell, (name for name in METHODS if is_trained(name)))
     best = next(one for one in table if one.method in allowed)
-    reasons.append(_about_cell(estimated, len(rows), place))
+    reasons.append(_about_cell(share, len(rows), shares[cell], place))
     reasons += _about_best(best, [one for one in table if one.method in allowed], values, cell)
     return Advice(best.method, knobs_for(best.method, results), accepted, place, table, reasons)
 
 
-def _distance(place: Mapping[str, float], sought: Mapping[str, float]) -> tuple[float, float]:
-    return round(abs(place["noise"] - sought["noise"]), 9), abs(math.log(place["pairs"] / sought["pairs"]))
+def _distance(place: Mapping[str, float], accepted: float, share: float | None, pairs: int) -> tuple[float, float]:
+    """Of accepted share, then number of pairs; without a share, of the noise from the centre's."""
+    first = abs(place["noise"] - CENTRE["noise"]) if share is None else abs(accepted - share)
+    return round(first, 9), abs(math.log(place["pairs"] / max(pairs, 1)))
 
 
 def _about_scores(rows: Sequence[DoctorRow], noise: Noise, accepted: int, few: bool) -> str:
@@ -164,17 +182,15 @@ def _about_scores(rows: Sequence[DoctorRow], noise: Noise, accepted: int, few: b
     return said
 
 
-def _about_cell(noise: float | None, pairs: int, place: Mapping[str, float]) -> str:
-    cell = f"{place['noise']:.0%} noise and {place['pairs']:g} pairs"
-    if noise is None:
+def _about_cell(share: float | None, pairs: int, accepted: float, place: Mapping[str, float]) -> str:
+    cell = f"{place['noise']:.0%} teacher noise and {place['pairs']:g} pairs"
+    if share is None:
         return f"Noise is unknown here; the numbers are those of the study's cell with {cell}."
-    own = f"about {noise:.0%} noise and {pairs} row{'s' * (pairs != 1)}"
-    near = (
-        round(abs(noise - place["noise"]), 9) <= NEAR_NOISE and 1 / NEAR_PAIRS <= pairs / place["pairs"] <= NEAR_PAIRS
-    )
-    if near:
-        return f"This file has {own}; the study's cell with {cell} is near."
-    return f"This file has {own}. The study has no such cell, so we do not know; the nearest that all experiments share has {cell}."
+    own = f"The accepted share is {share:.2f} here, of {pairs} row{'s' * (pairs != 1)}"
+    there = f"{accepted:.2f} in the study's cell with {cell}"
+    if round(abs(share - accepted), 9) <= NEAR_SHARE and 1 / NEAR_PAIRS <= pairs / place["pairs"] <= NEAR_PAIRS:
+        return f"{own}, and {there}, which is near."
+    return f"{own}. The study has no such cell, so we do not know; the nearest that all experiments share is {there}."
 
 
 def _about_best(best: Measured, allowed: Sequence[Measured], values: Values, cell: str) -> list[str]:

@@ -38,12 +38,6 @@ class Noise(NamedTuple):
     right_order: float
     wrong: tuple[float, float, float] | None
 
-    @property
-    def in_study(self) -> float | None:
-        """Share of revisions no better or worse, as the study counts teacher noise: ties count as no better. None
-        without untied pairs."""
-        return (self.tied + self.untied * self.wrong[0]) / self.scored if self.wrong else None
-
 
 def order_right(sensitivity: float, specificity: float) -> float:
     """j: the share of untied pairs that a judge puts in the right order. Raises ValueError for rates outside [0, 1],

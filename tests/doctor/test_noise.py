@@ -23,7 +23,7 @@ def test_a_perfect_judge_takes_every_contradiction_for_a_wrong_label():
     noise = noise_of(rows(70, 20, 10, 5))
     low, high = wilson_interval(20, 90)
     assert (noise.scored, noise.tied, noise.untied, noise.contradicted) == (100, 10, 90, 20)
-    assert noise.wrong == pytest.approx((2 / 9, low, high)) and noise.in_study == pytest.approx(0.3)
+    assert noise.wrong == pytest.approx((2 / 9, low, high))
 
 
 def test_the_judge_s_error_is_taken_out():
@@ -53,7 +53,7 @@ def test_a_judge_that_corrects_nothing_is_refused(accuracy, message):
 
 
 def test_without_untied_rows_there_is_no_number():
-    assert noise_of(rows(0, tied=4)).wrong is None and noise_of(rows(0, unscored=4)).in_study is None and noise_of([]).wrong is None
+    assert noise_of(rows(0, tied=4)).wrong is None and noise_of(rows(0, unscored=4)).wrong is None and noise_of([]).wrong is None
 
 
 VALUES = {  # cell -> method -> value of each of two seeds, alike in three experiments but for .1
@@ -61,6 +61,8 @@ VALUES = {  # cell -> method -> value of each of two seeds, alike in three exper
     '{"noise": 0.0}': {"rdpo": (0.7, 0.7), "rdpo_filter": (0.6, 0.6), "dpo": (0.9, 0.8)},
     '{"noise": 0.5}': {"rdpo": (0.5, 0.5), "rdpo_filter": (0.8, 0.7), "dpo": (0.2, 0.3)},
 }
+ACCEPTED = {"{}": 220, '{"noise": 0.0}': 300, '{"noise": 0.5}': 160}
+"""Of 400 scored pairs, by cell."""
 OBJECTIVES = {"safety": "harmlessness", "roleplay-robustness": "neutrality", "sycophancy": "steadiness"}
 
 
@@ -69,6 +71,10 @@ def study(folder, values, name="evidence", experiments=tuple(OBJECTIVES)):
         {"experiment": experiment, "method": method, "seed": seed, "cell": json.loads(cell), "metric": metric, "value": value + 0.1 * (number - 1), "n": 150, "low": 0.0, "high": 1.0}
         for number, experiment in enumerate(experiments) for cell, methods in values.items() for method, of in methods.items() for seed, value in enumerate(of)
         for metric in (f"{OBJECTIVES[experiment]}_matched", "utility_matched")
+    ]  # fmt: skip
+    lines += [
+        {"experiment": experiment, "method": method, "seed": 0, "cell": json.loads(cell), "metric": "pairs_used", "value": value, "n": 1, "low": value, "high": value}
+        for experiment in experiments for cell in values for method, value in (("dsc", ACCEPTED[cell]), ("dpo", 400))
     ]  # fmt: skip
     (folder / name).mkdir(parents=True, exist_ok=True)
     write_measurements(folder / name / "table.csv", lines)
@@ -81,23 +87,23 @@ def asked(made, folder, accuracy=None):
 
 def test_the_best_mean_in_the_nearest_cell_wins(tmp_path):
     folder = study(tmp_path, VALUES)
-    noisy = asked(rows(220, 180), folder)
-    assert (noisy.method, noisy.cell, noisy.accepted) == ("rdpo_filter", {"noise": 0.5, "pairs": 400}, 220)
+    noisy = asked(rows(170, 130, 100), folder)
+    assert (noisy.method, noisy.cell, noisy.accepted) == ("rdpo_filter", {"noise": 0.5, "pairs": 400}, 170)
     best = noisy.table[0]
     assert (best.method, best.seeds, best.students, best.source) == ("rdpo_filter", 2, 6, "evidence") and best.mean == pytest.approx(0.75)
     assert best.low == pytest.approx(0.75 - 12.7062 * 0.05, abs=1e-4)  # Student's t with one degree of freedom, standard error .05
-    assert asked(rows(390, 10), folder).method == "dpo" and asked(rows(390, 10), folder).cell["noise"] == 0.0
-    assert "is near" in noisy.reasons[1] and "so the two are not separated" in asked(rows(280, 120), folder).reasons[-1]
+    assert asked(rows(310, 10, 80), folder).method == "dpo" and asked(rows(310, 10, 80), folder).cell["noise"] == 0.0
+    assert "is near" in noisy.reasons[1] and "so the two are not separated" in asked(rows(230, 90, 80), folder).reasons[-1]
 
 
 def test_what_was_never_measured_is_called_unknown(tmp_path):
     folder = study(tmp_path, VALUES)
     told = asked(rows(1700, 300), folder).reasons[1]
-    assert told == "This file has about 15% noise and 2000 rows. The study has no such cell, so we do not know; the nearest that all experiments share has 0% noise and 400 pairs."
+    assert told == "The accepted share is 0.85 here, of 2000 rows. The study has no such cell, so we do not know; the nearest that all experiments share is 0.75 in the study's cell with 0% teacher noise and 400 pairs."
 
 
 def test_few_accepted_pairs_leave_the_filter_out(tmp_path):
-    few = asked(rows(60, 50), study(tmp_path, VALUES))
+    few = asked(rows(60, 20, 30), study(tmp_path, VALUES))
     assert few.method == "rdpo" and "that limit is a guess" in few.reasons[0]
 
 
@@ -110,10 +116,10 @@ def test_without_scores_only_methods_without_scores_are_compared(tmp_path):
 
 def test_a_later_study_s_rows_are_taken_where_there_are_some(tmp_path):
     study(tmp_path, VALUES)
-    later = asked(rows(280, 120), study(tmp_path, {"{}": {"rdpo_label": (0.9, 0.9), "rdpo": (0.3, 0.3)}}, "readings"))
+    later = asked(rows(230, 90, 80), study(tmp_path, {"{}": {"rdpo_label": (0.9, 0.9), "rdpo": (0.3, 0.3)}}, "readings"))
     assert (later.method, later.table[0].source) == ("rdpo_label", "readings")
     assert {one.method: (round(one.mean, 2), one.source) for one in later.table}["rdpo"] == (0.3, "readings") and {one.method for one in later.table} == {"rdpo_label", "rdpo_filter", "dpo", "sft", "rdpo"}
-    assert study(tmp_path, {"{}": {"filter_nll": (1.0, 1.0)}}, "readings", ["safety"]) and asked(rows(280, 120), tmp_path).method == "rdpo"  # one experiment is not three
+    assert study(tmp_path, {"{}": {"filter_nll": (1.0, 1.0)}}, "readings", ["safety"]) and asked(rows(230, 90, 80), tmp_path).method == "rdpo"  # one experiment is not three
 
 
 def test_knobs_are_the_median_of_the_trials_else_the_default(tmp_path):
@@ -131,5 +137,5 @@ def test_without_results_the_recommendation_has_no_numbers(tmp_path):
 
 
 def test_the_committed_study_gives_an_answer():
-    found = asked(rows(280, 120), advice.RESULTS)
+    found = asked(rows(220, 90, 80), advice.RESULTS)
     assert is_trained(found.method) and METHODS[found.method].sees_scores and found.cell == {"noise": 0.3, "pairs": 400} and found.table[0].students >= 15
