@@ -11,6 +11,7 @@ from common.doctor.__main__ import main
 from common.doctor.diagnosis import examine
 from common.doctor.report import page, terminal
 from common.doctor.rows import read, rows_of
+from common.runtime import ROOT
 from common.schema import ScoredPair
 
 
@@ -111,3 +112,8 @@ def test_no_model_and_no_trainer_is_imported(tmp_path):
     written(tmp_path, table_rows(3))
     code = f"import sys; from common.doctor.__main__ import main; main([{str(tmp_path / 'rows.jsonl')!r}, '--score-range', '0', '5']); print(sorted({{'transformers', 'trl', 'peft', 'datasets'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip().endswith("[]")
+
+
+def test_the_page_shows_the_committed_example():
+    shown = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8").split("<!-- example: results/doctor/doctor.txt -->\n```\n")[1].split("```\n")[0]
+    assert shown == (ROOT / "results" / "doctor" / "doctor.txt").read_text(encoding="utf-8")
