@@ -4,7 +4,8 @@
 
 The file is CSV, JSONL, a JSON list or Parquet (see `common/data/readers.py`) with TRL's columns `prompt`, `chosen`,
 `rejected`, `score_chosen`, `score_rejected` and, where there is one, `system`. A score may be empty (null): its pair is
-left out and counted. No judge is asked.
+left out and counted. No judge is asked. The pair doctor (`common.doctor`) looks at the pairs first and recommends the
+method that is trained unless `--method` names one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from pydantic import BaseModel, Field
 from common.data.preference import SCORES
 from common.data.readers import OptionalText, Score, Text, read_table
 from common.data.splits import split_of
+from common.doctor.advice import Advice, knobs_for
+from common.doctor.diagnosis import examine
+from common.doctor.report import page, short_table
+from common.doctor.rows import SHARES
 from common.evaluation.result import Result, card
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings, is_trained
@@ -33,12 +38,12 @@ from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
 TRAINED = tuple(method for method, row in METHODS.items() if is_trained(method) and not row.extrapolates)
-SHARES = {"train": 0.8, "test": 0.2}
 LEAST_PAIRS = 20
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)
 OPTIONS = {
     "learning_rate": "of whichever method", "epochs": "times that every pair is seen", "batch_size": "pairs a step", "beta": "higher stays closer to the student",
+    "nll_weight": "of the chosen answers' likelihood, in methods with an NLL term",
     "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
 }  # fmt: skip
 
@@ -120,12 +125,14 @@ def train_and_report(
     output: str | Path,
     method: str = "rdpo",
     settings: TrainSettings = SETTINGS,
+    doctor_page: str = "",
     **load: Any,
 ) -> Result:
     """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
     `output`.
 
-    What is there of the same pairs and settings is not made again. `load` goes to `load_student`.
+    What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
+    training, "" for none. `load` goes to `load_student`.
 
     Raises:
         ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
@@ -153,6 +160,9 @@ def train_and_report(
     for pair in pairs:
         where = getattr(pair, "where", "") or f"the pair of prompt {pair.prompt[:40]!r}"
         check_row(pair, where, tokenizer, settings.max_length, context, pair.id in answered)
+    if doctor_page:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "doctor.md").write_text(doctor_page, encoding="utf-8")
     trained = trained_once(method, student, train_pairs, settings, output, **load)
     metrics, answers = measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
     how = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
@@ -177,6 +187,19 @@ def train_and_report(
     return result
 
 
+def chosen_method(advice: Advice, method: str | None, given: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+    """The method to train and the knobs of all losses: what is given, else what the doctor recommends, else the loss's
+    default. The choice is printed in one line."""
+    recommended = method is None
+    method = method or advice.method
+    own = knobs_for(method)
+    knobs = {name: given.get(name, own.get(name, default)) for name, (default, _) in KNOBS.items()}
+    said = "".join(f", {name} {knobs[name]:g}{' as given' * (name in given)}" for name in own)
+    reason = "recommended by the doctor: " + " ".join(advice.reasons) if recommended else "as given"
+    print(f"method {method}{said}, {reason}", flush=True)
+    return method, knobs
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m common.own_data", description=__doc__.split("\n")[0])
     parser.add_argument(
@@ -194,7 +217,10 @@ def main(arguments: list[str] | None = None) -> None:
         help="lowest and highest possible score; default 0 1",
     )
     parser.add_argument(
-        "--method", choices=TRAINED, default="rdpo", metavar="METHOD", help=f"{', '.join(TRAINED)}; default rdpo"
+        "--method",
+        choices=TRAINED,
+        metavar="METHOD",
+        help=f"{', '.join(TRAINED)}; default: what the doctor recommends for these rows",
     )
     for name, meaning in OPTIONS.items():
         value = getattr(SETTINGS, name)
@@ -205,8 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(
             "--" + name.replace("_", "-"),
             type=float,
-            default=value,
-            help=f"knob of {', '.join(losses)}; default {value}",
+            help=f"knob of {', '.join(losses)}; default: what the doctor recommends, else {value}",
         )
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
@@ -214,22 +239,25 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         for name in OPTIONS:
             checked(name, getattr(asked, name), type(getattr(SETTINGS, name)))
-        for name in KNOBS:
-            checked(name, getattr(asked, name), float)
+        given = {name: value for name in KNOBS if (value := getattr(asked, name)) is not None}
+        for name, value in given.items():
+            checked(name, value, float)
     except ValueError as error:
         parser.error(f"--{str(error).replace('_', '-')}")
     escape_what_the_terminal_lacks()
     quiet_libraries()
     output = Path(asked.output).expanduser()
     try:
-        settings = SETTINGS.changed(
-            **{name: getattr(asked, name) for name in (*OPTIONS, *KNOBS)}, sft_learning_rate=asked.learning_rate
-        )
-        pairs = read_pairs(asked.rows, tuple(asked.score_range))
+        score_range = tuple(asked.score_range)
+        pairs = read_pairs(asked.rows, score_range)
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-        train_and_report(
-            pairs, asked.student, output, asked.method, settings, revision=asked.revision, pad_token=asked.pad_token
-        )
+        found = examine(pairs, Path(asked.rows).name, score_range=score_range)
+        print(short_table(found).drop(columns="what it means").to_string(), flush=True)
+        method, knobs = chosen_method(found.advice, asked.method, given)
+        options = {name: getattr(asked, name) for name in OPTIONS}
+        settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
+        how = {"revision": asked.revision, "pad_token": asked.pad_token}
+        train_and_report(pairs, asked.student, output, method, settings, page(found), **how)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
     print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])

@@ -21,6 +21,7 @@ FLOORS = [
     {"training"},
     {"report"},
     {"show"},
+    {"doctor"},
     {"own_data", "miniature", "audit"},
     {"notebook"},
     {"profiles", "study", "gate"},

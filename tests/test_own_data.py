@@ -11,6 +11,10 @@ import torch
 from tiny_models import TEXT, tiny_causal_model
 
 from common import own_data
+from common.doctor.advice import knobs_for, recommend
+from common.doctor.noise import noise_of
+from common.doctor.rows import rows_of
+from common.loss import LOSSES, knobs_of
 from common.methods import TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
 from common.report import before_after
@@ -301,8 +305,44 @@ def test_the_command_does_it_all(student, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(student.parent))  # a shell leaves ~ alone behind a `=`
     arguments = ["rows.csv", f"--student=~/{student.name}", "--output", "out", "--score-range", "0", "5", "--method", "sft", "--epochs", "1", "--learning-rate", "1e-3"]
     main(arguments)
+    assert (tmp_path / "out" / "doctor.md").read_text().startswith("# Pair doctor: rows.csv")
     settings = json.loads((tmp_path / "out" / "own_data.manifest.json").read_text())["parameters"]
     assert (settings["method"], settings["epochs"], settings["learning_rate"], settings["sft_learning_rate"]) == ("sft", 1, 1e-3, 1e-3)
     assert "better answer has the higher" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="other data or settings"):
         main([*arguments, "--seed", "1"])
+
+
+def commanded(arguments, folder, monkeypatch, capsys, made=None):
+    """What the command would train with: method, settings, printed text."""
+    written(folder, made or rows(24))
+    monkeypatch.chdir(folder)
+    kept = []
+
+    def train(pairs, student, output, method, settings, doctor_page, **load):
+        output.mkdir(exist_ok=True)
+        (output / "report.md").write_text("# done\n")
+        kept.extend([method, settings, doctor_page])
+
+    monkeypatch.setattr(own_data, "train_and_report", train)
+    main(["rows.jsonl", "--student", "nobody", "--output", "out", *arguments])
+    return *kept, capsys.readouterr().out
+
+
+def test_the_doctor_s_method_and_knobs_are_the_default(tmp_path, monkeypatch, capsys):
+    method, settings, doctor_page, said = commanded([], tmp_path, monkeypatch, capsys)
+    pairs = rows_of(read_pairs(tmp_path / "rows.jsonl"))
+    advice = recommend(pairs, noise_of(pairs))
+    assert method == advice.method and settings.knobs_of(method) == advice.knobs
+    assert f"method {method}" in said and "recommended by the doctor: 24 of 24 scored rows remain" in said and "\n## Recommendation" in doctor_page
+
+
+def test_what_is_given_wins_over_the_doctor(tmp_path, monkeypatch, capsys):
+    method, settings, _, said = commanded(["--method", "rdpo_label", "--eta", "3.5", "--nll-weight", "0.5"], tmp_path, monkeypatch, capsys)
+    assert (method, settings.knobs["eta"], settings.nll_weight) == ("rdpo_label", 3.5, 0.5) and settings.knobs["tau"] == knobs_for("rdpo_label")["tau"]
+    assert "eta 3.5 as given" in said and "recommended" not in said
+    assert commanded(["--method", "rdpo"], tmp_path, monkeypatch, capsys)[1].knobs["alpha"] == knobs_for("rdpo")["alpha"]
+
+
+def test_every_knob_is_an_option():
+    assert set(own_data.KNOBS) == {knob for loss in LOSSES for knob in knobs_of(loss)} and "nll_weight" in own_data.OPTIONS

@@ -126,8 +126,11 @@ def read_rows(source: str | Path, revision: str = "") -> list[Row]:
     return _some(_read_hub(*on_hub.groups(), revision), source)
 
 
-def read_table(path: str | Path) -> list[Row]:
-    """Every row of a local file, as `read_rows` reads it; a relative path starts where the command runs."""
+def read_table(path: str | Path, half_characters: bool = False) -> list[Row]:
+    """Every row of a local file, as `read_rows` reads it; a relative path starts where the command runs.
+
+    half_characters: whether rows that hold half a character are read and not refused, for whoever reports them.
+    """
     path = Path(os.path.expanduser(path)).absolute()
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the file in it")
@@ -138,7 +141,7 @@ def read_table(path: str | Path) -> list[Row]:
         remedy = REMEDIES.get(suffix, f"give {', '.join(READERS)}")
         raise ValueError(f"{path}: cannot read {suffix or 'a file without suffix'}; {remedy}")
     rows = [Row(f"{path}, {place}", fields) for place, fields in READERS[suffix](path)]
-    for row in rows:
+    for row in rows if not half_characters else ():
         check_characters(row.fields, row.where)
     return _some(rows, path)
 

@@ -1,0 +1,89 @@
+"""Pair doctor: faults, label noise and a recommended method for a file of pairs, before a model is loaded.
+
+    python -m common.doctor rows.csv --output runs/doctor --score-range 0 5
+
+Reads the table of `common.own_data` (scores may be missing), a `scored.jsonl` or `pairs.jsonl` of the notebooks, or a
+Hub dataset as NAME@COMMIT. Prints the report; `--output` keeps it with examples, picture and suspicious rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.doctor.diagnosis import MAX_LENGTH, examine
+from common.doctor.noise import order_right
+from common.doctor.report import terminal, write
+from common.doctor.rows import read
+from common.runtime import checked, escape_what_the_terminal_lacks
+from common.specs import place_and_commit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.doctor", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "rows",
+        help="CSV, JSONL, JSON list or Parquet with prompt, chosen, rejected and scores; scored.jsonl; or a Hub dataset NAME@COMMIT",
+    )
+    parser.add_argument("--output", help="folder for doctor.md, doctor.png and suspects.jsonl")
+    parser.add_argument("--tokenizer", help="folder or Hub name[@commit]: also count the rows that are cut")
+    parser.add_argument(
+        "--max-length", type=int, help=f"with --tokenizer: tokens of prompt and answer together; default {MAX_LENGTH}"
+    )
+    parser.add_argument(
+        "--score-range",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest possible score; default 0 1",
+    )
+    parser.add_argument(
+        "--judge-accuracy",
+        nargs=2,
+        type=float,
+        metavar=("SENS", "SPEC"),
+        help="the judge's sensitivity and specificity, to correct the noise",
+    )
+    asked = parser.parse_args(arguments)
+    if asked.max_length is not None and not asked.tokenizer:
+        parser.error("--max-length counts tokens, so it needs --tokenizer")
+    escape_what_the_terminal_lacks()
+    accuracy = tuple(asked.judge_accuracy) if asked.judge_accuracy else None
+    try:
+        if accuracy:
+            order_right(*accuracy)
+        max_length = checked("max_length", asked.max_length or MAX_LENGTH, int)
+        rows = read(asked.rows, tuple(asked.score_range))
+        tokenizer = _tokenizer(asked.tokenizer) if asked.tokenizer else None
+        found = examine(rows, Path(asked.rows).name, accuracy, tokenizer, max_length, tuple(asked.score_range))
+        print(terminal(found))
+        if asked.output:
+            page = write(found, Path(asked.output).expanduser())
+            print(
+                f"\nexamples: {page}; suspicious rows: {page.with_name('suspects.jsonl')}; picture: {page.with_name('doctor.png')}"
+            )
+    except (OSError, ValueError) as error:
+        sys.exit(f"doctor: {error}")
+
+
+def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    place, commit = place_and_commit(name)
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=commit or None)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"--tokenizer {name}: cannot be loaded ({reason}); give a folder with a tokenizer, or a Hub name"
+        ) from None
+
+
+if __name__ == "__main__":
+    main()

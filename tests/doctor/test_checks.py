@@ -1,0 +1,140 @@
+"""Every check on rows made by hand, whose counts are known (pytest tests/doctor/test_checks.py)."""
+
+import json
+
+import pytest
+from tiny_models import tiny_tokenizer
+
+from common.doctor.bias import lengths, markers, paired_effect, skew, sources
+from common.doctor.checks import check_length, language_of
+from common.doctor.diagnosis import examine
+from common.doctor.rows import DoctorRow, read, rows_of
+from common.schema import ScoredPair
+
+
+def row(n=0, prompt="", chosen="", rejected="", **more):
+    scores = {"score_chosen": 0.9, "score_rejected": 0.1} | more
+    return DoctorRow(f"line {n}", prompt or f"What is number {n}?", chosen or f"It is {n * n}.", rejected or f"Nobody can say {n + 7}.", split="train", **scores)
+
+
+def numbers(rows, name, **how):
+    return examine(rows, **how).finding(name).rows
+
+
+def test_scores():
+    rows = [row(0), row(1, score_chosen=None), row(2, score_chosen=0.1), row(3, score_chosen=0.0), row(4, score_rejected=None)]
+    found = examine(rows)
+    of = {one.name: (one.rows, one.of) for one in found.findings}
+    assert of["unscored"] == ([1, 4], 5) and of["tied"] == ([2], 3) and of["contradicted"] == ([3], 2)
+    assert found.finding("contradicted").reason(3) == "contradicted: rejected scored 0.10 higher"
+    low, high = found.finding("unscored").interval
+    assert (round(low, 2), round(high, 2)) == (0.12, 0.77)  # Wilson, 2 of 5
+
+
+def test_identical_and_empty_answers():
+    rows = [row(0), row(1, chosen="Same.", rejected="Same."), row(2, chosen=" "), DoctorRow("line 3", " ", "a", "b")]
+    assert numbers(rows, "identical answers") == [1] and numbers(rows, "empty text") == [2, 3]
+
+
+@pytest.mark.parametrize("text, said", [
+    ("It costs 5 â‚¬ in the cafÃ©.", "mojibake in chosen"), ("a \ufffd b", "U+FFFD in chosen"), ("Tom &amp; Jerry &#39;s", "HTML entity in chosen"), ("bell \x07", "control character in chosen"),
+])  # fmt: skip
+def test_encoding_damage(text, said):
+    found = examine([row(0), row(1, chosen=text), row(2, chosen="Ångström & Müller, naïve café, 日本, 😀 R&D; a\tb\nc")]).finding("encoding damage")
+    assert found.rows == [1] and found.notes == {1: said}
+
+
+def test_half_a_character_is_reported_and_not_refused(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a \\ud83d b", "chosen": "c", "rejected": "d"}\n{"prompt": "e \\ud83d\\ude00", "chosen": "c", "rejected": "d"}\n')
+    rows = read(tmp_path / "rows.jsonl")
+    assert [one.halves for one in rows] == [True, False] and rows[1].prompt == "e 😀"
+    assert examine(rows).finding("encoding damage").notes == {0: "half a character, U+FFFD in prompt"}
+
+
+def test_prompts_and_marks_that_leak():
+    rows = [
+        row(0), row(1, chosen="You asked: what is number 1? It is one."), row(2, rejected="Two.<|im_end|>"), row(3, rejected="Three.\nUser: and four?"),
+        row(4, prompt="Number four?", chosen="Number four? It is four."),  # too short to be no chance
+    ]  # fmt: skip
+    found = examine(rows).finding("leaked prompt")
+    assert found.notes == {1: "whole prompt in chosen", 2: "'<|im_end|>' in rejected", 3: "'User:' in rejected"}
+
+
+def test_languages_are_guessed():
+    assert [language_of(text) for text in ("This is not the answer that you want.", "Das ist nicht die Antwort, und ich weiß es auch nicht.", "Это ответ", "これは答えです", "42", "Paris")] == ["English", "German", "Cyrillic", "Japanese", "", ""]
+    rows = [row(0), row(1, chosen="This is what you can do with it.", rejected="Das ist nicht die Antwort und ich weiß es nicht.")]
+    assert numbers(rows, "languages mixed") == [1]
+
+
+def test_rows_that_are_cut(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path, "chatml")
+    rows = [row(0), row(1, rejected="Nobody can say. " * 30)]
+    longest = [max(len(tokenizer.apply_chat_template([{"role": "user", "content": one.prompt}, {"role": "assistant", "content": text}], return_dict=True)["input_ids"]) for text in (one.chosen, one.rejected)) for one in rows]
+    assert check_length(rows, tokenizer, longest[0]).rows == [1] and check_length(rows, tokenizer, longest[1]).rows == [] and check_length(rows, tokenizer, longest[1] - 1).rows == [1]
+    assert numbers(rows, "cut", tokenizer=tokenizer, max_length=longest[0]) == [1] and "cut" not in {one.name for one in examine(rows).findings}
+
+
+PROMPT = "Tell me how a lighthouse keeps its lamp turning through a long night at sea in winter"
+
+
+def test_near_duplicates():
+    chosen = "A clockwork that the keeper winds every few hours turns the lens around the lamp all night long"
+    rows = [
+        row(0, PROMPT, chosen, "It does not."), row(1, PROMPT + ".", "Another answer.", "No idea."), row(2, PROMPT.replace("winter", "summer"), chosen.upper(), "It does not!"),
+        row(3, "Who winds the clock?", chosen + "."), row(4, "Something else", "One two three four five six seven eight nine ten", "One two three four five six seven eight nine eleven"),
+    ]  # fmt: skip
+    assert numbers(rows, "repeated prompt") == [1, 2] and numbers(rows, "repeated row") == [2] and numbers(rows, "repeated chosen answer") == [3]
+    assert numbers(rows, "nearly equal answers") == [4]
+    assert examine(rows).finding("repeated row").notes == {2: "as in line 0"}
+
+
+def test_prompts_on_both_sides_of_the_split():
+    rows = [DoctorRow(f"line {i}", prompt, f"yes {i}", f"no {i}", split=split) for i, (prompt, split) in enumerate([(PROMPT, "test"), (PROMPT + " now", "train"), ("Who?", "test"), ("Where?", "train")])]
+    found = examine(rows).finding("train/test overlap")
+    assert found.rows == [0] and found.of == 2 and found.notes == {0: "as in line 1, which is trained on"}
+
+
+def test_style_on_one_side():
+    rows = [row(i, chosen="In my previous response I was wrong.") for i in range(12)] + [row(12, rejected="As an AI, I think so.")]
+    found = {one.name: one for one in markers(rows)}
+    earlier, ai = found["speaks of an earlier answer"], found["as an AI"]
+    assert (len(earlier.chosen), len(earlier.rejected), earlier.n) == (12, 0, 13) and earlier.p == pytest.approx(2 / 2**12 * len(found)) and earlier.is_one_sided
+    assert (ai.chosen, ai.rejected, ai.p, ai.is_one_sided) == ([], [12], 1.0, False)
+    assert [one.row for one in examine(rows).suspects] == list(range(12))
+
+
+def test_lengths_by_hand():
+    rows = [row(0, chosen="a b c", rejected="a"), row(1, chosen="a b", rejected="a"), row(2, chosen="a", rejected="a b c", score_chosen=0.0)]
+    found = lengths(rows)
+    assert found.labels.mean == pytest.approx(1 / 3) and found.labels.d == pytest.approx((1 / 3) / (13 / 3) ** 0.5)  # 2, 1, -2
+    assert found.scores.mean == pytest.approx(5 / 3) and found.scores.d == pytest.approx((5 / 3) / (1 / 3) ** 0.5) and found.longer == (3, 3)  # 2, 1, 2
+    assert found.correlation > 0.9
+    assert paired_effect([2, 2]).d is None and paired_effect([1]).d is None and lengths([row(0)]).correlation is None
+
+
+def test_scores_that_say_little():
+    assert skew([row(i, score_chosen=0.9 - i / 50) for i in range(10)]) == []
+    binary = [row(i, score_chosen=1.0, score_rejected=float(i < 6)) for i in range(10)]
+    assert len(skew(binary)) == 2 and skew(binary)[0].startswith("The 20 scores have 2 distinct values") and skew(binary)[1].startswith("16 of 20 scores (0.80 [")
+    equal = [row(i, score_chosen=0.5, score_rejected=0.5) for i in range(10)]
+    assert skew(equal)[0].startswith("The 20 scores have 1 distinct value,") and skew(equal[:9]) == []  # 18 scores say nothing
+    assert "use 0.10 of the scale" in skew([row(i, score_chosen=0.5 + i / 100, score_rejected=0.5) for i in range(11)])[0]
+
+
+def test_judges_that_are_mixed(tmp_path):
+    made = [{"prompt": f"Question {i}", "chosen": "yes", "rejected": "no", "score_chosen": 5 - i % 2, "score_rejected": 0, "annotator": "AB"[i % 2], "model": "one"} for i in range(4)]
+    (tmp_path / "rows.json").write_text(json.dumps(made))
+    found = sources(read(tmp_path / "rows.json", (0, 5)))
+    assert [(one.column, one.value, one.n, one.scored, one.chosen, one.rejected) for one in found] == [("annotator", "A", 2, 2, 1.0, 0.0), ("annotator", "B", 2, 2, 0.8, 0.0)]
+    pairs = [ScoredPair(id=f"p{i}", experiment="e", split="train", prompt="q", response="a", response_revised="b", score_response=0, score_revised=1, judge=f"judge {i}") for i in range(2)]
+    assert {one.column for one in sources(rows_of(pairs))} == {"judge"}
+
+
+def test_suspects_are_ranked_by_gap_and_then_by_reasons():
+    rows = [
+        row(0), row(1, score_chosen=0.0), row(2, chosen="Same.", rejected="Same."), row(3, score_chosen=0.0, score_rejected=1.0), row(4, chosen="Here is the revised answer in my previous response."),
+        row(5, chosen="Same &amp;", rejected="Same &amp;"),
+    ]  # fmt: skip
+    found = examine(rows)
+    assert [one.row for one in found.suspects] == [3, 1, 4, 5, 2]
+    assert found.suspects[0].where == "line 3" and found.suspects[0].gap == -1.0
