@@ -34,16 +34,22 @@ from common.methods import METHODS, TrainSettings, is_trained
 from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
+from common.student.adapters import save_adapter, turn
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
-TRAINED = tuple(method for method, row in METHODS.items() if is_trained(method) and not row.extrapolates)
+TRAINED = tuple(
+    name for name, row in METHODS.items() if is_trained(name) and not row.extrapolates and row.sft_on != "conditioned"
+)
+"""Without rows that choose a strength on prompts of their own, and without CA, whose student is asked for scores."""
 LEAST_PAIRS = 20
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)
 OPTIONS = {
     "learning_rate": "of whichever method", "epochs": "times that every pair is seen", "batch_size": "pairs a step", "beta": "higher stays closer to the student",
     "nll_weight": "of the chosen answers' likelihood, in methods with an NLL term",
+    "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
+    "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
     "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
 }  # fmt: skip
 
@@ -126,13 +132,15 @@ def train_and_report(
     method: str = "rdpo",
     settings: TrainSettings = SETTINGS,
     doctor_page: str = "",
+    strength: float = 1.0,
     **load: Any,
 ) -> Result:
     """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
     `output`.
 
     What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
-    training, "" for none. `load` goes to `load_student`.
+    training, "" for none. strength: how many times the adapter counts in what is measured; another one than 1 is saved
+    beside it as well, as `adapter-<strength>/`, and trains nothing again. `load` goes to `load_student`.
 
     Raises:
         ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
@@ -144,7 +152,8 @@ def train_and_report(
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
     training = training_of(method, student, train_pairs, settings, **load)
-    made_of = fingerprint(training, [pair.model_dump() for pair in held_out])
+    of_strength = [strength] if strength != 1.0 else []
+    made_of = fingerprint(training, [pair.model_dump() for pair in held_out], *of_strength)
     if adapter.exists() and not kept_training(output, training):
         raise FileExistsError(
             f"{adapter} was made of other data or settings; give another --output, or delete it (of a student its weights, tokenizer, chat template and generation config count)"
@@ -164,8 +173,13 @@ def train_and_report(
         output.mkdir(parents=True, exist_ok=True)
         (output / "doctor.md").write_text(doctor_page, encoding="utf-8")
     trained = trained_once(method, student, train_pairs, settings, output, **load)
+    if of_strength:
+        turn(trained.model, strength)
+        adapter = output / f"adapter-{strength:g}"
+        save_adapter(trained.model, trained.tokenizer, adapter, "")
     metrics, answers = measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
     how = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
+    how |= {"strength": strength} if of_strength else {}
     result = Result(
         method, settings.seed, made_of, metrics, answers=answers, history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored,
         split="test", settings=how,
@@ -177,7 +191,7 @@ def train_and_report(
     write_manifest(
         output,
         "own_data",
-        {"student": str(student), "method": method, **asdict(settings), **load},
+        {"student": str(student), "method": method, "strength": strength, **asdict(settings), **load},
         made_of=made_of,
         pairs=counts,
     )
@@ -233,12 +247,16 @@ def main(arguments: list[str] | None = None) -> None:
             type=float,
             help=f"knob of {', '.join(losses)}; default: what the doctor recommends, else {value}",
         )
+    parser.add_argument(
+        "--strength", type=float, default=1.0, help="how many times the trained adapter counts; default 1"
+    )
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
     try:
         for name in OPTIONS:
             checked(name, getattr(asked, name), type(getattr(SETTINGS, name)))
+        checked("strength", asked.strength, float)
         given = {name: value for name in KNOBS if (value := getattr(asked, name)) is not None}
         for name, value in given.items():
             checked(name, value, float)
@@ -257,11 +275,12 @@ def main(arguments: list[str] | None = None) -> None:
         options = {name: getattr(asked, name) for name in OPTIONS}
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
         how = {"revision": asked.revision, "pad_token": asked.pad_token}
-        train_and_report(pairs, asked.student, output, method, settings, page(found), **how)
+        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
     print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
-    print(f"answers before and after: {output / 'report.md'}; adapter: {output / 'adapter'}")
+    adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
+    print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ def test_nothing_is_made_twice(finished, student, monkeypatch, capsys):
             train_and_report(pairs, student, output, **other, **LOAD)
     with pytest.raises(FileExistsError):
         train_and_report(pairs[1:], student, output, settings=SETTINGS, **LOAD)
-    with pytest.raises(ValueError, match="'base' trains nothing; there are sft, dsc, dpo"):
+    with pytest.raises(ValueError, match="'base' trains nothing; there are sft, dsc, fa, rwr, figa, dpo"):
         train_and_report(pairs, student, output, "base")
 
 
@@ -319,7 +319,7 @@ def commanded(arguments, folder, monkeypatch, capsys, made=None):
     monkeypatch.chdir(folder)
     kept = []
 
-    def train(pairs, student, output, method, settings, doctor_page, **load):
+    def train(pairs, student, output, method, settings, doctor_page, strength, **load):
         output.mkdir(exist_ok=True)
         (output / "report.md").write_text("# done\n")
         kept.extend([method, settings, doctor_page])
@@ -346,3 +346,15 @@ def test_what_is_given_wins_over_the_doctor(tmp_path, monkeypatch, capsys):
 
 def test_every_knob_is_an_option():
     assert set(own_data.KNOBS) == {knob for loss in LOSSES for knob in knobs_of(loss)} and "nll_weight" in own_data.OPTIONS
+
+
+def test_another_strength_is_measured_and_saved_beside_without_a_new_training(finished, student, monkeypatch, capsys):
+    pairs, output, result = finished
+    monkeypatch.setattr(trainings, "train", None)
+    half = train_and_report(pairs, student, output, settings=SETTINGS, strength=0.5, **LOAD)
+    assert "trained before, its adapter reused" in capsys.readouterr().out and half.settings["strength"] == 0.5
+    whole_alpha, half_alpha = (json.loads((output / name / "adapter_config.json").read_text())["lora_alpha"] for name in ("adapter", "adapter-0.5"))
+    assert half_alpha == 0.5 * whole_alpha
+    of, before = ({metric.metric: metric.value for metric in one.metrics} for one in (half, result))
+    assert of["logp_better_before"] == pytest.approx(before["logp_better_before"], abs=1e-4) and of["logp_better_after"] != pytest.approx(before["logp_better_after"], abs=1e-4)
+    train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)  # as it was trained, for the tests that follow

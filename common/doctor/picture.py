@@ -52,7 +52,7 @@ def diagnosis_figure(found: Diagnosis) -> Figure:
 
 def _gaps(found: Diagnosis, axes) -> None:
     gaps = [row.gap for row in found.rows if row.gap is not None]
-    axes.set(xlabel="score gap, chosen less rejected", ylabel="rows")
+    axes.set(xlabel="score gap, chosen less rejected", ylabel="rows", xticks=[-1, -0.5, 0, 0.5, 1])
     if not gaps:
         axes.text(0.5, 0.5, "no row has both scores", transform=axes.transAxes, ha="center")
         axes.set(xticks=[], yticks=[])

@@ -25,6 +25,7 @@ from common.runtime import Progress
 from common.schema import Metric, ScoredPair
 from common.statistics import mcnemar_exact
 from common.student.load import check_prompt_is_prefix
+from common.trainer.displacement import movement, warning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -170,6 +171,7 @@ def report(
     of = {metric.metric: metric for metric in result.metrics}
     cell = lambda name: f"{of[name].value:.2f} [{of[name].low:.2f}, {of[name].high:.2f}], n = {of[name].n}"  # noqa: E731
     right, wrong = of["turned_right"].k, of["turned_wrong"].k
+    moved, warned = movement(result.history), warning(result.history)
     lines = [
         f"# {Path(student).name} before and after {result.method}", "",
         f"Trained on {result.pairs_used} pairs, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
@@ -181,6 +183,7 @@ def report(
         f"| share of pairs whose better answer gained more log-probability by training (implicit reward accuracy) | - | {cell('reward_accuracy')} |", "",
         f"In the first row {right} of {of['turned_right'].n} pairs turned right by training and {wrong} turned wrong (exact McNemar test: p = {mcnemar_exact(right, wrong):.2f}). "
         "Brackets are 95 % intervals over pairs: Wilson's for shares, normal for means.", "",
+        *([f"At the end of training, against the student before it, in nats a token: {', '.join(f'{name} {value:+.2f}' for name, value in moved.items())}." + (f" Note: {warned}." if warned else ""), ""] if moved else []),
         "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
         "It is one training with one seed, and the scores are taken for true.", "",
         f"## Answers to the first {len(result.answers['after'])} held-out prompts", "", f"Greedy, cut at {ANSWER_TOKENS} tokens, not chosen.",
