@@ -121,16 +121,23 @@ def knobs_for(method: str, results: Path | None = None) -> dict[str, float]:
     from common.loss import knobs_of
     from common.methods import METHODS
 
-    loss = METHODS[method].loss
-    knobs = {}
-    for name, default in (knobs_of(loss) if loss else {}).items():
-        chosen = []
-        for study in STUDIES:
-            for path in sorted((results or RESULTS).glob(f"{study}/*/trials.json")) if not chosen else ():
-                setting = json.loads(path.read_text(encoding="utf-8"))["chosen"].get(METHODS[method].tuned_as, {})
-                chosen += [setting[name]] if name in setting else []
-        knobs[name] = float(median(chosen)) if chosen else default
-    return knobs
+    loss, chosen = METHODS[method].loss, trials_of(method, results)
+    defaults = knobs_of(loss) if loss else {}
+    return {name: float(median(chosen[name])) if name in chosen else default for name, default in defaults.items()}
+
+
+def trials_of(method: str, results: Path | None = None) -> dict[str, list[float]]:
+    """Setting -> what the trials chose for the method in each experiment of the first study that has some."""
+    from common.methods import METHODS
+
+    for study in STUDIES:
+        paths = sorted((results or RESULTS).glob(f"{study}/*/trials.json"))
+        settings = [
+            json.loads(path.read_text(encoding="utf-8"))["chosen"].get(METHODS[method].tuned_as, {}) for path in paths
+        ]
+        if any(settings):
+            return {name: [one[name] for one in settings if name in one] for one in settings for name in one}
+    return {}
 
 
 def recommend(rows: Sequence[DoctorRow], noise: Noise, results: Path | None = None) -> Advice:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.doctor.advice import knobs_for
+from common.doctor.advice import knobs_for, trials_of
 from common.doctor.bias import Effect
 from common.doctor.diagnosis import Diagnosis
 from common.doctor.noise import LEAST_GAIN
@@ -108,9 +108,9 @@ def _languages(found: Diagnosis) -> list[str]:
 
 def _advice(found: Diagnosis) -> list[str]:
     advice = found.advice
-    said = [f"Method: `{advice.method}`{_knobs(advice.knobs)}.", *advice.reasons]
+    said = [f"Method: `{advice.method}`{_knobs(advice.method, advice.knobs)}.", *advice.reasons]
     said += [
-        f"If you train `{method}`:{_knobs(knobs_for(method))[1:]}."
+        f"If you train `{method}`:{_knobs(method, knobs_for(method))[1:]}."
         for method in SCORE_WEIGHED
         if method != advice.method and found.noise.untied
     ]
@@ -124,8 +124,11 @@ def _advice(found: Diagnosis) -> list[str]:
     return said
 
 
-def _knobs(knobs: Mapping[str, float]) -> str:
-    return "".join(f", {name} {value:g}" for name, value in knobs.items())
+def _knobs(method: str, knobs: Mapping[str, float]) -> str:
+    tuned = trials_of(method)
+    return "".join(
+        f", {name} {value:g}{'' if name in tuned else ' (default, never tuned)'}" for name, value in knobs.items()
+    )
 
 
 def _scale(found: Diagnosis, gap: float, n: int) -> str:
