@@ -116,7 +116,7 @@ def held_out_pairs(folder, variant):
     return str(folder / "scored.jsonl")
 
 
-@pytest.mark.parametrize("variant, metrics", [("negation", {"style", "style_against"}), ("", set())])
+@pytest.mark.parametrize("variant, metrics", [("negation", {"style", "style_with", "style_against"}), ("", set())])
 def test_the_style_of_a_real_student_is_asked_of_the_final_judge(variant, metrics, tmp_path, micro, load_micro):
     """A local folder as judge: it answers gibberish, so all stay unscored, but what it was asked is on disk."""
     given = {"student": str(micro), "pairs_file": held_out_pairs(tmp_path, variant), "final_judge": f"yes_no:{micro}", "train_pairs": 0, "max_new_tokens": 4}
@@ -129,7 +129,7 @@ def test_the_style_of_a_real_student_is_asked_of_the_final_judge(variant, metric
     measured = {metric.metric for metric in run.evaluator(student, "test", 0).metrics}
     assert measured == {"judged", "aligned", "to_the_point", "answer_words", "repeated"} | metrics
     plain = [f"Hello {i}!" for i in (1, 2, 3)]  # the judge never sees the instruction, not even negation's
-    assert [prompts for _, prompts in judge_asks] == [plain] * (3 if metrics else 1)
+    assert [prompts for _, prompts in judge_asks] == [plain] * (4 if metrics else 1)
     assert sum(INSTRUCTIONS["safety"].desired in question for question, _ in judge_asks) == len(metrics)
     assert not metrics or run.evaluator.style_judge.model is run.evaluator.judge.model
 
