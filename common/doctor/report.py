@@ -136,10 +136,11 @@ def _md(text: str) -> str:
 def write(found: Diagnosis, folder: str | Path) -> Path:
     """Writes `doctor.md`, `doctor.png` and `suspects.jsonl`; returns the page."""
     from common.doctor.picture import diagnosis_figure
+    from common.report.figures import save_figure
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    diagnosis_figure(found).savefig(folder / "doctor.png", dpi=150)
+    save_figure(diagnosis_figure(found), folder / "doctor.png")
     write_jsonl(folder / "suspects.jsonl", suspect_lines(found))
     return write_whole(folder / "doctor.md", page(found, "doctor.png"))
 

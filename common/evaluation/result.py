@@ -17,6 +17,10 @@ from common.storage import JsonlStore, write_json
 from common.trainer.displacement import movement, warning
 
 
+ABOUT = ("experiment", "method", "seed")
+"""What every metric of a row repeats."""
+
+
 @dataclass
 class Result:
     """What one training left behind, as `metrics.json` holds it.
@@ -70,9 +74,12 @@ class Result:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Result:
-        """What `content` was made of; an id is passed over."""
-        metrics = {name: [Metric(**metric) for metric in content[name]] for name in ("metrics", "matched")}
-        return cls(**{name: value for name, value in content.items() if name != "id"} | metrics)
+        """What `content` or `short_content` was made of; an id is passed over."""
+        names = {name: content[name] for name in ABOUT if name in content}
+        metrics = {
+            name: [Metric(**names | metric) for metric in content.get(name, [])] for name in ("metrics", "matched")
+        }
+        return cls(**{name: value for name, value in content.items() if name not in ("id", "experiment")} | metrics)
 
     def of_seed(self, seed: int) -> Result:
         """The same under another seed's name."""
@@ -87,6 +94,17 @@ class Result:
         return asdict(self) | {
             name: [metric.model_dump() for metric in getattr(self, name)] for name in ("metrics", "matched")
         }
+
+    def short_content(self) -> dict[str, Any]:
+        """`content` without what every metric repeats of the row, and without what is empty."""
+        names = {"experiment": self.metrics[0].experiment, "method": self.method, "seed": self.seed}
+        empty = asdict(Result(self.method, self.seed, self.made_of, []))
+        short = {name: value for name, value in self.content().items() if name in names or value != empty[name]}
+        for name in ("metrics", "matched"):
+            dumps = [metric.model_dump(exclude_none=True) for metric in getattr(self, name)]
+            told = [{key: value for key, value in dump.items() if names.get(key) != value} for dump in dumps]
+            short |= {name: told} if told else {}
+        return names | {"made_of": self.made_of} | short
 
     def write(self, path: str | Path) -> None:
         write_json(path, self.content())
@@ -108,7 +126,7 @@ def add_finished(path: Path, name: str, result: Result) -> None:
     all."""
     with JsonlStore(path, wait=True) as finished:
         if name not in finished:
-            finished.append({"id": name, **result.content()})
+            finished.append({"id": name, **result.short_content()})
 
 
 def row_of(method: str, variant: str, swapped: float = 0.0) -> str:

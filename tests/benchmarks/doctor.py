@@ -4,7 +4,7 @@
 
 Generated pairs: each world's train prompts with the study's teacher (30 % noise) and judge (10 % error). A known share of the pairs is exchanged by the stream
 of swaps that trainings use, each answer with its own score. The swapped pairs that the judge contradicts can be found; those that the teacher got wrong, too,
-count as false. Also writes the doctor's page and picture of the safety pairs into results/doctor/.
+count as false. Also writes what the doctor prints and draws of the safety pairs into results/doctor/.
 """
 
 import argparse
@@ -84,7 +84,8 @@ def main() -> None:
         if experiment == "safety":
             example = examine(found[0], "400 generated pairs of safety")
             page = write(example, resolve("results/doctor"))
-            page.with_name("suspects.jsonl").unlink()  # texts of a world that one command makes anew
+            for texts in (page, page.with_name("suspects.jsonl")):  # of a world that one command makes anew
+                texts.unlink()
             write_whole(page.with_name("doctor.txt"), terminal(example) + "\n")
         path = resolve(asked.small) / experiment / "scored.jsonl"
         if path.exists():

@@ -145,6 +145,16 @@ def test_a_seed_takes_its_own_finished_result_before_that_of_another(tmp_path):
     assert finished_result(tmp_path / "none.jsonl", "seed-0/base.m", of_any_seed=True) is None and not (tmp_path / "none.jsonl").exists()
 
 
+def test_a_kept_result_repeats_nothing_and_is_the_same_when_it_is_read():
+    metrics = [Metric(experiment="safety", method="dpo", seed=2, metric=name, value=0.5, low=0.4, high=0.6, n=10, noise=noise) for name, noise in (("utility", 0.3), ("kl", None))]
+    whole = Result("dpo", 2, "m", metrics, matched=metrics[:1], matched_lambda=0.0, pairs_used=3, settings={"beta": 0.1}, swapped=0.3)
+    short = whole.short_content()
+    assert Result.of(json.loads(json.dumps(short))) == whole == Result.of(whole.content())
+    assert short["metrics"] == [{"metric": "utility", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "noise": 0.3}, {"metric": "kl", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10}] and "history" not in short
+    other = replace(whole, metrics=[metrics[0].model_copy(update={"seed": 0})])
+    assert Result.of(other.short_content()) == other  # what differs from the row is told
+
+
 def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(run, monkeypatch):
     evaluated = run.untrained("base", "validation").answers
     monkeypatch.setattr(WorldEvaluator, "__call__", lambda *_: pytest.fail("evaluated"))
