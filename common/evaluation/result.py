@@ -16,7 +16,6 @@ from common.schema import Metric
 from common.storage import JsonlStore, write_json
 from common.trainer.displacement import movement, warning
 
-
 ABOUT = ("experiment", "method", "seed")
 """What every metric of a row repeats."""
 

@@ -14,8 +14,6 @@ Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_r
 from __future__ import annotations
 
 import contextlib
-import copy
-import json
 import math
 import pickle
 import warnings
@@ -30,7 +28,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import ProcessorMixin
-from trl import DPOTrainer, is_conversational
+from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
 from common.data.preference import SCORES, with_normalised_scores
@@ -43,12 +41,13 @@ from common.loss import LIKELIHOOD, LOOKS_AT, preference_loss
 from common.runtime import Progress
 from common.schema import fingerprint
 from common.student.adapters import adapters_to_float32
-from common.student.load import check_prompt_is_prefix, forbid_cpu_repacking, learned_positions
+from common.student.load import forbid_cpu_repacking, learned_positions
 from common.trainer.collator import REFERENCE, TEXT_ONLY, TOKENS, ScoreCollator
 from common.trainer.config import RDPOConfig, card_of
 from common.trainer.displacement import CHOSEN, REJECTED
 from common.trainer.finite import StopWhenNotFinite, not_finite
 from common.trainer.kl import ANSWERS, KLMeter
+from common.trainer.prepare import checked, columns_of, settled, trainable
 
 Sides = tuple[Tensor, Tensor, Tensor]
 
@@ -90,11 +89,11 @@ class RDPOTrainer(DPOTrainer):
                 processing_class = processing_class if train_dataset is None else train_dataset
                 train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
             ref_model, args, data_collator = None, ref_model, None
-        args = _settled(args, model, train_dataset, eval_dataset)
+        args = settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
         begun = (
-            _trainable(model, ref_model)
+            trainable(model, ref_model)
             if peft_config is None and not isinstance(model, str) and is_peft_model(model)
             else []
         )
@@ -158,18 +157,18 @@ class RDPOTrainer(DPOTrainer):
             raise TypeError(
                 f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one"
             )
-        reads = args.needs_scores or callable(args.method) and set(SCORES) <= _columns(dataset)
+        reads = args.needs_scores or callable(args.method) and set(SCORES) <= columns_of(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
-        stale = [name for name in REFERENCE if name in _columns(scored)]
+        stale = [name for name in REFERENCE if name in columns_of(scored)]
         prepared = super()._prepare_dataset(scored.remove_columns(stale), processing_class, args, dataset_name)
         if next(iter(prepared), None) is None:
             raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
         if isinstance(prepared, IterableDataset):
             return prepared.map(
-                _checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name}
+                checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name}
             )
         for number, row in enumerate(prepared):
-            _checked(row, number, processing_class, dataset_name)
+            checked(row, number, processing_class, dataset_name)
         counts = {"unscored": len(dataset) - len(scored), "prompt fills max_length": len(scored) - len(prepared)}
         self.left_out.setdefault(dataset_name, counts)
         return prepared
@@ -430,80 +429,6 @@ class RDPOTrainer(DPOTrainer):
             return super()._save(*args, **kwargs)
         finally:
             self.args.method = method
-
-
-def _settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
-    """The arguments with what the data decide: the method where none are given, and whether the reference is computed
-    beforehand.
-
-    Raises TypeError for arguments of another class, ValueError for an empty dataset.
-    """
-    columns = _columns(train_dataset)
-    if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
-        raise ValueError("the train dataset is empty")
-    if args is None:
-        method = "rdpo" if set(SCORES) <= columns else "dpo"
-        why = "scores" if method == "rdpo" else "no scores"
-        warnings.warn(
-            f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another",
-            stacklevel=3,
-        )
-        name = model if isinstance(model, str) else model.config.name_or_path
-        args = RDPOConfig(f"{Path(name).name}-RDPO", method=method)
-    if not isinstance(args, RDPOConfig):
-        raise TypeError(
-            f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss"
-        )
-    if args.precompute_ref_log_probs is None:
-        args = copy.copy(args)  # the caller's stay undecided
-        datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
-        streamed = any(isinstance(dataset, IterableDataset) for dataset in datasets)
-        args.precompute_ref_log_probs = not (streamed or args.sync_ref_model or columns & {"image", "images"})
-    return args
-
-
-def _columns(dataset) -> set[str]:
-    return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
-
-
-def _trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
-    """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on
-    from."""
-    if ref_model is None and "default" not in model.peft_config:
-        raise ValueError(
-            f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name="
-        )
-    parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise ValueError(
-            "the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)"
-        )
-    return parameters
-
-
-def _checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
-    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a
-    warning that is easily missed."""
-    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
-    for side in ("chosen", "rejected"):
-        if not len(row[f"{side}_ids"]):
-            raise ValueError(
-                f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out"
-            )
-    if is_conversational(row):
-        tools = row.get("tools")
-        template = {
-            "tools": json.loads(tools) if isinstance(tools, str) else tools,
-            **(row.get("chat_template_kwargs") or {}),
-        }
-        if len(row["prompt_ids"]) < len(
-            tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)[
-                "input_ids"
-            ]
-        ):
-            for side in ("chosen", "rejected"):
-                check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
-    return row
 
 
 def _by_side(logps: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,92 @@
+"""What is settled before `RDPOTrainer` trains: its arguments, the adapter it goes on from, and the rows of its data."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from torch import Tensor
+from trl import is_conversational
+
+from common.data.preference import SCORES
+from common.student.load import check_prompt_is_prefix
+from common.trainer.config import RDPOConfig
+
+
+def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
+    """The arguments with what the data decide: the method where none are given, and whether the reference is computed
+    beforehand.
+
+    Raises TypeError for arguments of another class, ValueError for an empty dataset.
+    """
+    columns = columns_of(train_dataset)
+    if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
+        raise ValueError("the train dataset is empty")
+    if args is None:
+        method = "rdpo" if set(SCORES) <= columns else "dpo"
+        why = "scores" if method == "rdpo" else "no scores"
+        warnings.warn(
+            f"no args: trains with method={method!r}, since the data have {why}; RDPOConfig chooses another",
+            stacklevel=3,
+        )
+        name = model if isinstance(model, str) else model.config.name_or_path
+        args = RDPOConfig(f"{Path(name).name}-RDPO", method=method)
+    if not isinstance(args, RDPOConfig):
+        raise TypeError(
+            f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss"
+        )
+    if args.precompute_ref_log_probs is None:
+        args = copy.copy(args)  # the caller's stay undecided
+        datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
+        streamed = any(isinstance(dataset, IterableDataset) for dataset in datasets)
+        args.precompute_ref_log_probs = not (streamed or args.sync_ref_model or columns & {"image", "images"})
+    return args
+
+
+def columns_of(dataset) -> set[str]:
+    return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
+
+
+def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
+    """Trainable parameters of a ready PeftModel, and their values. Raises ValueError for one that TRL cannot go on
+    from."""
+    if ref_model is None and "default" not in model.peft_config:
+        raise ValueError(
+            f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name="
+        )
+    parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            "the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)"
+        )
+    return parameters
+
+
+def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
+    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a
+    warning that is easily missed."""
+    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+    for side in ("chosen", "rejected"):
+        if not len(row[f"{side}_ids"]):
+            raise ValueError(
+                f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out"
+            )
+    if is_conversational(row):
+        tools = row.get("tools")
+        template = {
+            "tools": json.loads(tools) if isinstance(tools, str) else tools,
+            **(row.get("chat_template_kwargs") or {}),
+        }
+        if len(row["prompt_ids"]) < len(
+            tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)[
+                "input_ids"
+            ]
+        ):
+            for side in ("chosen", "rejected"):
+                check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
+    return row
