@@ -11,7 +11,6 @@ method that is trained unless `--method` names one.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from common.data.splits import split_of
 from common.doctor.advice import Advice, knobs_for
 from common.doctor.diagnosis import examine
 from common.doctor.report import page, short_table
-from common.doctor.rows import SHARES
+from common.doctor.rows import SHARES, add_score_range, check_score, check_score_range
 from common.evaluation.result import Result, card
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings, is_trained
@@ -84,17 +83,12 @@ def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) 
     Raises ValueError or FileNotFoundError naming file, line, column and remedy: a broken row, a score outside
     `score_range` (lowest, highest), equal answers, a row that stands twice, too few pairs.
     """
-    low, high = score_range
-    if not 0 < high - low < math.inf:
-        raise ValueError(f"the score range is lowest and highest, not {low:g} and {high:g}")
+    check_score_range(*score_range)
     pairs, places = [], {}
     for row in read_table(rows):
         read = row.read(OwnRow)
         for name in SCORES:
-            if (score := getattr(read, name)) is not None and not low <= score <= high:
-                raise ValueError(
-                    f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH"
-                )
+            check_score(row.where, name, getattr(read, name), *score_range)
         if read.chosen == read.rejected:
             raise ValueError(
                 f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row"
@@ -222,14 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--student", required=True, help="folder or Hub name of a chat model")
     parser.add_argument("--output", required=True, help="folder for adapter and report")
-    parser.add_argument(
-        "--score-range",
-        nargs=2,
-        type=float,
-        default=(0.0, 1.0),
-        metavar=("LOW", "HIGH"),
-        help="lowest and highest possible score; default 0 1",
-    )
+    add_score_range(parser)
     parser.add_argument(
         "--method",
         choices=TRAINED,

@@ -26,6 +26,18 @@ class ChatModel(Protocol):
         ...
 
 
+class Rewording:
+    """A chat model that is asked in other words: `reworded` makes each conversation into the one that it sees."""
+
+    def __init__(self, chat: ChatModel, reworded: Callable[[list[Message]], list[Message]], name: str):
+        self.chat, self.reworded, self.name = chat, reworded, name
+
+    def complete(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
+    ) -> list[Reply]:
+        return self.chat.complete(list(map(self.reworded, conversations)), sampling, on_reply)
+
+
 def hand_over(replies: Iterable[Reply], on_reply: OnReply | None) -> list[Reply]:
     """The replies as a list, each shown to `on_reply` as soon as it is made."""
     finished = []

@@ -9,9 +9,10 @@ among the data.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
-from common.chat.model import ChatModel, OnReply
-from common.schema import Message, Reply, Sampling
+from common.chat.model import ChatModel, Rewording
+from common.schema import Message
 
 TAG = "<rm_score>"
 
@@ -35,15 +36,8 @@ def _untagged(text: str) -> str:
     return text
 
 
-class Conditioned:
+class Conditioned(Rewording):
     """A student of CA: every request is asked with the tag of `score` behind it."""
 
     def __init__(self, chat: ChatModel, score: float):
-        self.chat, self.score, self.name = chat, score, f"{chat.name}, asked for {score:.2f}"
-
-    def complete(
-        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
-    ) -> list[Reply]:
-        return self.chat.complete(
-            [conditioned(conversation, self.score) for conversation in conversations], sampling, on_reply
-        )
+        super().__init__(chat, partial(conditioned, score=score), f"{chat.name}, asked for {score:.2f}")

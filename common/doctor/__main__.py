@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from common.doctor.diagnosis import MAX_LENGTH, examine
 from common.doctor.noise import order_right
 from common.doctor.report import terminal, write
-from common.doctor.rows import read
+from common.doctor.rows import add_score_range, read
 from common.runtime import checked, escape_what_the_terminal_lacks
 from common.specs import place_and_commit
 
@@ -35,14 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--max-length", type=int, help=f"with --tokenizer: tokens of prompt and answer together; default {MAX_LENGTH}"
     )
-    parser.add_argument(
-        "--score-range",
-        nargs=2,
-        type=float,
-        default=(0.0, 1.0),
-        metavar=("LOW", "HIGH"),
-        help="lowest and highest possible score; default 0 1",
-    )
+    add_score_range(parser)
     parser.add_argument(
         "--judge-accuracy",
         nargs=2,

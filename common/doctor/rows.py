@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from common.data.preference import SCORES
 from common.data.readers import READERS, OptionalText, Row, Score, read_rows, read_table
 from common.data.splits import split_of
 from common.schema import Pair, ScoredPair, unbroken
@@ -59,15 +61,39 @@ class DoctorRow:
         return self.score_chosen - self.score_rejected if scored else None
 
 
+def add_score_range(parser: argparse.ArgumentParser) -> None:
+    """The option `--score-range LOW HIGH` of commands that read a table of scores."""
+    parser.add_argument(
+        "--score-range",
+        nargs=2,
+        type=float,
+        default=(0.0, 1.0),
+        metavar=("LOW", "HIGH"),
+        help="lowest and highest possible score; default 0 1",
+    )
+
+
+def check_score_range(low: float, high: float) -> None:
+    """Raises ValueError unless they are finite and in order."""
+    if not 0 < high - low < math.inf:
+        raise ValueError(f"the score range is lowest and highest, not {low:g} and {high:g}")
+
+
+def check_score(where: str, name: str, score: float | None, low: float, high: float) -> None:
+    """Raises ValueError naming row and column for a score outside the range; none is no score."""
+    if score is not None and not low <= score <= high:
+        raise ValueError(
+            f"{where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH"
+        )
+
+
 def read(source: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) -> list[DoctorRow]:
     """The rows of a file, or of a Hub dataset `name@commit`; files of pairs bring their own scales.
 
     Raises ValueError or FileNotFoundError naming file, line, column and remedy: a file that cannot be read, a missing
     column, a score that is no number or lies outside `score_range` (lowest, highest).
     """
-    low, high = score_range
-    if not 0 < high - low < math.inf:
-        raise ValueError(f"the score range is lowest and highest, not {low:g} and {high:g}")
+    check_score_range(*score_range)
     name, commit = place_and_commit(str(source))
     is_file = not commit and (Path(source).expanduser().exists() or Path(name).suffix.lower() in READERS)
     if not is_file and not commit:
@@ -90,11 +116,9 @@ def _read(row: Row, score_range: tuple[float, float]) -> DoctorRow:
         return _of_pair(row.read(ScoredPair if "score_revised" in fields else Pair), row.where, halves)
     found, (low, high) = row.read(TableRow), score_range
     scores = {}
-    for name in ("score_chosen", "score_rejected"):
-        if (score := getattr(found, name)) is not None and not low <= score <= high:
-            raise ValueError(
-                f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH"
-            )
+    for name in SCORES:
+        score = getattr(found, name)
+        check_score(row.where, name, score, low, high)
         scores[name] = None if score is None else (score - low) / (high - low)
     texts = {name: getattr(found, name).strip() for name in ("prompt", "chosen", "rejected")}
     return DoctorRow(

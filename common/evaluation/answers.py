@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common.chat.local import LocalChat
-from common.chat.model import ChatModel, OnReply, hand_over
+from common.chat.model import ChatModel, OnReply, Rewording, hand_over
 from common.data.conditioned import Conditioned
 from common.data.counterfactual import StyleInstructions
 from common.data.self_critique import opening, run_chains
@@ -90,23 +90,18 @@ class SelfRefining:
         )
 
 
-class Prompted:
+class Prompted(Rewording):
     """The base student, prompted: a chat model that is asked with the desired instruction behind every request, which is
-    what Counterfactual DPO (arXiv 2401.09566) is compared with."""
+    what Counterfactual DPO (arXiv 2401.09566) is compared with. An instruction that stands there already is enough."""
 
     def __init__(self, chat: ChatModel, instructions: StyleInstructions):
-        self.chat, self.instructions, self.name = chat, instructions, f"{chat.name}, prompted"
+        def told(conversation: list[Message]) -> list[Message]:
+            *before, request = conversation
+            if request["content"].endswith(instructions.desired):
+                return conversation
+            return [*before, {**request, "content": instructions.prompt(request["content"], "desired")}]
 
-    def complete(
-        self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
-    ) -> list[Reply]:
-        return self.chat.complete([self._told(conversation) for conversation in conversations], sampling, on_reply)
-
-    def _told(self, conversation: list[Message]) -> list[Message]:
-        *before, request = conversation
-        if request["content"].endswith(self.instructions.desired):
-            return conversation
-        return [*before, {**request, "content": self.instructions.prompt(request["content"], "desired")}]
+        super().__init__(chat, told, f"{chat.name}, prompted")
 
 
 class Constant:

@@ -158,7 +158,7 @@ def card(student: str | Path, settings: TrainSettings, result: Result, pairs: st
     """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs
     are."""
     asked_for = settings.asked_for(result.method)
-    tag = f"Its answers are asked for a score: every request ends with ` {TAG}: {asked_for or 0:.2f}`, written by `common.data.conditioned`. `{TAG}` is taken out of what users write, who could ask for bad answers with it."
+    tag = [] if asked_for is None else [f"Its answers are asked for a score: every request ends with ` {TAG}: {asked_for:.2f}`, written by `common.data.conditioned`. `{TAG}` is taken out of what users write, who could ask for bad answers with it.", ""]  # fmt: skip
     made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
     moved = movement(result.history)
     said = [f"- {name}: {value:+.3f} nats a token" for name, value in moved.items()]
@@ -174,7 +174,7 @@ def card(student: str | Path, settings: TrainSettings, result: Result, pairs: st
         "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
         f"# {result.row}, seed {result.seed}", "",
         f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
-        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", *([tag, ""] if asked_for is not None else []), "Measured:", *lines, "",
+        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", *tag, "Measured:", *lines, "",
         *([f"The adapter at other strengths, wanted behaviour on validation; {result.matched_lambda:g} is the best of those that keep 95 % of the base student's utility (`load_adapter(base, folder, strength={result.matched_lambda:g})`):", *dial, ""] if dial else []),
         *(["At the end of training, against the student before it (shift: mean change of given answers' log-probability):", *said, ""] if moved else []),
         *([f"**{warned[0].upper()}{warned[1:]}.**", ""] if (warned := warning(result.history)) else []),

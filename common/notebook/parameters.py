@@ -205,9 +205,10 @@ class TrainRDPO(Stage):
     order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
-    knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`. evaluation_prompts: at most, a set. final_judge: of a real student's
-    answers; reward_judge: who scored the pairs. match_utility: a real student's adapters are tried at
-    every strength too, on validation. labels, least_kappa: as in `RewardScore`.
+    knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
+    evaluation_prompts: at most, a set. final_judge: of a real student's answers; reward_judge: who scored the pairs.
+    match_utility: a real student's adapters are tried at every strength too, on validation. labels, least_kappa: as in
+    `RewardScore`.
     """
 
     pairs_file: str = ""
