@@ -17,18 +17,18 @@ def answer_kl(
     all words, exactly, and their mean over an answer, then over answers. 0 where the two are the same model.
 
     The answers are given, so this is no estimate of the KL on the policy's own answers, which are others the further it
-    moves. One answer is computed at a time: two times tokens by vocabulary in float32.
+    moves. One answer is computed at a time, and the policy's words of all are kept: tokens by vocabulary in float32.
 
     Args:
         reference: context in which its model computes the reference, such as the same model with adapters off.
     """
-    values = []
     with torch.no_grad():
-        for sequence in sequences:
-            policy = _log_distributions(model, sequence)
-            with reference() as other:
-                of_reference = _log_distributions(other, sequence)
-            values.append((policy.exp() * (policy - of_reference)).sum(dim=1).mean())
+        policies = [_log_distributions(model, sequence) for sequence in sequences]
+        with reference() as other:
+            values = [
+                (policy.exp() * (policy - _log_distributions(other, sequence))).sum(dim=1).mean()
+                for policy, sequence in zip(policies, sequences)
+            ]
     return float(torch.stack(values).mean())
 
 

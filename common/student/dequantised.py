@@ -1,4 +1,4 @@
-"""Generation with NF4 weights that are dequantised once, not at every token."""
+"""Small models on a CPU with NF4 weights that are dequantised once, not at every token or step."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def dequantised(model: torch.nn.Module) -> Iterator[None]:
     adapter in float32 is added to them, which spares two more products a layer and changes logits by float32's rounding
     alone; in bfloat16 it would be rounded away and stays apart.
 
-    Without effect on a GPU, whose kernels unpack while they multiply, and for weights of more than `MOST_BYTES`. For
-    use without gradients; weights and adapters must not change within.
+    Without effect on a GPU, whose kernels unpack while they multiply, for weights of more than `MOST_BYTES`, and within
+    itself. The quantised weights must not change within; adapters that train stay apart and may.
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
@@ -31,7 +31,7 @@ def dequantised(model: torch.nn.Module) -> Iterator[None]:
     layers = [
         module for module in model.modules() if isinstance(module, Linear4bit) and module.weight.device.type == "cpu"
     ]
-    layers = [layer for layer in layers if layer.weight.quant_state is not None]
+    layers = [layer for layer in layers if layer.weight.quant_state is not None and "forward" not in vars(layer)]
     dtype = lambda layer: layer.compute_dtype or layer.weight.quant_state.dtype  # noqa: E731
     size = sum(math.prod(layer.weight.quant_state.shape) * dtype(layer).itemsize for layer in layers)
     if size > MOST_BYTES:

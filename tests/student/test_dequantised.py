@@ -64,3 +64,27 @@ def test_an_adapter_counts_as_often_as_it_does_without(tmp_path):
     assert (whole - base).abs().max() > 1e-3 and (half - base).abs().max() > 1e-4 and (whole - half).abs().max() > 1e-4
     layer = next(one for one in model.modules() if hasattr(one, "lora_A"))
     assert module._is_plain(layer) and not module._is_plain(layer.train())
+
+
+def test_training_through_dequantised_weights_gives_the_same_gradients_and_nests(tmp_path):
+    """Bit for bit: bitsandbytes multiplies with the same weights, and unpacks them again in every forward and backward."""
+    model, tokenizer = load_student(tiny_causal_model(tmp_path, "qwen2"), compute_dtype=torch.float32)
+    model = get_peft_model(model, lora_settings(4)).train()
+    adapter = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in adapter.items():
+        parameter.data = torch.randn_like(parameter) * 0.05
+    ids = tokenizer("How do I lift the barn?", return_tensors="pt")["input_ids"]
+
+    def gradients():
+        model.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in adapter.items()}
+
+    before = gradients()
+    with dequantised(model):
+        inside = gradients()
+        with dequantised(model):  # such as an answer within a training
+            model(ids)
+        assert any("forward" in vars(layer) for layer in model.modules())
+    assert all(torch.equal(inside[name], gradient) and gradient.any() for name, gradient in before.items())
+    assert not any("forward" in vars(layer) for layer in model.modules())
