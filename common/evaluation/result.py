@@ -13,11 +13,14 @@ from common.data.conditioned import TAG
 from common.data.counterfactual import VARIANTS
 from common.methods import METHODS, TrainSettings, is_trained
 from common.schema import Metric
+from common.statistics import wilson_interval
 from common.storage import JsonlStore, write_json
 from common.trainer.displacement import movement, warning
 
 ABOUT = ("experiment", "method", "seed")
 """What every metric of a row repeats."""
+OUTCOME = {True: "1", False: "0", None: "-"}
+"""An outcome in a line of finished results, in which those of a metric are one word."""
 
 
 @dataclass
@@ -76,9 +79,16 @@ class Result:
         """What `content` or `short_content` was made of; an id is passed over."""
         names = {name: content[name] for name in ABOUT if name in content}
         metrics = {
-            name: [Metric(**names | metric) for metric in content.get(name, [])] for name in ("metrics", "matched")
+            name: [Metric(**names | _of_counts(metric) | metric) for metric in content.get(name, [])]
+            for name in ("metrics", "matched")
         }
-        return cls(**{name: value for name, value in content.items() if name not in ("id", "experiment")} | metrics)
+        meant = {sign: outcome for outcome, sign in OUTCOME.items()}
+        outcomes = {
+            metric: [meant[sign] for sign in told] if isinstance(told, str) else told
+            for metric, told in content.get("outcomes", {}).items()
+        }
+        fields = {name: value for name, value in content.items() if name not in ("id", "experiment")}
+        return cls(**fields | metrics | {"outcomes": outcomes})
 
     def of_seed(self, seed: int) -> Result:
         """The same under another seed's name."""
@@ -95,18 +105,35 @@ class Result:
         }
 
     def short_content(self) -> dict[str, Any]:
-        """`content` without what every metric repeats of the row, and without what is empty."""
+        """`content` without what every metric repeats of the row, what follows from a rate's counts, and what is empty;
+        the outcomes of a metric as one word, see `OUTCOME`."""
         names = {"experiment": self.metrics[0].experiment, "method": self.method, "seed": self.seed}
         empty = asdict(Result(self.method, self.seed, self.made_of, []))
         short = {name: value for name, value in self.content().items() if name in names or value != empty[name]}
         for name in ("metrics", "matched"):
             dumps = [metric.model_dump(exclude_none=True) for metric in getattr(self, name)]
-            told = [{key: value for key, value in dump.items() if names.get(key) != value} for dump in dumps]
+            known = [names | _of_counts(dump) for dump in dumps]
+            told = [
+                {key: value for key, value in dump.items() if key not in of or of[key] != value}
+                for dump, of in zip(dumps, known)
+            ]
             short |= {name: told} if told else {}
+        if self.outcomes:
+            short["outcomes"] = {
+                metric: "".join(OUTCOME[one] for one in outcomes) for metric, outcomes in self.outcomes.items()
+            }
         return names | {"made_of": self.made_of} | short
 
     def write(self, path: str | Path) -> None:
         write_json(path, self.content())
+
+
+def _of_counts(metric: Mapping[str, Any]) -> dict[str, float]:
+    """Value and interval of a rate, from its k and n; nothing for other metrics."""
+    if metric.get("k") is None:
+        return {}
+    low, high = wilson_interval(metric["k"], metric["n"])
+    return {"value": metric["k"] / metric["n"], "low": low, "high": high}
 
 
 def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:

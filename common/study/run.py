@@ -43,7 +43,7 @@ from common.study.design import BLIND_TO, CORE, OF_READINGS, TRIAL_SEEDS, Row, p
 from common.study.mechanism import noise_of, probe
 from common.study.tables import write_report
 from common.training.kept import Setting, read_tuned
-from common.training.tuning import chosen_by, write_trials
+from common.training.tuning import chosen_by, read_trials, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
 
@@ -81,8 +81,8 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
             failed += failures
             if not failures:
                 path = (to if needed[name] else RESULTS) / name / "trials.json"
-                trials = json.loads(path.read_text(encoding="utf-8"))["trials"]
-                chosen[name] = before[name] | read_tuned(path), chosen_by_oracle(trials, OBJECTIVES[name][0])
+                by_oracle = chosen_by_oracle(read_trials(path), OBJECTIVES[name][0])
+                chosen[name] = before[name] | read_tuned(path), by_oracle
         for part in wanted:
             rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]
             failed += _probe(pool, rows, to) if part == "mechanism" else _measure(part, pool, rows, to)

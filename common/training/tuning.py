@@ -4,12 +4,14 @@ criterion.
     python -m common.notebook.tune PROFILE [--experiment NAME] [--method NAME]
 
 tries what `common/profiles/<profile>/tuning.yaml` lists on the pairs that `reward_score` has left in `runs/<profile>/`,
-and writes `results/<profile>/<experiment>/trials.json`; `train_rdpo` takes each method's choice from there (`tuned`).
+and writes `results/<profile>/<experiment>/trials.json`, with a line for every trial in `trials.csv` beside it;
+`train_rdpo` takes each method's choice from there (`tuned`).
 Trials are kept like any other training, so a stopped search goes on where it was. Search space and criterion are ours.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -25,6 +27,8 @@ from common.training.comparison import Experiment
 from common.training.kept import Setting
 
 CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
+
+OF_TRIAL = ("method", "swapped", "seed", "criterion")
 
 
 def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
@@ -63,22 +67,44 @@ def tune(
 
 
 def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> dict[str, Setting]:
-    """Writes every trial with its metrics as [value, n], and each method's choice, which is returned. Trials of other
-    methods that the file holds stay."""
+    """Writes each method's choice, which is returned, and beside it every trial (`read_trials`). Trials of other methods
+    that are there stay."""
     rows = [
         {"method": method, "swapped": result.swapped, "seed": result.seed, "setting": setting, "criterion": round(criterion(result), 4),
          "metrics": {m.metric: [round(m.value, 4), m.n] for m in result.metrics}}
         for method, setting, result in trials
     ]  # fmt: skip
     tried = {row["method"] for row in rows}
-    others = (
-        [row for row in json.loads(path.read_text(encoding="utf-8"))["trials"] if row["method"] not in tried]
-        if path.exists()
-        else []
-    )
-    chosen = chosen_by(others + rows, lambda row: row["criterion"])
-    write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen, "trials": others + rows})
+    rows = [row for row in read_trials(path) if row["method"] not in tried] + rows
+    chosen = chosen_by(rows, lambda row: row["criterion"])
+    write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen})
+    lines = [
+        {name: row[name] for name in OF_TRIAL} | row["setting"]
+        | {f"{metric}{end}": value for metric, both in row["metrics"].items() for end, value in zip(("", "_n"), both)}
+        for row in rows
+    ]  # fmt: skip
+    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
     return chosen
+
+
+def read_trials(path: Path) -> list[dict[str, Any]]:
+    """The trials beside the choices in `path`, in the order made: method, swapped, seed, criterion, setting by name, and
+    metrics by name as [value, n]. None where no file is."""
+    if not (path := path.with_suffix(".csv")).exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = [{name: cell for name, cell in line.items() if cell} for line in csv.DictReader(file)]
+    trials = []
+    for line in lines:
+        values = {name: cell if name == "method" else json.loads(cell) for name, cell in line.items()}
+        metrics = {name: [values[name], values[f"{name}_n"]] for name in values if f"{name}_n" in values}
+        beside = {*OF_TRIAL, *metrics, *(f"{name}_n" for name in metrics)}
+        setting = {name: value for name, value in values.items() if name not in beside}
+        trials.append({**{name: values[name] for name in OF_TRIAL}, "setting": setting, "metrics": metrics})
+    return trials
 
 
 def chosen_by(trials: Sequence[Mapping[str, Any]], value: Callable[[Mapping[str, Any]], float]) -> dict[str, Setting]:

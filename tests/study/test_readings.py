@@ -12,7 +12,17 @@ from common.methods import METHODS
 from common.storage import write_json
 from common.study import run as evidence
 from common.study.design import OF_READINGS, READINGS, SEEDS, TRIAL_SEEDS, TRIALS, Cell, parts, trial_settings
-from common.study.readings import BAR, NAMED, NOISES, TRAINED, against_the_best, noise_table, recipe_table, tau_table, write_report
+from common.study.readings import (
+    BAR,
+    NAMED,
+    NOISES,
+    TRAINED,
+    against_the_best,
+    noise_table,
+    recipe_table,
+    tau_table,
+    write_report,
+)
 from common.study.rows import Study, behaviour
 
 NEW = {"rdpo_label", "rdpo_ml", "label_nll", "filter_nll", "route"}
@@ -45,14 +55,14 @@ def test_only_methods_without_trials_get_them_and_beside_their_rows(tmp_path, mo
     for name in ("FOLDER", "RESULTS"):
         monkeypatch.setattr(evidence, name, home)
     rivals = {method: {"learning_rate": 1e-3, "sft_learning_rate": 1e-3, "epochs": 1} for method in ("sft", "dsc", "dpo", "rdpo", "rdpo_filter")}
-    write_json(home / "safety" / "trials.json", {"chosen": rivals, "trials": []})
+    write_json(home / "safety" / "trials.json", {"chosen": rivals})
 
     def finish(label, pool, run, tasks):
         asked[label] = list(tasks)
         return [], []
 
     def tried(experiment, needed, pool, folder):
-        write_json(folder / experiment / "trials.json", {"chosen": {method: {"learning_rate": 2e-3, "sft_learning_rate": 2e-3, "epochs": 2, "tau": 0.4} for method in needed}, "trials": []})
+        write_json(folder / experiment / "trials.json", {"chosen": {method: {"learning_rate": 2e-3, "sft_learning_rate": 2e-3, "epochs": 2, "tau": 0.4} for method in needed}})
         asked["needed"], asked["kept in"] = set(needed), folder
         return []
 

@@ -1,6 +1,5 @@
 """Equal tuning: what is tried, what is chosen, and that each method is then trained with its own choice."""
 
-import json
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from common.notebook.tune import main
 from common.schema import Metric
 from common.training.comparison import Experiment
 from common.training.kept import read_tuned
-from common.training.tuning import criterion, settings_of, tune, write_trials
+from common.training.tuning import criterion, read_trials, settings_of, tune, write_trials
 
 
 def result_of(method: str, reward: float, utility: float) -> Result:
@@ -38,10 +37,10 @@ def test_the_best_setting_is_chosen_per_method_the_first_on_a_tie_and_earlier_tr
     assert write_trials(trials, path) == {"dpo": high, "sft": low}
     assert write_trials([("rdpo", low, result_of("rdpo", 0.1, 0.1))], path) == {"dpo": high, "sft": low, "rdpo": low}
     assert read_tuned(path) == {"dpo": high, "sft": low, "rdpo": low}
-    kept = json.loads(path.read_text())["trials"]
-    assert len(kept) == 5 and kept[1]["metrics"] == {"reward": [0.6, 10], "utility": [0.9, 10]}
+    kept = read_trials(path)
+    assert len(kept) == 5 and kept[1] == {"method": "dpo", "swapped": 0.0, "seed": 0, "criterion": 0.75, "setting": high, "metrics": {"reward": [0.6, 10], "utility": [0.9, 10]}}
     write_trials([("dpo", low, result_of("dpo", 0.9, 0.9))], path)  # a method's new trials replace its old ones
-    assert read_tuned(path)["dpo"] == low and len(json.loads(path.read_text())["trials"]) == 4
+    assert read_tuned(path)["dpo"] == low and len(read_trials(path)) == 4
 
 
 def test_a_file_without_a_choice_is_refused(tmp_path):
