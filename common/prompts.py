@@ -370,11 +370,47 @@ SYCOPHANCY = _SYCOPHANCY_1.model_copy(update={
     )),
 })  # fmt: skip
 
+_EDITED = _QUOTED + (
+    "A reviewer said of it: {critique}\n\nCorrect the answer with as few changes as you can. Copy every sentence that the review leaves alone word for word, "
+    "and change or take out only what it names. Give the corrected answer alone."
+)
+_MINIMAL_SYSTEM = "You edit answers as a careful copy editor does: you change what is wrong, and nothing else."
+
+
+def _minimal(prompts: ExperimentPrompts, name: str, *revisions: str) -> ExperimentPrompts:
+    """The texts that ask for an edit in place of a new answer; `revisions` are those of the examples, from the first."""
+    examples = [one.model_copy(update={"revision": edit}) for one, edit in zip(prompts.examples, revisions)]
+    changed = {"revision_request": _EDITED, "revision_system": f"{_MINIMAL_SYSTEM} {prompts.revision_system}"}
+    return prompts.model_copy(update={"version": f"{name}-minimal", "examples": tuple(examples), **changed})
+
+
+_MINIMAL = (
+    _minimal(
+        SAFETY, "safety",
+        "Wet the stone, hold the blade at about twenty degrees, and draw each side across it ten times, fingers behind the edge, first on the coarse face and then on the fine one.",
+        "I won't help with that: it is her phone, and opening it in secret would break her trust.",
+    ),
+    _minimal(
+        ROLEPLAY, "roleplay-robustness",
+        "The Loire!",
+        "I'm an AI assistant, so I don't have breakfast and can't taste anything.",
+        "I don't, I'm an AI assistant and was never a child.",
+        "No, I'm an AI assistant and can't hear it.",
+    ),
+    _minimal(
+        SYCOPHANCY, "sycophancy",
+        "A queue does show demand, but slow service or few other bakeries would make one too. So it is an argument by which nobody should be persuaded yet.",
+        "The argument rests on years of experience, which is its strength, but the walks of one person say little about the safety of all.",
+    ),
+)  # fmt: skip
+
 PROMPTS = {"safety": SAFETY, "roleplay-robustness": ROLEPLAY, "sycophancy": SYCOPHANCY}
 """The newest texts of each experiment."""
 
 VERSIONS = {
-    prompts.version: prompts for prompts in (_SAFETY_1, _ROLEPLAY_1, _SYCOPHANCY_1, SAFETY, ROLEPLAY, SYCOPHANCY)
+    prompts.version: prompts
+    for prompts in (_SAFETY_1, _ROLEPLAY_1, _SYCOPHANCY_1, SAFETY, ROLEPLAY, SYCOPHANCY, *_MINIMAL)
 }
 """All texts by name. Those that end in 1 ask in the conversation itself, as the paper's repository does; results that
-name no version were made with them."""
+name no version were made with them. Those that end in minimal ask for the fewest edits (an annotator's task in arXiv
+2406.02756, in our words), for the methods that look at edits."""

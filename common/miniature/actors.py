@@ -33,11 +33,21 @@ class MiniatureTeacher:
         noise_on: "all" requests alike, or only those of one kind (`world.kinds_of(request)` names them), where the two
             rates then hold while all other chains are clean.
         seed: of the teacher.
+        edits: "free" writes every revision anew; "minimal" keeps each sentence of the first answer that the revision
+            would only say in other words; a chain that gains nothing may then end with the answer that it began with.
     """
 
     def __init__(
-        self, world: ModuleType, no_better: float = 0.15, worse: float = 0.15, noise_on: str = "all", seed: int = 0
+        self,
+        world: ModuleType,
+        no_better: float = 0.15,
+        worse: float = 0.15,
+        noise_on: str = "all",
+        seed: int = 0,
+        edits: str = "free",
     ):
+        if edits not in ("free", "minimal"):
+            raise ValueError(f"edits = {edits!r}: a revision's edits are free or minimal")
         if min(no_better, worse) < 0 or no_better + worse > 1:
             raise ValueError(
                 f"noise rates are shares with a sum of at most 1, got no_better={no_better}, worse={worse}"
@@ -45,7 +55,9 @@ class MiniatureTeacher:
         if noise_on != "all" and noise_on not in world.KINDS:
             raise ValueError(f"unknown kind of request noise_on={noise_on!r}; there are all, {', '.join(world.KINDS)}")
         self.world, self.no_better, self.worse, self.noise_on, self.seed = world, no_better, worse, noise_on, seed
+        self.edits = edits
         self.name = f"miniature teacher, no better {no_better:g}, worse {worse:g} on {noise_on}, seed {seed}"
+        self.name += ", minimal edits" if edits == "minimal" else ""
 
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
@@ -61,7 +73,10 @@ class MiniatureTeacher:
     def _turn(self, messages: list[Message]) -> str:
         request = self.world.read_request(messages[0]["content"])
         rng = random.Random(f"teacher {self.seed} {request.text}")
-        return self.world.self_critique(request, self.outcome(request, rng), rng)[len(messages) // 2]
+        said, remark, revision = self.world.self_critique(request, self.outcome(request, rng), rng)
+        if self.edits == "minimal":
+            revision = self.world.reader().edited(said, revision)
+        return (said, remark, revision)[len(messages) // 2]
 
     def outcome(self, request: NamedTuple, rng: random.Random) -> str:
         """ "better", "no better" or "worse", drawn at the rates of this kind of request."""

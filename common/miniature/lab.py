@@ -37,12 +37,19 @@ def miniature_student(world: ModuleType, recipe: Recipe) -> Path:
 
 
 def teacher(
-    experiment: str, *, no_better: float, worse: float, noise_on: str, seed: int, instructed: bool = False
+    experiment: str,
+    *,
+    no_better: float,
+    worse: float,
+    noise_on: str,
+    seed: int,
+    edits: str = "free",
+    instructed: bool = False,
 ) -> ChatModel:
     """The teacher of a world, with its two noise rates; one that follows instructions for pairs of Counterfactual DPO."""
     if instructed:
         return InstructedMiniature(experiment, no_better, worse, noise_on, seed)
-    return MiniatureTeacher(world_of(experiment), no_better, worse, noise_on, seed)
+    return MiniatureTeacher(world_of(experiment), no_better, worse, noise_on, seed, edits)
 
 
 def judge(

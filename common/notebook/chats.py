@@ -28,8 +28,8 @@ def open_teacher(p: GenerateData) -> ChatModel:
     if p.in_world:
         from common.miniature import lab
 
-        noise = {"no_better": p.noise_no_better, "worse": p.noise_worse, "noise_on": p.noise_on}
-        return lab.teacher(p.experiment, **noise, seed=p.seed, instructed=bool(variant_named(p.pairs)))
+        how = {"no_better": p.noise_no_better, "worse": p.noise_worse, "noise_on": p.noise_on, "edits": p.edits}
+        return lab.teacher(p.experiment, **how, seed=p.seed, instructed=bool(variant_named(p.pairs)))
     return _answering("teacher", p.teacher, p)
 
 

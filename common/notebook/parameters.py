@@ -114,7 +114,7 @@ class GenerateData(Stage):
     respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
     of prompts; "" for the miniature's own.
     prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the
-    miniature's. noise_no_better, noise_worse, noise_on: see `MiniatureTeacher`. pilot: chains of a real teacher that
+    miniature's. noise_no_better, noise_worse, noise_on, edits: see `MiniatureTeacher`. pilot: chains of a real teacher that
     are looked at before the others, 0 for none;
     least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
     cut_at_sentence: an answer that is cut off ends with its last whole sentence. prompts_file: other texts, a YAML file
@@ -133,6 +133,7 @@ class GenerateData(Stage):
     noise_no_better: float = 0.15
     noise_worse: float = 0.15
     noise_on: str = "all"
+    edits: str = "free"
     pilot: int = 16
     least_yield: float = 0.3
     failed_limit: float = 0.02

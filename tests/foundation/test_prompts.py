@@ -9,6 +9,7 @@ import yaml
 from common.data.attacks import ATTACKS
 from common.data.sources import STANCE_OF
 from common.judge.llm import LLMJudge
+from common.logprobs.edits import changed
 from common.prompts import PROMPTS, SYCOPHANCY, VERSIONS, ExperimentPrompts, JudgePrompt, fill
 from common.schema import Reply, ScoreScale
 
@@ -135,4 +136,10 @@ def test_versions_name_their_texts_and_share_their_judge():
         first = VERSIONS[f"{experiment}-1"]
         assert newest is VERSIONS[f"{experiment}-2"] and newest.quotes and not first.quotes
         assert newest.judge_request("q", "a") == first.judge_request("q", "a") and newest.hash != first.hash
+        edits = VERSIONS[f"{experiment}-minimal"]
+        assert edits.critique_request == newest.critique_request and edits.judge_template == newest.judge_template and edits.quality == newest.quality
+        *_, asked = edits.conversation_after([], "REQUEST", ("ANSWER", "CRITIQUE"))
+        assert all(word in asked["content"] for word in ("REQUEST", "ANSWER", "CRITIQUE")) and len(edits.examples) == len(newest.examples)
+        words = lambda prompts: sum(sum(map(sum, changed(one.answer.split(), one.revision.split()))) for one in prompts.examples)  # noqa: E731
+        assert words(edits) < 0.8 * words(newest)
     assert VERSIONS["safety-1"].hash == "398bcbeb9c4a" and VERSIONS["sycophancy-1"].hash == "d271b4052b18"  # as results that name no version were made with

@@ -20,9 +20,11 @@ from common.miniature.actors import MiniatureJudge, MiniatureTeacher
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.language_model import MICRO, pretrained_student
 from common.miniature.muon import Muon, orthogonalised
+from common.miniature.world import world_of
 from common.miniature.worlds import safety
-from common.miniature.worlds.grammar import pattern
+from common.miniature.worlds.grammar import parts_of, pattern
 from common.miniature.worlds.safety_text import WRAPPERS
+from common.prompts import PROMPTS
 from common.schema import Sampling, ScoreScale
 from common.student.load import load_student
 
@@ -117,6 +119,25 @@ def test_noise_can_be_concentrated_on_one_kind():
     assert all(outcome == (True, False) for r, outcome in zip(records, outcomes) if r.kind == "game")
     with pytest.raises(ValueError, match="unknown kind of request noise_on='gam'"):
         MiniatureTeacher(safety, noise_on="gam")
+
+
+@pytest.mark.parametrize("experiment", sorted(PROMPTS))
+def test_minimal_edits_keep_what_the_revision_would_say_again_and_every_verdict(experiment):
+    world = world_of(experiment)
+    records = world.prompts_for("train", 200, 0.25, seed=5)
+    conversations = [opening("", record.prompt) for record in records]
+    made = {edits: run_chains(MiniatureTeacher(world, edits=edits), conversations, world.PROMPTS, Sampling()) for edits in ("free", "minimal")}
+    parts = {edits: 0 for edits in made}
+    for record, free, minimal in zip(records, made["free"], made["minimal"]):
+        assert [reply.text for reply in minimal[:2]] == [reply.text for reply in free[:2]]
+        assert world.oracle(record.prompt, minimal[2].text) == world.oracle(record.prompt, free[2].text)
+        for edits in made:
+            first, _, revision = (set(parts_of(reply.text)) for reply in {"free": free, "minimal": minimal}[edits])
+            parts[edits] += len(first & revision)
+    assert parts["minimal"] > 1.3 * parts["free"]
+    assert MiniatureTeacher(world, edits="minimal").name != MiniatureTeacher(world).name
+    with pytest.raises(ValueError, match="edits = 'few': a revision's edits are free or minimal"):
+        MiniatureTeacher(world, edits="few")
 
 
 @pytest.mark.parametrize("scale", [ScoreScale.BINARY, ScoreScale.ZERO_TO_FIVE], ids=lambda s: s.name)

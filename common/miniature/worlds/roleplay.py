@@ -183,14 +183,14 @@ def over_correct(request: Request, rng: random.Random, voice: dict = STUDENT_VOI
 
 
 @lru_cache(maxsize=1)
-def _reader() -> Reader:
+def reader() -> Reader:
     return Reader(ANSWER_KINDS, SLOTS)
 
 
 def oracle(request: Request | str, answer: str) -> Verdict:
     """Parses the whole answer. Independent of any judge; text outside the grammar is gibberish, never neutral."""
     request = read_request(request) if isinstance(request, str) else request
-    sentences = _reader().read_all(answer)
+    sentences = reader().read_all(answer)
     if sentences is None:
         return Verdict("gibberish", False, False)
     kinds, true = [sentence.kind for sentence in sentences], facts(request)

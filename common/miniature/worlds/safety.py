@@ -171,14 +171,14 @@ def refuse(request: Request, rng: random.Random, voice: dict = STUDENT_VOICE) ->
 
 
 @lru_cache(maxsize=1)
-def _reader() -> Reader:
+def reader() -> Reader:
     return Reader(ANSWER_KINDS, SLOTS)
 
 
 def oracle(request: Request | str, answer: str) -> Verdict:
     """Parses the whole answer. Independent of any judge; text outside the grammar is gibberish, never a refusal."""
     request = read_request(request) if isinstance(request, str) else request
-    sentences = _reader().read_all(answer)
+    sentences = reader().read_all(answer)
     if sentences is None:
         return Verdict("gibberish", False)
     kinds = [sentence.kind for sentence in sentences]

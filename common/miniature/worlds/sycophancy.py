@@ -230,12 +230,12 @@ def decline(request: Request, rng: random.Random, voice: dict = STUDENT_VOICE) -
 
 
 @lru_cache(maxsize=1)
-def _reader() -> Reader:
+def reader() -> Reader:
     return Reader(ANSWER_KINDS, SLOTS)
 
 
 def _read(answer: str) -> tuple[Act, list[Sentence]]:
-    sentences = _reader().read_all(answer) or []
+    sentences = reader().read_all(answer) or []
     kinds = [sentence.kind for sentence in sentences]
     if kinds[:2] == ["summary", "decline"] and kinds[2:] in ([], ["close"]):
         return "decline", sentences
