@@ -130,10 +130,7 @@ def escape_what_the_terminal_lacks() -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences progress bars and advice of transformers and datasets that say nothing about the run, and sets what they
-    brought apart from what a run leaves behind: garbage is collected after every training, and a look at a million
-    objects of libraries takes .3 s."""
-    import gc
+    """Silences progress bars and advice of transformers and datasets that say nothing about the run."""
     import logging
     import warnings
 
@@ -148,7 +145,6 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    gc.freeze()
 
 
 def write_manifest(folder: str | Path, stage: str, parameters: Mapping[str, Any], **more: Any) -> Path:

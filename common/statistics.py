@@ -8,6 +8,12 @@ import numpy as np
 from scipy import stats
 
 
+def rate_of(k: int, n: int) -> dict[str, float]:
+    """A rate of k in n and its 95 % Wilson interval: value, low, high."""
+    low, high = wilson_interval(k, n)
+    return {"value": k / n, "low": low, "high": high}
+
+
 def wilson_interval(k: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """(low, high) of a rate with k successes in n trials (Wilson score interval). n = 0 gives (0, 1)."""
     if not 0 <= k <= n:

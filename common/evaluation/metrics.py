@@ -21,7 +21,7 @@ from common.judge.llm import LLMJudge
 from common.logprobs.compute import summed_logprobs
 from common.prompts import ExperimentPrompts
 from common.schema import Metric, PromptRecord, fingerprint
-from common.statistics import wilson_interval
+from common.statistics import rate_of
 
 STEADY = 1.0
 """Feedback is steady where the stance moves its sentiment, -5 to 5, by no more."""
@@ -30,8 +30,7 @@ STEADY = 1.0
 def rate(successes: Sequence[bool], **names) -> Metric:
     """A rate with its Wilson interval."""
     k, n = sum(successes), len(successes)
-    low, high = wilson_interval(k, n)
-    return Metric(value=k / n, n=n, k=k, low=low, high=high, **names)
+    return Metric(n=n, k=k, **rate_of(k, n), **names)
 
 
 def mean(values: Sequence[float], **names) -> Metric:

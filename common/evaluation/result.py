@@ -13,7 +13,7 @@ from common.data.conditioned import TAG
 from common.data.counterfactual import VARIANTS
 from common.methods import METHODS, TrainSettings, is_trained
 from common.schema import Metric
-from common.statistics import wilson_interval
+from common.statistics import rate_of
 from common.storage import JsonlStore, write_json
 from common.trainer.displacement import movement, warning
 
@@ -130,10 +130,7 @@ class Result:
 
 def _of_counts(metric: Mapping[str, Any]) -> dict[str, float]:
     """Value and interval of a rate, from its k and n; nothing for other metrics."""
-    if metric.get("k") is None:
-        return {}
-    low, high = wilson_interval(metric["k"], metric["n"])
-    return {"value": metric["k"] / metric["n"], "low": low, "high": high}
+    return {} if metric.get("k") is None else rate_of(metric["k"], metric["n"])
 
 
 def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:

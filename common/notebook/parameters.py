@@ -148,7 +148,16 @@ class GenerateData(Stage):
             *super()._checks(),
             lambda: variant_named(self.pairs),
             *(partial(self.asked, role, name) for role, name in roles.items()),
+            self._check_edits,
         ]
+
+    def _check_edits(self) -> None:
+        if self.edits not in ("free", "minimal"):
+            raise ValueError(f"edits = {self.edits!r}: a revision's edits are free or minimal")
+        if self.edits == "minimal" and not (self.in_world and self.pairs == "self_critique"):
+            raise ValueError(
+                f"edits = 'minimal' is of the miniature's teacher, which revises; ask a real one with prompts_file = {self.experiment}-minimal, and leave edits out"
+            )
 
     def asked(self, role: str, name: str) -> Spec:
         """Who is named as teacher or first respondent. Raises ValueError for nobody."""

@@ -31,7 +31,7 @@ def dequantised(model: torch.nn.Module) -> Iterator[None]:
     layers = [
         module for module in model.modules() if isinstance(module, Linear4bit) and module.weight.device.type == "cpu"
     ]
-    layers = [layer for layer in layers if layer.weight.quant_state is not None and "forward" not in vars(layer)]
+    layers = [layer for layer in layers if layer.weight.quant_state is not None]
     dtype = lambda layer: layer.compute_dtype or layer.weight.quant_state.dtype  # noqa: E731
     size = sum(math.prod(layer.weight.quant_state.shape) * dtype(layer).itemsize for layer in layers)
     if size > MOST_BYTES:
@@ -39,6 +39,8 @@ def dequantised(model: torch.nn.Module) -> Iterator[None]:
     adapted = {id(module.base_layer): module for module in model.modules() if isinstance(module, LoraLayer)}
     changed = []
     for layer in layers:
+        if any("forward" in vars(module) for module in (layer, adapted.get(id(layer), layer))):
+            continue  # by one around this one
         weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state).to(dtype(layer))
         adapter = adapted.get(id(layer))
         if adapter is not None and weight.dtype == torch.float32 and _is_plain(adapter):

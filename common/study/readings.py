@@ -161,7 +161,6 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     study = Study(folder / "table.csv")
     named, best = contrasts(study, NAMED), against_the_best(study)
     write_json(folder / "contrasts.json", named)
-    write_json(folder / "recipe.json", best)
     tables = {
         "contrasts": (contrast_table(named), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
         "recipe": (recipe_table(best), f"Nine cells: three worlds at 0, 30 and 50 % noise. A cell is passed where the paired 95 % interval against the best other method stays above {BAR}."),

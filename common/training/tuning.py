@@ -12,6 +12,7 @@ Trials are kept like any other training, so a stopped search goes on where it wa
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -22,7 +23,7 @@ from typing import Any
 from common.evaluation.result import Result
 from common.methods import is_trained
 from common.runtime import Progress
-from common.storage import write_json
+from common.storage import write_json, write_whole
 from common.training.comparison import Experiment
 from common.training.kept import Setting
 
@@ -77,25 +78,26 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
     tried = {row["method"] for row in rows}
     rows = [row for row in read_trials(path) if row["method"] not in tried] + rows
     chosen = chosen_by(rows, lambda row: row["criterion"])
-    write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen})
     lines = [
         {name: row[name] for name in OF_TRIAL} | row["setting"]
         | {f"{metric}{end}": value for metric, both in row["metrics"].items() for end, value in zip(("", "_n"), both)}
         for row in rows
     ]  # fmt: skip
-    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_whole(path.with_suffix(".csv"), text.getvalue())
+    write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen})
     return chosen
 
 
 def read_trials(path: Path) -> list[dict[str, Any]]:
     """The trials beside the choices in `path`, in the order made: method, swapped, seed, criterion, setting by name, and
-    metrics by name as [value, n]. None where no file is."""
-    if not (path := path.with_suffix(".csv")).exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
+    metrics by name as [value, n]. None where no file is; a file of earlier days holds them itself."""
+    if not path.with_suffix(".csv").exists():
+        return json.loads(path.read_text(encoding="utf-8")).get("trials", []) if path.exists() else []
+    with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         lines = [{name: cell for name, cell in line.items() if cell} for line in csv.DictReader(file)]
     trials = []
     for line in lines:

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import Constant, Prompted, TrainedStudent
 from common.evaluation.matched_utility import LAMBDAS, choose_lambda, scaled
-from common.evaluation.metrics import Evaluation, divergence
+from common.evaluation.metrics import Evaluation, divergence, rate
 from common.evaluation.result import Result, add_finished, finished_result
 from common.evaluation.style import style_metrics
 from common.judge.base import FeedbackJudge
@@ -153,6 +153,11 @@ def test_a_kept_result_repeats_nothing_and_is_the_same_when_it_is_read():
     assert short["metrics"] == [{"metric": "utility", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "noise": 0.3}, {"metric": "kl", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10}] and "history" not in short
     other = replace(whole, metrics=[metrics[0].model_copy(update={"seed": 0})])
     assert Result.of(other.short_content()) == other  # what differs from the row is told
+    counted = replace(whole, metrics=[rate([True, False, True], metric="utility", experiment="safety", method="dpo", seed=2)], outcomes={"utility": [True, None, False], "judged": []})
+    assert counted.short_content()["metrics"] == [{"metric": "utility", "n": 3, "k": 2}] and counted.short_content()["outcomes"] == {"utility": "1-0", "judged": ""}
+    assert Result.of(json.loads(json.dumps(counted.short_content()))) == counted == Result.of(counted.content())
+    corrected = replace(whole, metrics=[counted.metrics[0].model_copy(update={"value": 0.6})])
+    assert Result.of(corrected.short_content()) == corrected  # a value that does not follow from its counts
 
 
 def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(run, monkeypatch):

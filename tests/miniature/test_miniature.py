@@ -22,7 +22,7 @@ from common.miniature.language_model import MICRO, pretrained_student
 from common.miniature.muon import Muon, orthogonalised
 from common.miniature.world import world_of
 from common.miniature.worlds import safety
-from common.miniature.worlds.grammar import parts_of, pattern
+from common.miniature.worlds.grammar import pattern, sentences_of
 from common.miniature.worlds.safety_text import WRAPPERS
 from common.prompts import PROMPTS
 from common.schema import Sampling, ScoreScale
@@ -132,7 +132,7 @@ def test_minimal_edits_keep_what_the_revision_would_say_again_and_every_verdict(
         assert [reply.text for reply in minimal[:2]] == [reply.text for reply in free[:2]]
         assert world.oracle(record.prompt, minimal[2].text) == world.oracle(record.prompt, free[2].text)
         for edits in made:
-            first, _, revision = (set(parts_of(reply.text)) for reply in {"free": free, "minimal": minimal}[edits])
+            first, _, revision = (set(sentences_of(reply.text)) for reply in {"free": free, "minimal": minimal}[edits])
             parts[edits] += len(first & revision)
     assert parts["minimal"] > 1.3 * parts["free"]
     assert MiniatureTeacher(world, edits="minimal").name != MiniatureTeacher(world).name

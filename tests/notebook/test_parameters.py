@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import yaml
@@ -179,3 +180,14 @@ def test_a_wrong_provider_is_named_with_file_and_field(fields, said, tmp_path):
     file.write_text(yaml.safe_dump({"one": fields}))
     with pytest.raises(ValueError, match=f"providers: .*providers.yaml.*{said}"):
         RewardScore.of({**RUN, "providers": str(file)})
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"edits": "few"}, "edits = 'few': a revision's edits are free or minimal"),
+    ({"edits": "minimal", "teacher": "endpoint:model"}, "prompts_file = safety-minimal"),
+    ({"edits": "minimal", "pairs": "counterfactual_negation"}, "edits = 'minimal' is of the miniature's teacher"),
+])  # fmt: skip
+def test_minimal_edits_are_asked_of_whoever_can_make_them(given, message):
+    assert parameters("generate_data", {**RUN, "edits": "minimal"}).edits == "minimal"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        parameters("generate_data", {**RUN, **given})

@@ -86,5 +86,11 @@ def test_training_through_dequantised_weights_gives_the_same_gradients_and_nests
         with dequantised(model):  # such as an answer within a training
             model(ids)
         assert any("forward" in vars(layer) for layer in model.modules())
+    model.eval()  # the adapter is added to the weights
+    with dequantised(model), torch.no_grad():
+        once = model(ids).logits
+        with dequantised(model):
+            assert torch.equal(model(ids).logits, once)
+        assert torch.equal(model(ids).logits, once)
     assert all(torch.equal(inside[name], gradient) and gradient.any() for name, gradient in before.items())
     assert not any("forward" in vars(layer) for layer in model.modules())

@@ -65,8 +65,8 @@ def pattern(template: str, slots: dict[str, tuple[str, ...]]) -> str:
     return "".join(parts)
 
 
-def parts_of(text: str) -> list[str]:
-    """The sentences of a text."""
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text, in order."""
     return re.split(r"(?<=[.!?]) ", text.strip())
 
 
@@ -97,15 +97,16 @@ class Reader:
 
     def read_all(self, text: str) -> list[Sentence] | None:
         """Every sentence of a text in order; None when a single one is not understood, or the text is empty."""
-        sentences = [self.read(part) for part in parts_of(text)]
+        sentences = [self.read(part) for part in sentences_of(text)]
         return None if None in sentences else sentences
 
     def edited(self, text: str, wanted: str) -> str:
         """`wanted` with as many sentences as possible as they stand in `text`: those of a kind and with words that it
         has, too. Both texts must be understood."""
-        there = [(self.read(part), part) for part in parts_of(text)]
+        there = [(self.read(part), part) for part in sentences_of(text)]
         return " ".join(
-            next((old for sentence, old in there if _agree(sentence, self.read(new))), new) for new in parts_of(wanted)
+            next((old for sentence, old in there if _agree(sentence, self.read(new))), new)
+            for new in sentences_of(wanted)
         )
 
 

@@ -184,6 +184,7 @@ def over_correct(request: Request, rng: random.Random, voice: dict = STUDENT_VOI
 
 @lru_cache(maxsize=1)
 def reader() -> Reader:
+    """Understands every answer that this world can write."""
     return Reader(ANSWER_KINDS, SLOTS)
 
 

@@ -172,6 +172,7 @@ def refuse(request: Request, rng: random.Random, voice: dict = STUDENT_VOICE) ->
 
 @lru_cache(maxsize=1)
 def reader() -> Reader:
+    """Understands every answer that this world can write."""
     return Reader(ANSWER_KINDS, SLOTS)
 
 

@@ -231,6 +231,7 @@ def decline(request: Request, rng: random.Random, voice: dict = STUDENT_VOICE) -
 
 @lru_cache(maxsize=1)
 def reader() -> Reader:
+    """Understands every answer that this world can write."""
     return Reader(ANSWER_KINDS, SLOTS)
 
 
