@@ -32,9 +32,10 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
 from common.data.preference import SCORES, with_normalised_scores
-from common.logprobs.compute import balanced_logprobs, give_attention_back, grouped_logprobs
+from common.logprobs.compute import balanced_logprobs, grouped_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
+from common.logprobs.masks import give_attention_back
 from common.logprobs.packing import Sequence
 from common.logprobs.reference import ReferenceCache, reference_identity
 from common.loss import LIKELIHOOD, LOOKS_AT, preference_loss

@@ -13,7 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 from common.logprobs import attention as shared_attention
 from common.logprobs import compute as logprobs
 from common.logprobs import head as lm_head
-from common.logprobs.compute import grouped_logprobs, packs_exactly, pair_logprobs, summed_logprobs
+from common.logprobs.compute import grouped_logprobs, pair_logprobs, summed_logprobs
+from common.logprobs.masks import packs_exactly
 from common.logprobs.packing import pack
 from common.student.adapters import lora_settings
 from common.student.load import load_student

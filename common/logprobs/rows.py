@@ -1,0 +1,114 @@
+"""One forward over rows: padded, a completion each, or packed, where what sequences share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from common.logprobs.head import target_logprobs
+from common.logprobs.packing import Packed, Sequence, dense_mask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    MaskMaker = Callable[..., Tensor]
+
+
+def summed(logps: Tensor, sequence: Tensor, sequences: int) -> Tensor:
+    return torch.zeros(sequences, device=logps.device).index_add(0, sequence, logps)
+
+
+def logprobs_and_output(
+    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, **asked: bool
+) -> tuple[Tensor, ModelOutput]:
+    first = int(completion_mask.any(dim=0).int().argmax())  # the earliest completion token of any row
+    kept = input_ids.size(1) - first
+    output = model(
+        input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept + 1, **asked
+    )
+    logits = output.logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
+    targets = input_ids[:, first:]
+    logps = torch.gather(logits, 2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
+    return torch.where(completion_mask[:, first:].bool(), logps, torch.zeros_like(logps)), output
+
+
+def in_rows(model: torch.nn.Module, sequences: list[Sequence], **asked: bool) -> tuple[Tensor, ModelOutput]:
+    logps, output = logprobs_and_output(model, *_padded(model, sequences), **asked)
+    return logps.sum(dim=1), output
+
+
+def tokens_in_rows(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+    ids, mask, completion = _padded(model, sequences)
+    logps, _ = logprobs_and_output(model, ids, mask, completion)
+    scored = completion[:, -logps.size(1) :].bool()
+    return logps[scored], scored.nonzero()[:, 0]
+
+
+def _padded(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids, attention mask and completion mask of rows, one per sequence: (rows, length) each."""
+    width, device = max(len(ids) for ids, _ in sequences), next(model.parameters()).device
+    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
+    mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in sequences], device=device)
+    starts = torch.tensor([start for _, start in sequences], device=device)
+    return ids, mask, mask * (torch.arange(width, device=device) >= starts.unsqueeze(1))
+
+
+def packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> Tensor:
+    return summed(*packed_tokens(model, packed, make), packed.sequences)
+
+
+def packed_tokens(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> tuple[Tensor, Tensor]:
+    causal = causal_model(model)
+    packed = packed.to(next(model.parameters()).device)
+    outputs: list[ModelOutput] = []
+
+    def keep(decoder, args, output):
+        outputs.append(output)
+        return type(output)(
+            last_hidden_state=output.last_hidden_state[0, :1].unsqueeze(0)
+        )  # a slice of three dimensions would copy the head
+
+    hook = causal.base_model.register_forward_hook(keep)
+    try:  # through the wrapper; the head sees one position here, and the scored ones below
+        model(
+            input_ids=packed.input_ids,
+            attention_mask=_masks(causal, packed, make),
+            position_ids=packed.position_ids,
+            use_cache=False,
+        )
+    finally:
+        hook.remove()
+    states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
+    return target_logprobs(causal, type(outputs[0]), states, packed.targets), packed.sequence
+
+
+def causal_model(model: torch.nn.Module) -> PreTrainedModel:
+    """The causal model inside a wrapper (PEFT, distributed, ...)."""
+    from transformers import PreTrainedModel
+
+    return next(
+        module
+        for module in model.modules()
+        if isinstance(module, PreTrainedModel) and module.get_output_embeddings() is not None
+    )
+
+
+def _masks(causal: PreTrainedModel, packed: Packed, make: MaskMaker):
+    """One mask, or one per kind of layer for a model that mixes full and sliding-window attention."""
+    config = causal.config.get_text_config()
+    make = partial(dense_mask, dtype=causal.dtype) if make is dense_mask else make
+    masks = {
+        kind: make(packed, window=config.sliding_window if kind == "sliding_attention" else None)
+        for kind in layer_kinds(config)
+    }
+    return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def layer_kinds(config) -> list[str]:
+    only = "full_attention" if getattr(config, "sliding_window", None) is None else "sliding_attention"
+    return sorted(set(getattr(config, "layer_types", None) or [only]))
