@@ -41,7 +41,7 @@ from common.student.identity import weights_of
 from common.study.cells import PROMPTS, admitted_student, cost_of, run_row
 from common.study.design import BLIND_TO, CORE, OF_READINGS, TRIAL_SEEDS, Row, parts, trial_rows, with_setting
 from common.study.mechanism import noise_of, probe
-from common.study.tables import write_report
+from common.study.report import write_report
 from common.training.kept import Setting, read_tuned
 from common.training.tuning import chosen_by, read_trials, write_trials
 

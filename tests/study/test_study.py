@@ -38,6 +38,7 @@ from common.study.design import (
 )
 from common.study.figures import contrast_figure
 from common.study.mechanism import kind_of, mechanism_figure, noise_of, probe, push
+from common.study.report import write_report
 from common.study.rows import Study, behaviour, paired
 from common.study.run import by_wrapper, chosen_by_oracle, corrected_lines, lines_of, main
 from common.study.tables import (
@@ -51,7 +52,6 @@ from common.study.tables import (
     gains_table,
     oracle_table,
     settings_table,
-    write_report,
 )
 
 CENTRE = Cell()
