@@ -87,8 +87,9 @@ class Result:
             metric: [meant[sign] for sign in told] if isinstance(told, str) else told
             for metric, told in content.get("outcomes", {}).items()
         }
+        ids = {name: of.split() if isinstance(of, str) else of for name, of in content.get("ids", {}).items()}
         fields = {name: value for name, value in content.items() if name not in ("id", "experiment")}
-        return cls(**fields | metrics | {"outcomes": outcomes})
+        return cls(**fields | metrics | {"outcomes": outcomes, "ids": ids})
 
     def of_seed(self, seed: int) -> Result:
         """The same under another seed's name."""
@@ -106,7 +107,7 @@ class Result:
 
     def short_content(self) -> dict[str, Any]:
         """`content` without what every metric repeats of the row, what follows from a rate's counts, and what is empty;
-        the outcomes of a metric as one word, see `OUTCOME`."""
+        the outcomes of a metric as one word, see `OUTCOME`, the ids of a set with spaces between."""
         names = {"experiment": self.metrics[0].experiment, "method": self.method, "seed": self.seed}
         empty = asdict(Result(self.method, self.seed, self.made_of, []))
         short = {name: value for name, value in self.content().items() if name in names or value != empty[name]}
@@ -122,6 +123,8 @@ class Result:
             short["outcomes"] = {
                 metric: "".join(OUTCOME[one] for one in outcomes) for metric, outcomes in self.outcomes.items()
             }
+        if self.ids:
+            short["ids"] = {name: " ".join(ids) for name, ids in self.ids.items()}
         return names | {"made_of": self.made_of} | short
 
     def write(self, path: str | Path) -> None:
