@@ -13,13 +13,14 @@ from common.chat.model import ChatModel
 from common.data.counterfactual import StyleInstructions
 from common.judge.base import FeedbackJudge, Judge
 from common.judge.llm import LLMJudge, llm_judge
-from common.miniature.actors import MiniatureJudge, MiniatureTeacher
+from common.miniature.actors import MeaningOracle, MiniatureJudge, MiniatureTeacher
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.miniature.world import world_of
 from common.prompts import ExperimentPrompts
 from common.runtime import resolve
+from common.schema import PromptRecord
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 FINAL_JUDGE_ERROR = 0.1
@@ -59,6 +60,18 @@ def judge(
     place of the world's."""
     prompts, world = prompts or world_of(experiment).PROMPTS, world_of(experiment)
     return llm_judge(MiniatureJudge(world, prompts, error, blind_to, unclear, seed), prompts, max_new_tokens)
+
+
+def meaning(experiment: str) -> Judge:
+    """Who knows whether two prompts of a world ask for the same."""
+    return MeaningOracle(world_of(experiment))
+
+
+def prompts(experiment: str, train: int = 400) -> list[PromptRecord]:
+    """Prompts of a world in every split: as many to train on, and those to align on that students are evaluated with."""
+    world = world_of(experiment)
+    held_out = [next(iter(world.evaluation_sets(*asked).values())) for asked in (("validation", 100), ("test", 200))]
+    return [*world.prompts_for("train", train, 0.25, 0), *held_out[0], *held_out[1]]
 
 
 def final_judge(experiment: str) -> Judge:
