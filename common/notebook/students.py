@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
@@ -12,13 +14,14 @@ from common.judge.base import FeedbackJudge
 from common.methods import TrainSettings, existing, is_trained
 from common.notebook.chats import kept_chat
 from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
-from common.notebook.parameters import TrainRDPO, input_of
+from common.notebook.parameters import MINIATURES, TrainRDPO, input_of
 from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import ScoredPair
 from common.specs import place_and_commit, spec_of
 from common.statistics import judged_tau
 from common.storage import read_records
+from common.student.identity import located
 from common.training.comparison import Experiment, check_split
 from common.training.kept import read_tuned
 
@@ -66,6 +69,16 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         instructions,
     )
     return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **how)
+
+
+def student_named(name: str, experiment: str) -> tuple[str | Path, dict[str, Any]]:
+    """(folder or Hub name of a student, how `load_student` is to load it); a miniature is made where it is missing."""
+    if name in MINIATURES:
+        from common.miniature import lab
+
+        return lab.student(experiment, name)
+    place, commit = place_and_commit(name)
+    return located(place), {"revision": commit or None}
 
 
 def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:

@@ -39,9 +39,7 @@ Dictionary = Mapping[int, frozenset[int]]
 """Token -> the tokens that may not follow it; of the entries that are active."""
 
 
-def block_entries(
-    text: str, tokenizer: PreTrainedTokenizerBase, closed: Collection[str] = CLOSED_CLASS
-) -> list[Entry]:
+def block_entries(text: str, tokenizer: PreTrainedTokenizerBase, closed: Collection[str] = CLOSED_CLASS) -> list[Entry]:
     """The block dictionary of a source, an entry for each of its tokens that a word begins behind; [] for an empty text
     and for a single token.
 
@@ -66,7 +64,9 @@ def block_entries(
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
     """(token id, where its first character that is no space stands) of a text; without tokens of spaces alone."""
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    spans = [(start + len(text[start:end]) - len(text[start:end].lstrip()), end) for start, end in encoded["offset_mapping"]]
+    spans = [
+        (start + len(text[start:end]) - len(text[start:end].lstrip()), end) for start, end in encoded["offset_mapping"]
+    ]
     return [(token, start) for token, (start, end) in zip(encoded["input_ids"], spans) if start < end]
 
 

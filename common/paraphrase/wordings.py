@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from common.data.splits import words
 from common.paraphrase.blocking import Dictionary, DynamicBlocking, active_dictionary, block_entries
 from common.paraphrase.ranking import bert_ibleu, self_bleu
-from common.prompts import JudgePrompt, fill
+from common.prompts import fill
 from common.runtime import Progress
-from common.schema import Message, PromptRecord, Record, Reply, Sampling, ScoreScale, wording_id
+from common.schema import Message, PromptRecord, Record, Reply, Sampling, wording_id
 from common.storage import make_missing
 
 if TYPE_CHECKING:
@@ -33,15 +33,6 @@ BATCH = 16
 """Sources that are finished together: a kill loses no more."""
 REQUEST = "Say the same in other words: {text}"
 """What a paraphraser is asked."""
-SAME_REQUEST = JudgePrompt(
-    judge_template=(
-        "Here are two requests.\n\nFirst:\n{prompt}\n\nSecond:\n{answer}\n\nDo both ask for exactly the same? A word that "
-        "adds, drops or reverses what is asked makes them different. Reason briefly, and end with the line\n{verdict_format}"
-    ),
-    scale=ScoreScale.BINARY,
-    yes_no_question="The answer is another request. Do both requests ask for exactly the same?",
-)
-"""What a judge of meaning is asked of a request and its wording, in the answer's place."""
 Similarity = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 """(sources, wordings) -> how alike each two are in meaning, in [0, 1], such as a BERTScore."""
 
@@ -91,8 +82,8 @@ def paraphrases(
 
     Args:
         chat: a paraphraser (`training.paraphraser`), or a model that follows `REQUEST`.
-        meaning: a judge of (source, wording), the upper half of whose scale is "the same", such as one that is asked
-            `SAME_REQUEST`; unscored ones are dropped too.
+        meaning: a judge of (source, wording), the upper half of whose scale is "the same"; unscored ones are dropped
+            too.
         path: JSONL file of `Wordings` that a later call with the same settings goes on with (`storage.claim`).
         p: probability that an entry of the block dictionary is active.
         similarity: what the ranking knows of the meaning; None takes the judge's score.
