@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,11 +91,13 @@ def evaluator(
     max_new_tokens: int,
     instructions: StyleInstructions | None = None,
     reward_judge: Judge | FeedbackJudge | None = None,
+    wordings: Sequence[PromptRecord] = (),
 ) -> WorldEvaluator:
     """Evaluation by the world's oracle, with the final judge's view beside it."""
     return WorldEvaluator(
-        world_of(experiment), experiment, final_judge(experiment), prompts, max_new_tokens, instructions, reward_judge
-    )
+        world_of(experiment), experiment, final_judge(experiment), prompts, max_new_tokens, instructions, reward_judge,
+        wordings,
+    )  # fmt: skip
 
 
 def student(experiment: str, name: str) -> tuple[Path, dict[str, Any]]:
