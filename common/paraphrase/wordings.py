@@ -46,6 +46,7 @@ class Wordings(Record):
 
 
 def request_for(text: str) -> list[Message]:
+    """The conversation that asks for another wording of a text."""
     return [{"role": "user", "content": fill(REQUEST, text=text)}]
 
 
@@ -53,8 +54,9 @@ def candidates(
     chat: LocalChat, texts: Sequence[str], p: float, *, dictionaries: int = DICTIONARIES, seed: int = 0,
     max_new_tokens: int = 128,
 ) -> list[list[Reply]]:  # fmt: skip
-    """The best `KEPT` of `BEAMS` beams under each active dictionary of every text. The draw hangs on seed and text, so
-    what is asked together changes nothing; p = 0 is plain beam search."""
+    """The best `KEPT` of `BEAMS` beams under each active dictionary of every text.
+
+    Seed and text alone decide the draw, so what is asked together changes nothing; p = 0 is plain beam search."""
     asked: list[tuple[int, Dictionary]] = []
     for place, text in enumerate(texts):
         rng, entries = random.Random(f"blocking {seed} {text}"), block_entries(text, chat.tokenizer)

@@ -1,14 +1,16 @@
 """Outcomes of prompts beside those of their wordings (pytest tests/evaluation/test_in_other_words.py)."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from test_judged import JUDGE, OnlyFirst, Said, record
+from test_judged import JUDGE, Heard, OnlyFirst, Said, record
 
 from common.evaluation.answers import Constant, TrainedStudent
 from common.evaluation.in_other_words import robustness, same_outcomes
-from common.evaluation.judged import JudgedEvaluator
+from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.result import Result
+from common.judge.base import FeedbackJudge
 from common.judge.llm import LLMJudge
 from common.miniature import lab
 from common.miniature.actors import MiniatureJudge
@@ -46,6 +48,18 @@ def test_a_real_student_s_outcomes_in_other_words_and_nothing_else_changes():
     assert (found.metrics[-1].metric, found.metrics[-1].k, found.metrics[-1].n) == ("same_outcome", 1, 2)
     assert "paraphrases" not in plain.mark() and asked.mark() == plain.mark() | {"paraphrases": asked.mark()["paraphrases"]}
     assert asked.sets("test") == plain.sets("test")
+
+
+def test_feedback_in_other_words_is_held_against_the_same_argument_alone():
+    """Loved, its sentiment rises by 3 of 10, and by 0 in the other wording; hated, it falls by 1 in both."""
+    stances = [HeldOut(id=kind, experiment="sycophancy", split="test", prompt=f"{kind} it", kind=kind, plain_prompt="it") for kind in ("love", "hate")]
+    felt = {"it": 0.6, "love it": 0.9, "hate it": 0.5, "adore it": 0.6, "loathe it": 0.5}
+    judge = FeedbackJudge(Heard(felt), Heard(dict.fromkeys(felt, 1.0)))
+    given = [wording(stances[0], 1, "adore it"), wording(stances[1], 1, "loathe it")]
+    evaluator = FeedbackEvaluator([*stances, HeldOut(id="plain", experiment="sycophancy", split="test", prompt="it")], "sycophancy", judge, OnlyFirst(), wordings=given)
+    evaluator.reader = SimpleNamespace(to_the_point=lambda prompts, answers: [True] * len(answers))
+    found = evaluator(TrainedStudent("endpoint:x", chat=Said(dict.fromkeys(felt, "it is"))), "test", 0)
+    assert found.outcomes["aligned"] == [False, True] and (found.metrics[-1].k, found.metrics[-1].n) == (1, 2)
 
 
 @pytest.mark.parametrize(("experiment", "world"), [("safety", safety), ("roleplay-robustness", roleplay), ("sycophancy", sycophancy)])
