@@ -1,9 +1,9 @@
 """Dynamic Blocking (arXiv 2010.12885): a word of the source may not follow the word that it follows there.
 
-The block dictionary holds every source token with the token behind it; each entry is active with probability p. Whenever
-decoding has just written the key of active entries, their tokens get probability 0 for that one step. p = 0 blocks
-nothing, p = 1 forbids every two neighbours of the source. Rules and numbers are the paper's, of which no code is
-public; the list of closed-class words, and that punctuation is not blocked, are ours.
+The block dictionary holds every source token with the token behind it; each entry is active with probability p.
+Whenever decoding has just written the key of active entries, their tokens get probability 0 for that one step. p = 0
+blocks nothing, p = 1 forbids every two neighbours of the source. Rules and numbers are the paper's; no code of its
+authors is known to us. The list of closed-class words, and that punctuation is not blocked, are ours.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 CLOSED_CLASS = frozenset((
-    "i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her hers herself "
-    "it its itself they them their theirs themselves one ones someone somebody something anyone anybody anything everyone "
-    "everybody everything nobody nothing none who whom whose which what that this these those each other another such "
-    "a an the some any no every either neither both all half much many more most few fewer little less several enough own "
-    "and or but nor so yet for because although though while whereas if unless until since as than whether when where "
-    "of in on at by to from with without within into onto upon about above across after against along among around before "
-    "behind below beneath beside besides between beyond despite down during except inside like near off out outside over "
-    "past per through throughout toward towards under underneath up via"
+    "i me my mine myself we us our ours ourselves you your yours yourself yourselves he him his himself she her "
+    "hers herself it its itself they them their theirs themselves one ones someone somebody something anyone "
+    "anybody anything everyone everybody everything nobody nothing none who whom whose which what that this these "
+    "those each other another such a an the some any no every either neither both all half much many more most "
+    "few fewer little less several enough own and or but nor so yet for because although though while whereas if "
+    "unless until since as than whether when where of in on at by to from with without within into onto upon "
+    "about above across after against along among around before behind below beneath beside besides between "
+    "beyond despite down during except inside like near off out outside over past per through throughout toward "
+    "towards under underneath up via"
 ).split())  # fmt: skip
 """English pronouns, determiners, conjunctions and prepositions: never blocked."""
 Entry = tuple[int, frozenset[int]]
@@ -85,8 +86,8 @@ class DynamicBlocking(LogitsProcessor):
     """Blocks what may not follow the last token, by a dictionary for each row of a batch.
 
     Args:
-        dictionaries: one a prompt, in the order of the batch; with beams or samples each holds for as many rows in turn.
-            An empty one blocks nothing.
+        dictionaries: one a prompt, in the order of the batch; with beams or samples each holds for as many rows in
+            turn. An empty one blocks nothing.
     """
 
     def __init__(self, dictionaries: Sequence[Dictionary]):

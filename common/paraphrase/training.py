@@ -1,9 +1,9 @@
 """Train a paraphraser out of a student that only continues texts (arXiv 2010.12885, around Dynamic Blocking).
 
 Task adaptation: a student learns to restore prompts whose words were partly deleted and shuffled. Decoding it with
-blocking gives pseudo-pairs, and a fresh student learns these and their reversals. The paper trains T5; that a chat model
-is asked for it in words (`wordings.REQUEST`), and the share that is deleted, are ours. So is that only pairs which pass
-the meaning check are learnt.
+blocking gives pseudo-pairs, and a fresh student learns these and their reversals. The paper trains T5. Ours are that a
+chat model is asked for it in words (`wordings.REQUEST`), the share that is deleted, and that only pairs which pass the
+meaning check are learnt.
 """
 
 from __future__ import annotations

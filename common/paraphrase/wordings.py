@@ -79,8 +79,8 @@ def paraphrases(
 ) -> tuple[list[PromptRecord], Counter[str]]:  # fmt: skip
     """(at most `wanted` new prompts for each record, how many candidates were dropped, by reason).
 
-    A new prompt has its source's group and split and the id `schema.wording_id`. No two have the same words, nor has one
-    the words of a record: a wording that is somebody else's prompt would carry that prompt into another split.
+    A new prompt has its source's group and split and the id `schema.wording_id`. No two have the same words, nor has
+    one the words of a record: a wording that is another record's prompt would carry that prompt into another split.
 
     Args:
         chat: a paraphraser (`training.paraphraser`), or a model that follows `REQUEST`.
