@@ -217,7 +217,8 @@ class TrainRDPO(Stage):
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
     evaluation_prompts: at most, a set. final_judge: of a real student's answers; reward_judge: who scored the pairs.
-    match_utility: a real student's adapters are tried at every strength too, on validation. labels, least_kappa: as in
+    match_utility: a real student's adapters are tried at every strength too, on validation. paraphrases: file of
+    `common.paraphrase` with other wordings of the held-out prompts, for `same_outcome`. labels, least_kappa: as in
     `RewardScore`.
     """
 
@@ -253,6 +254,7 @@ class TrainRDPO(Stage):
     final_judge: str = ""
     reward_judge: str = ""
     match_utility: bool = False
+    paraphrases: str = ""
     labels: list[str] = Field(default_factory=list)
     least_kappa: float = 0.4
 
