@@ -38,7 +38,6 @@ from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
 TRAINED = tuple(name for name, row in METHODS.items() if row.needs_pairs_alone)
-
 LEAST_PAIRS = 20
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)

@@ -79,7 +79,7 @@ class RDPOTrainer(DPOTrainer):
     def __init__(
         self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None,
         compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None, peft_config=None,
-        second_reference=None,
+        *, second_reference=None,
     ):  # fmt: skip
         if isinstance(ref_model, RDPOConfig):
             warnings.warn(
