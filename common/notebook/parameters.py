@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.data.counterfactual import variant_named
-from common.methods import TrainSettings, check_methods
+from common.methods import TrainSettings, check_methods, check_references
 from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
@@ -248,6 +248,9 @@ class TrainRDPO(Stage):
     lora_rank: int = TRAINING.lora_rank
     max_length: int = TRAINING.max_length
     reference: Literal["adapters off", "unquantised"] = TRAINING.reference
+    second_reference: str = TRAINING.second_reference
+    mrpo_eta: float = TRAINING.mrpo_eta
+    mrpo_weight: float | None = TRAINING.mrpo_weight
     evaluation_prompts: int = 200
     max_new_tokens: int = 80
     repetition_penalty: float = 1.1
@@ -263,9 +266,9 @@ class TrainRDPO(Stage):
         named = [partial(judge_named, role, name) for role, name in judges.items() if name]
         return [
             *super()._checks(),
-            lambda: self.training,
             lambda: check_estimated(self.knobs),
             lambda: check_methods(self.methods),
+            lambda: check_references(self.methods, self.training),
             lambda: check_labels(self.labels),
             *named,
         ]

@@ -19,17 +19,16 @@ from common.evaluation.result import Result, add_finished, card, excerpts, finis
 from common.methods import (
     METHODS,
     TrainSettings,
+    by_identity,
     check_methods,
+    check_references,
     existing,
-    existing_commit,
-    existing_place,
-    existing_strength,
     is_trained,
 )
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.adapters import save_adapter
-from common.student.identity import identity, located
+from common.student.identity import located
 from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
 from common.training.train import train
@@ -107,6 +106,7 @@ class Experiment:
         """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk,
         which is said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
         check_methods(methods)
+        check_references(methods, self.settings)
         rows = [(method, seed, share) for seed in seeds for share in swapped for method in methods]
         once = [
             (method, seed, share)
@@ -249,15 +249,7 @@ class Experiment:
             if is_trained(method)
             else ([], TrainSettings())
         )
-        kind = existing(method)
-        strength = existing_strength(method)
-        behind = existing_commit(method) or (f"{strength:g}" if strength != 1.0 else "")
-        named = (
-            f"{kind}:{identity(existing_place(method))}{behind and '@' + behind}"
-            if kind in ("adapter", "model")
-            else method
-        )  # whatever its place is called
-        training = training_of(named, self.student, pairs, settings, **self.load)
+        training = training_of(by_identity(method), self.student, pairs, settings, **self.load)
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
             evaluation["texts"] = texts

@@ -13,6 +13,7 @@ from common.methods import (
     METHODS,
     TrainSettings,
     check_methods,
+    check_references,
     existing,
     existing_commit,
     existing_place,
@@ -25,6 +26,7 @@ from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_a
 from common.student.dequantised import dequantised
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
+from common.training.second import base_again, load_second
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -48,9 +50,11 @@ def train(
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
 
-    Raises ValueError for a student with fewer positions than `max_length`, and where a loss or gradient is not finite.
+    Raises ValueError for a student with fewer positions than `max_length`, for a second reference that is missing or
+    does not fit (`second.load_second`), and where a loss or gradient is not finite.
     """
     check_methods([method])
+    check_references([method], settings)
     if method in METHODS and METHODS[method].extrapolates:
         raise ValueError(
             f"{method} is no training of its own: train {METHODS[method].extrapolates}, and turn its adapter up"
@@ -165,14 +169,13 @@ def preference_trainer(
     row = METHODS[method]
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
-        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
+        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0,
+        references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
-    reference = None
-    if settings.reference == "unquantised":
-        revision = getattr(model.config, "_commit_hash", None)
-        reference, _ = load_student(model.name_or_path, revision=revision, four_bit=False, compute_dtype=model.dtype)
+    reference = base_again(model, tokenizer) if settings.reference == "unquantised" else None
+    second = None if row.references == "own" else load_second(settings, model, tokenizer)
     trainer = RDPOTrainer(
         model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
-        peft_config=lora_settings(settings.lora_rank),
+        peft_config=lora_settings(settings.lora_rank), second_reference=second,
     )  # fmt: skip
     return trainer, trainer.pairs_used
