@@ -38,9 +38,11 @@ from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
 TRAINED = tuple(
-    name for name, row in METHODS.items() if is_trained(name) and not row.extrapolates and row.sft_on != "conditioned"
+    name
+    for name, row in METHODS.items()
+    if is_trained(name) and not (row.extrapolates or row.rounds) and row.sft_on != "conditioned"
 )
-"""Without rows that choose a strength on prompts of their own, and without CA, whose student is asked for scores."""
+"""Without rows that choose a strength on prompts of their own or ask a judge while they train, and without CA, whose student is asked for scores."""
 LEAST_PAIRS = 20
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)
