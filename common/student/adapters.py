@@ -98,7 +98,7 @@ def load_adapter(
     elif Path(told["base"]).name != Path(own["base"]).name:
         warnings.warn(said, stacklevel=2)
     try:
-        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, config=config).eval()
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, config=config).train(trainable)
         adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
         if unlike := [
             key for key in load_peft_weights(str(folder), device="cpu").keys() ^ adapter.keys() if "lora_" in key

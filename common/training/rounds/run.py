@@ -143,14 +143,17 @@ def figures(place: Path) -> dict[str, Any]:
     """Counts of a finished round, and its training in figures.
 
     answers, cut, tokens: of the student, all its samples. pairs_judged, verdicts: asked of the judge, a verdict for each
-    different answer of a pair. unscored, tied: pairs without a preference. answer_score: mean score, 0 to 1, of what was
-    judged. added: pairs that the round adds to training; pairs_used: that it trained on. first, last: `LOGGED` of a
+    different answer of a pair. answer_score: mean score, 0 to 1, of what was judged. undecided: prompts that the judge was
+    asked about in vain, for a tie or a verdict that is none. added: pairs that the round adds to training; pairs_used: that
+    it trained on. first, last: `LOGGED` of a
     training's first and last step."""
     answers, judged, added = (
         [fields for _, fields in read_lines(path)] if (path := place / name).exists() else []
         for name in ("answers.jsonl", "scored.jsonl", "preferred.jsonl")
     )
-    training = json.loads((place / "training.json").read_text(encoding="utf-8"))
+    made_of, training = (
+        json.loads((place / name).read_text(encoding="utf-8")) for name in ("made_of.json", "training.json")
+    )
     pairs = [ScoredPair(**fields) for fields in judged]
     scores = [score for pair in pairs for score in pair.normalised() if score is not None]
     steps = [{name: step[name] for name in LOGGED if name in step} for step in training["history"] if "loss" in step]
@@ -160,12 +163,8 @@ def figures(place: Path) -> dict[str, Any]:
         "tokens": sum(answer["completion_tokens"] for answer in answers),
         "pairs_judged": len(pairs),
         "verdicts": sum(len({pair.response, pair.response_revised}) for pair in pairs),
-        "unscored": sum(not pair.is_scored for pair in pairs),
-        "tied": sum(
-            pair.is_scored and pair.score_response == pair.score_revised and pair.response != pair.response_revised
-            for pair in pairs
-        ),
         "answer_score": fmean(scores) if scores else None,
+        "undecided": len(made_of.get("prompts", pairs)) - len(added),
         "added": len(added),
         "pairs_used": training["pairs_used"],
         "first": steps[0],
