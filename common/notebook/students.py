@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.reader import Reader
-from common.judge.base import FeedbackJudge
+from common.judge.base import FeedbackJudge, Judge
 from common.methods import TrainSettings, existing, is_trained
 from common.notebook.chats import kept_chat
-from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
-from common.notebook.parameters import TrainRDPO, input_of
+from common.notebook.judges import check_judge, named_judge, open_final_judge, open_judge, style_judge_of
+from common.notebook.parameters import RewardScore, TrainRDPO, input_of
 from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import ScoredPair
@@ -51,8 +51,8 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         from common.miniature import lab
 
         evaluator = lab.evaluator(
-            p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions
-        )
+            p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions, reward_judge=_judge_of_pairs(p),
+        )  # fmt: skip
         student, load = lab.student(p.experiment, p.student)
         return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **load, **how)
     if "always_refuse" in p.methods:
@@ -66,6 +66,22 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         instructions,
     )
     return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **how)
+
+
+def _judge_of_pairs(p: TrainRDPO) -> Judge | FeedbackJudge | None:
+    """The miniature's judge with the errors that step 2 gave it, None where nobody asks for it. Raises FileNotFoundError
+    where step 2 noted none, ValueError for another judge."""
+    if not p.reward_judge:
+        return None
+    path = input_of("train_rdpo", p).with_name("reward_score.manifest.json")
+    if p.reward_judge != "miniature":
+        raise ValueError(
+            f"reward_judge = {p.reward_judge!r}: the pairs of a world are scored by its own judge; write reward_judge = miniature"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"reward_judge: no {path}, where step 2 notes how it judged; run reward_score first")
+    noted = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+    return open_judge(RewardScore.of(noted))
 
 
 def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:

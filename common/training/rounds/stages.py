@@ -229,6 +229,8 @@ def acquired(this: Round) -> list[ScoredPair]:
         asked += [_pair(this, pair, *(one.text for one in both[pair.id]), both[pair.id][0].sampling) for pair in kept]
         untied = [pair for pair in this.scored(asked) if pair.is_scored and pair.score_response != pair.score_revised]
         preferred = [pair if pair.score_revised > pair.score_response else pair.swapped() for pair in untied]
+    if len(preferred) < this.wanted:
+        print(f"{this.name}: {len(preferred)} of {this.wanted} pairs, and no prompt is left", flush=True)
     return this.preferred(preferred)
 
 
