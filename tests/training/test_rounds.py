@@ -51,7 +51,7 @@ class Evaluator(SimpleNamespace):
     """How a student is asked, and by whom it is judged; evaluates nothing."""
 
     def __init__(self, judge=None, chat=None):
-        super().__init__(reward_judge=judge or ByLetters(), names=[], max_new_tokens=24, answers=chat)
+        super().__init__(reward_judge=judge or ByLetters(), names=[], max_new_tokens=52, answers=chat)
 
     def chat(self, student):
         chat = self.answers or LocalChat(student.model, student.tokenizer, f"{student.method} {student.mark}".strip(), 128)
@@ -327,6 +327,7 @@ def test_a_row_that_is_stopped_at_every_boundary_writes_the_same_bytes(method, m
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from common.storage import JsonlStore
 sys.path.insert(0, "tests/training")
 from test_rounds import looped
 append, most, count = JsonlStore.append, int(sys.argv[4]), 0
@@ -402,7 +403,7 @@ def test_a_judge_that_finds_all_answers_equal_ends_the_row_and_its_verdicts_stay
     pairs = [pair.model_copy(update={"score_response": 0.5, "score_revised": 0.5}) for pair in given()]
     judge = Same()
     for _ in range(2):
-        with pytest.raises(ValueError, match="prefers no answer in any pair, so there is nothing to train on"):
+        with pytest.raises(ValueError, match="no pair has a preferred answer .* nothing to train on"):
             looped(method, micro, tmp_path, pairs, Evaluator(judge))
     (place,) = rounds_of(tmp_path)
     assert len(lines_of(place / "scored.jsonl")) * 2 == len(judge.asked)

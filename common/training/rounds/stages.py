@@ -154,7 +154,7 @@ class Round:
         """The pairs that the round adds to training, written. Raises ValueError for none."""
         if not pairs:
             raise ValueError(
-                f"{self.name}: the judge prefers no answer in any pair, so there is nothing to train on; give more prompts, or a judge that tells answers apart. {self.folder} keeps what was judged"
+                f"{self.name}: no pair has a preferred answer (all were cut off, equal, tied or without a verdict), so there is nothing to train on; give more prompts or max_new_tokens, or a judge that tells answers apart. {self.folder} keeps what was judged"
             )
         _write(self.folder / "preferred.jsonl", pairs)
         self.reached("preferred")
