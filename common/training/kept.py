@@ -58,8 +58,8 @@ def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:
 def kept_student(
     method: str, student: str | Path, settings: TrainSettings, folder: Path, made_of: str, **load: Any
 ) -> TrainedStudent | None:
-    """The student whose adapter is kept in `<folder>/adapter`, which is said; None where it is of another training or not
-    there."""
+    """Loads the student whose adapter is kept in `<folder>/adapter`, and prints that; None for another training or
+    none."""
     if not (kept := kept_training(folder, made_of)):
         return None
     adapter = folder / "adapter"
