@@ -30,8 +30,9 @@ class Method:
     sft_on: what a supervised row learns, see `training.supervised`. search: knob -> the lowest and highest value that
     tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
     references: what the loss compares the policy with, see `loss.weighted_references`; all but "own" read the settings'
-    `second_reference`. extrapolates: the row whose training this one turns up, see
-    `training.extrapolate`. trials_of: the method whose trials decide this one's setting, "" for its own.
+    `second_reference`. extrapolates: the row whose training this one turns up, see `training.extrapolate`. rounds: of a
+    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. trials_of: the method
+    whose trials decide this one's setting, "" for its own.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     edits: bool = False
     references: Literal["own", "combined", "second", "both"] = "own"
     extrapolates: str = ""
+    rounds: str = ""
     trials_of: str = ""
 
     @property
@@ -54,7 +56,8 @@ class Method:
     def sees_scores(self) -> bool:
         """Whether what it trains depends on the external scores."""
         return (
-            self.sft_on not in ("", "all", "edits")
+            bool(self.rounds)
+            or self.sft_on not in ("", "all", "edits")
             or self.nll_on in ("accepted", "better")
             or bool(self.loss)
             and uses_scores(self.loss)
@@ -62,15 +65,69 @@ class Method:
 
     @property
     def needs_pairs_alone(self) -> bool:
-        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for or another
-        model."""
-        own = not self.extrapolates and self.sft_on != "conditioned" and self.references == "own"
-        return own and self.kind != "untrained"
+        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for, another model or
+        a judge."""
+        needs_more = self.extrapolates or self.rounds or self.sft_on == "conditioned" or self.references != "own"
+        return self.kind != "untrained" and not needs_more
 
     @property
     def tuned_as(self) -> str:
         """The method whose trials decide its setting, "" for an untrained row."""
         return "" if self.kind == "untrained" else self.trials_of or self.extrapolates or self.name
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """What only rows that train in rounds read; all defaults are ours.
+
+    count: rounds of those that train on a new part of the prompts each; prompts: in such a part, 0 divides all of them
+    equally. schedule: of active preference learning, the pairs that have been judged in favour of one answer by the end
+    of each round. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
+    looked for, where a row chooses among them. entropy_samples: answers that a prompt's entropy is estimated from.
+    """
+
+    count: int = 3
+    prompts: int = 0
+    schedule: list[int] = field(default_factory=lambda: [64, 128, 192], hash=False)
+    candidate_temperature: float = 0.7
+    over_generate: int = 8
+    entropy_samples: int = 16
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> RoundSettings:
+        """The settings that a mapping gives. Raises ValueError for a name that is none of them."""
+        if unknown := [name for name in given if name not in cls.__dataclass_fields__]:
+            raise ValueError(
+                f"rounds: unknown setting {unknown[0]!r}{nearest(unknown[0], cls.__dataclass_fields__)}; there are {', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**given)
+
+    def read_by(self, arm: str) -> dict[str, Any]:
+        """What the rows of an arm read of them."""
+        return {name: getattr(self, name) for name in READ_BY[arm]}
+
+    def __post_init__(self):
+        """Raises ValueError for a number out of its range and a schedule that does not rise."""
+        for name, kind in get_type_hints(RoundSettings).items():
+            try:
+                checked(name, getattr(self, name), kind)
+            except ValueError as error:
+                raise ValueError(f"rounds: {error}") from None
+        if any(after <= before for before, after in zip(self.schedule, self.schedule[1:])):
+            raise ValueError(
+                f"rounds: schedule = {self.schedule} does not rise; every round needs more pairs than the one before"
+            )
+
+
+SCHEDULED = ("schedule", "candidate_temperature")
+READ_BY = {
+    "slices": ("count", "prompts"),
+    "random": SCHEDULED,
+    "certainty": (*SCHEDULED, "over_generate"),
+    "entropy": (*SCHEDULED, "over_generate", "entropy_samples"),
+    "hybrid": (*SCHEDULED, "over_generate", "entropy_samples"),
+}
+"""Arm -> the round settings that its rows read."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +140,10 @@ class TrainSettings:
     beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
     of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
     steps, at the learning rates of the whole. unchanged_weight: of the rows that look at edits, see `RDPOConfig`.
-    rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked
-    for, in [0, 1]. max_length: tokens of prompt and completion. reference: of the preference
-    losses, the student with its adapter off ("adapters off", as TRL does
-    with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
-    hold besides. second_reference: of the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or
+    rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked for, in [0, 1]. rounds: of the rows that
+    train in rounds. max_length: tokens of prompt and completion. reference: of the preference losses, the student with
+    its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the weights that NF4 was made of, which a
+    step-0 policy differs from and memory must hold besides. second_reference: of the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or
     `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`.
     """
 
@@ -104,6 +160,7 @@ class TrainSettings:
     unchanged_weight: float = 0.1
     rwr_temperature: float = 0.25
     ca_score: float = 1.0
+    rounds: RoundSettings = RoundSettings()
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
@@ -131,6 +188,8 @@ class TrainSettings:
         }
         if row.references != "own":
             values["second_reference"] = by_identity(self.second_reference)
+        if row.rounds:
+            values["rounds"] = self.rounds.read_by(row.rounds)
         return values | self.knobs_of(row.loss)
 
     def asked_for(self, method: str) -> float | None:
@@ -154,7 +213,7 @@ class TrainSettings:
         """Raises ValueError for a number that is not finite or out of its range, an unknown knob, a
         second_reference of another form, and a micro_batch that does not divide the batch."""
         for name, kind in get_type_hints(TrainSettings).items():
-            if name != "knobs":
+            if name not in ("knobs", "rounds"):
                 checked(name, getattr(self, name), kind)
         there = {name for loss in LOSSES for name in knobs_of(loss)}
         for name, value in self.knobs.items():
@@ -225,6 +284,12 @@ register(
     Method("multi_dpo", "multi-reference DPO", "#7570b3", loss="dpo", references="both", trials_of="mrpo"),
     Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
     Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
+    Method("iterative_dpo", "iterative DPO", "#e6550d", loss="dpo", rounds="slices"),
+    Method("rdpo_rounds", "rDPO (offset) in rounds", "#3182bd", loss="rdpo", rounds="slices", search={"alpha": (0.5, 4.0)}),
+    Method("apl_random", "DPO on random pairs", "#969696", loss="dpo", rounds="random"),
+    Method("apl_entropy", "APL (entropy)", "#756bb1", loss="dpo", rounds="entropy"),
+    Method("apl_certainty", "APL (certainty)", "#31a354", loss="dpo", rounds="certainty"),
+    Method("apl_hybrid", "APL (hybrid)", "#006d2c", loss="dpo", rounds="hybrid"),
     Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip
 

@@ -12,11 +12,11 @@ from common.data.sources import WholePrompt, check_experiment
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.metrics import Evaluator
 from common.evaluation.reader import Reader
-from common.judge.base import FeedbackJudge
+from common.judge.base import FeedbackJudge, Judge
 from common.methods import TrainSettings, existing, is_trained
 from common.notebook.chats import kept_chat
-from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
-from common.notebook.parameters import MINIATURES, TrainRDPO, input_of
+from common.notebook.judges import check_judge, named_judge, open_final_judge, open_judge, style_judge_of
+from common.notebook.parameters import MINIATURES, RewardScore, TrainRDPO, input_of
 from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import PromptRecord, ScoredPair, source_id
@@ -57,7 +57,7 @@ def open_experiment(p: TrainRDPO) -> Experiment:
 
         evaluator = lab.evaluator(
             p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions,
-            wordings=read_wordings(p),
+            reward_judge=_judge_of_pairs(p), wordings=read_wordings(p),
         )  # fmt: skip
         check_wordings(p, evaluator)
         student, load = lab.student(p.experiment, p.student)
@@ -84,6 +84,22 @@ def student_named(name: str, experiment: str) -> tuple[str | Path, dict[str, Any
         return lab.student(experiment, name)
     place, commit = place_and_commit(name)
     return located(place), {"revision": commit or None}
+
+
+def _judge_of_pairs(p: TrainRDPO) -> Judge | FeedbackJudge | None:
+    """The miniature's judge with the errors that step 2 gave it, None where nobody asks for it. Raises FileNotFoundError
+    where step 2 noted none, ValueError for another judge."""
+    if not p.reward_judge:
+        return None
+    path = input_of("train_rdpo", p).with_name("reward_score.manifest.json")
+    if p.reward_judge != "miniature":
+        raise ValueError(
+            f"reward_judge = {p.reward_judge!r}: the pairs of a world are scored by its own judge; write reward_judge = miniature"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"reward_judge: no {path}, where step 2 notes how it judged; run reward_score first")
+    noted = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+    return open_judge(RewardScore.of(noted))
 
 
 def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:

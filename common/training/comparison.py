@@ -31,6 +31,7 @@ from common.student.adapters import save_adapter
 from common.student.identity import located
 from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
+from common.training.rounds.run import check_rounds, run_rounds
 from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
@@ -113,6 +114,9 @@ class Experiment:
             for method, seed, share in rows
             if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))
         ]
+        for method, seed, share in once:
+            if is_trained(method) and METHODS[method].rounds:
+                check_rounds(method, self.pairs_of(seed, share), self.evaluator, self.settings_of(method, seed))
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
@@ -184,7 +188,10 @@ class Experiment:
         folder, settings = self.path_of(method, seed, swapped).parent, self.settings_of(method, seed)
         if not is_trained(method):
             return train(method, self.student, [], settings, folder, **self.load)
-        return trained_once(method, self.student, self.pairs_of(seed, swapped), settings, folder, **self.load)
+        pairs = self.pairs_of(seed, swapped)
+        if METHODS[method].rounds:
+            return run_rounds(method, self.student, pairs, self.evaluator, settings, folder, **self.load)
+        return trained_once(method, self.student, pairs, settings, folder, **self.load)
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
         """The shared settings, with what was chosen for the method on top."""
