@@ -134,17 +134,21 @@ def quiet_libraries() -> None:
     import logging
     import warnings
 
-    import datasets
-    import transformers
-
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
         logging.ERROR
     )  # an optional kernel that is not installed
-    os.environ["TQDM_DISABLE"] = "1"  # TRL's pass over the reference; our own bars are `Progress`
-    datasets.disable_progress_bars()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    os.environ |= {
+        "TQDM_DISABLE": "1",  # TRL's pass over the reference; our own bars are `Progress`
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }  # read when a library is imported, which takes seconds and is left to those that need it
+    if datasets := sys.modules.get("datasets"):
+        datasets.disable_progress_bars()
+    if transformers := sys.modules.get("transformers"):
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
 
 
 def write_manifest(folder: str | Path, stage: str, parameters: Mapping[str, Any], **more: Any) -> Path:

@@ -8,7 +8,6 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from common.logprobs.masks import mask_maker
 from common.logprobs.packing import Sequence, dense_mask, pack, stretches_mask
 from common.logprobs.rows import in_rows, logprobs_and_output, packed_tokens, summed, tokens_in_rows
 
@@ -67,7 +66,7 @@ def grouped_logprobs(
 
     weights: of the scored tokens, (tokens,), sequence after sequence: how often each log-probability counts.
     """
-    if weights is None and (not packed or mask_maker(model) is None):
+    if weights is None and (not packed or _mask_maker(model) is None):
         return in_rows(model, list(chain.from_iterable(groups)))[0]
     logps, sequence = token_logprobs(model, groups, packed=packed)
     return summed(logps if weights is None else logps * weights.to(logps.device), sequence, sum(map(len, groups)))
@@ -78,7 +77,7 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every scored token, sequence after sequence, and the number of its sequence: (tokens,) float32
     in nats, (tokens,)."""
-    if not packed or (make := mask_maker(model)) is None:
+    if not packed or (make := _mask_maker(model)) is None:
         return tokens_in_rows(model, list(chain.from_iterable(groups)))
     rows = pack(groups)
     if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
@@ -108,3 +107,10 @@ def completion_logprobs(
         computed for these alone, so that a long prompt costs no logits.
     """
     return logprobs_and_output(model, input_ids, attention_mask, completion_mask)[0]
+
+
+def _mask_maker(model: torch.nn.Module):
+    """`masks.mask_maker`, imported with the first model: it brings transformers, seconds that a judge can do without."""
+    from common.logprobs.masks import mask_maker
+
+    return mask_maker(model)

@@ -17,7 +17,7 @@ from common.methods import METHODS
 from common.miniature.world import world_of
 from common.report.figures import grid_of_axes
 from common.schema import ScoredPair
-from common.storage import write_json
+from common.storage import write_json, write_whole
 from common.student.load import load_student
 from common.study.cells import SETTINGS, admitted_student, scored_pairs
 from common.study.design import Row
@@ -122,6 +122,20 @@ def _look(dataset: Any, rows: Mapping[str, Sequence[int]], records: list[dict[st
     return Look()
 
 
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes what `probe` found of several rows as CSV."""
+    import pandas as pd
+
+    return write_whole(path, pd.DataFrame(records).to_csv(index=False, lineterminator="\n"))
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """What `write_records` wrote."""
+    import pandas as pd
+
+    return pd.read_csv(path).to_dict("records")
+
+
 def push(method: str, setting: Setting, log_ratio: Sequence[float], gap: float) -> list[float]:
     """-dL/dD at each difference of log-ratios D (chosen minus rejected, nats), for a pair with that score gap (revised
     minus original): above 0 the loss pushes the revision up against the original, below 0 down."""
@@ -146,7 +160,7 @@ def mechanism_figure(records: Sequence[Mapping[str, Any]], settings: Mapping[str
     """A column a method. Above, the push that its formula gives to a pair that the judge sees as clean (score gap
     `gap`), tied and mislabelled (-`gap`); below, how far training moved the three kinds of pairs, mean over seeds, thin
     lines a seed."""
-    methods = [method for method in settings if any(record["method"] == method for record in records)]
+    methods = list(dict.fromkeys(record["method"] for record in records))
     figure, axes = grid_of_axes(2, len(methods), 2.4 * len(methods) + 1.4, 5.0)
     grid = [i / 4 for i in range(-60, 61)]
     reach = max(abs(record["chosen"] - record["rejected"]) for record in records)

@@ -10,7 +10,7 @@ from common.report.tables import write_table
 from common.storage import write_json
 from common.study.design import BLIND_TO
 from common.study.figures import contrast_figure, frontier_figure, map_figure, sweep_figure
-from common.study.mechanism import mechanism_figure
+from common.study.mechanism import mechanism_figure, read_records
 from common.study.rows import Study, behaviour
 from common.study.tables import (
     blind_table,
@@ -72,9 +72,8 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
         "pairs": sweep_figure(study, "pairs", (50, 100, 200, 400, 800), "pairs", safety) if safety and study.of("safety", "utility", "rdpo", pairs=50) else None,
         "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety and study.of("safety", "utility", "rdpo", noise=0.5, judge_error=0.3) else None,
     }  # fmt: skip
-    if (folder / "mechanism.json").exists():
-        probed = json.loads((folder / "mechanism.json").read_text(encoding="utf-8"))
-        figures["mechanism"] = mechanism_figure(probed["records"], probed["settings"])
+    if (folder / "mechanism.csv").exists():
+        figures["mechanism"] = mechanism_figure(read_records(folder / "mechanism.csv"), trials["safety"]["chosen"])
     for name, figure in figures.items():
         if figure:
             written.append(save_figure(figure, folder / f"{name}.png"))

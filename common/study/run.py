@@ -40,7 +40,7 @@ from common.storage import write_json
 from common.student.identity import weights_of
 from common.study.cells import PROMPTS, admitted_student, cost_of, run_row
 from common.study.design import BLIND_TO, CORE, OF_READINGS, TRIAL_SEEDS, Row, parts, trial_rows, with_setting
-from common.study.mechanism import noise_of, probe
+from common.study.mechanism import noise_of, probe, write_records
 from common.study.report import write_report
 from common.training.kept import Setting, read_tuned
 from common.training.tuning import chosen_by, read_trials, write_trials
@@ -128,10 +128,10 @@ def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExe
 
 
 def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
-    """Writes `mechanism.json`; returns what failed."""
+    """Writes `mechanism.csv`; returns what failed."""
     found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
     if records := [record for _, of_row in found for record in of_row]:
-        write_json(to / "mechanism.json", {"settings": {row.method: row.setting for row in rows}, "records": records})
+        write_records(to / "mechanism.csv", records)
     return failed
 
 

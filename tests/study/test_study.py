@@ -38,6 +38,8 @@ from common.study.design import (
 )
 from common.study.figures import contrast_figure
 from common.study.mechanism import kind_of, mechanism_figure, noise_of, probe, push
+from common.study.mechanism import read_records as read_probed
+from common.study.mechanism import write_records as write_probed
 from common.study.report import write_report
 from common.study.rows import Study, behaviour, paired
 from common.study.run import by_wrapper, chosen_by_oracle, corrected_lines, lines_of, main
@@ -400,6 +402,7 @@ def test_a_probed_training_begins_at_the_reference_and_tells_the_kinds_apart(tin
     assert any(abs(value) > 0.01 for value in end.values())
     counts = Counter(kind_of(pair, "safety") for pair in scored_pairs(row.cell, 0, Path()) if pair.is_scored)
     assert {record["kind"]: record["n"] for record in records} == {kind: min(40, n) for kind, n in counts.items()}
+    assert read_probed(write_probed(tmp_path / "mechanism.csv", records)) == records
     assert probe(row, tmp_path) == records and mechanism_figure(records, {"dpo": row.setting}).axes
 
 
