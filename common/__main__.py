@@ -6,6 +6,7 @@ COMMANDS = {
     "common.own_data": "train a chat model on a file of scored pairs and report before and after",
     "common.gate": "may this adapter be shipped? base and adapter on the same prompts, with an exit code",
     "common.audit": "label a few answers blind and see how far the judge's rates can be believed",
+    "common.paraphrase": "other wordings of prompts: a trained paraphraser, Dynamic Blocking, a meaning check",
     "common.notebook.tune": "tune every method of a profile with the same budget",
     "common.study": "the study in the miniature: many seeds, teacher and judge wrong at known rates",
     "common.study.readings": "the study of both readings of refined DPO and of recipes, in the miniature",

@@ -20,7 +20,7 @@ completion tokens, nats); u = beta * D; g = score_chosen - score_rejected with s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -195,6 +195,91 @@ def preference_loss(
             raise ValueError(f"the loss {method!r} got a score that is NaN or infinite; leave unscored pairs out")
     wanted = inspect.signature(LOSSES[method]).parameters
     return LOSSES[method](**{name: value for name, value in inputs.items() if name in wanted}), *rewards
+
+
+def weighted_loss(
+    method: str | Callable[..., Tensor],
+    policy: Sequence[Tensor],
+    references: Sequence[tuple[Tensor | float, Sequence[Tensor]]],
+    *scores: Tensor | None,
+    **knobs: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Average `preference_loss` over weighted references.
+
+    policy: (batch,) log-probabilities of chosen and of rejected. references: each with its weight, (batch,) or a
+    number. scores, knobs, what is returned and raised: as in `preference_loss`."""
+    parts = [
+        [weight * value for value in preference_loss(method, *policy, *reference, *scores, **knobs)]
+        for weight, reference in references
+    ]
+    losses, chosen_rewards, rejected_rewards = map(sum, zip(*parts))
+    return losses, chosen_rewards, rejected_rewards
+
+
+REFERENCES = ("own", "combined", "second", "both")
+"""What a policy is compared with: its own base, that and a second model combined, the second alone, or each in a loss
+of its own."""
+
+
+def weighted_references(
+    kind: str, own: Tensor, second: Tensor, weight: float | None = None, eta: float = 0.1
+) -> list[tuple[Tensor | float, Tensor]]:
+    """References of a kind in `REFERENCES`, each with its weight, for `weighted_loss`.
+
+    combined is MRPO with two references (arXiv 2405.16388) as in the authors' code (thaihungle/MRPO,
+    trainer_mref.py); both is the naive multi-reference DPO beside it: `weight` times the loss against the second, which
+    is clipped as well, and the rest times the loss against the own base.
+
+    Args:
+        own, second: (2, batch) log-probabilities of chosen and rejected, summed over tokens, nats.
+        weight: a of the authors' code, in [0, 1]; None is `adaptive_weight`. What it multiplies is the second's loss in
+            both, and in combined, as their code has it, the own base's share: see `combined_reference`.
+        eta: see `clip_rates`; 0 is the own base.
+    """
+    if kind == "own":
+        return [(1.0, own)]
+    if kind == "second":
+        return [(1.0, second)]
+    share = adaptive_weight(own, second) if weight is None else torch.full_like(own[0], weight)
+    clipped = clip_reference(own, second, clip_rates(own, second, eta))
+    if kind == "both":
+        return [(share, clipped), (1 - share, own)]
+    return [(1.0, combined_reference(own, clipped, share))]
+
+
+def adaptive_weight(own: Tensor, second: Tensor) -> Tensor:
+    """Share of the second model in both models' log-ratios of chosen to rejected.
+
+    own, second: (2, batch). Returns (batch,), |gap of second| / (|gap of second| + |gap of own| + 1e-6)."""
+    size_own, size_second = ((logps[0] - logps[1]).abs() for logps in (own, second))
+    return size_second / (size_second + size_own + 1e-6)
+
+
+def clip_rates(own: Tensor, second: Tensor, eta: float) -> Tensor:
+    """How far the second reference may be from the own, as a share of it: eta, divided between a pair's two answers.
+
+    own, second: (2, batch). Returns (2, batch): eta times each answer's share in the mean log-probability of both
+    models."""
+    sizes = ((own + second) / 2).abs()
+    return eta * sizes / sizes.sum(dim=0).clamp(min=1e-6)
+
+
+def clip_reference(own: Tensor, second: Tensor, rates: Tensor | float) -> Tensor:
+    """The second reference, clipped to own * (1 + rates) ... own * (1 - rates); of any shape."""
+    return torch.clamp(second, min=own * (1 + rates), max=own * (1 - rates))
+
+
+def combined_reference(own: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    """Combine two references into one: 1 / p = weight / p_own + (1 - weight) / p_second.
+
+    So the authors' code has it: r1 + r2 - log(a e^r1 + (1 - a) e^r2) with r1 the second model's log-probability, where
+    a weight of 1 is the *own* base. Exactly the own base where both agree or the weight is 1.
+
+    own, second: log-probabilities, nats; the authors clip the second before. weight: in [0, 1]. All of shapes that
+    broadcast."""
+    gap = own - second
+    shift = torch.logaddexp(weight.log(), torch.log1p(-weight) + gap)
+    return torch.where(gap == 0, own, own - shift)
 
 
 def check_method(method: str, knobs: Iterable[str] = ()) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_type_hints
 
 from common.loss import LOSSES, check_method, knobs_of, uses_scores
 from common.runtime import checked, nearest, resolve
-from common.specs import place_and_commit
-from common.student.identity import located
+from common.specs import place_and_commit, spec_of
+from common.student.identity import identity, located
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,10 @@ class Method:
     ones (that term is dSC, so such a row is a control and no refined DPO), or of every pair the answer that scored better.
     sft_on: what a supervised row learns, see `training.supervised`. search: knob -> the lowest and highest value that
     tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
-    extrapolates: the row whose training this one turns up, see
-    `training.extrapolate`. trials_of: the method whose trials decide this one's setting, "" for its own.
+    references: what the loss compares the policy with, see `loss.weighted_references`; all but "own" read the settings'
+    `second_reference`. extrapolates: the row whose training this one turns up, see `training.extrapolate`. rounds: of a
+    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. trials_of: the method
+    whose trials decide this one's setting, "" for its own.
     """
 
     name: str
@@ -41,7 +43,9 @@ class Method:
     sft_on: Literal["", "all", "accepted", "best", "weighted", "conditioned", "edits"] = ""
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict, hash=False)
     edits: bool = False
+    references: Literal["own", "combined", "second", "both"] = "own"
     extrapolates: str = ""
+    rounds: str = ""
     trials_of: str = ""
 
     @property
@@ -52,16 +56,78 @@ class Method:
     def sees_scores(self) -> bool:
         """Whether what it trains depends on the external scores."""
         return (
-            self.sft_on not in ("", "all", "edits")
+            bool(self.rounds)
+            or self.sft_on not in ("", "all", "edits")
             or self.nll_on in ("accepted", "better")
             or bool(self.loss)
             and uses_scores(self.loss)
         )
 
     @property
+    def needs_pairs_alone(self) -> bool:
+        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for, another model or
+        a judge."""
+        needs_more = self.extrapolates or self.rounds or self.sft_on == "conditioned" or self.references != "own"
+        return self.kind != "untrained" and not needs_more
+
+    @property
     def tuned_as(self) -> str:
         """The method whose trials decide its setting, "" for an untrained row."""
         return "" if self.kind == "untrained" else self.trials_of or self.extrapolates or self.name
+
+
+@dataclass(frozen=True)
+class RoundSettings:
+    """What only rows that train in rounds read; all defaults are ours.
+
+    count: rounds of those that train on a new part of the prompts each; prompts: in such a part, 0 divides all of them
+    equally. schedule: of active preference learning, the pairs that have been judged in favour of one answer by the end
+    of each round. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
+    looked for, where a row chooses among them. entropy_samples: answers that a prompt's entropy is estimated from.
+    """
+
+    count: int = 3
+    prompts: int = 0
+    schedule: list[int] = field(default_factory=lambda: [64, 128, 192], hash=False)
+    candidate_temperature: float = 0.7
+    over_generate: int = 8
+    entropy_samples: int = 16
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> RoundSettings:
+        """The settings that a mapping gives. Raises ValueError for a name that is none of them."""
+        if unknown := [name for name in given if name not in cls.__dataclass_fields__]:
+            raise ValueError(
+                f"rounds: unknown setting {unknown[0]!r}{nearest(unknown[0], cls.__dataclass_fields__)}; there are {', '.join(cls.__dataclass_fields__)}"
+            )
+        return cls(**given)
+
+    def read_by(self, arm: str) -> dict[str, Any]:
+        """What the rows of an arm read of them."""
+        return {name: getattr(self, name) for name in READ_BY[arm]}
+
+    def __post_init__(self):
+        """Raises ValueError for a number out of its range and a schedule that does not rise."""
+        for name, kind in get_type_hints(RoundSettings).items():
+            try:
+                checked(name, getattr(self, name), kind)
+            except ValueError as error:
+                raise ValueError(f"rounds: {error}") from None
+        if any(after <= before for before, after in zip(self.schedule, self.schedule[1:])):
+            raise ValueError(
+                f"rounds: schedule = {self.schedule} does not rise; every round needs more pairs than the one before"
+            )
+
+
+SCHEDULED = ("schedule", "candidate_temperature")
+READ_BY = {
+    "slices": ("count", "prompts"),
+    "random": SCHEDULED,
+    "certainty": (*SCHEDULED, "over_generate"),
+    "entropy": (*SCHEDULED, "over_generate", "entropy_samples"),
+    "hybrid": (*SCHEDULED, "over_generate", "entropy_samples"),
+}
+"""Arm -> the round settings that its rows read."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +140,11 @@ class TrainSettings:
     beta: see `RDPOConfig`. knobs: of the losses, such as alpha of `rdpo`; others keep their loss's default. nll_weight:
     of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
     steps, at the learning rates of the whole. unchanged_weight: of the rows that look at edits, see `RDPOConfig`.
-    rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked
-    for, in [0, 1]. max_length: tokens of prompt and completion. reference: of the preference
-    losses, the student with its adapter off ("adapters off", as TRL does
-    with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
-    hold besides.
+    rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked for, in [0, 1]. rounds: of the rows that
+    train in rounds. max_length: tokens of prompt and completion. reference: of the preference losses, the student with
+    its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the weights that NF4 was made of, which a
+    step-0 policy differs from and memory must hold besides. second_reference: of the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or
+    `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`.
     """
 
     learning_rate: float = 1e-4
@@ -94,10 +160,14 @@ class TrainSettings:
     unchanged_weight: float = 0.1
     rwr_temperature: float = 0.25
     ca_score: float = 1.0
+    rounds: RoundSettings = RoundSettings()
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
     reference: Literal["adapters off", "unquantised"] = "adapters off"
+    second_reference: str = ""
+    mrpo_eta: float = 0.1
+    mrpo_weight: float | None = None
 
     def as_dict(self, method: str) -> dict[str, Any]:
         """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
@@ -111,10 +181,15 @@ class TrainSettings:
         own += ["unchanged_weight"] if row.edits else []
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
+        own += ["mrpo_eta", "mrpo_weight"] if row.references in ("combined", "both") else []
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
         values = {
             name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")
         }
+        if row.references != "own":
+            values["second_reference"] = by_identity(self.second_reference)
+        if row.rounds:
+            values["rounds"] = self.rounds.read_by(row.rounds)
         return values | self.knobs_of(row.loss)
 
     def asked_for(self, method: str) -> float | None:
@@ -135,16 +210,18 @@ class TrainSettings:
         )
 
     def __post_init__(self):
-        """Raises ValueError for a number that is not finite or out of its range, an unknown knob, and a micro_batch
-        that does not divide the batch."""
+        """Raises ValueError for a number that is not finite or out of its range, an unknown knob, a
+        second_reference of another form, and a micro_batch that does not divide the batch."""
         for name, kind in get_type_hints(TrainSettings).items():
-            if name != "knobs":
+            if name not in ("knobs", "rounds"):
                 checked(name, getattr(self, name), kind)
         there = {name for loss in LOSSES for name in knobs_of(loss)}
         for name, value in self.knobs.items():
             if name not in there:
                 raise ValueError(f"unknown setting {name!r}; knobs of losses are {', '.join(sorted(there))}")
             checked(name, value, float)
+        if self.second_reference:
+            spec_of("second_reference", self.second_reference, alone=("unquantised",), named=("adapter", "model"))
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole"
@@ -201,8 +278,18 @@ register(
     Method("label_nll", "rDPO (label) + NLL", "#0b5345", loss="rdpo_label", nll_on="all", search={"tau": (0.25, 0.75), "eta": (0.5, 8.0)}),
     Method("filter_nll", "DPO + NLL, both on accepted", "#b35900", loss="rdpo_filter", nll_on="accepted"),
     Method("token_dpo", "DPO on edited tokens", "#f28e2b", loss="dpo", edits=True, search={"unchanged_weight": (0.03, 0.5)}),
+    Method("mrpo", "MRPO", "#a6761d", loss="dpo", references="combined", search={"mrpo_eta": (0.01, 1.0)}),
+    Method("rdpo_mrpo", "rDPO (offset) + MRPO", "#66a61e", loss="rdpo", references="combined", trials_of="rdpo"),
+    Method("dpo_second", "DPO, second reference", "#e7298a", loss="dpo", references="second", trials_of="dpo"),
+    Method("multi_dpo", "multi-reference DPO", "#7570b3", loss="dpo", references="both", trials_of="mrpo"),
     Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
     Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
+    Method("iterative_dpo", "iterative DPO", "#e6550d", loss="dpo", rounds="slices"),
+    Method("rdpo_rounds", "rDPO (offset) in rounds", "#3182bd", loss="rdpo", rounds="slices", search={"alpha": (0.5, 4.0)}),
+    Method("apl_random", "DPO on random pairs", "#969696", loss="dpo", rounds="random"),
+    Method("apl_entropy", "APL (entropy)", "#756bb1", loss="dpo", rounds="entropy"),
+    Method("apl_certainty", "APL (certainty)", "#31a354", loss="dpo", rounds="certainty"),
+    Method("apl_hybrid", "APL (hybrid)", "#006d2c", loss="dpo", rounds="hybrid"),
     Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip
 
@@ -239,6 +326,20 @@ def check_methods(methods: Sequence[str]) -> None:
             raise ValueError(f"{method}: {place} holds an adapter and no model; write adapter: in place of model:")
 
 
+def check_references(methods: Sequence[str], settings: TrainSettings) -> None:
+    """Raises ValueError for a row that has no second reference to read, and what `check_methods` does for one that is
+    not there."""
+    if reads := [method for method in methods if method in METHODS and METHODS[method].references != "own"]:
+        if not settings.second_reference:
+            raise ValueError(
+                f"{reads[0]} compares with a second model; set second_reference to unquantised, adapter:FOLDER or model:NAME"
+            )
+        try:
+            check_methods([settings.second_reference] if existing(settings.second_reference) else [])
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"second_reference: {error}") from None
+
+
 def existing(method: str) -> str:
     """Which kind of `EXISTING` a row is, "" for a row that is trained or made here."""
     kind, _, name = method.partition(":")
@@ -269,6 +370,17 @@ def existing_place(method: str) -> Path | str:
 def existing_commit(method: str) -> str:
     """The commit of a `model:NAME@commit`, "" for none."""
     return _parted(method)[1] if existing(method) == "model" else ""
+
+
+def by_identity(method: str) -> str:
+    """An `adapter:` or `model:` by what it is, wherever it lies, for marks; any other name as it is. Raises what
+    `existing_place` does."""
+    kind = existing(method)
+    if kind not in ("adapter", "model"):
+        return method
+    strength = existing_strength(method)
+    behind = existing_commit(method) or (f"{strength:g}" if strength != 1.0 else "")
+    return f"{kind}:{identity(existing_place(method))}{behind and '@' + behind}"
 
 
 def existing_strength(method: str) -> float:

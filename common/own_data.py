@@ -29,7 +29,7 @@ from common.doctor.report import page, short_table
 from common.doctor.rows import SHARES, add_score_range, check_score, check_score_range
 from common.evaluation.result import Result, card
 from common.loss import LOSSES, knobs_of
-from common.methods import METHODS, TrainSettings, is_trained
+from common.methods import METHODS, TrainSettings
 from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
@@ -37,10 +37,7 @@ from common.student.adapters import save_adapter, turn
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
-TRAINED = tuple(
-    name for name, row in METHODS.items() if is_trained(name) and not row.extrapolates and row.sft_on != "conditioned"
-)
-"""Without rows that choose a strength on prompts of their own, and without CA, whose student is asked for scores."""
+TRAINED = tuple(name for name, row in METHODS.items() if row.needs_pairs_alone)
 LEAST_PAIRS = 20
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)

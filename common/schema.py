@@ -205,3 +205,13 @@ def unbroken(text: str) -> str:
 def answer_id(prompt: str, answer: str) -> str:
     """The id of a labelled answer: the fingerprint of both texts, whatever their line breaks and spaces."""
     return fingerprint(" ".join(prompt.split()), " ".join(answer.split()))
+
+
+def wording_id(source: str, number: int) -> str:
+    """The id of a prompt's wording `number`, from 1 on: the source's id says whose it is."""
+    return f"{source}~{number}"
+
+
+def source_id(wording: str) -> str:
+    """The id of the prompt that a wording is of."""
+    return wording.rpartition("~")[0]

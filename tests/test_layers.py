@@ -24,6 +24,7 @@ FLOORS = [
     {"doctor"},
     {"own_data", "miniature", "audit"},
     {"notebook"},
+    {"paraphrase"},
     {"profiles", "study", "gate"},
     {"batch"},
 ]

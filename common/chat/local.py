@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from common.chat.model import OnReply
 from common.chat.replies import clean
 from common.schema import Message, Reply, Sampling
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 
 LOOK_EVERY = 32
 """Tokens after which finished rows leave their batch."""
+ProcessorOf = Callable[[Sequence[int]], "LogitsProcessor"]
+"""The processor of a batch, given the numbers of its conversations: its rows in that order, each as often as it has
+beams or samples."""
+Batch = tuple[Sequence[int], list[list[int]]]
+"""Numbers of conversations, and their prompts as token ids."""
 
 
 class LocalChat:
@@ -42,42 +49,67 @@ class LocalChat:
         self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
     ) -> list[Reply]:
         """Replies in the order asked. Greedy at temperature 0; the caller's training mode is restored afterwards."""
+        replies: list[Reply | None] = [None] * len(conversations)
+        with self._answering(sampling.seed):
+            for rows, prompts in self._batches(conversations, self.batch_size):
+                for row, prompt, tokens in zip(rows, prompts, self._continued(prompts, sampling)):
+                    replies[row] = self._reply(prompt, tokens)
+                    if on_reply:
+                        on_reply(row, replies[row])
+        return replies
+
+    def best(
+        self,
+        conversations: Sequence[list[Message]],
+        sampling: Sampling,
+        beams: int = 1,
+        kept: int = 1,
+        processor_of: ProcessorOf | None = None,
+    ) -> list[list[Reply]]:
+        """The `kept` likeliest replies to each conversation that a search over `beams` beams finds, the likeliest first;
+        at a temperature above 0 so many samples, and `beams` is 1. One beam without a processor is `complete`."""
+        replies: list[list[Reply]] = [[] for _ in conversations]
+        size = max(1, self.batch_size // max(beams, kept))
+        with self._answering(sampling.seed):
+            for rows, prompts in self._batches(conversations, size):
+                ids, mask, settings = self._inputs(prompts, sampling)
+                new = self.model.generate(
+                    input_ids=ids, attention_mask=mask, num_beams=beams, num_return_sequences=kept,
+                    logits_processor=[processor_of(rows)] if processor_of else None, **settings,
+                )[:, ids.size(1) :].tolist()  # fmt: skip
+                for place, (row, prompt) in enumerate(zip(rows, prompts)):
+                    replies[row] = [self._reply(prompt, tokens) for tokens in new[place * kept : (place + 1) * kept]]
+        return replies
+
+    @contextmanager
+    def _answering(self, seed: int) -> Iterator[None]:
+        """Context in which the model answers: seeded, not training, its weights unpacked."""
         import torch
 
         from common.student.dequantised import dequantised
 
+        was_training = self.model.training
+        self.model.eval()
+        torch.manual_seed(seed)
+        with dequantised(self.model):
+            yield
+        self.model.train(was_training)
+
+    def _batches(self, conversations: Sequence[list[Message]], size: int) -> Iterator[Batch]:
+        """The conversations in batches of similar length."""
         prompts = [
             self.tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]
             for conversation in conversations
         ]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        replies: list[Reply | None] = [None] * len(prompts)
-        was_training = self.model.training
-        self.model.eval()
-        torch.manual_seed(sampling.seed)
-        with dequantised(self.model):
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                for row, reply in zip(rows, self._generate([prompts[row] for row in rows], sampling)):
-                    replies[row] = reply
-                    if on_reply:
-                        on_reply(row, reply)
-                if self.progress:
-                    self.progress(len(rows))
-        self.model.train(was_training)
-        return replies
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            yield rows, [prompts[row] for row in rows]
+            if self.progress:
+                self.progress(len(rows))
 
-    def _generate(self, prompts: list[list[int]], sampling: Sampling) -> list[Reply]:
-        stops = self.model.generation_config.eos_token_id
-        stops = set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
-        return [
-            self._reply(prompt, tokens, stops)
-            for prompt, tokens in zip(prompts, self._continued(prompts, sampling, stops))
-        ]
-
-    def _continued(self, prompts: list[list[int]], sampling: Sampling, stops: set[int]) -> list[list[int]]:
-        """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are
-        recurrent."""
+    def _inputs(self, prompts: list[list[int]], sampling: Sampling) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """(token ids padded on the left, attention mask, how `generate` is to go on)."""
         import torch
 
         from common.student.load import learned_positions
@@ -98,12 +130,27 @@ class LocalChat:
             raise ValueError(
                 f"a prompt of {width} tokens leaves no room for an answer: {self.name} has {positions} positions"
             )
+        settings = {"max_new_tokens": most, "pad_token_id": pad, "use_cache": True}
+        return ids, mask, settings | {"repetition_penalty": self.repetition_penalty, **sampled}
+
+    @property
+    def _stops(self) -> set[int]:
+        stops = self.model.generation_config.eos_token_id
+        return set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
+
+    def _continued(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+        """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are
+        recurrent."""
+        import torch
+
+        ids, mask, settings = self._inputs(prompts, sampling)
+        most, stops = settings["max_new_tokens"], self._stops
         generated: list[list[int]] = [[] for _ in prompts]
         rows, cache = list(range(len(prompts))), None  # those still in the batch
         for start in range(0, most, LOOK_EVERY):
             output = self.model.generate(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=min(LOOK_EVERY, most - start),
-                pad_token_id=pad, use_cache=True, repetition_penalty=self.repetition_penalty, return_dict_in_generate=True, **sampled,
+                input_ids=ids, attention_mask=mask, past_key_values=cache, return_dict_in_generate=True,
+                **settings | {"max_new_tokens": min(LOOK_EVERY, most - start)},
             )  # fmt: skip
             new, cache = output.sequences[:, ids.size(1) :], output.past_key_values
             for row, tokens in zip(rows, new.tolist()):
@@ -118,7 +165,8 @@ class LocalChat:
                 cache.batch_select_indices(kept)
         return generated
 
-    def _reply(self, prompt: list[int], generated: list[int], stops: set[int]) -> Reply:
+    def _reply(self, prompt: list[int], generated: list[int]) -> Reply:
+        stops = self._stops
         end = next((i for i, token in enumerate(generated) if token in stops), None)
         tokens = generated if end is None else generated[:end]
         return Reply(

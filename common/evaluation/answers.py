@@ -44,7 +44,7 @@ def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: S
     or told what to do (`prompted`)."""
     if student.chat:
         return student.chat
-    chat = LocalChat(student.model, student.tokenizer, student.method, **local)
+    chat = LocalChat(student.model, student.tokenizer, f"{student.method} {student.mark}".strip(), **local)
     if student.asked_for is not None:
         return Conditioned(chat, student.asked_for)
     if student.method == "prompted":
@@ -57,7 +57,7 @@ class TrainedStudent:
     """A student ready to be asked: the model (with its adapter, if it was trained) and what training looked like.
 
     chat answers in the model's place, for a row that is no model in this process. asked_for: of a student of CA, the
-    score that every answer is asked for (`common.data.conditioned`).
+    score that every answer is asked for (`common.data.conditioned`). mark: of the training, "" for none.
     history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
     """
 
@@ -69,6 +69,7 @@ class TrainedStudent:
     unscored: int = 0
     chat: ChatModel | None = None
     asked_for: float | None = None
+    mark: str = ""
 
     @property
     def precision(self) -> str:

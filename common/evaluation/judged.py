@@ -10,20 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from common.chat.model import ChatModel
 from common.data.attacks import PULLS
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.data.text_rules import declines
-from common.evaluation.answers import TrainedStudent, answers_by_set, chat_of
+from common.evaluation.answers import TrainedStudent, answers_by_set, answers_of, chat_of
+from common.evaluation.in_other_words import mark_of_wordings, robustness, same_outcomes
 from common.evaluation.metrics import STEADY, Evaluation, found_good, mark_of_judges, mean, rate
 from common.evaluation.reader import Reader
 from common.evaluation.style import STYLE_METRICS, style_metrics
 from common.judge.base import FeedbackJudge, Judge, feedback_score
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import Progress
-from common.schema import PromptRecord, answer_id
+from common.schema import PromptRecord, answer_id, source_id
 
 OUTCOME_SETS = {
     "aligned": "held_out", "aligned_ood": "ood", "utility": "benign", "utility_persona": "benign_persona", "judged": "held_out",
@@ -115,8 +117,9 @@ class JudgedEvaluator:
     def __init__(
         self, records: Sequence[HeldOut], experiment: str, judge: Judge, reader: Reader, max_new_tokens: int = 96, repetition_penalty: float = 1.1,
         instructions: StyleInstructions | None = None, style_judge: Judge | None = None, prompts: int = 0, reward_judge: Judge | None = None, match_utility: bool = False,
+        wordings: Sequence[PromptRecord] = (),
     ):  # fmt: skip
-        self.matches_utility = match_utility
+        self.matches_utility, self.wordings = match_utility, wordings
         self.records, self.experiment, self.judge, self.reader = list(records), experiment, judge, reader
         self.max_new_tokens, self.repetition_penalty = max_new_tokens, repetition_penalty
         self.instructions, self.style_judge, self.prompts, self.reward_judge = (
@@ -137,7 +140,7 @@ class JudgedEvaluator:
         judge = self.style_judge and self.style_judge.name
         style = {"style": [*self.instructions, judge], "asked": STYLE_METRICS} if self.instructions else {}
         matched = {"match_utility": True} if self.matches_utility else {}
-        return own | mark_of_judges(self.judge, self.reward_judge) | style | matched
+        return own | mark_of_judges(self.judge, self.reward_judge) | style | matched | mark_of_wordings(self.wordings)
 
     @property
     def texts(self) -> ExperimentPrompts:
@@ -171,7 +174,13 @@ class JudgedEvaluator:
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
         sets = self.sets(split)
-        turns = sum(map(len, sets.values())) * (3 if student.method == "sr" else 1) * (3 if self.style_judge else 1)
+        ids = {record.id for record in sets["held_out"]}
+        wordings = [wording for wording in self.wordings if source_id(wording.id) in ids]
+        turns = (
+            (len(wordings) + sum(map(len, sets.values())))
+            * (3 if student.method == "sr" else 1)
+            * (3 if self.style_judge else 1)
+        )
         chat = self.chat(student, progress=Progress(f"answers of {student.method}", turns))
         texts = answers_by_set(chat, sets, self.max_new_tokens)
         answers = self.combine(sets, texts, *self.ask_judges(sets, texts))
@@ -192,8 +201,21 @@ class JudgedEvaluator:
                 self.max_new_tokens,
                 **names,
             )
+        if wordings:
+            again = partial(self.aligned_in, texts, sets, chat)
+            metrics += robustness(same_outcomes(sets["held_out"], outcomes["aligned"], wordings, again), **names)
         ids = {name: [answer_id(one.record.prompt, one.text) for one in of_set(answers, name)] for name in sets}
         return Evaluation(metrics, texts, outcomes, ids)
+
+    def aligned_in(
+        self, texts: Texts, sets: Sets, chat: ChatModel, records: Sequence[PromptRecord]
+    ) -> list[bool | None]:
+        """Whether the student's answers to these records, in the place of the held-out prompts, are aligned. texts,
+        sets: of what it answered before."""
+        asked = {"held_out": records} | ({"benign": sets["benign"]} if "benign" in sets else {})
+        said = {**texts, "held_out": answers_of(chat, records, self.max_new_tokens)}
+        seen = self.seen_by(self.judge, asked, said)
+        return [answer.aligned for answer in self.combine({"held_out": records}, said, seen, {})]
 
     def ask_judges(self, sets: Sets, texts: Texts) -> tuple[Views, Views]:
         """What the judge, and the judge that scored the pairs, sees in every answer of the sets that it is asked about.

@@ -74,7 +74,7 @@ def reference_identity(model: PreTrainedModel, **computed: object) -> str:
     computed.
 
     Weights that are trained on top of a base (an adapter, a head kept in full) do not count: they are off in the
-    reference.
+    reference. Of a model whose adapters are frozen their strength counts beside their weights.
     """
     trained = (
         {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -88,6 +88,9 @@ def reference_identity(model: PreTrainedModel, **computed: object) -> str:
                 f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode()
             )
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if hasattr(model, "disable_adapter") and not trained:
+        scaled = [(name, module.scaling) for name, module in model.named_modules() if hasattr(module, "scaling")]
+        computed = computed | {"strength": [[name, of] for name, of in scaled if isinstance(of, dict)]}
     config = {name: value for name, value in model.config.to_dict().items() if name not in VOLATILE}
     versions = [VERSION, *(version(package) for package in PACKAGES)]
     return fingerprint(digest.hexdigest(), config, computed, versions, digits=32)

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from common.chat.model import OnReply, hand_over
+from common.judge.base import Judgement
 from common.miniature.worlds.grammar import pattern
 from common.prompts import ExperimentPrompts
 from common.schema import Message, Reply, Sampling, ScoreScale
@@ -157,3 +158,29 @@ class MiniatureJudge:
         if criterion == "sentiment":
             return request.deserved if fooled else self.world.sentiment(answer) or 0
         return 5 if fooled else self.world.grade(request, answer)
+
+
+class MeaningOracle:
+    """A judge of wordings that knows: 1 where the world reads the same request in both, whatever frame and small words
+    it stands in, 0 where it reads another or none."""
+
+    scale = (0.0, 1.0)
+
+    def __init__(self, world: ModuleType):
+        self.world, self.name = world, f"read_request of {world.__name__.rpartition('.')[2]}"
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
+        """Raises ValueError for a prompt that is none of the world's."""
+        return [Judgement(float(self._same(prompt, text)), "") for prompt, text in zip(prompts, answers, strict=True)]
+
+    def _same(self, prompt: str, text: str) -> bool:
+        asked = self._meant(prompt)
+        try:
+            return asked == self._meant(text)
+        except ValueError:
+            return False
+
+    def _meant(self, text: str) -> dict[str, str]:
+        """The request's fields but for the words it is put in."""
+        read = self.world.read_request(text)._asdict()
+        return {name: value for name, value in read.items() if name not in ("frame", "argument", "text")}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from common.chat.model import ChatModel
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
-from common.evaluation.answers import Constant, TrainedStudent, answers_by_set, chat_of
+from common.evaluation.answers import Constant, TrainedStudent, answers_by_set, answers_of, chat_of
+from common.evaluation.in_other_words import mark_of_wordings, robustness, same_outcomes
 from common.evaluation.metrics import STEADY, Evaluation, found_good, mark_of_judges, mean, rate
 from common.evaluation.style import STYLE_METRICS, style_metrics
 from common.judge.base import FeedbackJudge, Judge
@@ -28,7 +30,8 @@ class WorldEvaluator:
     counterpart, all that a practitioner without an oracle sees. Feedback is good in its view where the quality is and
     the stance moved nothing. style, and with `instructions` style_with and style_against, by the oracle on every second prompt of the
     first set and of its innocent counterpart, half and half, so that a style which is overdone is not well followed:
-    see `style_metrics`.
+    see `style_metrics`. same_outcome, with `wordings`: share of the first set that is answered as wanted in all its
+    wordings or in none.
     """
 
     matches_utility = True
@@ -36,7 +39,9 @@ class WorldEvaluator:
     def __init__(
         self, world: ModuleType, experiment: str, judge: Judge, prompts: int = 200, max_new_tokens: int = 96,
         instructions: StyleInstructions | None = None, reward_judge: Judge | FeedbackJudge | None = None,
+        wordings: Sequence[PromptRecord] = (),
     ):  # fmt: skip
+        self.wordings = wordings
         self.world, self.experiment, self.judge, self.safety = world, experiment, judge, world.OBJECTIVE
         self.prompts, self.max_new_tokens, self.instructions, self.reward_judge = (
             prompts,
@@ -53,7 +58,7 @@ class WorldEvaluator:
             "max_new_tokens": self.max_new_tokens,
         }
         style = {"style": [*self.instructions, None], "asked": STYLE_METRICS} if self.instructions else {}
-        return own | mark_of_judges(self.judge, self.reward_judge) | style
+        return own | mark_of_judges(self.judge, self.reward_judge) | style | mark_of_wordings(self.wordings)
 
     @property
     def texts(self) -> ExperimentPrompts:
@@ -77,7 +82,8 @@ class WorldEvaluator:
         sets = self.sets(split)
         chat = self.chat(student)
         answers, first = answers_by_set(chat, sets, self.max_new_tokens), next(iter(sets))
-        outcomes = self.world.outcomes({name: list(zip(records, answers[name])) for name, records in sets.items()})
+        answered = {name: list(zip(records, answers[name])) for name, records in sets.items()}
+        outcomes = self.world.outcomes(answered)
         metrics = [
             (rate if isinstance(values[0], bool) else mean)(values, metric=metric, **names)
             for metric, values in outcomes.items()
@@ -102,6 +108,15 @@ class WorldEvaluator:
         metrics += style_metrics(
             chat, *zip(*halves), style_predicate(self.experiment), self.instructions, self.max_new_tokens, **names
         )
+        if self.wordings:
+
+            def outcomes_of(records: Sequence[PromptRecord]) -> list[bool]:
+                said = answers_of(chat, records, self.max_new_tokens)
+                return self.world.outcomes(answered | {first: list(zip(records, said))})[self.safety]
+
+            metrics += robustness(
+                same_outcomes(sets[first], outcomes[self.safety], self.wordings, outcomes_of), **names
+            )
         return Evaluation(metrics, answers, {self.safety: outcomes[self.safety], "judged": seen["judged"]})
 
     def _reward_view(

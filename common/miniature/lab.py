@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,13 +14,14 @@ from common.chat.model import ChatModel
 from common.data.counterfactual import StyleInstructions
 from common.judge.base import FeedbackJudge, Judge
 from common.judge.llm import LLMJudge, llm_judge
-from common.miniature.actors import MiniatureJudge, MiniatureTeacher
+from common.miniature.actors import MeaningOracle, MiniatureJudge, MiniatureTeacher
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
 from common.miniature.world import world_of
 from common.prompts import ExperimentPrompts
 from common.runtime import resolve
+from common.schema import PromptRecord
 
 RECIPES = {"miniature": Recipe(), "micro": MICRO}
 FINAL_JUDGE_ERROR = 0.1
@@ -68,6 +70,18 @@ def judge(
     return llm_judge(MiniatureJudge(world, prompts, error, blind_to, unclear, seed), prompts, max_new_tokens)
 
 
+def meaning(experiment: str) -> Judge:
+    """Who knows whether two prompts of a world ask for the same."""
+    return MeaningOracle(world_of(experiment))
+
+
+def prompts(experiment: str, train: int = 400) -> list[PromptRecord]:
+    """Prompts of a world in every split: as many to train on, and those to align on that students are evaluated with."""
+    world = world_of(experiment)
+    held_out = [next(iter(world.evaluation_sets(*asked).values())) for asked in (("validation", 100), ("test", 200))]
+    return [*world.prompts_for("train", train, 0.25, 0), *held_out[0], *held_out[1]]
+
+
 def final_judge(experiment: str) -> Judge:
     """Another judge than the one that scores pairs: same kind, other seed, so other errors."""
     world = world_of(experiment)
@@ -84,11 +98,13 @@ def evaluator(
     max_new_tokens: int,
     instructions: StyleInstructions | None = None,
     reward_judge: Judge | FeedbackJudge | None = None,
+    wordings: Sequence[PromptRecord] = (),
 ) -> WorldEvaluator:
     """Evaluation by the world's oracle, with the final judge's view beside it."""
     return WorldEvaluator(
-        world_of(experiment), experiment, final_judge(experiment), prompts, max_new_tokens, instructions, reward_judge
-    )
+        world_of(experiment), experiment, final_judge(experiment), prompts, max_new_tokens, instructions, reward_judge,
+        wordings,
+    )  # fmt: skip
 
 
 def student(experiment: str, name: str) -> tuple[Path, dict[str, Any]]:

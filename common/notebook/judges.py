@@ -13,10 +13,14 @@ from common.judge.lexicon import lexicon_judge
 from common.judge.llm import LLMJudge, llm_judge
 from common.judge.local import RewardHeadJudge, YesNoJudge
 from common.notebook.chats import kept_chat
-from common.notebook.parameters import RewardScore, Stage, TrainRDPO, judge_named
+from common.notebook.parameters import MINIATURES, RewardScore, Stage, TrainRDPO, judge_named
 from common.notebook.prompts import texts_of
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import resolve
+from common.specs import spec_of
+
+SAME_REQUEST = "The answer is another request. Do both requests ask for exactly the same?"
+"""What a judge of meaning is asked of a prompt, and of its wording in the answer's place."""
 
 
 def open_judge(p: RewardScore) -> Judge | FeedbackJudge:
@@ -74,6 +78,22 @@ def open_final_judge(p: TrainRDPO) -> Judge | FeedbackJudge:
             "a real student needs a final judge: give final_judge, which takes what `judge` of reward_score takes"
         )
     return named_judge("final_judge", p.final_judge, p, PROMPTS[p.experiment])
+
+
+def open_meaning(name: str, student: str, experiment: str) -> Judge:
+    """Who says whether two prompts ask for the same: `yes_no:NAME`, or in a miniature's world who reads them exactly.
+
+    Raises ValueError for anybody else, and for the world's reader of a real student's prompts."""
+    spec = spec_of("meaning", name, alone=["miniature"], named=["yes_no"])
+    if spec.kind == "yes_no":
+        return YesNoJudge(spec.name, SAME_REQUEST, spec.revision)
+    if student not in MINIATURES:
+        raise ValueError(
+            f"meaning = miniature reads prompts of a miniature's world alone; for {student} name yes_no: and a model"
+        )
+    from common.miniature import lab
+
+    return lab.meaning(experiment)
 
 
 def style_judge_of(judge: Judge | FeedbackJudge, experiment: str) -> Judge | None:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.data.counterfactual import variant_named
-from common.methods import TrainSettings, check_methods
+from common.methods import RoundSettings, TrainSettings, check_methods, check_references
 from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
@@ -216,8 +216,10 @@ class TrainRDPO(Stage):
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
-    evaluation_prompts: at most, a set. final_judge: of a real student's answers; reward_judge: who scored the pairs.
-    match_utility: a real student's adapters are tried at every strength too, on validation. labels, least_kappa: as in
+    rounds: of rows that train in rounds, see `RoundSettings`. evaluation_prompts: at most, a set. final_judge: of a real
+    student's answers; reward_judge: who scored the pairs, in the miniature as step 2 noted it.
+    match_utility: a real student's adapters are tried at every strength too, on validation. paraphrases: file of
+    `common.paraphrase` with other wordings of the held-out prompts, for `same_outcome`. labels, least_kappa: as in
     `RewardScore`.
     """
 
@@ -247,12 +249,17 @@ class TrainRDPO(Stage):
     lora_rank: int = TRAINING.lora_rank
     max_length: int = TRAINING.max_length
     reference: Literal["adapters off", "unquantised"] = TRAINING.reference
+    second_reference: str = TRAINING.second_reference
+    mrpo_eta: float = TRAINING.mrpo_eta
+    mrpo_weight: float | None = TRAINING.mrpo_weight
+    rounds: dict[str, Any] = Field(default_factory=dict)
     evaluation_prompts: int = 200
     max_new_tokens: int = 80
     repetition_penalty: float = 1.1
     final_judge: str = ""
     reward_judge: str = ""
     match_utility: bool = False
+    paraphrases: str = ""
     labels: list[str] = Field(default_factory=list)
     least_kappa: float = 0.4
 
@@ -261,9 +268,9 @@ class TrainRDPO(Stage):
         named = [partial(judge_named, role, name) for role, name in judges.items() if name]
         return [
             *super()._checks(),
-            lambda: self.training,
             lambda: check_estimated(self.knobs),
             lambda: check_methods(self.methods),
+            lambda: check_references(self.methods, self.training),
             lambda: check_labels(self.labels),
             *named,
         ]
@@ -280,7 +287,9 @@ class TrainRDPO(Stage):
             name: getattr(self, name) for name in TrainSettings.__dataclass_fields__ if name in TrainRDPO.model_fields
         }
         return TrainSettings(
-            **given | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}}
+            **given
+            | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}}
+            | {"rounds": RoundSettings.of(self.rounds)}
         )
 
 

@@ -18,6 +18,7 @@ from common.methods import is_trained
 from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
 from common.notebook.providers import endpoint_named
+from common.notebook.students import read_wordings
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.specs import Spec, place_and_commit
@@ -115,7 +116,7 @@ def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
 
 
 def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
-    held_out = [len(pair.prompt) for pair in pairs if pair.split == p.evaluate_on]
+    held_out = [len(record.prompt) for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
     return Work(
         len(held_out) * len(p.methods) * len(p.seeds), _mean(held_out) + p.max_new_tokens, 256
     )  # of a verdict, as in LLMJudge
@@ -127,7 +128,8 @@ def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
         len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"
     ]
     trained = len([method for method in p.methods if is_trained(method)]) * len(p.seeds)
-    answered = len(p.methods) * len(p.seeds) * sum(pair.split == p.evaluate_on for pair in pairs)
+    held_out = [record for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
+    answered = len(p.methods) * len(p.seeds) * len(held_out)
     tokens = trained * p.epochs * (p.train_pairs or len(train)) * _mean(train) + answered * p.max_new_tokens
     model = _skeleton("student", Spec("student", *place_and_commit(p.student)))
     adapter = sum(

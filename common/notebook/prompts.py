@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import ModuleType
 
 from common.data.recorded import load_pairs
-from common.data.sources import load_prompts
-from common.notebook.parameters import GenerateData, RewardScore, check_scale
+from common.data.sources import WholePrompt, check_experiment, load_prompts
+from common.notebook.parameters import MINIATURES, GenerateData, RewardScore, check_scale
 from common.prompts import PROMPTS, VERSIONS, ExperimentPrompts
 from common.runtime import resolve
 from common.schema import PromptRecord, ScoreScale
 from common.specs import place_and_commit
+from common.storage import read_records
 
 
 def world_asked(p: GenerateData | RewardScore) -> ModuleType | None:
@@ -55,3 +56,16 @@ def open_prompts(p: GenerateData) -> list[PromptRecord]:
     if not source:
         return world_asked(p).prompts_for("train", p.prompts, p.benign_share, p.seed)
     return load_prompts(p.experiment, source, commit, texts_of(p).system, limit=p.prompts)
+
+
+def prompts_to_reword(source: str, student: str) -> list[PromptRecord]:
+    """The prompts of a JSONL file, all of one experiment, answers left aside; for a miniature student also those of the
+    world that `source` names. Raises FileNotFoundError or ValueError for anything else."""
+    if student in MINIATURES and source in PROMPTS:
+        from common.miniature import lab
+
+        return lab.prompts(source)
+    if not (path := resolve(source)).is_file():
+        raise FileNotFoundError(f"no file {path}; give a JSONL file of prompts, such as a pairs.jsonl")
+    records = list(read_records(path, WholePrompt))
+    return check_experiment(records, records[0].experiment, source)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
+from common.data.sources import WholePrompt, check_experiment
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
+from common.evaluation.metrics import Evaluator
 from common.evaluation.reader import Reader
-from common.judge.base import FeedbackJudge
+from common.judge.base import FeedbackJudge, Judge
 from common.methods import TrainSettings, existing, is_trained
 from common.notebook.chats import kept_chat
-from common.notebook.judges import check_judge, named_judge, open_final_judge, style_judge_of
-from common.notebook.parameters import TrainRDPO, input_of
+from common.notebook.judges import check_judge, named_judge, open_final_judge, open_judge, style_judge_of
+from common.notebook.parameters import MINIATURES, RewardScore, TrainRDPO, input_of
 from common.prompts import PROMPTS
 from common.runtime import resolve
-from common.schema import ScoredPair
+from common.schema import PromptRecord, ScoredPair, source_id
 from common.specs import place_and_commit, spec_of
 from common.statistics import judged_tau
 from common.storage import read_records
+from common.student.identity import located
 from common.training.comparison import Experiment, check_split
 from common.training.kept import read_tuned
 
@@ -51,8 +56,10 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         from common.miniature import lab
 
         evaluator = lab.evaluator(
-            p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions
-        )
+            p.experiment, prompts=p.evaluation_prompts, max_new_tokens=p.max_new_tokens, instructions=instructions,
+            reward_judge=_judge_of_pairs(p), wordings=read_wordings(p),
+        )  # fmt: skip
+        check_wordings(p, evaluator)
         student, load = lab.student(p.experiment, p.student)
         return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **load, **how)
     if "always_refuse" in p.methods:
@@ -65,7 +72,34 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         Reader(student, **how),
         instructions,
     )
+    check_wordings(p, evaluator)
     return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **how)
+
+
+def student_named(name: str, experiment: str) -> tuple[str | Path, dict[str, Any]]:
+    """(folder or Hub name of a student, how `load_student` is to load it); a miniature is made where it is missing."""
+    if name in MINIATURES:
+        from common.miniature import lab
+
+        return lab.student(experiment, name)
+    place, commit = place_and_commit(name)
+    return located(place), {"revision": commit or None}
+
+
+def _judge_of_pairs(p: TrainRDPO) -> Judge | FeedbackJudge | None:
+    """The miniature's judge with the errors that step 2 gave it, None where nobody asks for it. Raises FileNotFoundError
+    where step 2 noted none, ValueError for another judge."""
+    if not p.reward_judge:
+        return None
+    path = input_of("train_rdpo", p).with_name("reward_score.manifest.json")
+    if p.reward_judge != "miniature":
+        raise ValueError(
+            f"reward_judge = {p.reward_judge!r}: the pairs of a world are scored by its own judge; write reward_judge = miniature"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"reward_judge: no {path}, where step 2 notes how it judged; run reward_score first")
+    noted = json.loads(path.read_text(encoding="utf-8"))["parameters"]
+    return open_judge(RewardScore.of(noted))
 
 
 def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:
@@ -108,4 +142,29 @@ def _judged_evaluator(
         prompts, p.experiment, judge, reader, max_new_tokens=p.max_new_tokens, repetition_penalty=p.repetition_penalty, instructions=instructions,
         style_judge=style_judge_of(asked, p.experiment) if instructions else None,  # a calibrated judge knows one question only
         prompts=p.evaluation_prompts, reward_judge=named_judge("reward_judge", p.reward_judge, p, PROMPTS[p.experiment]) if p.reward_judge else None, match_utility=p.match_utility,
+        wordings=read_wordings(p),
     )  # fmt: skip
+
+
+def read_wordings(p: TrainRDPO) -> list[PromptRecord]:
+    """The wordings in the file `paraphrases`, without the prompts that they are of; [] for no file. Raises
+    FileNotFoundError or ValueError for one that is not there or not of this experiment."""
+    if not p.paraphrases:
+        return []
+    if not (path := resolve(p.paraphrases)).is_file():
+        raise FileNotFoundError(f"paraphrases: no file {path}; python -m common.paraphrase makes it")
+    records = check_experiment(list(read_records(path, WholePrompt)), p.experiment, path)
+    ids = {record.id for record in records}
+    return [PromptRecord(**record.model_dump()) for record in records if source_id(record.id) in ids]
+
+
+def check_wordings(p: TrainRDPO, evaluator: Evaluator) -> None:
+    """Raises ValueError where the file `paraphrases` has no wording of the prompts that will be evaluated on."""
+    if not p.paraphrases:
+        return
+    records = next(iter(evaluator.sets(p.evaluate_on).values()))
+    ids = {record.id for record in records}
+    if not any(source_id(wording.id) in ids for wording in evaluator.wordings):
+        raise ValueError(
+            f"paraphrases: {p.paraphrases} has no wording of the {len(records)} prompts of split {p.evaluate_on!r}; make it of these, with python -m common.paraphrase"
+        )

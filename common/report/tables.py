@@ -27,12 +27,13 @@ REAL = "aligned"
 """The metric of behaviour of a real student (`common.evaluation.judged`)."""
 COLUMNS = {
     "judged": "judge's view", "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "kl": "KL (nats)",
-    "answer_words": "words",
+    "answer_words": "words", "same_outcome": "same outcome in other words",
 }  # fmt: skip
 REAL_COLUMNS = {  # of a real student, whose answers no oracle knows
     "labelled": "labelled by a rater", "aligned_corrected": "corrected by labels", "judged": "judge's view", "steady": "steady (judge)", "reward": "reward judge's view",
     "shift": "sentiment shift", "signed_shift": "towards the stance", "utility": "utility", "utility_corrected": "utility corrected by labels",
     "utility_persona": "utility under a persona", "answer_words": "words", "kl": "KL (nats)",
+    "same_outcome": "same outcome in other words",
 }  # fmt: skip
 STYLE_COLUMNS = {
     "style": "desired style",

@@ -71,8 +71,10 @@ def save_adapter(
     Path(folder, "README.md").write_text(card, encoding="utf-8")
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path, strength: float = 1.0) -> PreTrainedModel:
-    """The base model with a trained adapter on it, frozen, ready to generate. Warns where all that is known of the
+def load_adapter(
+    base: PreTrainedModel, folder: str | Path, strength: float = 1.0, trainable: bool = False
+) -> PreTrainedModel:
+    """The base model with a trained adapter on it, frozen unless it is to be trained on, ready to generate. Warns where all that is known of the
     adapter is that its config names another base model.
 
     strength: how many times the adapter counts: 0 is the base, 1 as it was trained, between them a weaker dose. Saved or
@@ -96,7 +98,7 @@ def load_adapter(base: PreTrainedModel, folder: str | Path, strength: float = 1.
     elif Path(told["base"]).name != Path(own["base"]).name:
         warnings.warn(said, stacklevel=2)
     try:
-        model = PeftModel.from_pretrained(base, str(folder), config=config).eval()
+        model = PeftModel.from_pretrained(base, str(folder), is_trainable=trainable, config=config).train(trainable)
         adapter = get_peft_model_state_dict(model, save_embedding_layers=False)
         if unlike := [
             key for key in load_peft_weights(str(folder), device="cpu").keys() ^ adapter.keys() if "lora_" in key

@@ -13,12 +13,13 @@ from common.data.preference import SCORES
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+SECOND = ("second_chosen_logps", "second_rejected_logps")
 TEXT_ONLY = "RDPOTrainer trains on text alone: give processing_class=processor.tokenizer of a text model, or take TRL's DPOTrainer"
 
 
 @dataclass
 class ScoreCollator(DataCollatorForPreference):
-    """TRL's collator, with the scores beside the tokens. `inner`: a collator of preference data that makes the tokens
+    """TRL's collator, with scores and a second reference beside the tokens. `inner`: a collator of preference data that makes the tokens
     instead.
 
     >>> collator = ScoreCollator(pad_token_id=0)
@@ -33,7 +34,7 @@ class ScoreCollator(DataCollatorForPreference):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = (self.inner or super().torch_call)(examples)
-        for name in SCORES:
+        for name in (*SCORES, *SECOND):
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
         return batch

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from trl import DPOConfig, DPOTrainer
 
-from common.loss import check_method, knobs_of, preference_loss, uses_scores
+from common.loss import REFERENCES, check_method, knobs_of, preference_loss, uses_scores
 
 IGNORED_OPTIONS = (
     "loss_type",
@@ -50,6 +50,10 @@ class RDPOConfig(DPOConfig):
         unchanged_weight: how often the log-probability of a token counts that stands in both answers of a pair, by
             `logprobs.edits.changed`; edited ones count once. 1 is the ordinary loss, below it the loss looks at the
             edits: token-weighted DPO, ours, after the idea of Dense DPO (RLHF-V, arXiv 2312.00849).
+        references: what the policy is compared with, by `loss.weighted_references`: its "own" reference, that "combined"
+            with `second_reference` of the trainer (MRPO), the "second" alone, or "both", each in a loss of its own.
+        mrpo_eta: how far the second reference may be from the own, as a share of its log-probability; 0 is the own.
+        mrpo_weight: see `loss.weighted_references`, 0 to 1; None gives every pair its own, by both models' log-ratios.
         kl_budget: nats a token; a training whose chosen answers' KL to the reference is above it at a logged step ends
             there. 0 is none.
         score_range: lowest and highest possible score; scores are normalised by it and may not lie outside.
@@ -75,6 +79,11 @@ class RDPOConfig(DPOConfig):
         "What the likelihood term counts: all chosen answers, those that scored higher, or the better of each pair.",
     )
     unchanged_weight: float = _option(1.0, "How often a token that both answers share counts; edited ones count once.")
+    references: Literal["own", "combined", "second", "both"] = _option(
+        "own", "Compare with the own reference, it and a second one combined, the second alone, or each by itself."
+    )
+    mrpo_eta: float = _option(0.1, "How far the second reference may be from the own, as a share of it.")
+    mrpo_weight: float | None = _option(None, "Weight of `combined` and `both`; by default each pair has its own.")
     kl_budget: float = _option(0.0, "KL to the reference, nats a token, above which a training ends; 0 is none.")
     score_range: list[float] = field(
         default_factory=lambda: [0.0, 1.0], metadata={"help": "Lowest and highest possible score."}
@@ -93,6 +102,8 @@ class RDPOConfig(DPOConfig):
             check_method(self.method)
         if self.nll_on not in ("all", "accepted", "better"):
             raise ValueError(f"nll_on is 'all', 'accepted' or 'better', not {self.nll_on!r}")
+        if self.references not in REFERENCES:
+            raise ValueError(f"references is {', '.join(map(repr, REFERENCES))}, not {self.references!r}")
         for option in fields(self):
             value = getattr(self, option.name)
             if (
@@ -105,6 +116,10 @@ class RDPOConfig(DPOConfig):
             raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
         if not 0 <= self.unchanged_weight <= 1:
             raise ValueError(f"unchanged_weight lies in [0, 1], not {self.unchanged_weight}")
+        if self.mrpo_eta < 0:
+            raise ValueError(f"mrpo_eta is a share of a log-probability and cannot be negative, got {self.mrpo_eta}")
+        if self.mrpo_weight is not None and not 0 <= self.mrpo_weight <= 1:
+            raise ValueError(f"mrpo_weight lies in [0, 1], or is None for each pair's own, not {self.mrpo_weight}")
         if self.kl_budget < 0:
             raise ValueError(f"kl_budget is a KL divergence and cannot be negative, got {self.kl_budget}")
         self.score_range = _checked_range(self.score_range)
@@ -163,9 +178,11 @@ def card_of(args: RDPOConfig) -> tuple[list[str], str, dict[str, str]]:
         "beta": args.beta,
         **args.knobs,
         **({"unchanged_weight": args.unchanged_weight} if args.unchanged_weight != 1 else {}),
+        **({"mrpo_eta": args.mrpo_eta} if args.references in ("combined", "both") else {}),
         **({f"NLL on {args.nll_on}": args.nll_weight} if args.nll_weight else {}),
     }
     what = f"loss `{args.method_name}`, {', '.join(f'{name} {value:g}' for name, value in numbers.items())}"
+    what += "" if args.references == "own" else f"; references: {args.references}"
     if args.method == "dpo":
         return ["trl", "dpo"], f"DPO ({what})", DPOTrainer._paper
     if callable(args.method) or args.method.startswith("rdpo"):

@@ -38,12 +38,12 @@ from common.logprobs.edits import changed
 from common.logprobs.masks import give_attention_back
 from common.logprobs.packing import Sequence
 from common.logprobs.reference import ReferenceCache, reference_identity
-from common.loss import LIKELIHOOD, LOOKS_AT, preference_loss
+from common.loss import LIKELIHOOD, LOOKS_AT, weighted_loss, weighted_references
 from common.runtime import Progress
 from common.schema import fingerprint
 from common.student.adapters import adapters_to_float32
 from common.student.load import forbid_cpu_repacking, learned_positions
-from common.trainer.collator import REFERENCE, TEXT_ONLY, TOKENS, ScoreCollator
+from common.trainer.collator import REFERENCE, SECOND, TEXT_ONLY, TOKENS, ScoreCollator
 from common.trainer.config import RDPOConfig, card_of
 from common.trainer.displacement import CHOSEN, REJECTED
 from common.trainer.finite import StopWhenNotFinite, not_finite
@@ -58,6 +58,7 @@ class RDPOTrainer(DPOTrainer):
 
     Without `args` the method is `rdpo`, or `dpo` where the dataset has no scores. The reference is TRL's: `ref_model`,
     else the model with a new adapter off, the adapter that a ready PeftModel began with, or the model before training.
+    `second_reference` is another model with the same tokenizer, for `args.references` other than "own".
     Pairs without a score are left out for every method alike; so the rows of a table differ by their method and not by
     their data. What `evaluate` is given is treated as the training data are.
 
@@ -79,6 +80,7 @@ class RDPOTrainer(DPOTrainer):
     def __init__(
         self, model, ref_model=None, args=None, data_collator=None, train_dataset=None, eval_dataset=None, processing_class=None,
         compute_metrics=None, callbacks=None, optimizers=(None, None), quantization_config=None, peft_config=None,
+        *, second_reference=None,
     ):  # fmt: skip
         if isinstance(ref_model, RDPOConfig):
             warnings.warn(
@@ -98,6 +100,12 @@ class RDPOTrainer(DPOTrainer):
             if peft_config is None and not isinstance(model, str) and is_peft_model(model)
             else []
         )
+        if (args.references == "own") != (second_reference is None):
+            raise ValueError(
+                f"references={args.references!r} with {'no ' if second_reference is None else 'a '}second_reference: "
+                "give that model to the trainer, and references='combined', 'second' or 'both'"
+            )
+        self.second_reference = second_reference
         self.left_out: dict[str, dict[str, int]] = {}
         self._tag_names, self._name, self._paper = card_of(args)
         super().__init__(
@@ -147,7 +155,7 @@ class RDPOTrainer(DPOTrainer):
         return self.left_out.get("train", {}).get("unscored", 0)
 
     def _forbid_cpu_repacking(self) -> None:
-        for model in filter(None, (self.model, self.ref_model)):
+        for model in filter(None, (self.model, self.ref_model, self.second_reference)):
             forbid_cpu_repacking(model)
 
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
@@ -160,7 +168,7 @@ class RDPOTrainer(DPOTrainer):
             )
         reads = args.needs_scores or callable(args.method) and set(SCORES) <= columns_of(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
-        stale = [name for name in REFERENCE if name in columns_of(scored)]
+        stale = [name for name in (*REFERENCE, *SECOND) if name in columns_of(scored)]
         prepared = super()._prepare_dataset(scored.remove_columns(stale), processing_class, args, dataset_name)
         if next(iter(prepared), None) is None:
             raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
@@ -176,20 +184,31 @@ class RDPOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, "length"]))
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, *SECOND, "length"]))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
-        """The dataset with `ref_chosen_logps` and `ref_rejected_logps`, from the cache where it has them.
+        """The dataset with the columns `REFERENCE`, and `SECOND` where there is a second one.
 
-        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the reference. A stream
-        is left as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
+        A stream is left as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
         """
         if isinstance(dataset, IterableDataset) and (self.ref_model is not None or is_peft_model(self.model)):
             return dataset
         if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
         self._forbid_cpu_repacking()
-        model = self.ref_model or self.model
+        logps = self._kept_logps(self.ref_model or self.model, self._as_reference(), dataset, name)
+        if self.second_reference is not None:
+            logps += self._kept_logps(self.second_reference, contextlib.nullcontext(), dataset, f"second of {name}")
+        for column, values in zip((*REFERENCE, *SECOND), logps):
+            dataset = dataset.add_column(column, list(values))
+        return dataset
+
+    def _kept_logps(
+        self, model: torch.nn.Module, as_reference: contextlib.AbstractContextManager, dataset: Dataset, name: str
+    ) -> list[tuple[float, ...]]:
+        """[of chosen, of rejected] of every pair under a model as a reference, from the cache where it has them.
+
+        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the model."""
         how = {
             "packed": self.args.packed,
             "precision": self.accelerator.mixed_precision,
@@ -204,15 +223,14 @@ class RDPOTrainer(DPOTrainer):
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
             progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
-            with self._attention_given_back(), self._as_reference():
+            with torch.no_grad(), self._attention_given_back(), as_reference:
                 for key in mine:
                     batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
-                    found[key] = tuple(float(logps) for logps in self.compute_ref_log_probs(model, batch))
+                    found[key] = tuple(float(logps) for logps in self._logps(model, batch))
                     cache.add_now_and_then(found)
                     progress(1)
             cache.add(dict(gather_object(list(found.items()))))
-        chosen, rejected = zip(*(cache.values[key] for key in keys))
-        return dataset.add_column("ref_chosen_logps", list(chosen)).add_column("ref_rejected_logps", list(rejected))
+        return list(zip(*(cache.values[key] for key in keys)))
 
     def _reference_key(self, groups: list[list[Sequence]]) -> list[Any]:
         """What decides a pair's reference numbers, for the cache."""
@@ -234,6 +252,13 @@ class RDPOTrainer(DPOTrainer):
         """
         with torch.no_grad(), self._as_reference():
             return self._logps(self.ref_model or model, inputs)
+
+    def _second_logps(self, inputs: dict[str, Tensor]) -> Tensor:
+        """(2, batch) log-probabilities of chosen and rejected under the second reference."""
+        if SECOND[0] in inputs:
+            return torch.stack([inputs[name] for name in SECOND])
+        with torch.no_grad():
+            return torch.stack(self._logps(self.second_reference, inputs))
 
     @contextlib.contextmanager
     def _as_reference(self) -> Iterator[None]:
@@ -318,10 +343,18 @@ class RDPOTrainer(DPOTrainer):
             reference_chosen_logps, reference_rejected_logps = (inputs[name] for name in REFERENCE)
         else:
             reference_chosen_logps, reference_rejected_logps = self.compute_ref_log_probs(model, inputs)
-        losses, chosen_rewards, rejected_rewards = preference_loss(
-            args.method, chosen_logps, rejected_logps, reference_chosen_logps, reference_rejected_logps,
-            score_chosen, score_rejected, beta=args.beta, **args.knobs,
-        )  # fmt: skip
+        own = torch.stack((reference_chosen_logps, reference_rejected_logps))
+        second = own if args.references == "own" else self._second_logps(inputs)
+        references = weighted_references(args.references, own, second, args.mrpo_weight, args.mrpo_eta)
+        losses, chosen_rewards, rejected_rewards = weighted_loss(
+            args.method,
+            (chosen_logps, rejected_logps),
+            references,
+            score_chosen,
+            score_rejected,
+            beta=args.beta,
+            **args.knobs,
+        )
         if args.nll_weight:
             counts = LIKELIHOOD[args.nll_on](torch.zeros_like(losses) if score_gap is None else score_gap)
             tokens = inputs["completion_mask"].sum(dim=1).chunk(2)
@@ -407,7 +440,7 @@ class RDPOTrainer(DPOTrainer):
         try:
             yield
         finally:
-            for model in filter(None, (self.model, self.ref_model)):
+            for model in filter(None, (self.model, self.ref_model, self.second_reference)):
                 give_attention_back(model)
 
     def train(self, *args, **kwargs):

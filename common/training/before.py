@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from common.data.preference import SCORES
 from common.evaluation.answers import answers_by_set
-from common.loss import preference_loss
+from common.loss import weighted_loss, weighted_references
 from common.methods import METHODS, existing
 from common.student.load import load_student
+from common.trainer.collator import REFERENCE, SECOND
 from common.training.comparison import Experiment
 from common.training.train import preference_trainer
 
@@ -17,7 +19,7 @@ from common.training.train import preference_trainer
 def preference_methods(methods: Sequence[str]) -> list[str]:
     """Those trained with a preference loss alone, whose first loss scores decide: no likelihood is in it."""
     rows = {method: METHODS[method] for method in methods if method in METHODS}
-    return [method for method, row in rows.items() if row.loss and not row.nll_on and not row.extrapolates]
+    return [method for method, row in rows.items() if row.loss and not (row.nll_on or row.extrapolates or row.rounds)]
 
 
 def row_before(methods: Sequence[str]) -> str:
@@ -32,9 +34,10 @@ def first_answers(run: Experiment, method: str, count: int = 3) -> dict[str, lis
 
 
 def loss_before_training(run: Experiment, method: str, seed: int, pairs: int = 16) -> tuple[float, float]:
-    """(measured, analytic) mean loss of a preference method on its first pairs, policy = reference.
+    """(measured, analytic) mean loss of a preference method on its first pairs, policy = own reference.
 
-    Before the first step every log-ratio is 0, so the loss is a function of the scores alone."""
+    Before the first step every log-ratio is 0, so the loss is a function of the scores alone, and of what a second
+    reference says, where the row has one."""
     settings = run.settings_of(method, seed)
     chosen = [pair for pair in run.pairs_of(seed) if pair.is_scored][:pairs]
     model, tokenizer = load_student(run.student, **run.load)
@@ -45,8 +48,10 @@ def loss_before_training(run: Experiment, method: str, seed: int, pairs: int = 1
             for batch in trainer.get_train_dataloader()
         ]
     measured = sum(loss * rows for loss, rows in batches) / sum(rows for _, rows in batches)
-    zeros = torch.zeros(len(chosen))
-    rejected, revised = torch.tensor([pair.normalised() for pair in chosen]).T
-    knobs = {"beta": settings.beta, **settings.knobs_of(METHODS[method].loss)}
-    analytic = preference_loss(METHODS[method].loss, zeros, zeros, zeros, zeros, revised, rejected, **knobs)[0].mean()
-    return measured, float(analytic)
+    row, dataset = METHODS[method], trainer.train_dataset
+    data = {name: torch.tensor(dataset[name]) for name in (*SCORES, *REFERENCE, *SECOND) if name in dataset.features}
+    own = torch.stack([data[name] for name in REFERENCE])
+    second = own if row.references == "own" else torch.stack([data[name] for name in SECOND])
+    references = weighted_references(row.references, own, second, settings.mrpo_weight, settings.mrpo_eta)
+    scores, knobs = [data.get(name) for name in SCORES], settings.knobs_of(row.loss)
+    return measured, float(weighted_loss(row.loss, own, references, *scores, beta=settings.beta, **knobs)[0].mean())

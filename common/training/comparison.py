@@ -19,19 +19,19 @@ from common.evaluation.result import Result, add_finished, card, excerpts, finis
 from common.methods import (
     METHODS,
     TrainSettings,
+    by_identity,
     check_methods,
+    check_references,
     existing,
-    existing_commit,
-    existing_place,
-    existing_strength,
     is_trained,
 )
 from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.adapters import save_adapter
-from common.student.identity import identity, located
+from common.student.identity import located
 from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
+from common.training.rounds.run import check_rounds, run_rounds
 from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
@@ -107,12 +107,16 @@ class Experiment:
         """One result per seed, share of swapped pairs and method, in that order; finished ones are read back from disk,
         which is said. What exists has no seed, and what is not trained no pairs: both are evaluated once."""
         check_methods(methods)
+        check_references(methods, self.settings)
         rows = [(method, seed, share) for seed in seeds for share in swapped for method in methods]
         once = [
             (method, seed, share)
             for method, seed, share in rows
             if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))
         ]
+        for method, seed, share in once:
+            if is_trained(method) and METHODS[method].rounds:
+                check_rounds(method, self.pairs_of(seed, share), self.evaluator, self.settings_of(method, seed))
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
@@ -184,7 +188,10 @@ class Experiment:
         folder, settings = self.path_of(method, seed, swapped).parent, self.settings_of(method, seed)
         if not is_trained(method):
             return train(method, self.student, [], settings, folder, **self.load)
-        return trained_once(method, self.student, self.pairs_of(seed, swapped), settings, folder, **self.load)
+        pairs = self.pairs_of(seed, swapped)
+        if METHODS[method].rounds:
+            return run_rounds(method, self.student, pairs, self.evaluator, settings, folder, **self.load)
+        return trained_once(method, self.student, pairs, settings, folder, **self.load)
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
         """The shared settings, with what was chosen for the method on top."""
@@ -249,15 +256,7 @@ class Experiment:
             if is_trained(method)
             else ([], TrainSettings())
         )
-        kind = existing(method)
-        strength = existing_strength(method)
-        behind = existing_commit(method) or (f"{strength:g}" if strength != 1.0 else "")
-        named = (
-            f"{kind}:{identity(existing_place(method))}{behind and '@' + behind}"
-            if kind in ("adapter", "model")
-            else method
-        )  # whatever its place is called
-        training = training_of(named, self.student, pairs, settings, **self.load)
+        training = training_of(by_identity(method), self.student, pairs, settings, **self.load)
         evaluation = self.evaluator.mark() | {"sets": self.evaluator.sets(self.evaluate_on)}
         if method == "sr" and (texts := self.evaluator.texts.hash) not in SR_BEFORE:
             evaluation["texts"] = texts

@@ -14,7 +14,7 @@ from common.methods import TrainSettings
 from common.schema import ScoredPair, fingerprint
 from common.storage import write_json
 from common.student.adapters import load_adapter, save_adapter
-from common.student.identity import identity
+from common.student.identity import identity, weights_of
 from common.student.load import load_student
 from common.training.train import train
 
@@ -23,9 +23,15 @@ Setting = dict[str, Any]
 
 
 def training_of(
-    method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any
+    method: str,
+    student: str | Path,
+    pairs: Sequence[ScoredPair],
+    settings: TrainSettings,
+    start_adapter: Path | None = None,
+    **load: Any,
 ) -> str:
-    """The mark of a training: student, pairs and what the method reads of the settings.
+    """The mark of a training: student, pairs, what the method reads of the settings, and the weights that it goes on
+    from.
 
     A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash:
     what it is made of shows in its texts, and wherever it lies these make the same student."""
@@ -38,6 +44,7 @@ def training_of(
         shown,
         settings.as_dict(method),
         {k: str(v) for k, v in load.items()},
+        *([weights_of(start_adapter)] if start_adapter else []),
     )
 
 
@@ -48,42 +55,55 @@ def kept_training(folder: Path, made_of: str) -> dict[str, Any] | None:
     return kept if kept.get("made_of") == made_of else None
 
 
+def kept_student(
+    method: str, student: str | Path, settings: TrainSettings, folder: Path, made_of: str, **load: Any
+) -> TrainedStudent | None:
+    """Loads the student whose adapter is kept in `<folder>/adapter`, and prints that; None for another training or
+    none."""
+    if not (kept := kept_training(folder, made_of)):
+        return None
+    adapter = folder / "adapter"
+    print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
+    model, tokenizer = load_student(student, **load)
+    return TrainedStudent(
+        method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"],
+        asked_for=settings.asked_for(method), mark=made_of,
+    )  # fmt: skip
+
+
+def keep_student(trained: TrainedStudent, settings: TrainSettings, folder: Path) -> None:
+    """Writes `<folder>/adapter`, and then `<folder>/training.json`, by whose mark it is found again."""
+    untold = f"# {trained.method}, seed {settings.seed}\n\nTrained, not measured yet.\n"
+    (mark := folder / "training.json").unlink(missing_ok=True)
+    save_adapter(trained.model, trained.tokenizer, folder / "adapter", untold, trained.asked_for)
+    write_json(
+        mark,
+        {
+            "made_of": trained.mark,
+            "history": trained.history,
+            "pairs_used": trained.pairs_used,
+            "unscored": trained.unscored,
+        },
+    )
+
+
 def trained_once(
     method: str,
     student: str | Path,
     pairs: Sequence[ScoredPair],
     settings: TrainSettings,
     folder: str | Path,
+    start_adapter: Path | None = None,
     **load: Any,
 ) -> TrainedStudent:
-    """`methods.train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where
-    both are there of the same student, pairs and settings, it is loaded and not trained, which is said."""
-    folder = Path(folder)
-    mark, adapter, made_of = (
-        folder / "training.json",
-        folder / "adapter",
-        training_of(method, student, pairs, settings, **load),
-    )
-    if kept := kept_training(folder, made_of):
-        print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
-        model, tokenizer = load_student(student, **load)
-        return TrainedStudent(
-            method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"],
-            asked_for=settings.asked_for(method),
-        )  # fmt: skip
-    mark.unlink(missing_ok=True)
-    trained = train(method, student, pairs, settings, folder / "trainer", **load)
-    untold = f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n"
-    save_adapter(trained.model, trained.tokenizer, adapter, untold, trained.asked_for)
-    write_json(
-        mark,
-        {
-            "made_of": made_of,
-            "history": trained.history,
-            "pairs_used": trained.pairs_used,
-            "unscored": trained.unscored,
-        },
-    )
+    """`train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are
+    there of the same student, pairs, settings and start, it is loaded and not trained, which is said."""
+    folder, made_of = Path(folder), training_of(method, student, pairs, settings, start_adapter, **load)
+    if kept := kept_student(method, student, settings, folder, made_of, **load):
+        return kept
+    trained = train(method, student, pairs, settings, folder / "trainer", start_adapter, **load)
+    trained.mark = made_of
+    keep_student(trained, settings, folder)
     return trained
 
 

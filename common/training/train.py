@@ -13,6 +13,7 @@ from common.methods import (
     METHODS,
     TrainSettings,
     check_methods,
+    check_references,
     existing,
     existing_commit,
     existing_place,
@@ -25,6 +26,7 @@ from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_a
 from common.student.dequantised import dequantised
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
+from common.training.second import base_again, load_second
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -36,6 +38,7 @@ def train(
     pairs: Sequence[ScoredPair],
     settings: TrainSettings,
     output: str | Path,
+    start_adapter: Path | None = None,
     **load: Any,
 ) -> TrainedStudent:
     """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
@@ -47,10 +50,15 @@ def train(
             `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
+        start_adapter: folder of the adapter that a preference training goes on from, whose policy is then its reference;
+            None begins a new one.
 
-    Raises ValueError for a student with fewer positions than `max_length`, and where a loss or gradient is not finite.
+    Raises ValueError for a student with fewer positions than `max_length`, where a loss or gradient is not finite, for a
+    second reference that is missing or does not fit (`second.load_second`), and for a start adapter of another base, or
+    beside another reference.
     """
     check_methods([method])
+    check_references([method], settings)
     if method in METHODS and METHODS[method].extrapolates:
         raise ValueError(
             f"{method} is no training of its own: train {METHODS[method].extrapolates}, and turn its adapter up"
@@ -77,6 +85,12 @@ def train(
         raise ValueError(
             f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most"
         )
+    if start_adapter:
+        if settings.reference != "adapters off":
+            raise ValueError(
+                f"{method}: a training that goes on from {start_adapter} has that policy as its reference; leave reference = {settings.reference} out"
+            )
+        model = load_adapter(model, start_adapter, trainable=True)
     scored = [pair for pair in pairs if pair.is_scored]
     with dequantised(model):
         if METHODS[method].loss:
@@ -92,6 +106,8 @@ def train(
             trainer.add_callback(EndAfter(settings.steps_share))
         _report_progress(trainer, f"training {method}, seed {settings.seed}")
         trainer.train()
+        if start_adapter:
+            trainer.model.delete_adapter("ref")  # TRL's copy of the start
     trained = TrainedStudent(
         method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
         asked_for=settings.asked_for(method),
@@ -158,21 +174,20 @@ def preference_trainer(
     method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path
 ):
     """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a
-    loss."""
+    loss. A model with a trainable adapter goes on from it, and its policy is the reference."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
 
-    row = METHODS[method]
+    row, begun = METHODS[method], hasattr(model, "disable_adapter")
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
-        reference_cache=str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
+        reference_cache=None if begun else str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0,
+        references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
-    reference = None
-    if settings.reference == "unquantised":
-        revision = getattr(model.config, "_commit_hash", None)
-        reference, _ = load_student(model.name_or_path, revision=revision, four_bit=False, compute_dtype=model.dtype)
+    reference = base_again(model, tokenizer) if settings.reference == "unquantised" else None
+    second = None if row.references == "own" else load_second(settings, model, tokenizer)
     trainer = RDPOTrainer(
         model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
-        peft_config=lora_settings(settings.lora_rank),
+        peft_config=None if begun else lora_settings(settings.lora_rank), second_reference=second,
     )  # fmt: skip
     return trainer, trainer.pairs_used

@@ -69,7 +69,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"eta": 4.0}, {"rdpo_label", "label_nll", "rdpo_ml", "rdpo_soft", "rdpo_squared"}),
         ({"tau": 0.25}, {"rdpo_label", "label_nll"}),
         ({"variance": 2.0}, {"rdpo_ml"}),
-        ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted", "rdpo_expo"}),
+        ({"alpha": 4.0}, {"rdpo", "rdpo_nll", "rdpo_nll_accepted", "rdpo_expo", "rdpo_mrpo", "rdpo_rounds"}),
         ({"label_smoothing": 0.2}, {"cdpo", "robust"}),
         ({"nll_weight": 2.0}, {name for name, row in METHODS.items() if row.nll_on}),
         ({"sft_learning_rate": 1e-3}, {"sft", "dsc", "fa", "rwr", "ca", "figa"}),
@@ -77,6 +77,9 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"ca_score": 0.5}, {"ca"}),
         ({"learning_rate": 1e-3}, {name for name, row in METHODS.items() if row.loss}),
         ({"reference": "unquantised"}, {name for name, row in METHODS.items() if row.loss}),
+        ({"second_reference": "unquantised"}, {"mrpo", "rdpo_mrpo", "dpo_second", "multi_dpo"}),
+        ({"mrpo_eta": 0.5}, {"mrpo", "rdpo_mrpo", "multi_dpo"}),
+        ({"mrpo_weight": 0.5}, {"mrpo", "rdpo_mrpo", "multi_dpo"}),
         ({"epochs": 5}, {name for name in METHODS if is_trained(name)}),
     ],
 )

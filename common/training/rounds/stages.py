@@ -1,0 +1,309 @@
+"""The stages of a round, a file each: answers, selected, pairs, scored, preferred. What is finished is read, not made.
+
+An answer hangs on the round, its prompt and the prompts it was asked with, never on what was there before: a group that a
+kill cut in two is asked whole again. So a round that is resumed writes the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import torch
+
+from common.chat.model import ChatModel
+from common.data.preference import prompt_messages
+from common.evaluation.answers import TrainedStudent
+from common.judge.base import FeedbackJudge, Judge
+from common.judge.scoring import score_pairs
+from common.logprobs.compute import grouped_logprobs
+from common.methods import METHODS, TrainSettings
+from common.runtime import Progress
+from common.schema import Message, Pair, Record, Reply, Sampling, ScoredPair, fingerprint
+from common.storage import make_missing, write_json, write_whole
+from common.training.rounds.acquisition import best_and_worst, entropy, highest, margin, prefiltered
+from common.training.rounds.arms import ARMS, Arm
+
+GROUP = 64
+"""Prompts that are asked together: what is sampled for one hangs on the others."""
+UNSCORED_LIMIT = 0.5
+"""Share of unread verdicts that stops a round; a round may be a handful of pairs, of which one is much."""
+BOTH = ("a", "b")
+
+
+class Answer(Record):
+    """An answer of the student. by: mark of the training that it answered after, "" for the base student."""
+
+    id: str
+    prompt_id: str
+    round: int
+    by: str
+    text: str
+    finish_reason: str
+    completion_tokens: int
+    sampling: Sampling
+
+
+class Request(Record):
+    id: str
+    prompt_id: str
+    messages: list[Message]
+    sampling: Sampling
+
+
+@dataclass
+class Round:
+    """What a round works with.
+
+    number: from 0. pairs: the scored pairs whose prompts it may use. judge: the reward judge. who: loads the student that
+    answers. chat: how a student is asked. wanted: pairs that it looks for, of rows with a schedule.
+    """
+
+    method: str
+    number: int
+    folder: Path
+    pairs: Sequence[ScoredPair]
+    judge: Judge | FeedbackJudge
+    settings: TrainSettings
+    who: Callable[[], TrainedStudent]
+    chat: Callable[[TrainedStudent], ChatModel]
+    max_new_tokens: int
+    wanted: int = 0
+
+    @property
+    def arm(self) -> Arm:
+        return ARMS[METHODS[self.method].rounds]
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}, seed {self.settings.seed}, round {self.number + 1}"
+
+    def reached(self, stage: str) -> None:
+        """Says which file is complete."""
+        print(f"{self.name}: {stage}", flush=True)
+
+    def answers(
+        self, pairs: Sequence[ScoredPair], samples: Sequence[str], temperature: float
+    ) -> dict[str, list[Answer]]:
+        """Prompt -> an answer of the student for each of `samples`, which name them."""
+        groups = [
+            self._group(pairs[start : start + GROUP], sample, temperature)
+            for sample in samples
+            for start in range(0, len(pairs), GROUP)
+        ]
+        group_of = {request.id: group for group in groups for request in group}
+        progress = Progress(f"{self.name}, answers", len(group_of))
+        ready: dict[str, Reply] = {}
+
+        def make(batch: list[Request]) -> Iterator[Answer | dict[str, str]]:
+            for request in batch:
+                if request.id not in ready:
+                    together, student = group_of[request.id], self.who()
+                    replies = self.chat(student).complete([one.messages for one in together], request.sampling)
+                    ready.update(zip((one.id for one in together), replies))
+                reply = ready.pop(request.id)
+                yield {"id": request.id, "reason": reply.finish_reason} if reply.failed else Answer(
+                    id=request.id, prompt_id=request.prompt_id, round=self.number, by=self.who().mark, text=reply.text,
+                    finish_reason=reply.finish_reason, completion_tokens=reply.completion_tokens, sampling=request.sampling,
+                )  # fmt: skip
+                progress(1)
+
+        made = make_missing(
+            [request for group in groups for request in group], make, self.folder / "answers.jsonl", Answer, "answers", GROUP, 0.0, progress
+        )  # fmt: skip
+        found: dict[str, list[Answer]] = {pair.id: [] for pair in pairs}
+        for answer in made:
+            found[answer.prompt_id].append(answer)
+        return found
+
+    def _group(self, pairs: Sequence[ScoredPair], sample: str, temperature: float) -> list[Request]:
+        """What is asked in one call: a sample of each prompt."""
+        seed = int(fingerprint(self.settings.seed, self.number, sample, [pair.id for pair in pairs]), 16) % 2**31
+        sampling = Sampling(
+            temperature=temperature, max_new_tokens=self.max_new_tokens, seed=seed if temperature else 0
+        )
+        return [
+            Request(
+                id=f"{pair.id}#r{self.number}.{sample}",
+                prompt_id=pair.id,
+                messages=prompt_messages(pair),
+                sampling=sampling,
+            )
+            for pair in pairs
+        ]
+
+    def scored(self, pairs: Sequence[Pair]) -> list[ScoredPair]:
+        """The pairs, judged; `pairs.jsonl` holds them before anything is asked."""
+        _write(self.folder / "pairs.jsonl", pairs)
+        self.reached("pairs")
+        scored = list(
+            score_pairs(
+                self.judge, pairs, self.folder / "scored.jsonl", unscored_limit=UNSCORED_LIMIT, failed_limit=0.0
+            )
+            if pairs
+            else []
+        )
+        self.reached("scored")
+        return scored
+
+    def preferred(self, pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
+        """The pairs that the round adds to training, written. Raises ValueError for none."""
+        if not pairs:
+            raise ValueError(
+                f"{self.name}: no pair has a preferred answer (all were cut off, equal, tied or without a verdict), so there is nothing to train on; give more prompts or max_new_tokens, or a judge that tells answers apart. {self.folder} keeps what was judged"
+            )
+        _write(self.folder / "preferred.jsonl", pairs)
+        self.reached("preferred")
+        return list(pairs)
+
+
+def explored(this: Round) -> list[ScoredPair]:
+    """The pairs of iterative DPO: of two given answers and the student's greedy one the best and the worst.
+
+    An answer that was cut off, or that is one of the two, is not judged. The given ones keep their scores."""
+    answers = {prompt: answer for prompt, (answer,) in this.answers(this.pairs, ["0"], 0.0).items()}
+    this.reached("answers")
+    new = {
+        pair.id: answers[pair.id].text
+        for pair in this.pairs
+        if answers[pair.id].finish_reason == "stop"
+        and answers[pair.id].text not in (pair.response, pair.response_revised)
+    }
+    write_json(this.folder / "selected.json", {"acquisition": "all", "kept": list(new)})
+    this.reached("selected")
+    asked = [
+        _pair(this, pair, new[pair.id], new[pair.id], answers[pair.id].sampling)
+        for pair in this.pairs
+        if pair.id in new
+    ]  # on both sides: a judge whose replies are kept is asked once
+    judged = {pair.id: pair for pair in this.scored(asked)}
+    return this.preferred(
+        [best for pair in this.pairs if (best := _best_pair(pair, judged.get(f"{pair.id}#r{this.number}")))]
+    )
+
+
+def _best_pair(given: ScoredPair, judged: ScoredPair | None) -> ScoredPair | None:
+    answers = {
+        "revised": (given.response_revised, given.score_revised, given.judge_reply_revised),
+        "original": (given.response, given.score_response, given.judge_reply_response),
+    }
+    if judged and judged.score_revised is not None:
+        answers["new"] = (judged.response_revised, judged.score_revised, judged.judge_reply_revised)
+    best = best_and_worst({name: score for name, (_, score, _) in answers.items()})
+    if not best or "new" not in best:
+        return best and (given if best.chosen == "revised" else given.swapped())
+    (chosen, high, reply_chosen), (rejected, low, reply_rejected) = (answers[name] for name in best)
+    return given.model_copy(update={
+        "id": judged.id, "response": rejected, "response_revised": chosen, "score_response": low, "score_revised": high,
+        "judge_reply_response": reply_rejected, "judge_reply_revised": reply_chosen, "critique": "", "criteria": {},
+    })  # fmt: skip
+
+
+def acquired(this: Round) -> list[ScoredPair]:
+    """The pairs of active preference learning: two answers of the student to each prompt, the one that the judge scores
+    higher preferred.
+
+    Pairs are judged until `wanted` of them have a preferred answer or no prompt is left: an unread verdict and a tie are
+    no pair, nor are two equal answers or one that was cut off. So it takes several passes, each of them an entry of
+    `selected.json`.
+    """
+    path, asked, preferred, out = this.folder / "selected.json", [], [], set()
+    passes = json.loads(path.read_text(encoding="utf-8"))["passes"] if path.exists() else []
+    by_id = {pair.id: pair for pair in this.pairs}
+    for number in count():
+        pool, missing = [pair for pair in this.pairs if pair.id not in out], this.wanted - len(preferred)
+        if not missing or not pool:
+            break
+        if number == len(passes):
+            rng = random.Random(f"rounds {this.settings.seed} {this.number} {number}")
+            passes.append(_selected(this, pool, missing, rng))
+            write_json(path, {"acquisition": METHODS[this.method].rounds, "passes": passes})
+            this.reached("selected")
+        kept = [by_id[prompt] for prompt, _ in passes[number]["kept"]]
+        out |= {pair.id for pair in kept} | set(passes[number]["unusable"])
+        both = this.answers(kept, BOTH, this.settings.rounds.candidate_temperature)
+        asked += [_pair(this, pair, *(one.text for one in both[pair.id]), both[pair.id][0].sampling) for pair in kept]
+        untied = [pair for pair in this.scored(asked) if pair.is_scored and pair.score_response != pair.score_revised]
+        preferred = [pair if pair.score_revised > pair.score_response else pair.swapped() for pair in untied]
+    if len(preferred) < this.wanted:
+        print(f"{this.name}: {len(preferred)} of {this.wanted} pairs, and no prompt is left", flush=True)
+    return this.preferred(preferred)
+
+
+def _selected(this: Round, pool: Sequence[ScoredPair], missing: int, rng: random.Random) -> dict:
+    """A pass: how many prompts were drawn, those without two whole and different answers, and the prompts to be judged
+    with what they were chosen by."""
+    rounds, arm = this.settings.rounds, this.arm
+    drawn = rng.sample(pool, min(len(pool), missing * (rounds.over_generate if arm.chooses else 1)))
+    kept, values = drawn, {}
+    if arm.by_entropy:
+        samples = this.answers(drawn, [f"e{i}" for i in range(rounds.entropy_samples)], 1.0)
+        logps = log_probabilities(this.who(), drawn, samples)
+        values = {pair.id: entropy(of_prompt) for pair, of_prompt in zip(drawn, logps)}
+        most = prefiltered(missing, rounds.over_generate) if arm.by_certainty else missing
+        kept = [drawn[i] for i in highest([values[pair.id] for pair in drawn], rng)[:most]]
+    both = this.answers(kept, BOTH, rounds.candidate_temperature)
+    this.reached("answers")
+    unusable = [pair.id for pair in kept if not _usable(both[pair.id])]
+    kept = [pair for pair in kept if _usable(both[pair.id])]
+    if arm.by_certainty:
+        values = dict(zip((pair.id for pair in kept), _margins(this, kept, both)))
+        kept = [kept[i] for i in highest([values[pair.id] for pair in kept], rng)]
+    return {
+        "drawn": len(drawn),
+        "unusable": unusable,
+        "kept": [[pair.id, values.get(pair.id)] for pair in kept[:missing]],
+    }
+
+
+def _usable(both: Sequence[Answer]) -> bool:
+    return both[0].text != both[1].text and all(answer.finish_reason == "stop" for answer in both)
+
+
+def _margins(this: Round, pairs: Sequence[ScoredPair], both: dict[str, list[Answer]]) -> list[float]:
+    if not (student := this.who()).mark:
+        return [0.0] * len(pairs)  # it is its own reference
+    policy = log_probabilities(student, pairs, both)
+    with student.model.disable_adapter():
+        reference = log_probabilities(student, pairs, both)
+    return [margin(tuple(one), tuple(other), this.settings.beta) for one, other in zip(policy, reference)]
+
+
+@torch.no_grad()
+def log_probabilities(
+    student: TrainedStudent, pairs: Sequence[ScoredPair], answers: dict[str, list[Answer]], at_a_time: int = 16
+) -> list[list[float]]:
+    """Log-probability of each answer, summed over its tokens and, unless it was cut off, its end, nats: a list for each
+    prompt. Of the text, whose tokens need not be those that were sampled."""
+    tokenizer, found = student.tokenizer, []
+    for start in range(0, len(pairs), at_a_time):
+        groups = []
+        for pair in pairs[start : start + at_a_time]:
+            prompt = tokenizer.apply_chat_template(prompt_messages(pair), add_generation_prompt=True, return_dict=True)[
+                "input_ids"
+            ]
+            ended = [
+                tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+                + [tokenizer.eos_token_id] * (answer.finish_reason == "stop" or not answer.text)
+                for answer in answers[pair.id]
+            ]
+            groups.append([(prompt + ids, len(prompt)) for ids in ended])
+        logps = iter(grouped_logprobs(student.model, groups).tolist())
+        found += [[next(logps) for _ in group] for group in groups]
+    return found
+
+
+def _pair(this: Round, given: ScoredPair, first: str, second: str, sampling: Sampling) -> Pair:
+    own = {name: getattr(given, name) for name in Pair.model_fields}
+    return Pair(**own | {
+        "id": f"{given.id}#r{this.number}", "response": first, "response_revised": second, "critique": "", "teacher": this.method,
+        "sampling": sampling, "usage": {},
+    })  # fmt: skip
+
+
+def _write(path: Path, pairs: Sequence[Pair]) -> None:
+    write_whole(path, "".join(json.dumps(pair.model_dump(mode="json"), ensure_ascii=False) + "\n" for pair in pairs))
