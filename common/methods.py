@@ -285,6 +285,7 @@ register(
     Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
     Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
     Method("iterative_dpo", "iterative DPO", "#e6550d", loss="dpo", rounds="slices"),
+    Method("iterative_nll", "iterative DPO + NLL", "#a63603", loss="dpo", nll_on="all", rounds="slices"),
     Method("rdpo_rounds", "rDPO (offset) in rounds", "#3182bd", loss="rdpo", rounds="slices", search={"alpha": (0.5, 4.0)}),
     Method("apl_random", "DPO on random pairs", "#969696", loss="dpo", rounds="random"),
     Method("apl_entropy", "APL (entropy)", "#756bb1", loss="dpo", rounds="entropy"),

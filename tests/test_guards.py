@@ -24,7 +24,7 @@ from common.schema import ScoredPair, fingerprint
 from common.storage import claim
 from common.student.identity import identity
 from common.study.cells import folder_of
-from common.study.design import OF_READINGS, parts, trial_rows
+from common.study.design import OF_READINGS, OF_RELATED, parts, trial_rows
 from common.training.comparison import Experiment
 from common.training.kept import training_of
 
@@ -84,7 +84,7 @@ def test_the_marks_of_rows(student, tmp_path):
 
 
 def test_the_places_of_the_study_s_rows(tmp_path):
-    places = {experiment: [str(folder_of(row, tmp_path).relative_to(tmp_path)) for part, rows in parts(experiment).items() if part not in OF_READINGS for row in rows] for experiment in PROMPTS}
+    places = {experiment: [str(folder_of(row, tmp_path).relative_to(tmp_path)) for part, rows in parts(experiment).items() if part not in (*OF_READINGS, *OF_RELATED) for row in rows] for experiment in PROMPTS}
     assert {experiment: [len(of), fingerprint(of)] for experiment, of in places.items()} == MARKS["places"]
     assert fingerprint([[str(row), row.setting] for row in trial_rows("safety", ("dpo", "rdpo", "sft"))]) == MARKS["trials"]
 

@@ -85,6 +85,14 @@ def cost_of(row: Row, folder: Path) -> dict[str, int]:
     }
 
 
+def rounds_of(row: Row, folder: Path) -> dict[str, int]:
+    """What a row that trains in rounds asked for: the student's answers and the judge's verdicts, over all rounds."""
+    place = folder_of(row, folder) / f"seed-{row.seed}" / row.method
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("round-*/round.json"))]
+    asked = {"student_answers": "answers", "judge_verdicts": "verdicts"}
+    return {name: sum(one[key] for one in found) for name, key in asked.items()} if found else {}
+
+
 def folder_of(row: Row, folder: Path) -> Path:
     """Where the results of rows in this cell with this setting lie."""
     return folder / row.cell.experiment / fingerprint(row.cell.unlike_centre, row.setting, row.split)
@@ -125,7 +133,8 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
     records, texts = world.prompts_for("train", cell.pairs, cell.benign_share, seed), world.PROMPTS
     if cell.teacher == "program":
         noise = {"no_better": cell.noise / 2, "worse": cell.noise / 2, "noise_on": cell.noise_on}
-        teacher, sampling = lab.teacher(cell.experiment, **noise, seed=seed, instructed=bool(cell.variant)), Sampling()
+        how = {"instructed": bool(cell.variant), "edits": cell.edits}
+        teacher, sampling = lab.teacher(cell.experiment, **noise, seed=seed, **how), Sampling()
     else:
         teacher = LocalChat(*load_student(student, **lab.LOADED), "the student itself", batch_size=128)
         sampling = Sampling(max_new_tokens=2 * MAX_NEW_TOKENS)

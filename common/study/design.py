@@ -1,8 +1,9 @@
 """The studies, as data: where students are trained, by which methods and seeds, with which trials. One asks what scores
-inside the loss buy, the other which of all readings and recipes is never the worse choice (`READINGS`).
+inside the loss buy, one which of all readings and recipes is never the worse choice (`READINGS`), one what the related
+systems gain over their controls (`RELATED`).
 
 They were written down (`LOG.md`) before they were run, in the miniature worlds, where the truth is known:
-`python -m common.study` and `python -m common.study.readings`.
+`python -m common.study`, `python -m common.study.readings` and `python -m common.study.related`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ is over these alone."""
 READINGS = ("base", *MAIN, "dpo_nll", "rdpo_label", "rdpo_ml", "label_nll", "filter_nll", "route")
 """The rivals, and what is new beside them, of the second study."""
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
+ROUNDS = ("iterative_dpo", "iterative_nll", "rdpo_rounds", "apl_random", "apl_certainty")
+RELATED = (
+    *("base", *MAIN, "fa", "rwr", "ca", "figa", "token_dpo", "dpo_expo", "rdpo_expo"),
+    *("mrpo", "dpo_second", "multi_dpo", *ROUNDS),
+)
+"""Rivals, and the related systems of the third study, each beside its control."""
+OF_EDITS = ("base", "sft", "dpo", "figa", "token_dpo")
+"""Methods that are also trained on revisions with minimal edits, and their controls."""
+EARLY = 0.2
+"""Share of DPO's steps after which, as ExPO's paper has it, extrapolation makes up for the rest."""
+ASKED_SCORES = (0.0, 0.5)
+"""Scores that CA's students are asked for, beside 1."""
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip")
 ABLATED = {
     "rdpo": {
@@ -65,7 +78,8 @@ class Cell:
     itself answers, criticises and revises. variant: "" for pairs of self-critique, else of Counterfactual DPO.
     judge_error, blind_to: see `MiniatureJudge`; binary: it says good or bad and no grade.
     pairs: prompts, unscored pairs included. benign_share: of the prompts. control: "shuffled": every pair has the
-    scores of another one; "subset": as many pairs, drawn at random, as dSC accepts.
+    scores of another one; "subset": as many pairs, drawn at random, as dSC accepts. edits: of the teacher's revisions,
+    see `MiniatureTeacher`.
     """
 
     experiment: str = "safety"
@@ -79,6 +93,7 @@ class Cell:
     teacher: Literal["program", "student"] = "program"
     variant: str = ""
     control: Literal["", "shuffled", "subset"] = ""
+    edits: Literal["free", "minimal"] = "free"
 
     @property
     def unlike_centre(self) -> dict[str, Any]:
@@ -120,9 +135,15 @@ def trial_settings(method: str) -> list[Setting]:
             "epochs": 2 if long > 0.5 else 1,
         }
         setting |= {"beta": _between(*BETAS, beta)} if row.loss else {}
+        setting |= _second_reference(method)
         own = zip(row.search.items(), (first, second))
         settings.append(setting | {name: _between(*limits, quantile) for (name, limits), quantile in own})
     return settings
+
+
+def _second_reference(method: str) -> Setting:
+    """Of the methods that read one: the weights that NF4 was made of, which every student has."""
+    return {"second_reference": "unquantised"} if METHODS[method].references != "own" else {}
 
 
 def _between(low: float, high: float, quantile: float) -> float:
@@ -153,6 +174,12 @@ def parts(experiment: str) -> dict[str, list[Row]]:
     readings = {
         "readings": rows([centre], READINGS, SEEDS) + rows(varied(noise=[0.0, 0.5]), READINGS),
         "tau": [row for tau in TAUS for row in changed("rdpo_label", tau=tau)],
+    }
+    related = {
+        "related": rows([centre], RELATED),
+        "edits": rows(varied(edits=["minimal"]), OF_EDITS),
+        "early": changed("dpo", steps_share=EARLY) + changed("dpo_expo", steps_share=EARLY),
+        "asked": [row for score in ASKED_SCORES for row in changed("ca", ca_score=score)],
     }
     safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
     found = {
@@ -185,7 +212,7 @@ def parts(experiment: str) -> dict[str, list[Row]]:
                 for row in changed(method, **{name: value})
             ],
         }
-    return found | readings
+    return found | readings | related
 
 
 def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str, Setting]) -> Row:
@@ -197,9 +224,12 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
     """
     if not (method := METHODS[row.method].tuned_as):
         return row
-    return replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
+    if "chosen_by" in row.changed:
+        return replace(row, setting=by_oracle[method])
+    return replace(row, setting={**chosen[method], **_second_reference(row.method), **row.changed})
 
 
 CORE = ("centre", "controls", "noise", "judge")
-"""The parts of `make evidence`; `make evidence-full` runs all but `OF_READINGS`."""
+"""The parts of `make evidence`; `make evidence-full` runs all but `OF_READINGS` and `OF_RELATED`."""
 OF_READINGS = ("readings", "tau")
+OF_RELATED = ("related", "edits", "early", "asked")

@@ -38,8 +38,18 @@ from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
 from common.student.identity import weights_of
-from common.study.cells import PROMPTS, admitted_student, cost_of, run_row
-from common.study.design import BLIND_TO, CORE, OF_READINGS, TRIAL_SEEDS, Row, parts, trial_rows, with_setting
+from common.study.cells import PROMPTS, admitted_student, cost_of, rounds_of, run_row
+from common.study.design import (
+    BLIND_TO,
+    CORE,
+    OF_READINGS,
+    OF_RELATED,
+    TRIAL_SEEDS,
+    Row,
+    parts,
+    trial_rows,
+    with_setting,
+)
 from common.study.mechanism import noise_of, probe, write_records
 from common.study.report import write_report
 from common.training.kept import Setting, read_tuned
@@ -141,7 +151,7 @@ def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}
     more: dict[Row, Mapping[str, float]] = {}
-    if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of}.get(part):
+    if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of, "related": rounds_of}.get(part):
         found, failures = _finish(
             f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results]
         )
@@ -309,7 +319,7 @@ def main() -> None:
     if asked.jobs < 1:
         parser.error("--jobs must be at least 1")
     escape_what_the_terminal_lacks()
-    every = [part for part in parts("safety") if part not in OF_READINGS]
+    every = [part for part in parts("safety") if part not in (*OF_READINGS, *OF_RELATED)]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
         f"experiment {name}" for name in asked.experiment or () if name not in experiments()
     ]

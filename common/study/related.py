@@ -1,0 +1,125 @@
+"""The study of the related systems (`design.RELATED`): runs it and writes `results/related/`.
+
+    python -m common.study.related [--jobs N]
+
+Each system is compared with its control on the same base students: the same loop without the trick, or the same data
+under plain DPO or SFT. Settings of the rivals are those that the first study's trials chose; the systems get the same
+eight trials on the same seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.methods import METHODS
+from common.notebook.profiles import experiments
+from common.report.tables import OBJECTIVES, write_table
+from common.runtime import escape_what_the_terminal_lacks, resolve
+from common.storage import write_json
+from common.study.design import ASKED_SCORES, EARLY, OF_EDITS, OF_RELATED, RELATED
+from common.study.rows import Study, behaviour, paired
+from common.study.run import run_study
+from common.study.tables import contrast_table, contrasts, difference_cell, mean_cell
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+RESULTS = resolve("results/related")
+NAMED = (
+    ("dpo_expo", "dpo"), ("ca", "dsc"), ("rwr", "sft"), ("token_dpo", "dpo"), ("figa", "sft"), ("mrpo", "dpo"),
+    ("iterative_dpo", "dpo"), ("iterative_nll", "iterative_dpo"), ("rdpo_rounds", "iterative_dpo"), ("apl_certainty", "apl_random"),
+)  # fmt: skip
+"""Contrasts named beforehand; Holm's correction is over these alone, in all worlds."""
+OVER_SEEDS = "Means over seeds with 95 % t-intervals, five students; 400 pairs, 30 % teacher noise, 10 % judge error"
+
+
+def systems_table(study: Study, experiment: str) -> pd.DataFrame:
+    """A row a method at the centre; answers and verdicts are those of rows in rounds, over all rounds."""
+    import pandas as pd
+
+    columns = {
+        behaviour(experiment): "at matched utility", OBJECTIVES[experiment][0]: "as trained", "utility": "utility as trained", "kl": "KL (nats)",
+        "student_answers": "student's answers", "judge_verdicts": "judge's verdicts in rounds",
+    }  # fmt: skip
+    rows = [
+        {"method": METHODS[method].label}
+        | {label: mean_cell(study.of(experiment, metric, method)) for metric, label in columns.items()}
+        for method in RELATED
+        if study.of(experiment, behaviour(experiment), method)
+    ]
+    return pd.DataFrame(rows)
+
+
+Place = tuple[str, Mapping[str, Any]]
+"""A method, and how its cell is unlike the centre."""
+
+
+def against_table(study: Study, rows: Mapping[str, tuple[Place, Place]]) -> pd.DataFrame:
+    """A row a name, a column an experiment: wanted behaviour at matched utility in the first place, and its difference
+    to the second, paired by seed."""
+    import pandas as pd
+
+    table = []
+    for name, places in rows.items():
+        cells = {}
+        for experiment in study.experiments():
+            values, control = (study.of(experiment, behaviour(experiment), method, **cell) for method, cell in places)
+            difference = difference_cell(paired(values, control))
+            cells[experiment] = mean_cell(values) + ("" if difference == "-" else f", {difference}")
+        if set(cells.values()) != {"-"}:
+            table.append({"row": name, **cells})
+    return pd.DataFrame(table)
+
+
+def write_report(folder: Path, typeset: Path) -> list[Path]:
+    """Tables of the rows in `<folder>/table.csv`, in LaTeX and HTML below `typeset`; returns the paths."""
+    study, minimal, early = Study(folder / "table.csv"), {"edits": "minimal"}, {"steps_share": EARLY}
+    named, label = contrasts(study, NAMED), lambda method: METHODS[method].label
+    write_json(folder / "contrasts.json", named)
+    edits = {
+        f"{label(method)}, minimal edits": ((method, minimal), (method, {})) for method in OF_EDITS if method != "base"
+    }
+    edits |= {
+        f"{label(method)}, minimal edits, against {label(control)}": ((method, minimal), (control, minimal))
+        for method, control in (("token_dpo", "dpo"), ("figa", "sft"))
+    }
+    early_rows = {
+        f"{label(method)}, {EARLY:.0%} of the steps": ((method, early), ("dpo", {})) for method in ("dpo", "dpo_expo")
+    }
+    asked = {f"CA, asked for {score:.2f}": (("ca", {"ca_score": score}), ("ca", {})) for score in ASKED_SCORES}
+    tables = {
+        "contrasts": (contrast_table(named), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
+        **{name: (systems_table(study, name), f"{name}, {OBJECTIVES[name][0]}. {OVER_SEEDS}.") for name in study.experiments()},
+        "edits": (against_table(study, edits), f"Wanted behaviour at matched utility on revisions with minimal edits, and the difference to the same method on free revisions or to the method named. {OVER_SEEDS}."),
+        "early": (against_table(study, early_rows), f"Wanted behaviour at matched utility after a share of DPO's steps, and the difference to DPO with all of them. {OVER_SEEDS}."),
+        "asked": (against_table(study, asked), f"Wanted behaviour at matched utility by the score that CA's student is asked for, and the difference to 1.00. {OVER_SEEDS}."),
+    }  # fmt: skip
+    return [
+        path
+        for name, (table, note) in tables.items()
+        if len(table)
+        for path in write_table(table, folder / name, note, typeset / name).values()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.study.related", description=__doc__.split("\n")[0])
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
+    asked = parser.parse_args()
+    if asked.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    escape_what_the_terminal_lacks()
+    failed = run_study(experiments(), OF_RELATED, asked.jobs, RESULTS)
+    if (RESULTS / "table.csv").exists():  # none where every row failed
+        print(*write_report(RESULTS, resolve("runs/evidence/tables/related")), sep="\n")
+    sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

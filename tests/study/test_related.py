@@ -1,0 +1,56 @@
+"""The study of the related systems: its design, its report and what rows in rounds asked for (pytest tests/study/test_related.py)."""
+
+import json
+
+import pytest
+from test_study import table_of
+
+from common.methods import METHODS
+from common.report.tables import OBJECTIVES
+from common.storage import write_json
+from common.study.cells import folder_of, rounds_of
+from common.study.design import EARLY, FEW, OF_RELATED, RELATED, Cell, Row, parts, trial_settings, with_setting
+from common.study.related import NAMED, against_table, systems_table, write_report
+from common.study.rows import Study, behaviour
+
+
+@pytest.mark.parametrize("experiment", OBJECTIVES)
+def test_every_system_has_its_control_on_the_same_students(experiment):
+    of = {part: rows for part, rows in parts(experiment).items() if part in OF_RELATED}
+    assert set(of) == set(OF_RELATED) and {row.seed for rows in of.values() for row in rows} == set(FEW)
+    assert {row.method for row in of["related"]} == set(RELATED) >= {method for pair in NAMED for method in pair}
+    assert all(row.cell == Cell(experiment, edits="minimal") for row in of["edits"])
+    assert {(row.method, row.changed["steps_share"]) for row in of["early"]} == {("dpo", EARLY), ("dpo_expo", EARLY)}
+
+
+def test_rows_with_a_second_reference_name_it_in_trials_and_as_trained():
+    assert {one["second_reference"] for one in trial_settings("mrpo")} == {"unquantised"}
+    assert not any("second_reference" in one for one in trial_settings("dpo"))
+    chosen = {"dpo": {"beta": 0.3}}
+    assert with_setting(Row(Cell(), "dpo_second", 0), chosen, {}).setting == {"beta": 0.3, "second_reference": "unquantised"}
+    assert with_setting(Row(Cell(), "dpo", 0), chosen, {}).setting == {"beta": 0.3}
+
+
+def test_a_row_in_rounds_asked_for_what_its_rounds_add_up_to(tmp_path):
+    row = Row(Cell(), "iterative_dpo", 2, {"beta": 0.3})
+    assert rounds_of(row, tmp_path) == {}
+    for number, verdicts in enumerate((5, 7)):
+        write_json(folder_of(row, tmp_path) / "seed-2" / "iterative_dpo" / f"round-{number}-x" / "round.json", {"answers": 10, "verdicts": verdicts})
+    assert rounds_of(row, tmp_path) == {"student_answers": 20, "judge_verdicts": 12}
+
+
+def test_the_report_pairs_every_row_with_its_control(tmp_path):
+    metric = behaviour("safety")
+    of = {("dpo", ()): 0.5, ("dpo_expo", ()): 0.6, ("dpo_expo", (("steps_share", EARLY),)): 0.45, ("ca", ()): 0.7, ("ca", (("ca_score", 0.0),)): 0.2}
+    values = [(method, metric, dict(cell), [value + 0.01 * seed for seed in range(5)]) for (method, cell), value in of.items()]
+    values += [("iterative_dpo", name, {}, [400.0 + seed for seed in range(5)]) for name in ("student_answers", "judge_verdicts")]
+    values += [("iterative_dpo", metric, {}, [0.4] * 5)]
+    study = Study(table_of(values, tmp_path / "table.csv"))
+    (row,) = [row for row in systems_table(study, "safety").to_dict("records") if row["method"] == METHODS["iterative_dpo"].label]
+    assert row["judge's verdicts in rounds"].startswith("402.0 [") and row["at matched utility"] == "0.40 [0.40, 0.40]"
+    (row,) = against_table(study, {"early": (("dpo_expo", {"steps_share": EARLY}), ("dpo", {}))}).to_dict("records")
+    assert row == {"row": "early", "safety": "0.47 [0.45, 0.49], -0.05 [-0.05, -0.05]"}
+    write_report(tmp_path, tmp_path / "typeset")
+    assert {"contrasts", "safety", "early", "asked"} == {path.parent.name for path in tmp_path.glob("*/table.md")}
+    (contrast, *_) = [one for one in json.loads((tmp_path / "contrasts.json").read_text()) if one["contrast"] == "dpo_expo - dpo"]
+    assert contrast["difference"] == pytest.approx(0.1)
