@@ -4,13 +4,14 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full test reliability bench lab small small-full small-chain results
+.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench lab small small-full small-chain results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
 	@echo "make counterfactual  adds the rows of Counterfactual DPO to the tables of make reproduce"
 	@echo "make evidence   the core of the study: when scores inside the loss pay, many seeds, noise dialled (CPU, about 3 hours on 2 cores, resumable), into results/evidence"
 	@echo "make evidence-full  all its parts"
+	@echo "make related    the related systems, each beside its control (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS: persona pairs, see the script)"
@@ -34,6 +35,9 @@ counterfactual: $(INSTALLED)
 
 evidence: $(INSTALLED)
 	$(BIN)/python -m common.study.design
+
+related: $(INSTALLED)
+	$(BIN)/python -m common.study.related
 
 evidence-full: $(INSTALLED)
 	$(BIN)/python -m common.study.design --full

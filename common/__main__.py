@@ -10,6 +10,7 @@ COMMANDS = {
     "common.notebook.tune": "tune every method of a profile with the same budget",
     "common.study": "the study in the miniature: many seeds, teacher and judge wrong at known rates",
     "common.study.readings": "the study of both readings of refined DPO and of recipes, in the miniature",
+    "common.study.related": "the study of the related systems, each beside its control, in the miniature",
     "common.evaluation.raters": "label a blind sample of scored pairs, or sum its labels up",
     "common.profiles.small.prepare": "download the data of the profile `small` and make its students",
     "common.profiles.small.organism": "train the student of `small` that follows a stance",

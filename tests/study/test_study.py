@@ -89,12 +89,13 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
     rows = [with_setting(row, chosen, by_oracle) for part in found.values() for row in part]
     assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
-        loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo"}.get(row.method, row.method)
+        loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo", "dpo_expo": "dpo", "rdpo_expo": "rdpo", "dpo_second": "dpo", "multi_dpo": "mrpo"}.get(row.method, row.method)
+        second = {"second_reference": "unquantised"} if row.method in ("mrpo", "dpo_second", "multi_dpo") else {}
         assert METHODS[row.method].tuned_as == ("" if row.method in UNTRAINED else loss)
         if row.changed == {"chosen_by": "oracle"}:
             assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
         else:
-            assert row.setting == ({} if row.method in UNTRAINED else chosen[loss]) | dict(row.changed)
+            assert row.setting == ({} if row.method in UNTRAINED else chosen[loss]) | second | dict(row.changed)
     at_centre = {row.method for row in found["centre"] if row.cell == Cell(experiment)}
     assert {method for contrast in CONTRASTS for method in contrast} <= at_centre and {row.seed for row in found["centre"]} == set(SEEDS)
 
