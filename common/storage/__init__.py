@@ -1,0 +1,30 @@
+"""Records as JSON lines that survive a crash, and files that are written whole."""
+
+from common.storage.files import claim, write_json, write_jsonl, write_whole
+from common.storage.lines import (
+    Records,
+    check_characters,
+    parse_json,
+    parse_object,
+    read_lines,
+    read_records,
+    refuse_repeats,
+)
+from common.storage.store import FailedStore, JsonlStore, make_missing
+
+__all__ = [
+    "FailedStore",
+    "JsonlStore",
+    "Records",
+    "check_characters",
+    "claim",
+    "make_missing",
+    "parse_json",
+    "parse_object",
+    "read_lines",
+    "read_records",
+    "refuse_repeats",
+    "write_json",
+    "write_jsonl",
+    "write_whole",
+]
