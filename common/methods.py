@@ -143,8 +143,9 @@ class TrainSettings:
     rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked for, in [0, 1]. rounds: of the rows that
     train in rounds. max_length: tokens of prompt and completion. reference: of the preference losses, the student with
     its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the weights that NF4 was made of, which a
-    step-0 policy differs from and memory must hold besides. second_reference: of the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or
-    `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`.
+    step-0 policy differs from and memory must hold besides. second_reference: of the rows with a second one,
+    "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight:
+    see `RDPOConfig`.
     """
 
     learning_rate: float = 1e-4

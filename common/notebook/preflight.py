@@ -115,8 +115,13 @@ def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
     return Work((5 if prompts.quality else 2) * len(pairs), shown, p.max_new_tokens)
 
 
+def _held_out(p: TrainRDPO, pairs: Sequence[Pair]) -> list[PromptRecord]:
+    """What every student is asked: the prompts that are evaluated on, and their wordings."""
+    return [record for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
+
+
 def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
-    held_out = [len(record.prompt) for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
+    held_out = [len(record.prompt) for record in _held_out(p, pairs)]
     return Work(
         len(held_out) * len(p.methods) * len(p.seeds), _mean(held_out) + p.max_new_tokens, 256
     )  # of a verdict, as in LLMJudge
@@ -128,8 +133,7 @@ def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
         len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"
     ]
     trained = len([method for method in p.methods if is_trained(method)]) * len(p.seeds)
-    held_out = [record for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
-    answered = len(p.methods) * len(p.seeds) * len(held_out)
+    answered = len(p.methods) * len(p.seeds) * len(_held_out(p, pairs))
     tokens = trained * p.epochs * (p.train_pairs or len(train)) * _mean(train) + answered * p.max_new_tokens
     model = _skeleton("student", Spec("student", *place_and_commit(p.student)))
     adapter = sum(

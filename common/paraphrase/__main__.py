@@ -63,8 +63,8 @@ def _run(asked: argparse.Namespace) -> None:
     meaning = open_meaning(asked.meaning, asked.student, records[0].experiment)
     student, load = student_named(asked.student, records[0].experiment)
     output, limits = resolve(asked.output), {"max_new_tokens": asked.max_new_tokens}
-    trained, mark = paraphraser(student, records, meaning, settings, output, asked.p, **limits, **load)
-    made_of = {"paraphraser": mark, "meaning": meaning.name, "p": asked.p, "seed": asked.seed, **limits}
+    trained = paraphraser(student, records, meaning, settings, output, asked.p, **limits, **load)
+    made_of = {"paraphraser": trained.mark, "meaning": meaning.name, "p": asked.p, "seed": asked.seed, **limits}
     path = claim(output / "wordings.jsonl", made_of | {"prompts": fingerprint([r.model_dump() for r in records])})
     new, dropped = paraphrases(
         chat_of(trained), records, meaning, path, asked.wordings, asked.p, seed=asked.seed, **limits

@@ -20,7 +20,7 @@ from common.methods import TrainSettings
 from common.paraphrase.wordings import paraphrases, request_for
 from common.schema import PromptRecord, ScoredPair, fingerprint, source_id
 from common.storage import claim
-from common.training.kept import trained_once, training_of
+from common.training.kept import trained_once
 
 DELETED = 0.2
 """Share of a text's words that task adaptation deletes (ours; the paper names none)."""
@@ -64,8 +64,8 @@ def _lesson(id: str, given: str, wanted: str, experiment: str) -> ScoredPair:
 def paraphraser(
     student: str | Path, records: Sequence[PromptRecord], meaning: Judge, settings: TrainSettings, folder: str | Path,
     p: float = 0.5, *, max_new_tokens: int = 128, **load: Any,
-) -> tuple[TrainedStudent, str]:  # fmt: skip
-    """(the trained paraphraser, its mark). Its adapter is in `<folder>/paraphraser/adapter`, the adapted student's in
+) -> TrainedStudent:  # fmt: skip
+    """The trained paraphraser. Its adapter is in `<folder>/paraphraser/adapter`, the adapted student's in
     `<folder>/adapted/adapter` and the pseudo-pairs in `<folder>/pseudo.jsonl`; what is there of the same is not made
     again.
 
@@ -81,7 +81,7 @@ def paraphraser(
     lessons = adaptation_pairs(learnt, settings.seed)
     adapted = trained_once("sft", student, lessons, settings, folder / "adapted", **load)
     made_of = {
-        "adapted": training_of("sft", student, lessons, settings, **load), "meaning": meaning.name, "p": p,
+        "adapted": adapted.mark, "meaning": meaning.name, "p": p,
         "seed": settings.seed, "max_new_tokens": max_new_tokens, "prompts": fingerprint([r.prompt for r in learnt]),
     }  # fmt: skip
     path = claim(folder / "pseudo.jsonl", made_of)
@@ -93,9 +93,7 @@ def paraphraser(
         raise ValueError(
             f"no pseudo-pair of {len(learnt)} prompts is new and means the same (dropped: {told(dropped)}); give more prompts, epochs or another student"
         )
-    lessons = pseudo_pairs(learnt, new)
-    trained = trained_once("sft", student, lessons, settings, folder / "paraphraser", **load)
-    return trained, training_of("sft", student, lessons, settings, **load)
+    return trained_once("sft", student, pseudo_pairs(learnt, new), settings, folder / "paraphraser", **load)
 
 
 def chat_of(trained: TrainedStudent) -> LocalChat:

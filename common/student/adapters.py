@@ -74,8 +74,8 @@ def save_adapter(
 def load_adapter(
     base: PreTrainedModel, folder: str | Path, strength: float = 1.0, trainable: bool = False
 ) -> PreTrainedModel:
-    """The base model with a trained adapter on it, frozen unless it is to be trained on, ready to generate. Warns where all that is known of the
-    adapter is that its config names another base model.
+    """The base model with a trained adapter on it, frozen unless it is to be trained on, ready to generate. Warns where
+    all that is known of the adapter is that its config names another base model.
 
     strength: how many times the adapter counts: 0 is the base, 1 as it was trained, between them a weaker dose. Saved or
     merged again, it has that strength for good.

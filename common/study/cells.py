@@ -35,7 +35,7 @@ from common.student.load import load_student
 from common.study.design import Cell, Row
 from common.training.comparison import Experiment
 
-SETTINGS = TrainSettings(batch_size=8, max_length=512)
+SETTINGS = TrainSettings(batch_size=8, max_length=512, second_reference="unquantised")
 PROMPTS, MAX_NEW_TOKENS, UNCLEAR = 150, 52, 0.01
 """Prompts of an evaluation set, tokens of an answer, and the share of the judge's replies without a verdict: as in the
 profile `miniature`."""

@@ -28,10 +28,18 @@ is over these alone."""
 READINGS = ("base", *MAIN, "dpo_nll", "rdpo_label", "rdpo_ml", "label_nll", "filter_nll", "route")
 """The rivals, and what is new beside them, of the second study."""
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
-ROUNDS = ("iterative_dpo", "iterative_nll", "rdpo_rounds", "apl_random", "apl_certainty")
 RELATED = (
     *("base", *MAIN, "fa", "rwr", "ca", "figa", "token_dpo", "dpo_expo", "rdpo_expo"),
-    *("mrpo", "dpo_second", "multi_dpo", *ROUNDS),
+    *(
+        "mrpo",
+        "dpo_second",
+        "multi_dpo",
+        "iterative_dpo",
+        "iterative_nll",
+        "rdpo_rounds",
+        "apl_random",
+        "apl_certainty",
+    ),
 )
 """Rivals, and the related systems of the third study, each beside its control."""
 OF_EDITS = ("base", "sft", "dpo", "figa", "token_dpo")
@@ -135,15 +143,9 @@ def trial_settings(method: str) -> list[Setting]:
             "epochs": 2 if long > 0.5 else 1,
         }
         setting |= {"beta": _between(*BETAS, beta)} if row.loss else {}
-        setting |= _second_reference(method)
         own = zip(row.search.items(), (first, second))
         settings.append(setting | {name: _between(*limits, quantile) for (name, limits), quantile in own})
     return settings
-
-
-def _second_reference(method: str) -> Setting:
-    """Of the methods that read one: the weights that NF4 was made of, which every student has."""
-    return {"second_reference": "unquantised"} if METHODS[method].references != "own" else {}
 
 
 def _between(low: float, high: float, quantile: float) -> float:
@@ -224,9 +226,7 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
     """
     if not (method := METHODS[row.method].tuned_as):
         return row
-    if "chosen_by" in row.changed:
-        return replace(row, setting=by_oracle[method])
-    return replace(row, setting={**chosen[method], **_second_reference(row.method), **row.changed})
+    return replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
 
 
 CORE = ("centre", "controls", "noise", "judge")

@@ -122,15 +122,15 @@ def _look(dataset: Any, rows: Mapping[str, Sequence[int]], records: list[dict[st
     return Look()
 
 
-def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
+def write_probed(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     """Writes what `probe` found of several rows as CSV."""
     import pandas as pd
 
     return write_whole(path, pd.DataFrame(records).to_csv(index=False, lineterminator="\n"))
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """What `write_records` wrote."""
+def read_probed(path: Path) -> list[dict[str, Any]]:
+    """What `write_probed` wrote."""
     import pandas as pd
 
     return pd.read_csv(path).to_dict("records")

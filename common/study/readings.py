@@ -8,25 +8,28 @@ has tried are those that its trials chose, the others get the same eight trials 
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from common.methods import METHODS
-from common.notebook.profiles import experiments
 from common.report.figures import grid_of_axes, save_figure
-from common.report.tables import OBJECTIVES, write_table
-from common.runtime import escape_what_the_terminal_lacks, resolve
+from common.report.tables import OBJECTIVES
+from common.runtime import resolve
 from common.statistics import seed_interval
 from common.storage import write_json
 from common.study.design import OF_READINGS, READINGS, TAUS
 from common.study.rows import Study, behaviour, paired
-from common.study.run import run_study
-from common.study.tables import contrast_table, contrasts, difference_cell, mean_cell
+from common.study.run import run_command
+from common.study.tables import (
+    CONTRASTS_NOTE,
+    contrast_table,
+    contrasts,
+    difference_cell,
+    mean_cell,
+    write_all,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,33 +165,19 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     named, best = contrasts(study, NAMED), against_the_best(study)
     write_json(folder / "contrasts.json", named)
     tables = {
-        "contrasts": (contrast_table(named), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
+        "contrasts": (contrast_table(named), CONTRASTS_NOTE),
         "recipe": (recipe_table(best), f"Nine cells: three worlds at 0, 30 and 50 % noise. A cell is passed where the paired 95 % interval against the best other method stays above {BAR}."),
         "tau": (tau_table(study), "rDPO (label) at the centre, seeds 0 to 4, the other knobs as chosen: wanted behaviour at matched utility, and the difference to tau = 1, which is DPO at this setting, paired by seed."),
         **{name: (noise_table(study, name, behaviour(name)), f"{name}, {OBJECTIVES[name][0]} at matched utility. {OVER_SEEDS}.") for name in study.experiments()},
         **{f"{name}-trained": (noise_table(study, name, OBJECTIVES[name][0]), f"{name}, {OBJECTIVES[name][0]} as trained. {OVER_SEEDS}.") for name in study.experiments()},
         **{f"{name}-utility": (noise_table(study, name, "utility"), f"{name}, utility as trained. {OVER_SEEDS}.") for name in study.experiments()},
     }  # fmt: skip
-    written = [
-        path
-        for name, (table, note) in tables.items()
-        if len(table)
-        for path in write_table(table, folder / name, note, typeset / name).values()
-    ]
+    written = write_all(tables, folder, typeset)
     return [*written, save_figure(readings_figure(study), folder / "readings.png")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.study.readings", description=__doc__.split("\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
-    asked = parser.parse_args()
-    if asked.jobs < 1:
-        parser.error("--jobs must be at least 1")
-    escape_what_the_terminal_lacks()
-    failed = run_study(experiments(), OF_READINGS, asked.jobs, RESULTS)
-    if (RESULTS / "table.csv").exists():  # none where every row failed
-        print(*write_report(RESULTS, resolve("runs/evidence/tables/readings")), sep="\n")
-    sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
+    run_command("common.study.readings", __doc__, OF_READINGS, RESULTS, write_report)
 
 
 if __name__ == "__main__":

@@ -9,22 +9,25 @@ eight trials on the same seeds.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.methods import METHODS
-from common.notebook.profiles import experiments
-from common.report.tables import OBJECTIVES, write_table
-from common.runtime import escape_what_the_terminal_lacks, resolve
+from common.report.tables import OBJECTIVES
+from common.runtime import resolve
 from common.storage import write_json
 from common.study.design import ASKED_SCORES, EARLY, OF_EDITS, OF_RELATED, RELATED
 from common.study.rows import Study, behaviour, paired
-from common.study.run import run_study
-from common.study.tables import contrast_table, contrasts, difference_cell, mean_cell
+from common.study.run import run_command
+from common.study.tables import (
+    CONTRASTS_NOTE,
+    contrast_table,
+    contrasts,
+    difference_cell,
+    mean_cell,
+    write_all,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,31 +97,17 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     }
     asked = {f"CA, asked for {score:.2f}": (("ca", {"ca_score": score}), ("ca", {})) for score in ASKED_SCORES}
     tables = {
-        "contrasts": (contrast_table(named), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
+        "contrasts": (contrast_table(named), CONTRASTS_NOTE),
         **{name: (systems_table(study, name), f"{name}, {OBJECTIVES[name][0]}. {OVER_SEEDS}.") for name in study.experiments()},
         "edits": (against_table(study, edits), f"Wanted behaviour at matched utility on revisions with minimal edits, and the difference to the same method on free revisions or to the method named. {OVER_SEEDS}."),
         "early": (against_table(study, early_rows), f"Wanted behaviour at matched utility after a share of DPO's steps, and the difference to DPO with all of them. {OVER_SEEDS}."),
         "asked": (against_table(study, asked), f"Wanted behaviour at matched utility by the score that CA's student is asked for, and the difference to 1.00. {OVER_SEEDS}."),
     }  # fmt: skip
-    return [
-        path
-        for name, (table, note) in tables.items()
-        if len(table)
-        for path in write_table(table, folder / name, note, typeset / name).values()
-    ]
+    return write_all(tables, folder, typeset)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.study.related", description=__doc__.split("\n")[0])
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
-    asked = parser.parse_args()
-    if asked.jobs < 1:
-        parser.error("--jobs must be at least 1")
-    escape_what_the_terminal_lacks()
-    failed = run_study(experiments(), OF_RELATED, asked.jobs, RESULTS)
-    if (RESULTS / "table.csv").exists():  # none where every row failed
-        print(*write_report(RESULTS, resolve("runs/evidence/tables/related")), sep="\n")
-    sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
+    run_command("common.study.related", __doc__, OF_RELATED, RESULTS, write_report)
 
 
 if __name__ == "__main__":

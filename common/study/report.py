@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 from common.report.figures import save_figure
-from common.report.tables import write_table
 from common.storage import write_json
 from common.study.design import BLIND_TO
 from common.study.figures import contrast_figure, frontier_figure, map_figure, sweep_figure
-from common.study.mechanism import mechanism_figure, read_records
+from common.study.mechanism import mechanism_figure, read_probed
 from common.study.rows import Study, behaviour
 from common.study.tables import (
+    CONTRASTS_NOTE,
     blind_table,
     centre_table,
     comparison_table,
@@ -25,6 +25,7 @@ from common.study.tables import (
     headline_table,
     oracle_table,
     settings_table,
+    write_all,
 )
 
 
@@ -46,7 +47,7 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
         "differences paired by seed",
     )
     tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; oracle's view where no judge is named. KL: mean log-ratio to the base student of the student's own greedy answers.") for name in names} | {
-        "contrasts": (contrast_table(rows), "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."),
+        "contrasts": (contrast_table(rows), CONTRASTS_NOTE),
         **({"headline": (headline_table(study), f"Safety: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; answers are judged by the oracle.")} if "safety" in names else {}),
         **{f"comparisons-{name}": (comparison_table(study, name), f"Centre, {paired_by}, 95 % t-intervals, not corrected for their number.") for name in names},
         "corrections": (correction_table(study), "Final judge with 10 % errors against the oracle on the same answers, rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140). The interval also allows for other prompts, which these are not, so its share is an upper bound."),
@@ -57,12 +58,7 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
         "settings": (settings_table(study), f"Safety at the centre with one value of the chosen setting changed. {over_seeds}, {paired_by}."),
         "oracle": (oracle_table(study, trials), f"Wanted behaviour at matched utility with settings chosen by the reward judge and by the oracle from the same trials. {over_seeds}, {paired_by}."),
     }  # fmt: skip
-    written = [
-        path
-        for name, (table, note) in tables.items()
-        if len(table)
-        for path in write_table(table, folder / name, note, Path(typeset, name)).values()
-    ]
+    written = write_all(tables, folder, Path(typeset))
     safety = [name for name in names if name == "safety"]
     figures = {
         "contrasts": contrast_figure(rows),
@@ -73,7 +69,7 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
         "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety and study.of("safety", "utility", "rdpo", noise=0.5, judge_error=0.3) else None,
     }  # fmt: skip
     if (folder / "mechanism.csv").exists():
-        figures["mechanism"] = mechanism_figure(read_records(folder / "mechanism.csv"), trials["safety"]["chosen"])
+        figures["mechanism"] = mechanism_figure(read_probed(folder / "mechanism.csv"), trials["safety"]["chosen"])
     for name, figure in figures.items():
         if figure:
             written.append(save_figure(figure, folder / f"{name}.png"))

@@ -24,7 +24,7 @@ from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NoReturn
 
 from common.evaluation.result import Result
 from common.methods import METHODS
@@ -50,7 +50,7 @@ from common.study.design import (
     trial_rows,
     with_setting,
 )
-from common.study.mechanism import noise_of, probe, write_records
+from common.study.mechanism import noise_of, probe, write_probed
 from common.study.report import write_report
 from common.training.kept import Setting, read_tuned
 from common.training.tuning import chosen_by, read_trials, write_trials
@@ -141,7 +141,7 @@ def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str
     """Writes `mechanism.csv`; returns what failed."""
     found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
     if records := [record for _, of_row in found for record in of_row]:
-        write_records(to / "mechanism.csv", records)
+        write_probed(to / "mechanism.csv", records)
     return failed
 
 
@@ -314,11 +314,7 @@ def main() -> None:
         default=RESULTS,
         help="folder of the rows; another one than the default takes the settings chosen there",
     )
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
-    asked = parser.parse_args()
-    if asked.jobs < 1:
-        parser.error("--jobs must be at least 1")
-    escape_what_the_terminal_lacks()
+    asked = parsed(parser)
     every = [part for part in parts("safety") if part not in (*OF_READINGS, *OF_RELATED)]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
         f"experiment {name}" for name in asked.experiment or () if name not in experiments()
@@ -334,6 +330,29 @@ def main() -> None:
         asked.to,
         asked.seed or (),
     )
-    if (asked.to / "table.csv").exists():  # none where every row failed
-        print(*write_report(asked.to, FOLDER / "tables" / asked.to.name), sep="\n")
+    report_and_exit(failed, asked.to, write_report)
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments of a study's command, `--jobs` among them."""
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
+    asked = parser.parse_args()
+    if asked.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    escape_what_the_terminal_lacks()
+    return asked
+
+
+def report_and_exit(failed: Sequence[str], to: Path, write: Callable[[Path, Path], Iterable[Path]]) -> NoReturn:
+    """Writes the report of the rows in `to`, prints its files, and ends the command: with what failed, or 0."""
+    if (to / "table.csv").exists():  # none where every row failed
+        print(*write(to, FOLDER / "tables" / to.name), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
+
+
+def run_command(
+    module: str, about: str, wanted: Sequence[str], to: Path, write: Callable[[Path, Path], Iterable[Path]]
+) -> NoReturn:
+    """The command of a study whose parts are all run, in all experiments."""
+    asked = parsed(argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0]))
+    report_and_exit(run_study(experiments(), wanted, asked.jobs, to), to, write)

@@ -7,12 +7,13 @@ judge and base student.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from common.methods import METHODS
 from common.miniature.lab import FINAL_JUDGE_ERROR
-from common.report.tables import OBJECTIVES
+from common.report.tables import OBJECTIVES, write_table
 from common.statistics import holm, paired_t_test, seed_interval, sign_flip_test
 from common.study.design import ABLATED, BLIND_TO, CONTRASTS, INSTRUCTED, MAIN, NEIGHBOURS, UNTRAINED, WITH_NLL
 from common.study.rows import Study, behaviour, paired
@@ -49,6 +50,21 @@ ELSEWHERE = {
     "no benign prompts": {"benign_share": 0.0}, "half of the prompts benign": {"benign_share": 0.5}, "the student is its own teacher": {"teacher": "student"},
     **{f"pairs of Counterfactual DPO, {variant}": {"variant": variant} for variant in INSTRUCTED},
 }  # fmt: skip
+
+
+CONTRASTS_NOTE = "Wanted behaviour at matched utility at the centre, paired by seed; p of a paired t-test, Holm's over these contrasts, and exact p of sign flips, uncorrected."
+"""Below `contrast_table`."""
+
+
+def write_all(tables: Mapping[str, tuple[pd.DataFrame, str]], folder: Path, typeset: Path) -> list[Path]:
+    """Writes every table that has rows, with its note, into a folder of its name, in LaTeX and HTML below `typeset`;
+    returns the paths."""
+    return [
+        path
+        for name, (table, note) in tables.items()
+        if len(table)
+        for path in write_table(table, folder / name, note, typeset / name).values()
+    ]
 
 
 def contrasts(study: Study, named: Sequence[tuple[str, str]] = CONTRASTS) -> list[dict[str, Any]]:

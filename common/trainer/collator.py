@@ -19,8 +19,8 @@ TEXT_ONLY = "RDPOTrainer trains on text alone: give processing_class=processor.t
 
 @dataclass
 class ScoreCollator(DataCollatorForPreference):
-    """TRL's collator, with scores and a second reference beside the tokens. `inner`: a collator of preference data that makes the tokens
-    instead.
+    """TRL's collator, with scores and a second reference beside the tokens. `inner`: a collator of preference data
+    that makes the tokens instead.
 
     >>> collator = ScoreCollator(pad_token_id=0)
     >>> collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "score_chosen": 1.0,

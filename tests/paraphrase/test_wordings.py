@@ -131,11 +131,11 @@ def test_a_paraphraser_is_trained_on_prompts_of_the_train_split_and_not_twice(mi
     lessons, trained_once = [], training.trained_once
     monkeypatch.setattr(training, "trained_once", lambda method, student, pairs, *more, **load: lessons.append(pairs) or trained_once(method, student, pairs, *more, **load))
     monkeypatch.setattr(training, "paraphrases", lambda chat, asked, *more, **limits: ([one.model_copy(update={"id": f"{one.id}~1", "prompt": f"Again: {one.prompt}"}) for one in asked], Counter(copy=2)))
-    trained, mark = paraphraser(micro, records, Meaning(), FAST, tmp_path, **how)
+    trained = paraphraser(micro, records, Meaning(), FAST, tmp_path, **how)
     assert [len(of) for of in lessons] == [6, 12] and trained.pairs_used == 12 and (tmp_path / "paraphraser" / "adapter" / "adapter_config.json").exists()
     assert not {one.prompt for one in records[6:]} & {text for of in lessons for one in of for text in (one.response, one.response_revised)}
-    again, same = paraphraser(micro, records, Meaning(), FAST, tmp_path, **how)
-    assert same == mark and capsys.readouterr().out.count("trained before") == 2
+    again = paraphraser(micro, records, Meaning(), FAST, tmp_path, **how)
+    assert again.mark == trained.mark and capsys.readouterr().out.count("trained before") == 2
     with pytest.raises(ValueError, match="no prompt is of split 'train'"):
         paraphraser(micro, records[6:], Meaning(), FAST, tmp_path, **how)
     monkeypatch.setattr(training, "paraphrases", lambda *asked, **limits: ([], Counter(copy=2)))

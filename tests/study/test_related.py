@@ -8,8 +8,8 @@ from test_study import table_of
 from common.methods import METHODS
 from common.report.tables import OBJECTIVES
 from common.storage import write_json
-from common.study.cells import folder_of, rounds_of
-from common.study.design import EARLY, FEW, OF_RELATED, RELATED, Cell, Row, parts, trial_settings, with_setting
+from common.study.cells import SETTINGS, folder_of, rounds_of
+from common.study.design import EARLY, FEW, OF_RELATED, RELATED, Cell, Row, parts, trial_settings
 from common.study.related import NAMED, against_table, systems_table, write_report
 from common.study.rows import Study, behaviour
 
@@ -23,12 +23,10 @@ def test_every_system_has_its_control_on_the_same_students(experiment):
     assert {(row.method, row.changed["steps_share"]) for row in of["early"]} == {("dpo", EARLY), ("dpo_expo", EARLY)}
 
 
-def test_rows_with_a_second_reference_name_it_in_trials_and_as_trained():
-    assert {one["second_reference"] for one in trial_settings("mrpo")} == {"unquantised"}
-    assert not any("second_reference" in one for one in trial_settings("dpo"))
-    chosen = {"dpo": {"beta": 0.3}}
-    assert with_setting(Row(Cell(), "dpo_second", 0), chosen, {}).setting == {"beta": 0.3, "second_reference": "unquantised"}
-    assert with_setting(Row(Cell(), "dpo", 0), chosen, {}).setting == {"beta": 0.3}
+@pytest.mark.parametrize("method", ["mrpo", "dpo_second", "multi_dpo"])
+def test_a_second_reference_is_the_unquantised_student_and_in_the_mark_of_the_rows_that_read_it(method):
+    assert SETTINGS.changed(**trial_settings(method)[0]).as_dict(method)["second_reference"] == "unquantised"
+    assert "second_reference" not in SETTINGS.as_dict("dpo")
 
 
 def test_a_row_in_rounds_asked_for_what_its_rounds_add_up_to(tmp_path):

@@ -37,9 +37,7 @@ from common.study.design import (
     with_setting,
 )
 from common.study.figures import contrast_figure
-from common.study.mechanism import kind_of, mechanism_figure, noise_of, probe, push
-from common.study.mechanism import read_records as read_probed
-from common.study.mechanism import write_records as write_probed
+from common.study.mechanism import kind_of, mechanism_figure, noise_of, probe, push, read_probed, write_probed
 from common.study.report import write_report
 from common.study.rows import Study, behaviour, paired
 from common.study.run import by_wrapper, chosen_by_oracle, corrected_lines, lines_of, main
@@ -90,12 +88,11 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
     assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
         loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo", "dpo_expo": "dpo", "rdpo_expo": "rdpo", "dpo_second": "dpo", "multi_dpo": "mrpo"}.get(row.method, row.method)
-        second = {"second_reference": "unquantised"} if row.method in ("mrpo", "dpo_second", "multi_dpo") else {}
         assert METHODS[row.method].tuned_as == ("" if row.method in UNTRAINED else loss)
         if row.changed == {"chosen_by": "oracle"}:
             assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
         else:
-            assert row.setting == ({} if row.method in UNTRAINED else chosen[loss]) | second | dict(row.changed)
+            assert row.setting == ({} if row.method in UNTRAINED else chosen[loss]) | dict(row.changed)
     at_centre = {row.method for row in found["centre"] if row.cell == Cell(experiment)}
     assert {method for contrast in CONTRASTS for method in contrast} <= at_centre and {row.seed for row in found["centre"]} == set(SEEDS)
 

@@ -24,7 +24,7 @@ from common.logprobs.compute import grouped_logprobs
 from common.methods import METHODS, TrainSettings
 from common.runtime import Progress
 from common.schema import Message, Pair, Record, Reply, Sampling, ScoredPair, fingerprint
-from common.storage import make_missing, write_json, write_whole
+from common.storage import make_missing, write_json, write_jsonl
 from common.training.rounds.acquisition import best_and_worst, entropy, highest, margin, prefiltered
 from common.training.rounds.arms import ARMS, Arm
 
@@ -138,7 +138,7 @@ class Round:
 
     def scored(self, pairs: Sequence[Pair]) -> list[ScoredPair]:
         """The pairs, judged; `pairs.jsonl` holds them before anything is asked."""
-        _write(self.folder / "pairs.jsonl", pairs)
+        write_jsonl(self.folder / "pairs.jsonl", [pair.model_dump(mode="json") for pair in pairs])
         self.reached("pairs")
         scored = list(
             score_pairs(
@@ -156,7 +156,7 @@ class Round:
             raise ValueError(
                 f"{self.name}: no pair has a preferred answer (all were cut off, equal, tied or without a verdict), so there is nothing to train on; give more prompts or max_new_tokens, or a judge that tells answers apart. {self.folder} keeps what was judged"
             )
-        _write(self.folder / "preferred.jsonl", pairs)
+        write_jsonl(self.folder / "preferred.jsonl", [pair.model_dump(mode="json") for pair in pairs])
         self.reached("preferred")
         return list(pairs)
 
@@ -303,7 +303,3 @@ def _pair(this: Round, given: ScoredPair, first: str, second: str, sampling: Sam
         "id": f"{given.id}#r{this.number}", "response": first, "response_revised": second, "critique": "", "teacher": this.method,
         "sampling": sampling, "usage": {},
     })  # fmt: skip
-
-
-def _write(path: Path, pairs: Sequence[Pair]) -> None:
-    write_whole(path, "".join(json.dumps(pair.model_dump(mode="json"), ensure_ascii=False) + "\n" for pair in pairs))
