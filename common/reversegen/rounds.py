@@ -12,6 +12,7 @@ second judge, and that the prompts of all rounds are kept.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -221,7 +222,7 @@ def find_failures(
             proposer learns the first judge's errors too.
         read: the validity check, see `Read`. read_as: its name, another of which is another search.
 
-    Raises ValueError where a round has no failure or no success, where the proposer has collapsed, and where no failure
+    Raises ValueError where a round has no failure or no success or too few pairs for two steps, where the proposer has collapsed, and where no failure
     is confirmed; RuntimeError where answers are missing. What was made stays, and is gone on with.
     """
     folder, experiment = Path(folder), records[0].experiment
@@ -299,6 +300,10 @@ def _trained(
     """Loads the trained proposer, anew each time, so that it and the target are not held together. It is trained first
     where its folder, which is named by all that decides it, holds no training."""
     who = partial(trained_once, method, proposer, pairs, settings, place, start, **load)
+    if math.ceil(len(pairs) / settings.batch_size) * settings.epochs < 2:
+        raise ValueError(
+            f"reversegen: {len(pairs)} {'pairs' if start else 'prompts'} are a single step of {settings.batch_size}, which has learning rate 0 and trains nothing; give more prompts, proposals or epochs. {place} keeps what was made"
+        )
     if not (place / "training.json").exists():
         who()
     return who
