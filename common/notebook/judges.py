@@ -96,9 +96,12 @@ def open_meaning(name: str, student: str, experiment: str) -> Judge:
     return lab.meaning(experiment)
 
 
-def open_failure_judge(role: str, name: str, student: str, p: Stage, seed: int) -> Judge:
-    """Who says whether an answer is good: what `named_judge` opens, or in a miniature's world `miniature`, its judge with
-    errors, or `oracle`. Of feedback the quality alone is judged.
+def open_failure_judge(
+    role: str, name: str, student: str, experiment: str, output: str, providers: str, seed: int
+) -> Judge:
+    """Who says whether an answer is good, of feedback by its quality alone.
+
+    Takes what `named_judge` takes, and in a miniature's world `miniature`, its judge with errors, or `oracle`.
 
     Raises ValueError for anybody else, and for the world's judges of a real student's answers."""
     if name in ("miniature", "oracle"):
@@ -109,9 +112,10 @@ def open_failure_judge(role: str, name: str, student: str, p: Stage, seed: int) 
         from common.miniature import lab
 
         noise = {"error": lab.FINAL_JUDGE_ERROR, "blind_to": "", "unclear": 0.0, "seed": seed}
-        judge = lab.oracle(p.experiment) if name == "oracle" else lab.judge(p.experiment, **noise)
+        judge = lab.oracle(experiment) if name == "oracle" else lab.judge(experiment, **noise)
     else:
-        judge = named_judge(role, name, p, PROMPTS[p.experiment])
+        asked = Stage(experiment=experiment, output=output, providers=providers)
+        judge = named_judge(role, name, asked, PROMPTS[experiment])
     return judge.quality if isinstance(judge, FeedbackJudge) else judge
 
 

@@ -1,10 +1,12 @@
 """Prompts that a student fails on: train a proposer in rounds, judge the student's answers, keep the failures.
 
-    python -m common.reversegen prompts.jsonl --student NAME --judge yes_no:NAME --final-judge learned:FILE --output FOLDER
+    python -m common.reversegen FILE --student NAME --judge yes_no:NAME --final-judge learned:FILE --output FOLDER
 
 Reads JSON lines with the fields of a prompt (id, experiment, split, prompt), such as a `pairs.jsonl`; with a miniature
-student also the name of an experiment, for its world's prompts. Writes `found_prompts.jsonl`, which `generate_data` takes
-as `source`. Run again, it goes on. Found prompts of a real model are working attacks on it: keep them below `runs/`.
+student also the name of an experiment, for its world's prompts. Writes `found_prompts.jsonl`, which `generate_data`
+takes as `source`. Run again, it goes on. Found prompts of a real model are working attacks on it: keep them below
+`runs/`. A small proposer needs a long warm-up: the miniature's writes valid prompts after --warm-up-epochs 20
+--sft-learning-rate 6e-3, and more of them with --top-p 0.8.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from typing import Any
 from common.evaluation.answers import TrainedStudent
 from common.methods import by_identity, check_methods, existing
 from common.notebook.judges import open_failure_judge
-from common.notebook.parameters import Stage
 from common.notebook.prompts import prompts_named, reads_as_in
 from common.notebook.students import student_named
 from common.reversegen.proposals import plain_reader
@@ -78,9 +79,8 @@ def _run(asked: argparse.Namespace) -> None:
     experiment, output = records[0].experiment, resolve(asked.output)
     if not any(record.split == "train" for record in records):
         raise ValueError(f"{asked.prompts} has no prompt of split 'train', and no other may be shown to a proposer")
-    place = Stage(experiment=experiment, output=str(output), providers=asked.providers)
     judges = [
-        open_failure_judge(role, name, asked.student, place, asked.seed)
+        open_failure_judge(role, name, asked.student, experiment, str(output), asked.providers, asked.seed)
         for role, name in (("judge", asked.judge), ("final_judge", asked.final_judge))
     ]
     if judges[0].name == judges[1].name:

@@ -1,7 +1,7 @@
 """What a proposer is asked, which proposals count, and the pairs it learns from.
 
-The request, the threshold and the pairs are those of the authors' code (qtli/ReverseGen). They find near-duplicates with
-MinHash; computing the similarity exactly is ours.
+The request, the threshold and the pairs are those of the authors' code (qtli/ReverseGen). They find near-duplicates
+with MinHash; computing the similarity exactly is ours.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def requests(prompts: Sequence[str], proposals: int, seed: int) -> tuple[list[Le
     rng, count = random.Random(f"reversegen {seed}"), len(prompts)
     if count * (count - 1) * (count - 2) < 2 * (count + proposals):
         raise ValueError(
-            f"{count} different prompts of split 'train' are too few to ask for {proposals} proposals with three of them each; give more prompts or fewer proposals"
+            f"{count} different prompts of split 'train' are too few to ask for {proposals} proposals with"
+            " three of them each; give more prompts or fewer proposals"
         )
     seen: set[str] = set()
 

@@ -1,12 +1,12 @@
 """The rounds of ReverseGen: propose, let the target answer, judge, train the proposer; each stage is a file.
 
 `warm-up-<mark>/` holds the proposer's SFT, and `round-<number>-<mark>/` made_of.json, proposals.jsonl, selected.json,
-answers.jsonl, verdicts.jsonl, round.json with the figures, and pairs.jsonl, adapter/ and training.json of the training that
-follows. What is finished is read, so a run that was stopped goes on and writes the bytes of one that was not.
+answers.jsonl, verdicts.jsonl, round.json with the figures, and pairs.jsonl, adapter/ and training.json of the training
+that follows. What is finished is read, so a run that was stopped goes on and writes the bytes of one that was not.
 
-Algorithm and order are the authors' (qtli/ReverseGen); so are temperature 1, top_p .98 and, of DPO, beta .1, learning rate
-5e-5, one epoch and batches of 8. Ours are: a LoRA adapter and AdamW, the same requests in every round with another seed, a
-second judge, and that the prompts of all rounds are kept.
+Algorithm and order are the authors' (qtli/ReverseGen); so are temperature 1, the top_p .98 of their README (their
+script samples at .9) and, of DPO, beta .1, learning rate 5e-5, one epoch and batches of 8. Ours are: a LoRA adapter and
+AdamW, a chat template around the request, the second judge, and that the prompts of all rounds are kept.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Search:
     """How prompts are looked for.
 
     rounds: trainings of the proposer; prompts are proposed once more after the last. proposals: in each round.
-    top_p: of proposals, at temperature 1. warm_up_epochs: of SFT. prompt_tokens, answer_tokens: at most, of a proposal and
-    of the target's answer. repetition_penalty: of the target, 1 is none.
+    top_p: of proposals, at temperature 1. warm_up_epochs: of SFT. prompt_tokens, answer_tokens: at most, of a proposal
+    and of the target's answer. repetition_penalty: of the target, 1 is none.
     """
 
     rounds: int = 3
@@ -124,8 +124,9 @@ class Round:
     def proposed(self) -> dict[str, str]:
         """Id of a request -> the proposal, "" for one that was cut off."""
         asking = Asking(
-            f"{self.name}, proposer", self.number, self.folder / "proposals.jsonl", self.settings.seed, cache(self.proposer),
-            lambda trained: LocalChat(trained.model, trained.tokenizer, "proposer"), self.search.prompt_tokens, self.search.top_p,
+            f"{self.name}, proposer", self.number, self.folder / "proposals.jsonl", self.settings.seed,
+            cache(self.proposer), lambda trained: LocalChat(trained.model, trained.tokenizer, "proposer"),
+            self.search.prompt_tokens, self.search.top_p,
         )  # fmt: skip
         answers = asking.answers({id: opening("", request) for id, request in self.requests.items()}, ["p"], 1.0)
         self.reached("proposals")
@@ -143,11 +144,13 @@ class Round:
         self.reached("selected")
         if not valid:
             raise ValueError(
-                f"{self.name}: none of {len(proposals)} proposals is valid ({cut} cut off or empty); give more prompts, warm_up_epochs or prompt_tokens. {self.folder} keeps them"
+                f"{self.name}: none of {len(proposals)} proposals is valid ({cut} cut off or empty); give more prompts,"
+                f" warm_up_epochs or prompt_tokens, or a lower top_p. {self.folder} keeps them"
             )
         if len(kept) <= COLLAPSED * len(valid):
             raise ValueError(
-                f"{self.name}: the proposer has collapsed, {len(kept)} of {len(valid)} valid proposals are distinct; lower learning_rate or rounds. {self.folder} keeps them"
+                f"{self.name}: the proposer has collapsed, {len(kept)} of {len(valid)} valid proposals are distinct;"
+                f" lower learning_rate or rounds. {self.folder} keeps them"
             )
         return {id: valid[id] for id in kept}
 
@@ -160,8 +163,8 @@ class Round:
             return chat_of(target, PROMPTS[experiment], INSTRUCTIONS[experiment], **how)
 
         asking = Asking(
-            f"{self.name}, target", self.number, self.folder / "answers.jsonl", self.settings.seed, cache(self.target.load), chat,
-            self.search.answer_tokens,
+            f"{self.name}, target", self.number, self.folder / "answers.jsonl", self.settings.seed,
+            cache(self.target.load), chat, self.search.answer_tokens,
         )  # fmt: skip
         turns = {id: opening(record.system, record.prompt) for id, record in prompts.items()}
         answers = asking.answers(turns, ["t"], 0.0)
@@ -172,7 +175,8 @@ class Round:
         def make(batch: list[Verdict]) -> Iterator[Verdict | dict[str, str]]:
             judged = _judged(self.judge, batch, "score")
             failed = [one for one in judged if isinstance(one, Verdict) and one.failed]
-            checked = {one["id"] if isinstance(one, dict) else one.id: one for one in _judged(self.final_judge, failed, "final_score")}  # fmt: skip
+            again = _judged(self.final_judge, failed, "final_score")
+            checked = {verdict.id: made for verdict, made in zip(failed, again)}
             for verdict in judged:
                 yield verdict if isinstance(verdict, dict) else checked.get(verdict.id, verdict)
                 progress(1)
@@ -182,7 +186,7 @@ class Round:
         return list(made)
 
     def pairs(self, verdicts: Sequence[Verdict], experiment: str) -> list[ScoredPair]:
-        """The proposer's pairs of the round, written. Raises ValueError where nothing can be learnt; what was made stays."""
+        """The proposer's pairs of the round, written. Raises ValueError where nothing can be learnt."""
         failing, handled = ([one for one in verdicts if getattr(one, kind)] for kind in ("failed", "handled"))
         if not failing or not handled:
             unscored = len(verdicts) - len(failing) - len(handled)
@@ -194,7 +198,8 @@ class Round:
                 else ("the target failed on all", "look whether the judge is right about its answers")
             )
             raise ValueError(
-                f"{self.name}: {why} of {len(verdicts)} valid, distinct prompts, so no pair can be made to train the proposer on; {remedy}. {self.folder} keeps what was made"
+                f"{self.name}: {why} of {len(verdicts)} valid, distinct prompts, so no pair can be made to train the"
+                f" proposer on; {remedy}. {self.folder} keeps what was made"
             )
         rng = random.Random(f"reversegen pairs {self.settings.seed} {self.number}")
         requested = [self.requests[one.id] for one in verdicts]
@@ -210,7 +215,8 @@ class Round:
 
 def find_failures(
     proposer: str | Path, target: Target, records: Sequence[PromptRecord], judge: Judge, final_judge: Judge, read: Read,
-    folder: str | Path, settings: TrainSettings = SETTINGS, search: Search = Search(), *, read_as: str = "", **load: Any,
+    folder: str | Path, settings: TrainSettings = SETTINGS, search: Search = Search(), *, read_as: str = "",
+    **load: Any,
 ) -> tuple[list[PromptRecord], list[dict[str, Any]]]:  # fmt: skip
     """(prompts that the target fails on, the figures of every round, see `figures`); kept as `FOUND` in `folder`.
 
@@ -218,12 +224,13 @@ def find_failures(
         proposer: folder or Hub name of the student that learns to propose; `load` goes to `load_student`.
         records: prompts, of which only those of split `train` are shown to it.
         judge: says on which prompts the target failed, which is all that the proposer learns from.
-        final_judge: another judge, or an oracle, that is asked about these failures; only what it confirms is found. A
+        final_judge: another judge, or an oracle, that is asked about failures; only what it confirms is found. A
             proposer learns the first judge's errors too.
         read: the validity check, see `Read`. read_as: its name, another of which is another search.
 
-    Raises ValueError where a round has no failure or no success or too few pairs for two steps, where the proposer has collapsed, and where no failure
-    is confirmed; RuntimeError where answers are missing. What was made stays, and is gone on with.
+    Raises ValueError where a round has no failure, no success or too few pairs for two steps, where the proposer has
+    collapsed, and where no failure is confirmed; RuntimeError where answers are missing. What was made stays, and the
+    next call goes on from it.
     """
     folder, experiment = Path(folder), records[0].experiment
     prompts = list(dict.fromkeys(record.prompt.strip() for record in records if record.split == "train"))
@@ -236,8 +243,9 @@ def find_failures(
     who = _trained("sft", proposer, shown, warm, place, **load)
     own = {name: value for name, value in asdict(search).items() if name not in ("rounds", "warm_up_epochs")}
     made_of = {
-        "warm_up": mark, "settings": settings.as_dict("dpo"), "load": {k: str(v) for k, v in load.items()}, "search": own, "group": GROUP,
-        "target": target.name, "judge": judge.name, "final_judge": final_judge.name, "read": read_as, "records": fingerprint([record.model_dump() for record in records]),
+        "warm_up": mark, "settings": settings.as_dict("dpo"), "load": {k: str(v) for k, v in load.items()},
+        "search": own, "group": GROUP, "target": target.name, "judge": judge.name, "final_judge": final_judge.name,
+        "read": read_as, "records": fingerprint([record.model_dump() for record in records]),
     }  # fmt: skip
     found: list[PromptRecord] = []
     rows: list[dict[str, Any]] = []
@@ -261,7 +269,8 @@ def find_failures(
             who = _trained("dpo", proposer, this.pairs(verdicts, experiment), settings, place, adapter, **load)
     if not found:
         raise ValueError(
-            f"{final_judge.name} confirms none of the {sum(row['failures'] for row in rows)} failures that {judge.name} found: the proposer learnt the errors of that judge; take a better one. {folder} keeps what was made"
+            f"{final_judge.name} confirms none of the {sum(row['failures'] for row in rows)} failures that {judge.name}"
+            f" found: the proposer learnt the errors of that judge; take a better one. {folder} keeps what was made"
         )
     return found, rows
 
@@ -269,8 +278,8 @@ def find_failures(
 def figures(place: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Counts of a round.
 
-    valid: of the proposed; cut: cut off or empty. distinct: valid ones without near-duplicates, which the target answered.
-    failures, handled, unscored: of these, by the judge. confirmed: failures that the final judge finds too.
+    valid: of the proposed; cut: cut off or empty. distinct: valid ones without near-duplicates, which the target
+    answered. failures, handled, unscored: of these, by the judge. confirmed: failures that the final judge finds too.
     failures_per_100, confirmed_per_100: of 100 distinct ones. distinct_share: of the valid ones; near 0, the proposer
     repeats itself.
     """
@@ -280,7 +289,8 @@ def figures(place: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
     return {
         **{name: selected[name] for name in ("proposed", "cut", "valid")}, "distinct": distinct_ones,
         **{name: counts[name] for name in ("failures", "handled", "unscored")}, "confirmed": confirmed,
-        "failures_per_100": 100 * counts["failures"] / distinct_ones, "confirmed_per_100": 100 * confirmed / distinct_ones,
+        "failures_per_100": 100 * counts["failures"] / distinct_ones,
+        "confirmed_per_100": 100 * confirmed / distinct_ones,
         "distinct_share": distinct_ones / selected["valid"],
     }  # fmt: skip
 
@@ -288,8 +298,9 @@ def figures(place: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 def told(row: dict[str, Any]) -> str:
     """The figures of a round in words."""
     return (
-        f"{row['proposed']} proposed, {row['valid']} valid, {row['distinct']} distinct ({row['distinct_share']:.0%} of the valid ones); "
-        f"of 100 distinct ones the target fails on {row['failures_per_100']:.1f}, confirmed {row['confirmed_per_100']:.1f}"
+        f"{row['proposed']} proposed, {row['valid']} valid, {row['distinct']} distinct"
+        f" ({row['distinct_share']:.0%} of the valid ones); of 100 distinct ones the target fails on"
+        f" {row['failures_per_100']:.1f}, confirmed {row['confirmed_per_100']:.1f}"
     )
 
 
@@ -302,7 +313,8 @@ def _trained(
     who = partial(trained_once, method, proposer, pairs, settings, place, start, **load)
     if math.ceil(len(pairs) / settings.batch_size) * settings.epochs < 2:
         raise ValueError(
-            f"reversegen: {len(pairs)} {'pairs' if start else 'prompts'} are a single step of {settings.batch_size}, which has learning rate 0 and trains nothing; give more prompts, proposals or epochs. {place} keeps what was made"
+            f"{len(pairs)} {'pairs' if start else 'prompts'} are a single step of {settings.batch_size}, which has learning"
+            f" rate 0 and trains nothing; give more prompts, proposals or epochs. {place.parent} keeps what was made"
         )
     if not (place / "training.json").exists():
         who()

@@ -1,7 +1,7 @@
 """A student is asked many prompts, in groups, and its answers are kept in a file.
 
-An answer hangs on the round, its prompt and the prompts it was asked with, never on what was there before: a group that a
-kill cut in two is asked whole again. So a file that is resumed holds the bytes of one that was not.
+An answer depends on the round, its prompt and the prompts it was asked with, never on what was there before: a group
+that a kill cut in two is asked whole again. So a file that is resumed holds the bytes of one that was not.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Asking:
                 reply = ready.pop(request.id)
                 yield {"id": request.id, "reason": reply.finish_reason} if reply.failed else Answer(
                     id=request.id, prompt_id=request.prompt_id, round=self.number, by=self.who().mark, text=reply.text,
-                    finish_reason=reply.finish_reason, completion_tokens=reply.completion_tokens, sampling=request.sampling,
+                    finish_reason=reply.finish_reason, completion_tokens=reply.completion_tokens,
+                    sampling=request.sampling,
                 )  # fmt: skip
                 progress(1)
 
