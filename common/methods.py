@@ -31,7 +31,8 @@ class Method:
     tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
     references: what the loss compares the policy with, see `loss.weighted_references`; all but "own" read the settings'
     `second_reference`. extrapolates: the row whose training this one turns up, see
-    `training.extrapolate`. trials_of: the method whose trials decide this one's setting, "" for its own.
+    `training.extrapolate`. types: of a row with a policy for each hidden type of annotator, whether EM finds who is of
+    which type ("em"), or clusters decide ("clusters"), see `training.annotators`. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Method:
     edits: bool = False
     references: Literal["own", "combined", "second", "both"] = "own"
     extrapolates: str = ""
+    types: Literal["", "em", "clusters"] = ""
     trials_of: str = ""
 
     @property
@@ -62,9 +64,9 @@ class Method:
 
     @property
     def needs_pairs_alone(self) -> bool:
-        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for or another
-        model."""
-        own = not self.extrapolates and self.sft_on != "conditioned" and self.references == "own"
+        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for, another model
+        or annotators."""
+        own = not (self.extrapolates or self.types) and self.sft_on != "conditioned" and self.references == "own"
         return own and self.kind != "untrained"
 
     @property
@@ -88,7 +90,9 @@ class TrainSettings:
     losses, the student with its adapter off ("adapters off", as TRL does
     with PEFT), or "unquantised", the weights that NF4 was made of, which a step-0 policy differs from and memory must
     hold besides. second_reference: of the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or
-    `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`.
+    `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`. annotator_types: hidden types of
+    annotators, with a policy each; em_steps: of EM, at most; em_start: what it begins with, `clusters` of annotators or
+    probabilities that are drawn ("dirichlet").
     """
 
     learning_rate: float = 1e-4
@@ -111,6 +115,9 @@ class TrainSettings:
     second_reference: str = ""
     mrpo_eta: float = 0.1
     mrpo_weight: float | None = None
+    annotator_types: int = 2
+    em_steps: int = 5
+    em_start: Literal["clusters", "dirichlet"] = "clusters"
 
     def as_dict(self, method: str) -> dict[str, Any]:
         """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
@@ -125,6 +132,7 @@ class TrainSettings:
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["mrpo_eta", "mrpo_weight"] if row.references in ("combined", "both") else []
+        own += {"em": ["annotator_types", "em_steps", "em_start"], "clusters": ["annotator_types"]}.get(row.types, [])
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
         values = {
             name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")
@@ -225,6 +233,8 @@ register(
     Method("multi_dpo", "multi-reference DPO", "#7570b3", loss="dpo", references="both", trials_of="mrpo"),
     Method("dpo_expo", "DPO + ExPO", "#e45756", loss="dpo", extrapolates="dpo"),
     Method("rdpo_expo", "rDPO (offset) + ExPO", "#4c78a8", loss="rdpo", extrapolates="rdpo"),
+    Method("em_dpo", "EM-DPO", "#fdb462", loss="dpo", types="em", trials_of="dpo"),
+    Method("cluster_dpo", "Cluster-DPO", "#80b1d3", loss="dpo", types="clusters", trials_of="dpo"),
     Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip
 

@@ -240,6 +240,9 @@ class TrainRDPO(Stage):
     second_reference: str = TRAINING.second_reference
     mrpo_eta: float = TRAINING.mrpo_eta
     mrpo_weight: float | None = TRAINING.mrpo_weight
+    annotator_types: int = TRAINING.annotator_types
+    em_steps: int = TRAINING.em_steps
+    em_start: Literal["clusters", "dirichlet"] = TRAINING.em_start
     evaluation_prompts: int = 200
     max_new_tokens: int = 80
     repetition_penalty: float = 1.1

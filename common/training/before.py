@@ -19,7 +19,7 @@ from common.training.train import preference_trainer
 def preference_methods(methods: Sequence[str]) -> list[str]:
     """Those trained with a preference loss alone, whose first loss scores decide: no likelihood is in it."""
     rows = {method: METHODS[method] for method in methods if method in METHODS}
-    return [method for method, row in rows.items() if row.loss and not row.nll_on and not row.extrapolates]
+    return [method for method, row in rows.items() if row.loss and not (row.nll_on or row.extrapolates or row.types)]
 
 
 def row_before(methods: Sequence[str]) -> str:

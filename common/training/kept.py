@@ -23,9 +23,15 @@ Setting = dict[str, Any]
 
 
 def training_of(
-    method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, **load: Any
+    method: str,
+    student: str | Path,
+    pairs: Sequence[ScoredPair],
+    settings: TrainSettings,
+    weights: Sequence[float] | None = None,
+    **load: Any,
 ) -> str:
-    """The mark of a training: student, pairs and what the method reads of the settings.
+    """The mark of a training: student, pairs, their weights where they have some, and what the method reads of the
+    settings.
 
     A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash:
     what it is made of shows in its texts, and wherever it lies these make the same student."""
@@ -38,6 +44,7 @@ def training_of(
         shown,
         settings.as_dict(method),
         {k: str(v) for k, v in load.items()},
+        *([] if weights is None else [list(weights)]),
     )
 
 
@@ -54,25 +61,26 @@ def trained_once(
     pairs: Sequence[ScoredPair],
     settings: TrainSettings,
     folder: str | Path,
+    weights: Sequence[float] | None = None,
     **load: Any,
 ) -> TrainedStudent:
     """`methods.train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where
-    both are there of the same student, pairs and settings, it is loaded and not trained, which is said."""
+    both are there of the same student, pairs, weights and settings, it is loaded and not trained, which is said."""
     folder = Path(folder)
     mark, adapter, made_of = (
         folder / "training.json",
         folder / "adapter",
-        training_of(method, student, pairs, settings, **load),
+        training_of(method, student, pairs, settings, weights, **load),
     )
     if kept := kept_training(folder, made_of):
         print(f"{method}, seed {settings.seed}: trained before, its adapter reused from {adapter}", flush=True)
         model, tokenizer = load_student(student, **load)
         return TrainedStudent(
             method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"],
-            asked_for=settings.asked_for(method),
+            asked_for=settings.asked_for(method), reward_gaps=kept.get("reward_gaps", {}),
         )  # fmt: skip
     mark.unlink(missing_ok=True)
-    trained = train(method, student, pairs, settings, folder / "trainer", **load)
+    trained = train(method, student, pairs, settings, folder / "trainer", weights, **load)
     untold = f"# {method}, seed {settings.seed}\n\nTrained, not measured yet.\n"
     save_adapter(trained.model, trained.tokenizer, adapter, untold, trained.asked_for)
     write_json(
@@ -82,7 +90,8 @@ def trained_once(
             "history": trained.history,
             "pairs_used": trained.pairs_used,
             "unscored": trained.unscored,
-        },
+        }
+        | ({} if weights is None else {"reward_gaps": trained.reward_gaps}),
     )
     return trained
 

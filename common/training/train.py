@@ -38,6 +38,7 @@ def train(
     pairs: Sequence[ScoredPair],
     settings: TrainSettings,
     output: str | Path,
+    weights: Sequence[float] | None = None,
     **load: Any,
 ) -> TrainedStudent:
     """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
@@ -49,6 +50,8 @@ def train(
             `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike.
         output: folder for the trainer's checkpoints.
+        weights: how often the loss of each pair counts, for a preference loss; the student then knows its
+            `reward_gaps`.
 
     Raises ValueError for a student with fewer positions than `max_length`, for a second reference that is missing or
     does not fit (`second.load_second`), and where a loss or gradient is not finite.
@@ -59,6 +62,8 @@ def train(
         raise ValueError(
             f"{method} is no training of its own: train {METHODS[method].extrapolates}, and turn its adapter up"
         )
+    if method in METHODS and METHODS[method].types:
+        raise ValueError(f"{method} is a training for each type of annotator: `training.annotators.run` trains them")
     if existing(method) == "model":
         own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
         return TrainedStudent(
@@ -81,10 +86,12 @@ def train(
         raise ValueError(
             f"the student has {positions} positions, fewer than max_length={settings.max_length}; set max_length to {positions} at most"
         )
-    scored = [pair for pair in pairs if pair.is_scored]
+    scored, reward_gaps = [pair for pair in pairs if pair.is_scored], {}
+    if weights is not None:
+        weights = [weight for pair, weight in zip(pairs, weights, strict=True) if pair.is_scored]
     with dequantised(model):
         if METHODS[method].loss:
-            trainer, used = preference_trainer(method, model, tokenizer, scored, settings, Path(output))
+            trainer, used = preference_trainer(method, model, tokenizer, scored, settings, Path(output), weights)
         else:
             from common.training.supervised import supervised_trainer
 
@@ -96,9 +103,11 @@ def train(
             trainer.add_callback(EndAfter(settings.steps_share))
         _report_progress(trainer, f"training {method}, seed {settings.seed}")
         trainer.train()
+        if weights is not None:
+            reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
     trained = TrainedStudent(
         method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
-        asked_for=settings.asked_for(method),
+        asked_for=settings.asked_for(method), reward_gaps=reward_gaps,
     )  # fmt: skip
     del trainer
     release_memory()
@@ -159,10 +168,11 @@ def common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Pa
 
 
 def preference_trainer(
-    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path
-):
+    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path,
+    weights: Sequence[float] | None = None,
+):  # fmt: skip
     """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a
-    loss."""
+    loss. weights: one for each pair, None for none."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
 
@@ -175,7 +185,7 @@ def preference_trainer(
     reference = base_again(model, tokenizer) if settings.reference == "unquantised" else None
     second = None if row.references == "own" else load_second(settings, model, tokenizer)
     trainer = RDPOTrainer(
-        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
+        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs, weights), processing_class=tokenizer,
         peft_config=lora_settings(settings.lora_rank), second_reference=second,
     )  # fmt: skip
     return trainer, trainer.pairs_used
