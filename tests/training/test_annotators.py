@@ -5,7 +5,14 @@ import pytest
 
 from common.schema import ScoredPair
 from common.training.annotators.mixture import least_regret, regrets
-from common.training.annotators.posterior import CONCENTRATION, LEAST_SHARE, clustered_start, drawn_start, log_joint, posterior
+from common.training.annotators.posterior import (
+    CONCENTRATION,
+    LEAST_SHARE,
+    clustered_start,
+    drawn_start,
+    log_joint,
+    posterior,
+)
 
 GAPS = np.array([[2, 1, -2, -1, 0.5, 0.5], [-1, 0, 1, 2, 0.5, 0.5]], dtype=float).T  # (pairs, types)
 WHO = [0, 0, 1, 1, 2, 2]

@@ -19,19 +19,19 @@ def regrets(log_ratios: np.ndarray, importance: Sequence[float] | None = None) -
     Args:
         log_ratios: (types, types), [k, j] the mean over answers y of policy j of log pi_k(y) - log pi_ref(y), nats.
         importance: (types,) how much a type's regret counts, all alike where None.
+
+    Raises ValueError for a log-ratio that is not finite.
     """
     log_ratios = np.asarray(log_ratios, dtype=np.float64)
+    if not np.isfinite(log_ratios).all():
+        raise ValueError("a log-ratio is no finite number: some policy gives an answer no probability at all")
     weights = np.ones(len(log_ratios)) if importance is None else np.asarray(importance, dtype=np.float64)
     lost = weights[:, None] * (log_ratios.diagonal()[:, None] - log_ratios)
     return np.vstack([np.zeros(len(log_ratios)), lost])
 
 
 def least_regret(regret: np.ndarray) -> tuple[np.ndarray, float]:
-    """(probability of every policy, the worst regret under it) of the mixture whose worst regret is the least.
-
-    Raises ValueError for a regret that is not finite."""
-    if not np.isfinite(regret).all():
-        raise ValueError("a regret is no finite number: a policy gives some answer no probability at all")
+    """(probability of every policy, the worst regret under it) of the mixture whose worst regret is the least."""
     rows, policies = regret.shape  # minimise t with regret @ weights <= t, weights on the simplex
     found = linprog(
         [*np.zeros(policies), 1.0], A_ub=np.hstack([regret, -np.ones((rows, 1))]), b_ub=np.zeros(rows),

@@ -6,8 +6,8 @@ the batch. E step: `posterior`. At the end the policies answer held-out prompts 
 the first M step from clusters alone. With one type every weight is 1, which is DPO.
 
 All trainings have the row's seed, so they differ by their weights alone. Below the row's folder, `step-<s>/type-<k>/`
-holds each training as `trained_once` keeps it, `types.json` what was found of annotators and types, and `adapter/` the
-adapters of the last step, which `types.json` beside them says how to mix.
+holds each training as `trained_once` keeps it, and `adapter/` the adapters of the last step with `types.json`: how to mix
+them, and what was found of annotators and types.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,10 @@ from common.training.annotators.posterior import (
     posterior,
 )
 from common.training.kept import kept_training, trained_once, training_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 MIXED_ON = 128
 """Prompts that the mixture is found on, at most: the authors' number."""
@@ -87,45 +91,51 @@ def run_types(
     folder, scored = Path(folder), [pair for pair in pairs if pair.is_scored]
     made_of = training_of(method, student, pairs, settings, **load)
     prompts = mixture_prompts(evaluator)
+    mixed_on = [record.id for record in prompts]
     policies = [f"type-{number}" for number in range(settings.annotator_types)]
     kept = kept_training(folder, made_of)
-    if kept and kept["mixed_on"] == [record.id for record in prompts]:
-        print(f"{method}, seed {settings.seed}: trained before, its adapters reused from {folder / 'adapter'}", flush=True)
-    else:
-        (folder / "training.json").unlink(missing_ok=True)
-        step, found = _em(method, student, scored, settings, folder, load)
-        shutil.rmtree(folder / "adapter", ignore_errors=True)
-        for name in policies:
-            shutil.copytree(step / name / "adapter", folder / "adapter" / name)
-        model, tokenizer = load_student(student, **load)
-        model = load_adapters(model, {name: folder / "adapter" / name for name in policies})
-        log_ratios = _log_ratios(TrainedStudent(method, model, tokenizer), policies, prompts, evaluator, settings.seed)
-        weights, worst = least_regret(regrets(log_ratios))
-        found |= {"log_ratios": log_ratios.tolist(), "worst_regret": worst}
-        found |= {"mixture": dict(zip(policies, weights.tolist()))}
-        write_json(folder / "types.json", found)
-        write_json(folder / "adapter" / "types.json", found)
-        kept = {
-            "made_of": made_of,
-            "mixed_on": [record.id for record in prompts],
-            "mixture": found["mixture"],
-            "history": [],
-            "pairs_used": found["pairs_used"],
-            "unscored": len(pairs) - len(scored),
-        }
-        write_json(folder / "training.json", kept)
-        del model
-    model, tokenizer = load_student(student, **load)
-    model = load_adapters(model, {name: folder / "adapter" / name for name in policies})
-    return TrainedStudent(
-        method, model, tokenizer, pairs_used=kept["pairs_used"], unscored=kept["unscored"], policies=kept["mixture"]
+    if kept and kept["mixed_on"] == mixed_on:
+        print(
+            f"{method}, seed {settings.seed}: trained before, its adapters reused from {folder / 'adapter'}", flush=True
+        )
+        return TrainedStudent(
+            method, *_with_policies(student, folder, policies, load), pairs_used=kept["pairs_used"], unscored=kept["unscored"],
+            policies=kept["mixture"],
+        )  # fmt: skip
+    (folder / "training.json").unlink(missing_ok=True)
+    step, found, used = _em(method, student, scored, settings, folder, load)
+    shutil.rmtree(folder / "adapter", ignore_errors=True)
+    for name in policies:
+        shutil.copytree(step / name / "adapter", folder / "adapter" / name)
+    trained = TrainedStudent(
+        method, *_with_policies(student, folder, policies, load), pairs_used=used, unscored=len(pairs) - len(scored)
     )
+    log_ratios = _log_ratios(trained, policies, prompts, evaluator, settings.seed)
+    weights, worst = least_regret(regrets(log_ratios))
+    trained.policies = dict(zip(policies, weights.tolist()))
+    found |= {"log_ratios": log_ratios.tolist(), "worst_regret": worst, "mixture": trained.policies}
+    write_json(folder / "adapter" / "types.json", found)
+    kept = {"made_of": made_of, "mixed_on": mixed_on, "mixture": trained.policies}
+    write_json(
+        folder / "training.json",
+        kept | {"history": trained.history, "pairs_used": trained.pairs_used, "unscored": trained.unscored},
+    )
+    return trained
+
+
+def _with_policies(
+    student: str | Path, folder: Path, policies: Sequence[str], load: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The student with the adapters of all types, and its tokenizer."""
+    model, tokenizer = load_student(student, **load)
+    return load_adapters(model, {name: folder / "adapter" / name for name in policies}), tokenizer
 
 
 def _em(
-    method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, folder: Path, load: dict
-) -> tuple[Path, dict[str, Any]]:
-    """(folder of the last step, what was found of the annotators)."""
+    method: str, student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, folder: Path, load: dict[str, Any]
+) -> tuple[Path, dict[str, Any], int]:  # fmt: skip
+    """(folder of the last step, what was found of the annotators, number of pairs used). A pair that the trainer leaves
+    out, whose prompt fills `max_length`, says nothing of its annotator."""
     names = sorted({pair.annotator for pair in pairs})
     annotator = [names.index(pair.annotator) for pair in pairs]
     types, by_em = settings.annotator_types, METHODS[method].types == "em"
@@ -133,48 +143,38 @@ def _em(
         probabilities = drawn_start(len(names), types, settings.seed)
     else:
         probabilities = clustered_start(pairs, annotator, types, settings.seed)
-    shares, history = probabilities.mean(axis=0), []
+    steps = []
     for number in range(settings.em_steps if by_em else 1):
-        _say_who_died(method, number, shares)
-        place = folder / f"step-{number}"
+        shares, place = probabilities.mean(axis=0), folder / f"step-{number}"
+        said = f"{method}, seed {settings.seed}, step {number + 1}"
+        print(f"{said}: shares of the types {', '.join(f'{share:.1%}' for share in shares)}", flush=True)
+        for dead in np.flatnonzero(shares < LEAST_SHARE):
+            print(
+                f"{said}: no annotator is of type {dead}, whose policy stays the student; lower annotator_types",
+                flush=True,
+            )
         gaps = [
             _m_step(student, pairs, settings, place / f"type-{k}", probabilities[annotator, k].tolist(), load)
             for k in range(types)
         ]
-        used = [i for i, pair in enumerate(pairs) if pair.id in gaps[0]]
-        reward_gaps = np.array([[of_type[pairs[i].id] for of_type in gaps] for i in used])
-        joint = log_joint(reward_gaps, [annotator[i] for i in used], shares)
-        changed = posterior(joint) - probabilities
-        history.append({"shares": shares.tolist(), "change": float(abs(changed).max())})
-        print(
-            f"{method}, seed {settings.seed}: step {number + 1}, shares of the types {', '.join(f'{share:.1%}' for share in shares)}, "
-            f"then changed by up to {history[-1]['change']:.2g}", flush=True,
-        )  # fmt: skip
-        probabilities = probabilities + changed
-        shares = probabilities.mean(axis=0)
-        if history[-1]["change"] < SETTLED:
-            break
-    found = {"annotators": dict(zip(names, probabilities.tolist())), "shares": shares.tolist(), "steps": history}
-    return place, found | {"pairs_used": len(used)}
+        steps.append({"shares": shares.tolist()})
+        if by_em:
+            reward_gaps = np.array([[of_type.get(pair.id, 0.0) for of_type in gaps] for pair in pairs])
+            before, probabilities = probabilities, posterior(log_joint(reward_gaps, annotator, shares))
+            steps[-1]["change"] = float(abs(probabilities - before).max())
+            if steps[-1]["change"] < SETTLED:
+                break
+    return place, {"annotators": dict(zip(names, probabilities.tolist())), "steps": steps}, len(gaps[0])
 
 
 def _m_step(
-    student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, place: Path, weights: list[float], load: dict
+    student: str | Path, pairs: Sequence[ScoredPair], settings: TrainSettings, place: Path, weights: list[float], load: dict[str, Any]
 ) -> dict[str, float]:  # fmt: skip
     """Id of every pair -> its reward gap under the policy of a type, trained unless that was done before."""
     made_of = training_of("dpo", student, pairs, settings, weights, **load)
     if not kept_training(place, made_of):
         trained_once("dpo", student, pairs, settings, place, weights, **load)
     return kept_training(place, made_of)["reward_gaps"]
-
-
-def _say_who_died(method: str, step: int, shares: np.ndarray) -> None:
-    for number, share in enumerate(shares):
-        if share < LEAST_SHARE:
-            print(
-                f"{method}: in step {step + 1} no annotator is of type {number} any more, so that its policy stays the student; fewer annotator_types may do",
-                flush=True,
-            )
 
 
 def _log_ratios(
