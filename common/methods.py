@@ -31,8 +31,10 @@ class Method:
     tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
     references: what the loss compares the policy with, see `loss.weighted_references`; all but "own" read the settings'
     `second_reference`. extrapolates: the row whose training this one turns up, see `training.extrapolate`. rounds: of a
-    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. trials_of: the method
-    whose trials decide this one's setting, "" for its own.
+    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. types: of a row with a
+    policy for each hidden type of annotator, whether EM finds who is of which type ("em"), or clusters decide
+    ("clusters"), see `training.annotators`. trials_of: the method whose trials decide this one's setting, "" for its
+    own.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Method:
     references: Literal["own", "combined", "second", "both"] = "own"
     extrapolates: str = ""
     rounds: str = ""
+    types: Literal["", "em", "clusters"] = ""
     trials_of: str = ""
 
     @property
@@ -65,10 +68,10 @@ class Method:
 
     @property
     def needs_pairs_alone(self) -> bool:
-        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for, another model or
-        a judge."""
-        needs_more = self.extrapolates or self.rounds or self.sft_on == "conditioned" or self.references != "own"
-        return self.kind != "untrained" and not needs_more
+        """Whether it is trained on pairs and a student, without prompts to choose by, a score to ask for, another model,
+        a judge or annotators."""
+        needs_more = self.extrapolates or self.rounds or self.types or self.sft_on == "conditioned"
+        return self.kind != "untrained" and not needs_more and self.references == "own"
 
     @property
     def tuned_as(self) -> str:
@@ -145,7 +148,8 @@ class TrainSettings:
     its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the weights that NF4 was made of, which a
     step-0 policy differs from and memory must hold besides. second_reference: of the rows with a second one,
     "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight:
-    see `RDPOConfig`.
+    see `RDPOConfig`. annotator_types: hidden types of annotators, with a policy each; em_steps: of EM, at most;
+    em_start: what it begins with, `clusters` of annotators or probabilities that are drawn ("dirichlet").
     """
 
     learning_rate: float = 1e-4
@@ -169,6 +173,9 @@ class TrainSettings:
     second_reference: str = ""
     mrpo_eta: float = 0.1
     mrpo_weight: float | None = None
+    annotator_types: int = 2
+    em_steps: int = 5
+    em_start: Literal["clusters", "dirichlet"] = "clusters"
 
     def as_dict(self, method: str) -> dict[str, Any]:
         """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
@@ -183,6 +190,7 @@ class TrainSettings:
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["mrpo_eta", "mrpo_weight"] if row.references in ("combined", "both") else []
+        own += {"em": ["annotator_types", "em_steps", "em_start"], "clusters": ["annotator_types"]}.get(row.types, [])
         own += ["reference"] if row.loss and self.reference != "adapters off" else []
         values = {
             name: getattr(self, name) for name in (*own, "epochs", "batch_size", "lora_rank", "max_length", "seed")
@@ -292,6 +300,8 @@ register(
     Method("apl_entropy", "APL (entropy)", "#756bb1", loss="dpo", rounds="entropy"),
     Method("apl_certainty", "APL (certainty)", "#31a354", loss="dpo", rounds="certainty"),
     Method("apl_hybrid", "APL (hybrid)", "#006d2c", loss="dpo", rounds="hybrid"),
+    Method("em_dpo", "EM-DPO", "#fdb462", loss="dpo", types="em", trials_of="dpo"),
+    Method("cluster_dpo", "Cluster-DPO", "#80b1d3", loss="dpo", types="clusters", trials_of="dpo"),
     Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip
 

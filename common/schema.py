@@ -114,7 +114,8 @@ class Pair(PromptRecord):
 
     response_base: the teacher's answer to the plain prompt, "" where nobody asked. usage: tokens of all its answers.
     variant: of Counterfactual DPO (`counterfactual.VARIANTS`), "" for self-critique. instruction: what stands behind
-    the prompt where a student is trained on the pair, "" for nothing.
+    the prompt where a student is trained on the pair, "" for nothing. annotator: who preferred the revised answer, ""
+    where nobody is named.
     """
 
     response: str
@@ -126,6 +127,7 @@ class Pair(PromptRecord):
     usage: dict[str, int] = {}
     variant: str = ""
     instruction: str = ""
+    annotator: str = Field(default="", exclude_if=lambda annotator: not annotator)
 
 
 class ScoredPair(Pair):
