@@ -130,7 +130,7 @@ MADE_UP = {
 
 
 LOSSES: dict'''),
-    "methods.py": ("    Method(\"rdpo_flip\"", '    Method("tilted", "tilted DPO", "#123456", loss="tilted", search={"tilt": (0.1, 2.0)}),\n    Method("rdpo_flip"'),
+    "methods/table.py": ("    Method(\"rdpo_flip\"", '    Method("tilted", "tilted DPO", "#123456", loss="tilted", search={"tilt": (0.1, 2.0)}),\n    Method("rdpo_flip"'),
     "trainer/config.py": ("    eta: float", '    tilt: float = _option(0.5, "Tilt of `tilted`.")\n    eta: float'),
 }  # fmt: skip
 ASKED = """
