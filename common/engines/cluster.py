@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,11 +23,12 @@ PATIENCE = 12.0
 
 
 class Needs(NamedTuple):
-    """What a task takes: CPUs, GPUs, and the places that it reads and writes."""
+    """What a task takes: CPUs, GPUs where the cluster has any, and the places that it reads and writes, which are looked
+    at only where there is a store."""
 
     cpus: int = 1
     gpus: int = 0
-    places: Sequence[Place] = ()
+    places: Iterable[Place] = ()
 
 
 class RayPool(Executor):
@@ -49,6 +50,7 @@ class RayPool(Executor):
         self.needs, self.store = needs, store
         self.ray = _connected(address)
         self.task = self.ray.remote(_run).options(max_retries=RETRIES)
+        self._has_gpus = any(node["Resources"].get("GPU") for node in self._nodes())
         try:
             self._check_nodes(folder)
         except BaseException:
@@ -58,16 +60,13 @@ class RayPool(Executor):
     def submit(self, run: Callable, /, *given: Any) -> Future:
         """The future of `run(*given)`."""
         cpus, gpus, places = self.needs(run, *given)
-        task = self.task.options(num_cpus=cpus, num_gpus=gpus, runtime_env=_environment(cpus))
-        return task.remote(self.store, places, run, *given).future()
+        task = self.task.options(num_cpus=cpus, num_gpus=gpus * self._has_gpus, runtime_env=_environment(cpus))
+        return task.remote(self.store, list(places) if self.store else [], run, *given).future()
 
     def cpus_each(self, jobs: int) -> int:
         """The CPUs of each of `jobs` tasks side by side: its share of the cluster, at most those of its largest node."""
         cpus = [int(node["Resources"].get("CPU", 0)) for node in self._nodes()]
         return max(1, min(max(cpus), sum(cpus) // jobs))
-
-    def has_gpus(self) -> bool:
-        return any(node["Resources"].get("GPU") for node in self._nodes())
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leaves the cluster, which ends what still runs there."""

@@ -21,7 +21,7 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from common.runtime import ROOT, resolve
+from common.runtime import ROOT
 from common.schema import fingerprint
 from common.storage import write_json
 
@@ -121,7 +121,7 @@ class Store:
         return f"{self.folder}/{place.name}.tar"
 
     def _note(self, place: Place) -> Path:
-        return resolve("runs/.store") / f"{fingerprint(self.url, place.name)}.json"
+        return ROOT / "runs" / ".store" / f"{fingerprint(self.url, place.name)}.json"
 
     @contextmanager
     def _record(self, place: Place) -> Iterator[dict[str, Any]]:

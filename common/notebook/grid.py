@@ -75,7 +75,7 @@ def _content(folder: Path) -> list[Path]:
 
 
 def needs_of_step(run: Any, step: Step, threads: int, *_: Any) -> Needs:
-    return Needs(threads, int(step.uses_gpu), [place_of(step)])
+    return Needs(threads, int(step.uses_gpu), map(place_of, [step]))
 
 
 def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
