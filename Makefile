@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench lab small small-full small-chain results
+.PHONY: help reproduce counterfactual evidence evidence-full related test test-scale reliability bench lab small small-full small-chain results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -13,6 +13,7 @@ help:
 	@echo "make evidence-full  all its parts"
 	@echo "make related    the related systems, each beside its control (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite"
+	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS: persona pairs, see the script)"
 	@echo "make lab        Jupyter on the notebooks"
@@ -43,7 +44,12 @@ evidence-full: $(INSTALLED)
 	$(BIN)/python -m common.study.design --full
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/scale tests
+
+test-scale: $(INSTALLED)
+	$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --retries 1 -e '.[scale]' || true
+	if $(BIN)/python -c "import ray" 2>/dev/null; then HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale; \
+	else echo "Ray is not installed and cannot be installed here, so tests/scale is left out"; fi
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py

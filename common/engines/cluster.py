@@ -49,7 +49,7 @@ class RayPool(Executor):
     def __init__(self, address: str, folder: Path, needs: Callable[..., Needs], store: Store | None = None):
         self.needs, self.store = needs, store
         self.ray = _connected(address)
-        self.task = self.ray.remote(_run).options(max_retries=RETRIES)
+        self.task = self.ray.remote(max_retries=RETRIES)(_run)
         self._has_gpus = any(node["Resources"].get("GPU") for node in self._nodes())
         try:
             self._check_nodes(folder)
