@@ -8,6 +8,7 @@ being written holds no mark whose files it lacks. An archive keeps symbolic link
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -64,7 +65,10 @@ class Store:
         archive = self._archive(place)
         with self._record(place) as record:
             self.system.invalidate_cache()
-            if not self.system.exists(archive) or (key := self.system.ukey(archive)) == record.get("archive"):
+            if not self.system.exists(archive):
+                return
+            key, known = self.system.ukey(archive), [ROOT / name for name, *_ in record.get("content", [])]
+            if key == record.get("archive") and all(map(os.path.lexists, known)):
                 return
             self._write(place, {})  # a copy that is cut short is made again
             for path in place.files():

@@ -65,6 +65,9 @@ def test_what_is_known_is_not_copied_again_and_what_is_new_here_stays(url, on, m
     results.copy_out(place(a))
     monkeypatch.setattr(results.system, "put_file", None)
     results.copy_out(place(a))  # nothing new
+    (a / "mark").unlink()
+    results.copy_in(place(a))
+    assert (a / "mark").exists(), "what is lost here is there"
 
 
 def test_an_archive_has_the_marks_last_and_is_replaced_in_one_move(on, tmp_path, monkeypatch):
