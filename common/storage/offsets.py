@@ -1,4 +1,4 @@
-"""Where each record of a store begins, in 16 bytes a slot and no text."""
+"""Where each record of a file begins, found by its id, in little memory."""
 
 from __future__ import annotations
 
