@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "common.batch": "run the notebooks of a profile through papermill",
+    "common.storage.shards": "merge the shards of a run, which common.batch --shard made",
     "common.doctor": "look at a file of pairs before training: faults, label noise, recommended method",
     "common.own_data": "train a chat model on a file of scored pairs and report before and after",
     "common.gate": "may this adapter be shipped? base and adapter on the same prompts, with an exit code",

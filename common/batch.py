@@ -1,7 +1,7 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
     python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-f NAME] [-p NAME VALUE] [-y YAML]
-                                   [--to NAME] [--jobs N] [--dry-run] [--only-failed]
+                                   [--to NAME] [--shard I/N] [--jobs N] [--dry-run] [--only-failed]
                                    [--engine ray [--address HOST:PORT] [--store URL]]
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
@@ -36,6 +36,7 @@ from common.notebook.profiles import (
     stage_parameters,
 )
 from common.runtime import escape_what_the_terminal_lacks, nearest, resolve, yaml_mapping
+from common.storage.shards import folder_of
 
 
 def steps_of(
@@ -45,18 +46,22 @@ def steps_of(
     overrides: dict[str, Any],
     kinds: Sequence[str] = (),
     to: str = "",
+    shard: str = "",
 ) -> list[Step]:
-    """The notebooks of one experiment in order, for one kind of pairs after the other, by default the profile's own;
-    each is given those overrides that it declares."""
+    """The notebooks of one experiment in order, or of one shard of it, for one kind of pairs after the other, by default
+    the profile's own; each is given those overrides that it declares."""
     steps = []
     for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
         mine = {name: value for name, value in overrides.items() if name in PARAMETERS[stage].model_fields}
         given = {**stage_parameters(experiment, stage, profile, pairs, to), **mine}
+        if shard:
+            given["output"] = f"{given['output']}/{folder_of(shard)}"
+            given |= {"shard": shard} if stage == STAGES[0] else {}
         if stage in INPUTS and not given.get(
             "pairs_file"
         ):  # named, so that a change of the file runs the notebook again
             given["pairs_file"] = f"{given['output']}/{INPUTS[stage]}"
-        steps.append(Step(experiment, stage, given, pairs))
+        steps.append(Step(experiment, stage, given, pairs, shard))
     return steps
 
 
@@ -91,6 +96,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "-y", action="append", default=[], metavar="YAML", help="the same as YAML, such as 'seeds: [0, 1]'"
     )
+    parser.add_argument(
+        "--shard",
+        action="append",
+        default=[],
+        metavar="I/N",
+        help="only a part of the prompts, in steps 1 and 2; python -m common.storage.shards merges the N parts",
+    )
     parser.add_argument("--jobs", type=int, help="experiments side by side; default: 1, on a cluster all")
     add_engine(parser)
     parser.add_argument(
@@ -109,8 +121,18 @@ def main(arguments: list[str] | None = None) -> int:
         names = _known(asked.experiment or experiments())
         from_files = more_parameters(asked.profile, asked.f)
         overrides = from_files | _overrides(asked)
-        stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
-        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
+        stages = [stage for stage in STAGES if stage in (asked.stage or (STAGES[:2] if asked.shard else STAGES))]
+        if asked.shard and STAGES[2] in stages:
+            raise ValueError(
+                f"--shard {asked.shard[0]}: is for {' and '.join(STAGES[:2])}; merge the shards, then train"
+            )
+        grid = {
+            f"{name} {shard}".strip(): steps_of(
+                name, stages, asked.profile, overrides, asked.pairs or (), asked.to, shard
+            )
+            for shard in asked.shard or [""]
+            for name in names
+        }
         _check(grid, overrides, from_files)
         places = [place_of(step) for steps in grid.values() for step in steps] if store else []
         for place in places:

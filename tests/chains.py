@@ -5,6 +5,7 @@
 
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,14 +36,14 @@ class Questions(Sequence):
 
 
 class Instant:
-    """A teacher that costs no time and says when it is asked for the first time."""
+    """A teacher that costs no time and prints the seconds of CPU until it is asked for the first time."""
 
     name, asked = "instant", False
 
     def complete(self, conversations, sampling, on_reply=None):
         if not self.asked:
             self.asked = True
-            print("asked", flush=True)
+            print(time.process_time(), flush=True)
         return hand_over((Reply(text="word " * 60, completion_tokens=60) for _ in conversations), on_reply)
 
 

@@ -27,10 +27,12 @@ class Step(NamedTuple):
     stage: str
     given: dict[str, Any]
     pairs: str = "self_critique"
+    shard: str = ""
 
     @property
     def name(self) -> str:
-        return self.notebook + (f" ({self.pairs})" if variant_named(self.pairs) else "")
+        about = ", ".join([*([self.pairs] if variant_named(self.pairs) else []), *([self.shard] if self.shard else [])])
+        return self.notebook + (f" ({about})" if about else "")
 
     @property
     def notebook(self) -> str:
@@ -70,8 +72,9 @@ def place_of(step: Step) -> Place:
 
 
 def _content(folder: Path) -> list[Path]:
-    """What is in a folder but for the folders of other kinds of pairs."""
-    return [path for path in folder.iterdir() if path.name not in PAIRS] if folder.exists() else []
+    """What is in a folder but for the folders of other kinds of pairs and of shards."""
+    there = folder.iterdir() if folder.exists() else []
+    return [path for path in there if path.name not in PAIRS and not path.match("shard-*")]
 
 
 def needs_of_step(run: Any, step: Step, threads: int, *_: Any) -> Needs:
@@ -121,8 +124,8 @@ def threads_each(jobs: int) -> int:
 
 
 def run_grid(grid: dict[str, list[Step]], jobs: int, cluster: RayPool | None = None) -> list[str]:
-    """Runs the steps of every experiment in order, `jobs` notebooks side by side, on this machine or a cluster; an
-    experiment ends at its first failure and the others go on. Returns the reports of all failures. Raises ValueError as
+    """Runs the steps of every experiment in order, or of every shard of one, `jobs` notebooks side by side, on this
+    machine or a cluster; one ends at its first failure and the others go on. Returns the reports of all failures. Raises ValueError as
     `threads_each` does."""
     waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
     threads = cluster.cpus_each(jobs) if cluster else threads_each(jobs)
@@ -131,19 +134,19 @@ def run_grid(grid: dict[str, list[Step]], jobs: int, cluster: RayPool | None = N
         for device in devices:
             gpus.put(device)
         while running or any(waiting.values()):
-            busy = {step.experiment for step in running.values()}
+            busy = {name for name, _ in running.values()}
             ready = [name for name, steps in waiting.items() if steps and name not in busy]
             for name in ready[: jobs - len(running)]:
                 step = waiting[name].pop(0)
-                running[pool.submit(run_step, step, threads, gpus)] = step
+                running[pool.submit(run_step, step, threads, gpus)] = name, step
                 board.begin(step)
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
-                step = running.pop(future)
+                name, step = running.pop(future)
                 outcome = future.result()
                 board.end(step, outcome.state)
                 if outcome.failure:
                     failures.append(outcome.failure)
-                    waiting[step.experiment] = []
+                    waiting[name] = []
             board.refresh()
     return failures
 
