@@ -1,9 +1,11 @@
-"""Chains of a teacher that costs no time, in a process of its own whose memory is theirs; reliability.py kills it.
+"""Chains of a teacher that costs no time, in a process of its own whose memory is theirs. It kills itself where it is asked to.
 
-    python tests/chains.py FOLDER COUNT
+    python tests/chains.py FOLDER COUNT [KILLED_AT]
 """
 
+import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -48,8 +50,16 @@ class Instant:
 
 
 if __name__ == "__main__":
-    folder, count = Path(sys.argv[1]), int(sys.argv[2])
+    folder, count, killed_at = Path(sys.argv[1]), *map(int, [*sys.argv[2:], 0][:2])
+    turns = 0
+
+    def progress(finished):
+        global turns
+        turns += finished
+        if 0 < 3 * killed_at <= turns:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     print("begins", flush=True)
-    generate_pairs(KeptChat(Instant(), folder / "replies.jsonl"), Questions(count), SAFETY, SAMPLING, folder / "pairs.jsonl")
+    generate_pairs(KeptChat(Instant(), folder / "replies.jsonl"), Questions(count), SAFETY, SAMPLING, folder / "pairs.jsonl", progress=progress)
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())  # getrusage counts the parent's before exec too
     print(1024 * int(peak[1]), flush=True)
