@@ -108,7 +108,7 @@ def _run(store: Store | None, places: Sequence[Place], run: Callable, *given: An
 
 
 def _environment(threads: int) -> dict[str, Any]:
-    """Of a task: the project of whoever asks, and the threads of its CPUs from before any library is imported."""
+    """The environment of a task: the driver's project, and its threads set before any library is imported."""
     names = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     return {"env_vars": names}
 
