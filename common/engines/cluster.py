@@ -18,7 +18,7 @@ from common.schema import fingerprint
 
 RETRIES = 10
 """How often a task is run again whose node or process was lost; one that raises an error is not."""
-PATIENCE = 12.0
+PATIENCE = 9.0
 """Seconds for a cluster to answer."""
 
 
@@ -82,14 +82,13 @@ class RayPool(Executor):
         (seal := folder / f".{uuid4().hex}.part").touch()
         look = self.ray.remote(_problem_here)
         try:
-            asked = {}
+            asked = []
             for node in self._nodes():
                 here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 about = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": _environment(1)}
-                asked[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = look.options(**about).remote(
-                    self.store, seal, _source()
-                )
-            for name, answer in asked.items():
+                name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+                asked.append((name, look.options(**about).remote(self.store, seal, _source())))
+            for name, answer in asked:
                 try:
                     problem = self.ray.get(answer)
                 except self.ray.exceptions.RayError as error:
@@ -139,7 +138,7 @@ def _connected(address: str) -> ModuleType:
     if not host or not port.isdecimal():
         raise ValueError(f"--address {address}: expected HOST:PORT, which `ray status` shows on the head node")
     try:
-        socket.create_connection((host, int(port)), timeout=PATIENCE / 4).close()
+        socket.create_connection((host, int(port)), timeout=PATIENCE / 3).close()
     except OSError as error:
         raise ValueError(f"--address {address}: nothing answers there ({error}); is the head node up?") from None
     outcome: list[Exception | None] = []

@@ -59,7 +59,7 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]
     number, offset, name = 0, 0, str(path)
     with open(path, "rb") as file:
         for chunk in file:
-            for line in chunk.splitlines(keepends=True):
+            for line in chunk.splitlines(keepends=True) if b"\r" in chunk else [chunk]:
                 number += 1
                 try:
                     text = line.removeprefix(BOM_UTF8).decode()
@@ -118,14 +118,16 @@ DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
 
 def refuse_repeats(ids: Iterable[str], what: str) -> None:
     """Raises ValueError naming the ids that stand twice, before anything is asked for them."""
-    seen, repeated = Offsets(), {}
+    seen, repeated = Offsets(), []
     for number, record_id in enumerate(ids):
-        if record_id in seen:
-            repeated[record_id] = number
+        before = len(seen)
         seen[record_id] = number
+        if len(seen) == before:
+            repeated.append(record_id)
+    repeated = list(dict.fromkeys(repeated))
     if repeated:
         raise ValueError(
-            f"{what}: {len(repeated)} ids stand more than once ({', '.join(map(repr, list(repeated)[:3]))}); every id must be its own"
+            f"{what}: {len(repeated)} ids stand more than once ({', '.join(map(repr, repeated[:3]))}); every id must be its own"
         )
 
 

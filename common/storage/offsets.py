@@ -32,19 +32,22 @@ class Offsets:
         return self._offsets[slot]
 
     def __setitem__(self, record_id: str, offset: int) -> None:
-        self._put(hash(record_id) or 1, offset)
-        if self._count > FULL * len(self._keys):
-            keys, offsets = self._keys, self._offsets
-            self._keys, self._offsets = array("q", bytes(16 * len(keys))), array("q", bytes(16 * len(keys)))
-            self._count = 0
-            for key, of_key in zip(keys, offsets):
-                if key:
-                    self._put(key, of_key)
-
-    def _put(self, key: int, offset: int) -> None:
+        key = hash(record_id) or 1
         slot = self._slot(key)
-        self._count += not self._keys[slot]
-        self._keys[slot], self._offsets[slot] = key, offset
+        if not self._keys[slot]:
+            self._keys[slot] = key
+            self._count += 1
+        self._offsets[slot] = offset
+        if self._count > FULL * len(self._keys):
+            self._double()
+
+    def _double(self) -> None:
+        keys, offsets = self._keys, self._offsets
+        self._keys, self._offsets = array("q", bytes(16 * len(keys))), array("q", bytes(16 * len(keys)))
+        for key, offset in zip(keys, offsets):
+            if key:
+                slot = self._slot(key)
+                self._keys[slot], self._offsets[slot] = key, offset
 
     def _slot(self, key: int) -> int:
         """Of the key, or the free one where it belongs; 0 marks a free slot."""
