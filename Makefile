@@ -47,8 +47,8 @@ test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/scale tests
 
 test-scale: $(INSTALLED)
-	$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --retries 1 -e '.[scale]' || true
-	if $(BIN)/python -c "import ray" 2>/dev/null; then HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale; \
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --retries 1 -e '.[scale]' || true
+	@if $(BIN)/python -c "import ray" 2>/dev/null; then HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale; \
 	else echo "Ray is not installed and cannot be installed here, so tests/scale is left out"; fi
 
 reliability: $(INSTALLED)

@@ -110,7 +110,8 @@ def test_forty_rows_with_a_node_lost_make_the_table_of_one_machine(nodes, folder
     ran = counts(folder)
     assert all(ran[f"done {row}"] >= 1 for row in ROWS)
     assert all(ran[f"begins {row}"] == 1 for row in ROWS if before[f"done {row}"]), "what was finished is not run again"
-    assert sum(ran[f"begins {row}"] for row in ROWS) <= 40 + 2, "only what the lost node had begun is run again"
+    twice = [row for row in ROWS if ran[f"begins {row}"] > 1]
+    assert 1 <= len(twice) <= 4, "only what the two CPUs of the lost node had begun is run again, with what they began before the driver knew"
     monkeypatch.setattr(evidence, "Progress", lambda *_: lambda number: None)
     with RayPool(nodes.address, folder, evidence.needs_of) as pool:
         assert evidence._measure("map", pool, ROWS, tmp_path / "again") == []
