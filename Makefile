@@ -14,7 +14,7 @@ help:
 	@echo "make related    the related systems, each beside its control (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite"
 	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
-	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
+	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS: persona pairs, see the script)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"

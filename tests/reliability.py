@@ -1,4 +1,4 @@
-"""The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 20 minutes on 2 cores at rest.
+"""The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 40 minutes on 2 cores at rest.
 
     python tests/reliability.py [--only kills faults throughput growth million kernels]
 

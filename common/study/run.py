@@ -227,6 +227,7 @@ def _finish(label: str, pool: Executor, run: Any, tasks: Iterable[tuple]) -> tup
     progress, failed = Progress(label, len(futures)), []
     for future in as_completed(futures):
         if error := future.exception():
+            error = getattr(error, "cause", error)  # Ray wraps it in one with the traceback of the node
             failed.append(f"{', '.join(map(str, futures[future]))}: {type(error).__name__}: {error}")
         progress(1)
     return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
