@@ -2,13 +2,18 @@
 
 import os
 import sys
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from common import batch
 from common.engines import Place, Store, cluster, store
+from common.notebook import grid
+from common.notebook.grid import Step, needs_of_step, place_of, run_step
 from common.study import run
+from common.study.cells import run_row
+from common.study.design import Cell, Row
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -150,3 +155,24 @@ def test_an_address_where_nothing_answers_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", type(sys)("ray"))
     with pytest.raises(ValueError, match="--address 127.0.0.1:9: nothing answers there .*; is the head node up"):
         cluster._connected("127.0.0.1:9")
+
+
+def test_every_row_has_a_place_of_its_own_beside_its_student():
+    row = Row(Cell(), "dpo", 1, {"beta": 0.1})
+    others = [replace(row, method="rdpo"), replace(row, seed=2), replace(row, setting={"beta": 0.3}), replace(row, cell=Cell(noise=0.0)), replace(row, split="validation")]
+    names = [[place.name for place in run.needs_of(partial(run_row, folder=run.FOLDER), one).places] for one in (row, *others)]
+    assert len({own for _, own in names}) == len(names) and names[0][0] == "runs/evidence/safety/student-1" == run.needs_of(partial(run_row), "safety", 1).places[0].name
+    assert names[0][1].startswith("runs/evidence/safety/") and names[0][1].endswith("/seed-1/dpo")
+    assert run.needs_of(partial(run.probe, folder=run.FOLDER), row).places[1].name.startswith("runs/evidence/safety/mechanism/")
+
+
+def test_the_place_of_notebooks_leaves_out_other_kinds_and_shards_and_is_in_the_project(tmp_path):
+    for name in ("pairs.jsonl", "counterfactual_neutral/pairs.jsonl", "shard-1-of-2/pairs.jsonl", "seed-0/dpo/metrics.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    step = Step("safety", "train_rdpo", {"output": str(tmp_path)})
+    assert {path.name for path in grid._content(tmp_path)} == {"pairs.jsonl", "seed-0"}
+    with pytest.raises(ValueError, match=f"output = {tmp_path}: with --store, results lie below "):
+        place_of(step)
+    cpus, gpus, places = needs_of_step(run_step, step._replace(given={"output": "runs/p/safety"}), 4, None)
+    assert (cpus, gpus, [place.name for place in places]) == (4, 1, ["runs/p/safety"])
