@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench lab small small-full small-chain results
+.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench lab small small-full small-chain local results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -19,6 +19,7 @@ help:
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
 	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"
 	@echo "make small-chain  the whole chain without recorded data: that model as teacher, judge and student"
+	@echo "make local TEACHER_URL=http://127.0.0.1:8080/v1 [STUDENT=folder] [SHORT=1]  the whole chain with a teacher behind any server (CPU, some evenings, resumable; SHORT: twelve prompts)"
 	@echo "make results    copies the tables and figures of your runs into results/"
 
 $(INSTALLED): requirements.txt pyproject.toml
@@ -64,6 +65,9 @@ small-full: $(INSTALLED)
 
 small-chain: $(INSTALLED)
 	$(BIN)/python -m common.batch small -f chain --pairs self_critique --to small-chain --jobs 2
+
+local: $(INSTALLED)
+	$(BIN)/python -m common.local $(or $(TEACHER_URL),$(error name the server: make local TEACHER_URL=http://127.0.0.1:8080/v1)) $(if $(STUDENT),--student $(STUDENT)) $(if $(SHORT),--short)
 
 results:
 	[ ! -f runs/small/data/rows.json ] || (mkdir -p results/small && cp runs/small/data/rows.json results/small/)

@@ -211,8 +211,8 @@ class RewardScore(Stage):
 class TrainRDPO(Stage):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`. methods: rows of the table. seeds: of pairs drawn, adapters and
-    order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
+    pairs_file: "" for `scored.jsonl` in `output`. held_out: file of prompts that are evaluated on, in place of those
+    in the pairs file. methods: rows of the table. seeds: of pairs drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
@@ -224,6 +224,7 @@ class TrainRDPO(Stage):
     """
 
     pairs_file: str = ""
+    held_out: str = ""
     methods: list[str] = Field(default_factory=lambda: ["rdpo"])
     seeds: list[int] = Field(default_factory=lambda: [0])
     evaluate_on: str = "validation"
