@@ -152,14 +152,16 @@ def _report_progress(trainer: Trainer, label: str) -> None:
         def on_log(self, args, state, control, logs=None, **kwargs):
             if CHOSEN in logs:
                 made = counts_of([logs])
-                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token" + (f", {made}" if made else "")
+                of_made = f", {made.answers} answers made" if made else ""
+                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token{of_made}"
 
         def on_step_end(self, args, state, control, **kwargs):
             self.progress(1)
 
         def on_train_end(self, args, state, control, **kwargs):
-            if said := warning(state.log_history):
-                print(f"{label}: {said}", flush=True)
+            for said in (counts_of(state.log_history), warning(state.log_history)):
+                if said:
+                    print(f"{label}: {said}", flush=True)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())

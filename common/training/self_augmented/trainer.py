@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
@@ -58,8 +59,9 @@ class SelfAugmentedTrainer(RDPOTrainer):
         self._cuts, self._pieces = random.Random(f"cuts {seed}"), random.Random(f"pieces {seed}")
         self._buffer = Buffer(settings.buffer, random.Random(f"draws {seed}")) if settings else None
         self._chat = LocalChat(self.model, self._tokenizer)
-        for name in (COPY, REFERENCE):
-            self.model.add_adapter(name, self.model.peft_config[POLICY])
+        with self._randomness_kept():
+            for name in (COPY, REFERENCE):
+                self.model.add_adapter(name, self.model.peft_config[POLICY])
         self._adapters = [
             (parameter, *(self.model.get_parameter(name.replace(f".{POLICY}.", f".{other}.")) for other in (COPY, REFERENCE)))
             for name, parameter in self.model.named_parameters()
@@ -113,14 +115,18 @@ class SelfAugmentedTrainer(RDPOTrainer):
         return pairs
 
     def _continued(self, prefixes: list[list[int]], tokens: int) -> list[list[int]]:
-        """What the moving copy says behind each of them; the random numbers of the training are left as they are."""
+        """What the moving copy says behind each of them."""
         sampling = Sampling(
             temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=tokens, seed=self._pieces.getrandbits(31)
         )
         give_attention_back(self.model)
-        device = self.accelerator.device
-        with use_adapter(self.model, COPY), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with use_adapter(self.model, COPY), self._randomness_kept():
             return self._chat.continuations(prefixes, sampling, TOP_K)
+
+    def _randomness_kept(self) -> AbstractContextManager:
+        """Context that leaves torch's random numbers as they are, so that a row sees its data in the order of others."""
+        device = self.accelerator.device
+        return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _row(pair: MadePair) -> dict[str, list[int]]:
