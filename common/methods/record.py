@@ -24,8 +24,7 @@ class Method:
     policy for each hidden type of annotator, whether EM finds who is of which type ("em"), or clusters decide
     ("clusters"), see `training.annotators`. remakes: of a row whose student makes its rejected answers as it trains,
     what it makes anew of a good answer, see `training.self_augmented`; accepted_only: its good answers are accepted
-    revisions, not all. trials_of: the method whose trials decide this one's setting, "" for its
-    own.
+    revisions, not all. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
 
     name: str

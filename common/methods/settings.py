@@ -85,10 +85,10 @@ READ_BY = {
 class SelfAugmentedSettings(Group):
     """What only rows of SAPO read.
 
-    segment: tokens of a good answer that are made anew, at most; 16 is ours, since answers here are short, and 256 the
-    authors'. ema: share of its own weights that the moving copy, which makes them, keeps at a step, in [0, 1]; 0 is the
-    policy itself, 1 the student before training. buffer: pairs that are drawn from, of which the oldest leaves first.
-    The last two are the authors'.
+    segment: tokens of a good answer that are made anew, at most. ema: share of its own weights that the moving copy,
+    which makes them, keeps at a step, in [0, 1]; 0 is the policy itself, 1 the student before training. buffer: pairs
+    that a batch is drawn from, at most. The defaults are the authors', but for a segment of 16: theirs has 256 tokens,
+    more than most answers here.
     """
 
     title: ClassVar[str] = "self_augmented"
@@ -113,8 +113,9 @@ class TrainSettings:
     preference losses, the student with its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the
     weights that NF4 was made of, which a step-0 policy differs from and memory must hold besides. second_reference: of
     the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's
-    tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`. annotator_types: hidden types of annotators, with a policy each; em_steps: of EM, at most;
-    em_start: what it begins with, `clusters` of annotators or probabilities that are drawn ("dirichlet").
+    tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`. annotator_types: hidden types of annotators, with a policy each;
+    em_steps: of EM, at most; em_start: what it begins with, `clusters` of annotators or probabilities that are drawn
+    ("dirichlet").
     """
 
     learning_rate: float = 1e-4

@@ -181,7 +181,6 @@ def test_the_copy_makes_a_segment_and_the_rest_is_the_good_answer_s(method, segm
     assert whole or len(lengths) > 3  # cut in several places
     assert trainer.made.answers == 12 and trainer.made.distinct == len({(tuple(pair.prompt), tuple(pair.rejected)) for pair in made})
     assert trainer.made.identical == sum(pair.chosen == pair.rejected for pair in made)
-    trainer.model.base_model.model.gradient_checkpointing_enable()
     checkpointed = trainer_of(method, SETTINGS.changed(self_augmented=SelfAugmentedSettings(segment=segment)))
     checkpointed.model.base_model.model.gradient_checkpointing_enable()
     checkpointed.model.train()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 
 def draw_probabilities(drawn: Sequence[int]) -> list[float]:
-    """Probability of each pair, from how often each was drawn: in proportion to 1 / (times drawn + 1), as in SAPO's code
-    (yinyueqin/SAPO, sapo/alignment/utils.py)."""
+    """Probability of each pair, in proportion to 1 / (times drawn + 1), as in SAPO's code (yinyueqin/SAPO,
+    sapo/alignment/utils.py)."""
     weights = [1 / (times + 1) for times in drawn]
     return [weight / sum(weights) for weight in weights]
 

@@ -21,15 +21,15 @@ class Remade(NamedTuple):
 
 
 def cut_point(tokens: int, segment: int, rng: random.Random) -> int:
-    """Where a segment begins in a good answer of so many tokens: drawn among those that leave `KEPT_BEHIND` tokens behind
-    it, and 0, the answer's beginning, where none does."""
+    """Where a segment begins in a good answer of so many tokens: drawn among the places that leave `KEPT_BEHIND` tokens
+    behind it, and 0, the answer's beginning, where none does."""
     return rng.randint(0, max(0, tokens - KEPT_BEHIND - segment))
 
 
 def spliced(good: list[int], cut: int, piece: list[int], stops: Collection[int]) -> Remade:
     """The good answer with a piece in the place of as many of its tokens, from `cut` on.
 
-    A piece with one of `stops` ends the answer there, and what the chat template writes behind the end of the good answer
+    A piece with one of `stops` ends the answer there; what the chat template writes behind the end of the good answer
     follows (ours: the authors' answers end with the stop itself).
     """
     end = next((i for i, token in enumerate(piece) if token in stops), None)

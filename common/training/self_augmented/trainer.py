@@ -1,18 +1,20 @@
 """SAPO, self-augmented preference optimisation (arXiv 2405.20830), and self-play, on LoRA adapters.
 
-SAPO as in the authors' code (yinyueqin/SAPO, sapo/alignment/trainer.py). Three students begin alike: the policy, a moving
-copy and the reference. Before every step the copy moves towards the policy, makes a segment of each good answer of the
-batch anew, and the pairs go into a buffer, which the batch is drawn from; the loss is DPO's against the reference. There
-are three differences. The authors set the reference to the moving copy after every 108 steps, with their data and batch
-about an epoch; here it is at the beginning of every epoch. They average weights, and here the factors of an adapter are
-averaged, whose product differs from the average of products by the product of their differences. Optimiser, batch and
-epochs are those of all rows here; theirs are RMSprop, 64 and 4. A pair whose answers are identical, which
-has no gradient, is kept out of the buffer (ours).
+SAPO as in the authors' code (yinyueqin/SAPO, sapo/alignment/trainer.py). Three students begin alike: the policy, a
+moving copy and the reference. Before every step the copy moves towards the policy and makes a segment of each good
+answer of the batch anew; these pairs go into a buffer, from which the batch is drawn, and the loss is DPO's against the
+reference. What is ours:
+- The reference becomes the copy at the beginning of every epoch. In their code it does after every 108 steps, about an
+  epoch of theirs.
+- An adapter's factors are averaged, where they average weights. The product of averages differs from the average of
+  products by b (1 - b) times the product of the factors' differences, which is small from a common start.
+- Optimiser, batch and epochs are those of all rows here; theirs are RMSprop, 64 and 4.
+- A pair whose answers are identical has no gradient and stays out of the buffer.
 
-Self-play is the first algorithm of SPIN (arXiv 2401.01335), with an epoch for an iteration: the policy of the epoch's
-beginning answers anew and is the reference. It is a control and not SPIN as published, whose code (uclaml/SPIN) trains
-several epochs an iteration, adds the pairs of the iteration before and starts the optimiser again; nor may its answers
-be longer than the good ones here.
+Self-play is the first algorithm of SPIN (arXiv 2401.01335) with an epoch for an iteration: the policy of the epoch's
+beginning answers every prompt anew, and is the reference. It is SAPO's control and not SPIN as published, whose code
+(uclaml/SPIN) trains several epochs an iteration, adds the pairs of the iteration before and begins the optimiser anew.
+Here answers are sampled as segments are, and are no longer than the good ones.
 """
 
 from __future__ import annotations
@@ -46,10 +48,10 @@ def move(copy: Tensor, policy: Tensor, kept: float) -> None:
 
 
 class SelfAugmentedTrainer(RDPOTrainer):
-    """`RDPOTrainer` whose pairs are made while it trains, by one process; the rejected answers of the data are not read.
+    """`RDPOTrainer` whose pairs are made while it trains, in one process; the data's rejected answers are not read.
 
-    settings: of SAPO; None is self-play. What is drawn depends on `args.seed` alone. `made` counts the answers, and the
-    log has it at every step.
+    settings: of SAPO; None is self-play. All that is drawn hangs on `args.seed`. `made` counts the answers, and the log
+    has it at every step.
     """
 
     def __init__(self, *args, settings: SelfAugmentedSettings | None, **kwargs):
@@ -62,12 +64,9 @@ class SelfAugmentedTrainer(RDPOTrainer):
         with self._randomness_kept():
             for name in (COPY, REFERENCE):
                 self.model.add_adapter(name, self.model.peft_config[POLICY])
-        self._adapters = [
-            (parameter, *(self.model.get_parameter(name.replace(f".{POLICY}.", f".{other}.")) for other in (COPY, REFERENCE)))
-            for name, parameter in self.model.named_parameters()
-            if f".{POLICY}." in name
-        ]  # fmt: skip
-        for policy, *others in self._adapters:
+        of = lambda adapter: [p for name, p in self.model.named_parameters() if f".{adapter}." in name]  # noqa: E731
+        self._factors = list(zip(of(POLICY), of(COPY), of(REFERENCE), strict=True))
+        for policy, *others in self._factors:
             for other in others:
                 other.data = policy.data.clone()  # its type too
 
@@ -84,15 +83,14 @@ class SelfAugmentedTrainer(RDPOTrainer):
 
     @torch.no_grad()
     def _move(self, begins_epoch: bool) -> None:
-        for policy, copy, reference in self._adapters:
+        for policy, copy, reference in self._factors:
             if self.settings or begins_epoch:
                 move(copy, policy, self.settings.ema if self.settings else 0.0)
             if begins_epoch:
                 reference.copy_(copy)
 
     def _drawn(self, made: list[MadePair]) -> list[MadePair]:
-        """As many pairs as were made: of the buffer, or those of the step themselves in self-play, and before the buffer
-        has any."""
+        """As many pairs as were made, from the buffer; the same ones in self-play, and where the buffer has none yet."""
         if self._buffer is None:
             return made
         self._buffer.add([pair for pair in made if pair.chosen != pair.rejected])
@@ -124,7 +122,7 @@ class SelfAugmentedTrainer(RDPOTrainer):
             return self._chat.continuations(prefixes, sampling, TOP_K)
 
     def _randomness_kept(self) -> AbstractContextManager:
-        """Context that leaves torch's random numbers as they are, so that a row sees its data in the order of others."""
+        """Context that leaves torch's random numbers as they are: a row sees its data in the order of others."""
         device = self.accelerator.device
         return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
