@@ -90,7 +90,7 @@ class SelfAugmentedTrainer(RDPOTrainer):
                 reference.copy_(copy)
 
     def _drawn(self, made: list[MadePair]) -> list[MadePair]:
-        """As many pairs as were made, from the buffer; the same ones in self-play, and where the buffer has none yet."""
+        """As many pairs as were made, from the buffer; the same ones in self-play, and where it has none yet."""
         if self._buffer is None:
             return made
         self._buffer.add([pair for pair in made if pair.chosen != pair.rejected])
