@@ -305,6 +305,7 @@ def parts_of(size, rate):
 
     def add_contest(name, lengths, batch, checkpointing, who, seconds):
         label = f"a step, {name}, {lengths[0]}/{lengths[1]} tokens, batch {batch}{', checkpointing' if checkpointing else ''}"
+        seconds += batch * sum(lengths) / 1500  # a batch of 16 at 1000/500 takes a second a step
         add(label, "speed", seconds * len(who), contest, rate, name, *lengths, batch, checkpointing, who)
 
     dtypes = (torch.float32, torch.bfloat16)
@@ -417,6 +418,12 @@ def paragraph(size, results):
         if "ratio" in row:
             kind = "NF4" if row["nf4"] else row["computed_in"]
             sentences.append(f"In {kind}, {row['student']} answers with {row['tokens_per_second_batched']:.0f} tokens a second in batches of {row['batch']}, {row['ratio']:.0f} times one prompt at a time.")
+    for row in results["speed"]:
+        ours = [one["ours"]["seconds_per_step"] for one in cells(results, **{key: row.get(key) for key in ("student", "prompt", "answer", "batch", "checkpointing")})]
+        if ours and "seconds_per_step" in row.get("trl_liger", {}):
+            sentences.append(f"With Liger's kernels, stock takes {row['trl_liger']['seconds_per_step'] / ours[0]:.1f} times our time at {row['prompt']}/{row['answer']}.")
+    if alone := [row for row in results["speed"] if row.get("trl") == {"error": OUT_OF_MEMORY} and "seconds_per_step" in row["ours"]]:
+        sentences.append(f"In {len(alone)} cells that we could train, stock was out of memory.")
     states = {state: [one["bar"] for one in results["bars"] if one["state"] == state] for state in ("reached", "missed", "not measured")}
     sentences.append(f"Of {len(results['bars'])} bars, {len(states['reached'])} were reached, {len(states['missed'])} missed and {len(states['not measured'])} not measured.")
     if results["left_out"]:

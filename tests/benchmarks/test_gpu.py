@@ -122,7 +122,17 @@ def test_a_model_that_does_not_fit_is_written_down_and_the_rest_goes_on(monkeypa
     assert first["trl_precomputed"]["error"].startswith("ValueError at test_gpu.py:") and first["trl_precomputed"]["error"].endswith(": a fault in two lines")
     assert [one["error"] for one in results["failed"]] == ["out of memory", first["trl_precomputed"]["error"], "out of memory"]
     gpu.report(SMALLEST, results, tmp_path)
-    assert "2 were out of memory and 1 failed" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "2 were out of memory and 1 failed" in told and "In 2 cells that we could train, stock was out of memory." in told
+
+
+def test_liger_is_set_against_our_step_of_the_same_case(made):
+    results = copy.deepcopy(made[0])
+    row = results["speed"][0]
+    same = {key: row[key] for key in ("student", "prompt", "answer", "batch", "checkpointing")}
+    results["speed"].append(same | {"trl_liger": {"seconds_per_step": 3 * row["ours"]["seconds_per_step"], "peak_gib": 1.0}, "ratios": {}})
+    assert "With Liger's kernels, stock takes 3.0 times our time at 24/8." in gpu.paragraph(SMALLEST, results)
+    gpu.draw(SMALLEST, results, made[1] / "with_liger.png")
 
 
 def test_without_a_gpu_one_sentence_and_2(monkeypatch, capsys):

@@ -125,6 +125,7 @@ def where_time_goes(folder, pairs, batch, vocabulary):
 def in_own_process(function, *arguments):
     """Runs it in a fork of a server that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "bitsandbytes", "common.trainer.rdpo", "common.training.supervised"])  # of a test, the main module is pytest
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(send, function, *arguments))
     process.start()
