@@ -57,7 +57,7 @@ from common.report.figures import grid_of_axes, save_figure  # noqa: E402
 from common.runtime import quiet_libraries, resolve  # noqa: E402
 from common.storage import write_json, write_whole  # noqa: E402
 from common.student.adapters import adapters_to_float32, lora_settings  # noqa: E402
-from common.student.load import forbid_cpu_repacking  # noqa: E402
+from common.student.load import forbid_cpu_repacking, own_device  # noqa: E402
 
 NO_GPU = "There is no CUDA device here: run this on a machine with a GPU, or with --dry to see every part work on a CPU."
 OUT_OF_MEMORY, OUT_OF_TIME = "out of memory", "left out: out of time"
@@ -135,7 +135,7 @@ def student(architecture, of_shape, dtype, four_bit, attention="sdpa", scale=1.0
     del random_model
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
     model = make.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, attn_implementation=attention, quantization_config=nf4 if four_bit else None, device_map={"": device() if device() == "cpu" else 0},
+        None, config=config, state_dict=weights, dtype=dtype, attn_implementation=attention, quantization_config=nf4 if four_bit else None, device_map={"": own_device()},
     )  # fmt: skip
     forbid_cpu_repacking(model)
     return model.eval()
@@ -150,9 +150,8 @@ def equality(size, architecture, dtype, four_bit, attention):
     """Relative differences of packed and padded rows, and of padded rows to rows computed one at a time."""
     from peft import get_peft_model
 
-    own = "sdpa" if attention == "dense mask" and architecture not in WITHOUT_SDPA else "eager" if attention == "dense mask" else attention
-    width = size.equality["hidden_size"]
-    model = get_peft_model(student(architecture, size.equality | ARCHITECTURES[architecture], dtype, four_bit, own, scale=5 * math.sqrt(64 / width)), lora_settings(8))
+    own, scale = "sdpa" if attention == "dense mask" else attention, 5 * math.sqrt(64 / size.equality["hidden_size"])
+    model = get_peft_model(student(architecture, size.equality | ARCHITECTURES[architecture], dtype, four_bit, own, scale), lora_settings(8))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data = torch.randn_like(parameter) * 0.02
@@ -300,8 +299,8 @@ def parts_of(size, rate):
 
     def add_equality(architecture, kinds, seconds):
         for dtype, four_bit, attention in kinds:
-            if attention != "sdpa" or architecture not in WITHOUT_SDPA:
-                add(f"packed and padded rows, {architecture}, {name_of(dtype)}{', NF4' if four_bit else ''}, {attention}", "equality", seconds, equality, architecture, dtype, four_bit, attention)
+            label = f"packed and padded rows, {architecture}, {name_of(dtype)}{', NF4' if four_bit else ''}, {attention}"
+            add(label, "equality", seconds, equality, architecture, dtype, four_bit, attention)
 
     def add_contest(name, lengths, batch, checkpointing, who, seconds):
         label = f"a step, {name}, {lengths[0]}/{lengths[1]} tokens, batch {batch}{', checkpointing' if checkpointing else ''}"
