@@ -493,6 +493,8 @@ def main():
     if not (wanted.dry or torch.cuda.is_available()):
         print(NO_GPU, file=sys.stderr)
         return 2
+    if wanted.dry:
+        torch.set_num_threads(1)  # on a busy machine two threads wait for each other at every one of many small products
     quiet_libraries()
     folder, size = resolve(wanted.to), DRY if wanted.dry else GPU
     folder.mkdir(parents=True, exist_ok=True)
