@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench lab small small-full small-chain local results
+.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench gpu lab small small-full small-chain local results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -14,7 +14,8 @@ help:
 	@echo "make related    the related systems, each beside its control (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite"
 	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
-	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS: persona pairs, see the script)"
+	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, two hours; ROWS: persona pairs, see the script)"
+	@echo "make gpu [DRY=1]  equality, speed and memory on one GPU against TRL's, random weights of 1B and 7B, into runs/gpu (8 minutes; DRY: every part on a CPU with tiny students, a minute)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
 	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"
@@ -52,6 +53,9 @@ reliability: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/train_step.py $(if $(ROWS),--rows $(ROWS))
 	$(if $(ROWS),$(BIN)/python tests/benchmarks/generation.py --rows $(ROWS))
+
+gpu: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/gpu.py $(if $(DRY),--dry)
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.
