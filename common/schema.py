@@ -94,6 +94,7 @@ class PromptRecord(Record):
     kind: a class of prompts for noise and report (a wrapper, an injection, a stance).
     plain_prompt: the same request without wrapper, persona or stance; "" means the prompt itself.
     group: the goal, persona or argument, which must never stand in two splits; "" means the prompt itself.
+    history: turns before the prompt, user and assistant in turn, as data of others have them; [] for none.
     """
 
     id: str
@@ -104,6 +105,7 @@ class PromptRecord(Record):
     kind: str = "plain"
     plain_prompt: str = ""
     group: str = ""
+    history: list[Message] = Field(default=[], exclude_if=lambda turns: not turns)
 
 
 class Pair(PromptRecord):

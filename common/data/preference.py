@@ -102,11 +102,10 @@ def _normalised(score_chosen: float, score_rejected: float, score_range: Sequenc
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
-    """System prompt, where there is one, and request, with the pair's instruction behind it, where it has one."""
+    """System prompt and earlier turns, where there are any, and request, with the pair's instruction behind it."""
     request = f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt
-    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [
-        {"role": "user", "content": request}
-    ]
+    opening = [{"role": "system", "content": pair.system}] if pair.system else []
+    return [*opening, *pair.history, {"role": "user", "content": request}]
 
 
 def _row(pair: ScoredPair) -> dict:

@@ -1,0 +1,108 @@
+"""Formats with two answers a row: the function of each makes one preference of one row."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from common.data.formats.record import BOTH, NoPreference, Preference, Reading
+from common.data.formats.turns import Asked, answer_of, asked_in, asked_of, messages, shared, transcript
+from common.data.preference import SCORES
+from common.data.readers import OptionalText, Row
+from common.schema import Pair, ScoredPair
+
+SCORE_NAMES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
+"""What the score of `chosen` or `rejected` is called: by us and ultrafeedback_binarized, by others, in Argilla's sets."""
+
+
+class Texts(BaseModel):
+    prompt: OptionalText
+    chosen: OptionalText
+    rejected: OptionalText
+    system: OptionalText = ""
+
+
+class Answers(BaseModel):
+    chosen: OptionalText
+    rejected: OptionalText
+    system: OptionalText = ""
+
+
+class Question(Answers):
+    question: OptionalText
+
+
+class Input(Answers):
+    input: OptionalText
+
+
+def texts(row: Row, reading: Reading) -> Preference:
+    """`prompt`, `chosen`, `rejected` as texts, and `system` where there is one: TRL's plain format, truthy-dpo, ours."""
+    read = row.read(Texts)
+    return _preference(row, reading, asked_in(read.prompt, read.system.strip()), read.chosen, read.rejected)
+
+
+def orca(row: Row, reading: Reading) -> Preference:
+    """`system`, `question` (`input` in distilabel's edition), `chosen`, `rejected`."""
+    read = row.read(Question if "question" in row.fields else Input)
+    asked = read.question if "question" in row.fields else read.input
+    return _preference(row, reading, Asked(read.system.strip(), [], asked.strip()), read.chosen, read.rejected)
+
+
+def message_lists(row: Row, reading: Reading) -> Preference:
+    """`chosen` and `rejected` as lists of messages: whole conversations, or answers to the messages or text in `prompt`.
+
+    A prompt in the lists goes before the column: in ultrafeedback_binarized it is in both.
+    """
+    chosen, rejected = (messages(row.fields.get(side), f"{row.where}: column {side}") for side in BOTH)
+    answers, before, prompt = (answer_of(chosen), answer_of(rejected)), shared(chosen, rejected), row.fields.get("prompt")
+    system = row.text("system")
+    if isinstance(prompt, list):
+        opening = messages(prompt, f"{row.where}: column prompt")
+        asked = asked_of(before if before[: len(opening)] == opening else opening + before, system)
+    elif any(turn["role"] == "user" for turn in before) or prompt is None:
+        asked = asked_of(before, system)
+    else:
+        asked = asked_in(row.text("prompt"), before[0]["content"] if before else system)
+    return _preference(row, reading, asked, *answers)
+
+
+def transcripts(row: Row, reading: Reading) -> Preference:
+    """HH-RLHF: `chosen` and `rejected` are texts of turns, "\\n\\nHuman: ...\\n\\nAssistant: ...", alike but for the last."""
+    read = row.read(Answers)
+    chosen, rejected = transcript(read.chosen), transcript(read.rejected)
+    answers = answer_of(chosen), answer_of(rejected)
+    return _preference(row, reading, asked_of(shared(chosen, rejected), read.system.strip()), *answers)
+
+
+def implicit_texts(row: Row, reading: Reading) -> Preference:
+    """`chosen` and `rejected` as texts that begin with the prompt: what both share, up to a space, as TRL cuts it."""
+    read = row.read(Answers)
+    pairs = enumerate(zip(read.chosen, read.rejected))
+    end = next((i for i, (one, other) in pairs if one != other), min(len(read.chosen), len(read.rejected)))
+    cut = read.chosen.rfind(" ", 0, end) + 1
+    if not (prompt := read.chosen[:cut].strip()):
+        raise NoPreference("rows whose texts share no beginning")
+    return _preference(row, reading, Asked(read.system.strip(), [], prompt), read.chosen[cut:], read.rejected[cut:])
+
+
+def notebook_pairs(row: Row, reading: Reading) -> Preference:
+    """A line of `pairs.jsonl` or `scored.jsonl`, with its own scale and split; the revised answer is chosen."""
+    pair = row.read(ScoredPair if "score_revised" in row.fields else Pair)
+    is_scored = isinstance(pair, ScoredPair)
+    return Preference(
+        row.where, f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt,
+        pair.response_revised.strip(), pair.response.strip(), pair.system, pair.history,
+        pair.score_revised if is_scored else None, pair.score_response if is_scored else None,
+        pair.scale if is_scored else (0.0, 1.0), pair.split, pair.group, row.fields, row.halves,
+    )  # fmt: skip
+
+
+def _preference(row: Row, reading: Reading, asked: Asked, chosen: str, rejected: str) -> Preference:
+    if len(there := [name for name in SCORES if name in row.fields]) == 1:
+        raise ValueError(f"{row.where}: it has {there[0]} alone; give both of {' and '.join(SCORES)}, or none")
+    columns = [next((name for form in SCORE_NAMES if (name := form.format(side)) in row.fields), "") for side in BOTH]
+    scores = [reading.score(row, column, row.fields[column]) if column else None for column in columns]
+    return Preference(
+        row.where, asked.prompt, chosen.strip(), rejected.strip(), asked.system, asked.history, *scores,
+        reading.score_range, fields=row.fields, halves=row.halves,
+    )  # fmt: skip
