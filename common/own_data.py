@@ -21,6 +21,7 @@ from typing import Any
 from common.data.formats.pairs import PlacedPair, scored_pairs
 from common.data.formats.read import learnable, read_preferences
 from common.data.formats.record import Preferences
+from common.data.preference import trained_on
 from common.doctor.advice import Advice, knobs_for
 from common.doctor.diagnosis import examine
 from common.doctor.report import page, short_table
@@ -115,11 +116,9 @@ def train_and_report(
     """
     if method not in TRAINED:
         raise ValueError(f"method {method!r} trains nothing; there are {', '.join(TRAINED)}")
-    if METHODS[method].sees_scores and not any(pair.is_scored for pair in pairs):
-        without = [name for name in TRAINED if not METHODS[name].sees_scores]
-        raise ValueError(f"no pair has both scores, which {method} reads; take one of {', '.join(without)}, or give scores")
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
+    trained_on(train_pairs, method, METHODS[method].sees_scores)  # refused before anything is loaded
     training = training_of(method, student, train_pairs, settings, **load)
     of_strength = [strength] if strength != 1.0 else []
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out], *of_strength)
@@ -163,7 +162,7 @@ def train_and_report(
         {"student": str(student), "method": method, "strength": strength, **asdict(settings), **load},
         made_of=made_of,
         pairs=counts,
-        data=data,
+        **({"data": data} if data else {}),
     )
     (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
     (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
@@ -239,8 +238,8 @@ def main(arguments: list[str] | None = None) -> None:
         method, knobs = chosen_method(found.advice, asked.method, given)
         options = {name: getattr(asked, name) for name in OPTIONS}
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
-        how = {"revision": asked.revision, "pad_token": asked.pad_token}
-        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, read.as_dict(), **how)
+        how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
+        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
     print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])

@@ -105,7 +105,8 @@ class PromptRecord(Record):
     kind: str = "plain"
     plain_prompt: str = ""
     group: str = ""
-    history: list[Message] = Field(default=[], exclude_if=lambda turns: not turns)
+    history: list[Message] = Field(default=[], exclude_if=lambda turns: not turns, repr=False)
+    """Marks of evaluations are made of what `repr` shows; the id tells two histories apart."""
 
 
 class Pair(PromptRecord):

@@ -126,6 +126,15 @@ def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
     return [pair for pair in pairs if pair.is_scored and pair.normalised()[1] > pair.normalised()[0]]
 
 
+def trained_on(pairs: Sequence[ScoredPair], method: str, needs_scores: bool) -> list[ScoredPair]:
+    """The pairs with both scores, the same ones for every method; where none has both, all, for a method that reads no
+    scores. Raises ValueError for one that does."""
+    scored = [pair for pair in pairs if pair.is_scored]
+    if needs_scores and not scored:
+        raise ValueError(f"no pair has both scores, which {method} reads; take a method that reads none, or give scores")
+    return scored or list(pairs)
+
+
 def pairs_without_signal(
     pairs: Sequence[ScoredPair], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.preference import preference_dataset
+from common.data.preference import preference_dataset, trained_on
 from common.evaluation.answers import TrainedStudent
 from common.methods import (
     METHODS,
@@ -48,7 +48,8 @@ def train(
             loaded.
         student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to
             `load_as_it_is`.
-        pairs: scored pairs; those without both scores are left out for every method alike.
+        pairs: scored pairs; those without both scores are left out for every method alike. Where none has both, methods
+            that read no scores train on all.
         output: folder for the trainer's checkpoints.
         start_adapter: folder of the adapter that a preference training goes on from, whose policy is then its reference;
             None begins a new one.
@@ -91,15 +92,15 @@ def train(
                 f"{method}: a training that goes on from {start_adapter} has that policy as its reference; leave reference = {settings.reference} out"
             )
         model = load_adapter(model, start_adapter, trainable=True)
-    scored = [pair for pair in pairs if pair.is_scored]
+    used_pairs = trained_on(pairs, method, METHODS[method].sees_scores)
     with dequantised(model):
         if METHODS[method].loss:
-            trainer, used = preference_trainer(method, model, tokenizer, scored, settings, Path(output))
+            trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output))
         else:
             from common.training.supervised import supervised_trainer
 
             arguments = common_arguments(model, settings, Path(output))
-            trainer, used = supervised_trainer(method, model, tokenizer, scored, settings, arguments)
+            trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
         if settings.steps_share < 1.0:
             from common.trainer.finite import EndAfter
 
@@ -109,7 +110,7 @@ def train(
         if start_adapter:
             trainer.model.delete_adapter("ref")  # TRL's copy of the start
     trained = TrainedStudent(
-        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
+        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(used_pairs),
         asked_for=settings.asked_for(method),
     )  # fmt: skip
     del trainer

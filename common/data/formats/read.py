@@ -123,7 +123,7 @@ def learnable(found: Preferences) -> Preferences:
 def _refusal(reason: str, empty: Sequence[str], before: str) -> str:
     if reason == EMPTY:
         needs = next(form.needs for form in FORMATS if form.name == TABLE)
-        return f"column {empty[0]}: a text of at least 1 character is needed; every row needs {', '.join(needs)}"
+        return f"column {empty[0]}: a text should have at least 1 character; every row needs {', '.join(needs)}"
     if reason == ALIKE:
         return "column rejected: the same text as chosen, from which nothing is learned; delete the row"
     return f"the same prompt and answers as in {before}; delete one of them"
