@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common.data.formats.pairs import PlacedPair, scored_pairs
-from common.data.formats.read import learnable, read_preferences
+from common.data.formats.pairs import PlacedPair, learnable, scored_pairs
+from common.data.formats.read import read_preferences
 from common.data.formats.record import Preferences
 from common.data.preference import trained_on
 from common.doctor.advice import Advice, knobs_for
@@ -29,7 +28,7 @@ from common.doctor.rows import SHARES, add_score_options, weights_of
 from common.evaluation.result import Result, card
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings
-from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
+from common.report.before_after import ANSWERS, account, check_row, measure, preferred, report
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.student.adapters import save_adapter, turn
@@ -70,17 +69,17 @@ def read_pairs(
 def pairs_of(found: Preferences) -> list[PlacedPair]:
     """A pair a preference, as `read_pairs` gives them. Raises ValueError for too few."""
     pairs = scored_pairs(found, "own_data", SHARES)
-    usable = [pair for pair in pairs if score_gap(pair) is not None] if found.scored else pairs
-    count = Counter(pair.split for pair in usable)
-    unequal = sum(bool(score_gap(pair)) for pair in side(usable, "test")) if found.scored else count["test"]
-    if count.total() < LEAST_PAIRS:
-        have = "rows have both scores" if found.scored else "rows give pairs"
+    usable = [pair for pair in pairs if pair.is_scored] if found.scored else pairs
+    what = "rows have both scores" if found.scored else "rows give a pair"
+    if len(usable) < LEAST_PAIRS:
         raise ValueError(
-            f"{found.source}: {count.total()} of {len(pairs) if found.scored else found.rows} {have}; give at least {LEAST_PAIRS}, so that some can be held out"
+            f"{found.source}: {len(usable)} of {len(pairs) if found.scored else found.rows} {what}; give at least {LEAST_PAIRS}, so that some can be held out"
         )
-    if not count["train"] or not unequal:
+    to_train, measured = len(side(usable, "train")), len(preferred(side(usable, "test")))
+    if not to_train or not measured:
+        how = " with unequal scores" if found.scored else ""
         raise ValueError(
-            f"{found.source}: {count['train']} scored rows to train on and {unequal} held out with unequal scores; there must be one of each, give more rows"
+            f"{found.source}: {to_train} {'scored ' * bool(found.scored)}rows to train on and {measured} held out{how}; there must be one of each, give more rows"
         )
     return pairs
 

@@ -131,7 +131,9 @@ def trained_on(pairs: Sequence[ScoredPair], method: str, needs_scores: bool) -> 
     scores. Raises ValueError for one that does."""
     scored = [pair for pair in pairs if pair.is_scored]
     if needs_scores and not scored:
-        raise ValueError(f"no pair has both scores, which {method} reads; take a method that reads none, or give scores")
+        raise ValueError(
+            f"no pair has both scores, which {method} reads; take a method that reads none, or give scores"
+        )
     return scored or list(pairs)
 
 

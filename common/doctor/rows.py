@@ -81,8 +81,8 @@ def weights_of(given: Sequence[str]) -> dict[str, float]:
             weights[name] = float(weight)
         except ValueError:
             weights[name] = math.nan
-        if not name or not math.isfinite(weights[name]) or not weights[name]:
-            raise ValueError(f"--weights {one}: write ATTRIBUTE=WEIGHT with a number other than 0, as helpfulness=0.7")
+        if not name or not math.isfinite(weights[name]):
+            raise ValueError(f"--weights {one}: write ATTRIBUTE=WEIGHT, such as helpfulness=0.7")
     return weights
 
 

@@ -182,7 +182,11 @@ def report(
     cell = lambda name: f"{of[name].value:.2f} [{of[name].low:.2f}, {of[name].high:.2f}], n = {of[name].n}"  # noqa: E731
     right, wrong = of["turned_right"].k, of["turned_wrong"].k
     has_scores = any(pair.is_scored for pair in held_out)
-    better = "the answer with the higher score, whichever column it stands in" if has_scores else "the chosen answer, as no row has scores"
+    better = (
+        "the answer with the higher score, whichever column it stands in"
+        if has_scores
+        else "the chosen answer, as no row has scores"
+    )
     taken = "the scores are taken for true" if has_scores else "the labels are taken for true"
     moved, warned = movement(result.history), warning(result.history)
     lines = [

@@ -70,10 +70,16 @@ def _sentence(name: str, revision: str, error: Exception) -> str:
     kind, text = type(error).__name__, str(error)
     if "gated dataset" in text or isinstance(error, errors.GatedRepoError):
         return f"{name} is gated; accept its conditions on https://huggingface.co/datasets/{name} and log in with `hf auth login`"
-    if "Revision" in text and isinstance(error, DatasetNotFoundError) or isinstance(error, errors.RevisionNotFoundError):
+    if (
+        "Revision" in text
+        and isinstance(error, DatasetNotFoundError)
+        or isinstance(error, errors.RevisionNotFoundError)
+    ):
         return f"{name} has no revision {revision}; copy the commit from its page, under Files and versions"
     if isinstance(error, DatasetNotFoundError | errors.RepositoryNotFoundError):
-        return f"{name} is not on the Hub, or private; check the name, and log in with `hf auth login` for a private one"
+        return (
+            f"{name} is not on the Hub, or private; check the name, and log in with `hf auth login` for a private one"
+        )
     if isinstance(error, ConnectionError | errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return f"the Hub cannot be reached and the local cache has no {name} at {revision}; connect (unset HF_HUB_OFFLINE), or give a local file"
     if isinstance(error, errors.EntryNotFoundError):

@@ -42,12 +42,14 @@ def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
         ratings_in = "ratings" if "ratings" in row.fields else "rating"
         ratings = _list(row, ratings_in)
         if len(answers) != len(ratings):
-            raise ValueError(f"{row.where}: {len(answers)} generations and {len(ratings)} {ratings_in}; give one for each")
+            raise ValueError(
+                f"{row.where}: {len(answers)} generations and {len(ratings)} {ratings_in}; give one for each"
+            )
         rated = [
             Rated(row, str(text or "").strip(), reading.score(row, ratings_in, rating))
             for text, rating in zip(answers, ratings)
         ]
-        yield from _best_and_worst(_asked(row, column, reading), rated, reading)
+        yield from _best_and_worst(row.where, _asked(row, column, reading), rated, reading)
 
 
 def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
@@ -68,7 +70,7 @@ def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
         except NoPreference as reason:
             reading.left_out.add(str(reason).replace("rows", "prompts", 1), rated[0].row.where)
             continue
-        yield from _best_and_worst(asked, rated, reading)
+        yield from _best_and_worst(rated[0].row.where, asked, rated, reading)
 
 
 def weighted_score(row: Row, reading: Reading, weights: Mapping[str, float]) -> float | None:
@@ -95,7 +97,9 @@ def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
     for row in rows:
         label = THUMBS.get(str(row.fields.get("label")).strip().casefold())
         if label is None:
-            raise ValueError(f"{row.where}: column label: {shortened(row.fields.get('label'))} is neither true nor false")
+            raise ValueError(
+                f"{row.where}: column label: {shortened(row.fields.get('label'))} is neither true nor false"
+            )
         if (asked := _asked(row, "prompt", reading)) is None:
             continue
         cell = row.fields.get("completion")
@@ -113,17 +117,15 @@ def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
             reading.left_out.add("answers without one of the other label to their prompt", alone.row.where)
 
 
-def _best_and_worst(asked: Asked | None, rated: Sequence[Rated], reading: Reading) -> Iterator[Preference]:
+def _best_and_worst(where: str, asked: Asked | None, rated: Sequence[Rated], reading: Reading) -> Iterator[Preference]:
     if asked is None:
         return
-    where = rated[0].row.where if rated else ""
     scored = [answer for answer in rated if answer.score is not None]
     for answer in rated:
         if answer.score is None:
             reading.left_out.add("answers without a score", answer.row.where)
     if len(scored) < 2:
-        if where:
-            reading.left_out.add("prompts with fewer than two scored answers", where)
+        reading.left_out.add("prompts with fewer than two scored answers", where)
         return
     best = max(scored, key=lambda answer: answer.score)
     worst = min(scored, key=lambda answer: answer.score)

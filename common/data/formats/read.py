@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.data.formats import many_answers, two_answers
 from common.data.formats.record import (
-    ALIKE,
     BOTH,
-    EMPTY,
-    REPEATED,
-    LeftOut,
     NoPreference,
     Preference,
     Preferences,
@@ -85,8 +82,10 @@ def read_preferences(
     that cannot be read, a score outside its range.
     """
     check_score_range(*score_range)
+    if wrong := [name for name, weight in (weights or {}).items() if not weight or not math.isfinite(weight)]:
+        raise ValueError(f"the weight of {wrong[0]} is a finite number other than 0, negative where less is better")
     rows = [_whole(row) for row in _rows(source)]
-    columns = {name for row in rows for name, cell in row.fields.items() if cell is not None}
+    columns = {name for row in rows for name, cell in row.fields.items() if cell is not None or name in SCORES}
     form = _recognised(rows, columns, source, weights or {})
     reading = Reading(score_range, weights or {})
     pairs = list(form.read(rows, reading))
@@ -96,46 +95,19 @@ def read_preferences(
     return Preferences(str(source), form.name, len(rows), pairs, reading.left_out)
 
 
-def learnable(found: Preferences) -> Preferences:
-    """The preferences that something is learned from: without empty texts, equal answers and repeats, which are counted.
-
-    In a local table of texts with scores, which its owner can edit, they are refused instead. Raises ValueError naming
-    the line there, and for half a character everywhere.
-    """
-    is_own = found.format == TABLE and ON_HUB.fullmatch(found.source) is None
-    left_out, kept, places = LeftOut(), [], {}
-    for pair in found.pairs:
-        if pair.halves:
-            raise ValueError(f"{pair.where}: holds half a character; mend or delete it")
-        told = repr((pair.system, pair.history, pair.prompt, pair.chosen, pair.rejected))
-        before = places.setdefault(told, pair.where)
-        empty = [name for name in ("prompt", *BOTH) if not getattr(pair, name)]
-        reason = EMPTY if empty else ALIKE if pair.chosen == pair.rejected else REPEATED if before != pair.where else ""
-        if reason and is_own:
-            raise ValueError(f"{pair.where}: {_refusal(reason, empty, before)}")
-        if reason:
-            left_out.add(reason, pair.where)
-        else:
-            kept.append(pair)
-    return replace(found, pairs=kept, left_out=found.left_out.plus(left_out))
-
-
-def _refusal(reason: str, empty: Sequence[str], before: str) -> str:
-    if reason == EMPTY:
-        needs = next(form.needs for form in FORMATS if form.name == TABLE)
-        return f"column {empty[0]}: a text should have at least 1 character; every row needs {', '.join(needs)}"
-    if reason == ALIKE:
-        return "column rejected: the same text as chosen, from which nothing is learned; delete the row"
-    return f"the same prompt and answers as in {before}; delete one of them"
-
-
 def _rows(source: str | Path) -> list[Row]:
-    path, on_hub = Path(source).expanduser(), ON_HUB.fullmatch(str(source))
-    if path.exists() or path.suffix.lower() in READERS and not (on_hub and on_hub[3]):
+    path = Path(source).expanduser()
+    if is_on_hub(source):
+        return read_rows(source)
+    if path.exists() or path.suffix.lower() in READERS:
         return read_table(path, half_characters=True)
-    if not on_hub or not on_hub[3]:
-        raise FileNotFoundError(f"no file {source}; give a file, or a Hub dataset as NAME@COMMIT")
-    return read_rows(source)
+    raise FileNotFoundError(f"no file {source}; give a file, or a Hub dataset as NAME@COMMIT")
+
+
+def is_on_hub(source: str | Path) -> bool:
+    """Whether it names a Hub dataset with a commit, and nothing that is here."""
+    on_hub = ON_HUB.fullmatch(str(source))
+    return bool(on_hub and on_hub[3]) and not Path(source).expanduser().exists()
 
 
 def _whole(row: Row) -> Row:
@@ -167,7 +139,9 @@ def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weig
             f"{source}: no known format; its columns are {', '.join(sorted(columns))[:200]}; the nearest is {near.name}, which also needs {' and '.join(hints)}; docs/own-data.md lists the formats"
         )
     if weights and form is not attributes:
-        raise ValueError(f"{source}: read as {form.name}, which has no attribute scores to weigh; leave the weights out")
+        raise ValueError(
+            f"{source}: read as {form.name}, which has no attribute scores to weigh; leave the weights out"
+        )
     return form
 
 

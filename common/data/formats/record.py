@@ -12,7 +12,6 @@ from common.data.readers import Row, score_of
 from common.schema import Message
 
 BOTH = ("chosen", "rejected")
-EMPTY, ALIKE, REPEATED = "rows with an empty text", "rows whose two answers are the same text", "repeated rows"
 
 
 @dataclass(frozen=True)

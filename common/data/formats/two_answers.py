@@ -54,7 +54,11 @@ def message_lists(row: Row, reading: Reading) -> Preference:
     A prompt in the lists goes before the column: in ultrafeedback_binarized it is in both.
     """
     chosen, rejected = (messages(row.fields.get(side), f"{row.where}: column {side}") for side in BOTH)
-    answers, before, prompt = (answer_of(chosen), answer_of(rejected)), shared(chosen, rejected), row.fields.get("prompt")
+    answers, before, prompt = (
+        (answer_of(chosen), answer_of(rejected)),
+        shared(chosen, rejected),
+        row.fields.get("prompt"),
+    )
     system = row.text("system")
     if isinstance(prompt, list):
         opening = messages(prompt, f"{row.where}: column prompt")
