@@ -157,7 +157,7 @@ def test_pairs_of_others_are_split_and_their_conversations_not_judged(tmp_path, 
     assert len(run.pairs) + len(held_out) + several == 60 and several and not any(record.history for record in held_out)
     with pytest.raises(ValueError, match="line 1: column score_chosen: 5 lies outside 0 to 1"):
         open_experiment(parameters("train_rdpo", tmp_path, **given | {"score_range": [0, 1]}))
-    with pytest.raises(FileNotFoundError, match="the Hub cannot be reached and the local cache has no someone-of-ours/nothing at abc"):
+    with pytest.raises(FileNotFoundError, match="cannot take someone-of-ours/nothing at revision abc from the Hub .no connection"):
         open_experiment(parameters("train_rdpo", tmp_path, **given | {"pairs_file": "someone-of-ours/nothing@abc"}))
 
 

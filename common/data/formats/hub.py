@@ -22,7 +22,7 @@ def load_split(name: str, split: str, revision: str) -> list[dict[str, Any]]:
     kept = {Path(file["filename"]).parent.name for file in found.cache_files}
     if COMMIT.fullmatch(revision) and any(COMMIT.fullmatch(other) for other in kept - {revision}):
         raise FileNotFoundError(
-            f"{name} at {revision} cannot be reached, and the local cache holds commit {', '.join(kept)}; connect, or give that commit"
+            f"cannot take {name} at revision {revision} from the Hub (no connection, and the local cache holds commit {', '.join(kept)}); connect, or give that commit"
         )
     return list(found)
 
@@ -60,36 +60,40 @@ def _in_one_sentence(name: str, revision: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
-        raise FileNotFoundError(_sentence(name, revision, error)) from error
+        reason, remedy = _reason(name, revision, error)
+        raise FileNotFoundError(
+            f"cannot take {name} at revision {revision} from the Hub ({reason}); {remedy}, or give a local file"
+        ) from error
 
 
-def _sentence(name: str, revision: str, error: Exception) -> str:
+def _reason(name: str, revision: str, error: Exception) -> tuple[str, str]:
+    """(what is wrong, what to do)."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
 
-    kind, text = type(error).__name__, str(error)
+    text = str(error)
     if "gated dataset" in text or isinstance(error, errors.GatedRepoError):
-        return f"{name} is gated; accept its conditions on https://huggingface.co/datasets/{name} and log in with `hf auth login`"
+        page = f"https://huggingface.co/datasets/{name}"
+        return "it is gated", f"accept its conditions on {page} and log in with `hf auth login`"
     if (
         "Revision" in text
         and isinstance(error, DatasetNotFoundError)
         or isinstance(error, errors.RevisionNotFoundError)
     ):
-        return f"{name} has no revision {revision}; copy the commit from its page, under Files and versions"
+        return "it has no such revision", "copy the commit from its page, under Files and versions"
     if isinstance(error, DatasetNotFoundError | errors.RepositoryNotFoundError):
-        return (
-            f"{name} is not on the Hub, or private; check the name, and log in with `hf auth login` for a private one"
-        )
+        return "no such dataset, or a private one", "check the name, log in with `hf auth login` for a private one"
     if isinstance(error, ConnectionError | errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        return f"the Hub cannot be reached and the local cache has no {name} at {revision}; connect (unset HF_HUB_OFFLINE), or give a local file"
+        return "no connection, and no copy in the local cache", "connect (unset HF_HUB_OFFLINE)"
     if isinstance(error, errors.EntryNotFoundError):
-        return f"{name} at {revision} has no such file; its page lists them, under Files and versions"
+        return "it has no such file", "copy the name from its page, under Files and versions"
     if splits := re.search(r'Unknown split "(.*?)". Should be one of \[(.*?)\]', text):
-        return f"{name} has no split {splits[1]}; give one as {name}/SPLIT@{revision}: {splits[2].replace(chr(39), '')}"
+        there = splits[2].replace("'", "")
+        return f"it has no split {splits[1]}, but {there}", f"give one as {name}/SPLIT@{revision}"
     if configs := re.search(r"available configs: \[(.*?)\]", text):
-        return f"{name} has several configurations ({configs[1].replace(chr(39), '')}); give a file of one as {name}/FILE@{revision}"
-    reason = f"{kind}: {_first_line(error)}"
-    return f"cannot take {name} at revision {revision} from the Hub ({reason}); check name, revision and network, or give a local file"
+        there = configs[1].replace("'", "")
+        return f"it has several configurations, {there}", f"give a file of one as {name}/FILE@{revision}"
+    return _first_line(error), "check name, revision and network"
 
 
 def _first_line(error: Exception) -> str:

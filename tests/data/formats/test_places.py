@@ -77,7 +77,7 @@ def test_offline_a_cached_dataset_of_another_commit_is_refused(monkeypatch):
         cache_files = [{"filename": f"/cache/someone___drinks/default/0.0.0/{'b' * 40}/drinks-train.arrow"}]
 
     on_hub(monkeypatch, Cached(IMPLICIT))
-    with pytest.raises(FileNotFoundError, match=f"someone/drinks at {COMMIT} cannot be reached, and the local cache holds commit b+; connect, or give that commit"):
+    with pytest.raises(FileNotFoundError, match=f"cannot take someone/drinks at revision {COMMIT} from the Hub .no connection, and the local cache holds commit b+.; connect, or give that commit"):
         read_preferences(f"someone/drinks@{COMMIT}")
     assert texts(read_preferences(f"someone/drinks@{'b' * 40}")) == ALL
 
@@ -91,16 +91,16 @@ def refused(kind, text):
 
 NOT_FOUND = datasets.exceptions.DatasetNotFoundError
 TROUBLE = {
-    "gated": (NOT_FOUND("Dataset 'someone/drinks' is a gated dataset on the Hub. You must be authenticated to access it."), "someone/drinks is gated; accept its conditions on https://huggingface.co/datasets/someone/drinks and log in with `hf auth login`"),
-    "private or misspelt": (NOT_FOUND("Dataset 'someone/drinks' doesn't exist on the Hub or cannot be accessed."), "someone/drinks is not on the Hub, or private; check the name, and log in with `hf auth login` for a private one"),
-    "wrong commit": (NOT_FOUND(f"Revision '{COMMIT}' doesn't exist for dataset 'someone/drinks' on the Hub."), f"someone/drinks has no revision {COMMIT}; copy the commit from its page"),
-    "wrong commit of a file": (refused("RevisionNotFoundError", "404"), f"someone/drinks has no revision {COMMIT}"),
-    "private file": (refused("RepositoryNotFoundError", "404"), "someone/drinks is not on the Hub, or private"),
-    "no such file": (refused("RemoteEntryNotFoundError", "404"), f"someone/drinks at {COMMIT} has no such file"),
-    "offline": (ConnectionError("Couldn't reach 'someone/drinks' on the Hub (OfflineModeIsEnabled)"), f"the Hub cannot be reached and the local cache has no someone/drinks at {COMMIT}; connect (unset HF_HUB_OFFLINE), or give a local file"),
-    "other splits": (ValueError('Unknown split "train". Should be one of [\'train_prefs\', \'test_prefs\'].'), f"someone/drinks has no split train; give one as someone/drinks/SPLIT@{COMMIT}: train_prefs, test_prefs"),
-    "configurations": (ValueError("Config name is missing.\nPlease pick one among the available configs: ['hot', 'cold']\nExample of usage"), f"someone/drinks has several configurations (hot, cold); give a file of one as someone/drinks/FILE@{COMMIT}"),
-    "script": (RuntimeError("Dataset scripts are no longer supported, but found drinks.py"), "Dataset scripts are no longer supported, but found drinks.py); check name, revision and network, or give a local file"),
+    "gated": (NOT_FOUND("Dataset 'someone/drinks' is a gated dataset on the Hub. You must be authenticated to access it."), "(it is gated); accept its conditions on https://huggingface.co/datasets/someone/drinks and log in with `hf auth login`, or give a local file"),
+    "private or misspelt": (NOT_FOUND("Dataset 'someone/drinks' doesn't exist on the Hub or cannot be accessed."), "(no such dataset, or a private one); check the name, log in with `hf auth login` for a private one"),
+    "wrong commit": (NOT_FOUND(f"Revision '{COMMIT}' doesn't exist for dataset 'someone/drinks' on the Hub."), f"cannot take someone/drinks at revision {COMMIT} from the Hub (it has no such revision); copy the commit from its page"),
+    "wrong commit of a file": (refused("RevisionNotFoundError", "404"), "(it has no such revision)"),
+    "private file": (refused("RepositoryNotFoundError", "404"), "(no such dataset, or a private one)"),
+    "no such file": (refused("RemoteEntryNotFoundError", "404"), "(it has no such file)"),
+    "offline": (ConnectionError("Couldn't reach 'someone/drinks' on the Hub (OfflineModeIsEnabled)"), "(no connection, and no copy in the local cache); connect (unset HF_HUB_OFFLINE), or give a local file"),
+    "other splits": (ValueError('Unknown split "train". Should be one of [\'train_prefs\', \'test_prefs\'].'), f"(it has no split train, but train_prefs, test_prefs); give one as someone/drinks/SPLIT@{COMMIT}"),
+    "configurations": (ValueError("Config name is missing.\nPlease pick one among the available configs: ['hot', 'cold']\nExample of usage"), f"(it has several configurations, hot, cold); give a file of one as someone/drinks/FILE@{COMMIT}"),
+    "script": (RuntimeError("Dataset scripts are no longer supported, but found drinks.py"), "(Dataset scripts are no longer supported, but found drinks.py); check name, revision and network, or give a local file"),
 }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def test_what_keeps_a_hub_dataset_away_is_one_sentence(error, sentence, monkeypa
 
 def test_offline_for_real(monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="the Hub cannot be reached and the local cache has no someone-of-ours/nothing at"):
+    with pytest.raises(FileNotFoundError, match="cannot take someone-of-ours/nothing at revision a+ from the Hub .no connection, and no copy in the local cache"):
         read_preferences(f"someone-of-ours/nothing@{COMMIT}")
 
 
