@@ -141,7 +141,7 @@ def test_a_calibrated_final_judge_is_still_asked_about_the_style(tmp_path, micro
     assert isinstance(evaluator.judge, CalibratedJudge) and INSTRUCTIONS["safety"].desired in evaluator.style_judge.question
 
 
-def test_pairs_of_others_are_split_and_their_conversations_not_judged(tmp_path, micro, capsys):
+def test_pairs_of_others_are_split_and_their_conversations_not_judged(tmp_path, micro, monkeypatch, capsys):
     turn = lambda role, content: {"role": role, "content": content}  # noqa: E731
     before = {n: [turn("user", f"Hello {n}!"), *([turn("assistant", "Hello."), turn("user", "And?")] if n % 3 == 0 else [])] for n in range(60)}
     lines = [{"chosen": [*asked, turn("assistant", "Yes.")], "rejected": [*asked, turn("assistant", "No.")], "score_chosen": 5, "score_rejected": n % 2} for n, asked in before.items()]
@@ -157,6 +157,8 @@ def test_pairs_of_others_are_split_and_their_conversations_not_judged(tmp_path, 
     assert len(run.pairs) + len(held_out) + several == 60 and several and not any(record.history for record in held_out)
     with pytest.raises(ValueError, match="line 1: column score_chosen: 5 lies outside 0 to 1"):
         open_experiment(parameters("train_rdpo", tmp_path, **given | {"score_range": [0, 1]}))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="cannot take someone-of-ours/nothing at revision abc from the Hub .no connection"):
         open_experiment(parameters("train_rdpo", tmp_path, **given | {"pairs_file": "someone-of-ours/nothing@abc"}))
 

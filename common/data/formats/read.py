@@ -106,8 +106,8 @@ def _rows(source: str | Path) -> list[Row]:
 
 def is_on_hub(source: str | Path) -> bool:
     """Whether it names a Hub dataset with a commit, and nothing that is here."""
-    on_hub = ON_HUB.fullmatch(str(source))
-    return bool(on_hub and on_hub[3]) and not Path(source).expanduser().exists()
+    path, on_hub = Path(source).expanduser(), ON_HUB.fullmatch(str(source))
+    return bool(on_hub and on_hub[3]) and path.suffix.lower() not in READERS and not path.exists()
 
 
 def _whole(row: Row) -> Row:

@@ -54,12 +54,8 @@ def message_lists(row: Row, reading: Reading) -> Preference:
     A prompt in the lists goes before the column: in ultrafeedback_binarized it is in both.
     """
     chosen, rejected = (messages(row.fields.get(side), f"{row.where}: column {side}") for side in BOTH)
-    answers, before, prompt = (
-        (answer_of(chosen), answer_of(rejected)),
-        shared(chosen, rejected),
-        row.fields.get("prompt"),
-    )
-    system = row.text("system")
+    answers, before = (answer_of(chosen), answer_of(rejected)), shared(chosen, rejected)
+    prompt, system = row.fields.get("prompt"), row.text("system")
     if isinstance(prompt, list):
         opening = messages(prompt, f"{row.where}: column prompt")
         asked = asked_of(before if before[: len(opening)] == opening else opening + before, system)
@@ -79,7 +75,10 @@ def transcripts(row: Row, reading: Reading) -> Preference:
 
 
 def implicit_texts(row: Row, reading: Reading) -> Preference:
-    """`chosen` and `rejected` as texts that begin with the prompt: what both share, up to a space, as TRL cuts it."""
+    """`chosen` and `rejected` as texts that begin with the prompt: what both share.
+
+    Cut back to a space, so that no word is cut in two (ours; TRL cuts at the first unlike letter).
+    """
     read = row.read(Answers)
     pairs = enumerate(zip(read.chosen, read.rejected))
     end = next((i for i, (one, other) in pairs if one != other), min(len(read.chosen), len(read.rejected)))

@@ -113,6 +113,9 @@ def test_what_keeps_a_hub_dataset_away_is_one_sentence(error, sentence, monkeypa
 
 
 def test_offline_for_real(monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="cannot take someone-of-ours/nothing at revision a+ from the Hub .no connection, and no copy in the local cache"):
         read_preferences(f"someone-of-ours/nothing@{COMMIT}")
@@ -131,7 +134,7 @@ def test_an_unknown_format_gets_its_columns_and_the_nearest_format(rows, message
     assert message in str(told.value) and str(told.value).startswith(f"{tmp_path}/rows.jsonl: ")
 
 
-@pytest.mark.parametrize("source, message", [("none.csv", "no file .*none.csv; give a CSV"), ("someone/drinks", "no file someone/drinks; give a file, or a Hub dataset as NAME@COMMIT")])
+@pytest.mark.parametrize("source, message", [("none.csv", "no file .*none.csv; give a CSV"), ("my/rows@2.csv", "no file .*my/rows@2.csv; give a CSV"), ("someone/drinks", "no file someone/drinks; give a file, or a Hub dataset as NAME@COMMIT")])
 def test_a_place_that_is_not_there(source, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=message):
