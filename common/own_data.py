@@ -72,14 +72,16 @@ def pairs_of(found: Preferences) -> list[PlacedPair]:
     usable = [pair for pair in pairs if pair.is_scored] if found.scored else pairs
     what = "rows have both scores" if found.scored else "rows give a pair"
     if len(usable) < LEAST_PAIRS:
+        of = len(pairs) if found.scored else found.rows
         raise ValueError(
-            f"{found.source}: {len(usable)} of {len(pairs) if found.scored else found.rows} {what}; give at least {LEAST_PAIRS}, so that some can be held out"
+            f"{found.source}: {len(usable)} of {of} {what}; give at least {LEAST_PAIRS}, so that some can be held out"
         )
     to_train, measured = len(side(usable, "train")), len(preferred(side(usable, "test")))
     if not to_train or not measured:
-        how = " with unequal scores" if found.scored else ""
+        rows, unequal = ("scored rows", " with unequal scores") if found.scored else ("rows", "")
         raise ValueError(
-            f"{found.source}: {to_train} {'scored ' * bool(found.scored)}rows to train on and {measured} held out{how}; there must be one of each, give more rows"
+            f"{found.source}: {to_train} {rows} to train on and {measured} held out{unequal}; there must be one of each, "
+            "give more rows"
         )
     return pairs
 

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub, and folders of `datasets.save_to_disk`, through `datasets`; errors in one sentence."""
+"""Datasets of the Hugging Face Hub and folders of `save_to_disk`, through `datasets`; errors in one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def load_split(name: str, split: str, revision: str) -> list[dict[str, Any]]:
-    """The rows of a dataset's split. Raises FileNotFoundError, in one sentence, for whatever keeps them away."""
+    """The rows of a dataset's split.
+
+    Raises FileNotFoundError, in one sentence, for whatever keeps them away, and for a cached copy of another commit.
+    """
     import datasets
 
     with _in_one_sentence(name, revision):
@@ -22,13 +25,14 @@ def load_split(name: str, split: str, revision: str) -> list[dict[str, Any]]:
     kept = {Path(file["filename"]).parent.name for file in found.cache_files}
     if COMMIT.fullmatch(revision) and any(COMMIT.fullmatch(other) for other in kept - {revision}):
         raise FileNotFoundError(
-            f"cannot take {name} at revision {revision} from the Hub (no connection, and the local cache holds commit {', '.join(kept)}); connect, or give that commit"
+            f"cannot take {name} at revision {revision} from the Hub (no connection, and the local cache holds commit "
+            f"{', '.join(kept)}); connect, or give that commit"
         )
     return list(found)
 
 
 def download(name: str, file: str, revision: str) -> Path:
-    """The local copy of one file of a dataset. Raises FileNotFoundError, in one sentence, for whatever keeps it away."""
+    """The local copy of one file of a dataset. Raises FileNotFoundError for whatever keeps it away."""
     import huggingface_hub
 
     with _in_one_sentence(name, revision):
@@ -36,12 +40,15 @@ def download(name: str, file: str, revision: str) -> Path:
 
 
 def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder."""
     return any((folder / file).is_file() for file in SAVED)
 
 
 def load_saved(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a folder of `save_to_disk`, of several splits `train`. Raises ValueError naming the splits, or what is
-    broken."""
+    """The rows of a folder of `save_to_disk`, of several splits `train`.
+
+    Raises ValueError naming the splits, or what is broken.
+    """
     import datasets
 
     try:

@@ -55,8 +55,8 @@ def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
 def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
     """HelpSteer: a `prompt`, a `response` and its scores by attribute, several rows a prompt.
 
-    An answer's score is the mean of `reading.weights` (default: helpfulness alone), a negative weight counting the score
-    from the other end of the range: ours, so that it stays on the range. Raises ValueError for an unknown attribute.
+    An answer's score is the mean by `reading.weights` (default: helpfulness alone); a negative weight counts from the
+    other end of the range, so that the mean stays on it (ours). Raises ValueError for an unknown attribute.
     """
     weights = reading.weights or DEFAULT_WEIGHTS
     prompts: dict[tuple[str, str], list[Rated]] = {}
@@ -89,9 +89,10 @@ def weighted_score(row: Row, reading: Reading, weights: Mapping[str, float]) -> 
 
 
 def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
-    """KTO: a `prompt`, a `completion`, a `label` that is true or false; a prompt's n-th true and n-th false one are a pair.
+    """KTO: a `prompt`, a `completion`, a `label` that is true or false.
 
-    Without scores: a thumb is the label itself, and no second opinion of it.
+    A prompt's n-th true and n-th false completion are a pair (ours), without scores: a thumb is the label itself, and
+    no second opinion of it.
     """
     prompts: dict[str, tuple[Asked, list[Rated], list[Rated]]] = {}
     for row in rows:
@@ -164,5 +165,6 @@ def _list(row: Row, column: str) -> list[Any]:
     if isinstance(cell := row.fields.get(column), list):
         return cell
     raise ValueError(
-        f"{row.where}: column {column}: {shortened(cell)} is no list; save the data as JSONL or Parquet, which keep lists"
+        f"{row.where}: column {column}: {shortened(cell)} is no list; "
+        "save the data as JSONL or Parquet, which keep lists"
     )

@@ -22,7 +22,7 @@ class PlacedPair(ScoredPair):
 
 
 def learnable(found: Preferences) -> Preferences:
-    """The preferences that something is learned from: without empty texts, equal answers and repeats, which are counted.
+    """The preferences without empty texts, equal answers and repeats, which are counted.
 
     In a local table of texts with scores, which its owner can edit, they are refused instead. Raises ValueError naming
     the line there, and for half a character everywhere.
@@ -55,8 +55,11 @@ def _refusal(reason: str, empty: Sequence[str], before: str) -> str:
 
 
 def scored_pairs(found: Preferences, experiment: str, shares: Mapping[str, float]) -> list[PlacedPair]:
-    """A pair a preference. Its split is the source's own, else by a hash of the conversation's first request, so that no
-    request is in two; a split without a share joins `test`."""
+    """A pair a preference.
+
+    Its split is the source's own, else by a hash of the conversation's first request, so that no request is in two; a
+    split without a share joins `test`.
+    """
     return [_pair(one, experiment, shares) for one in found.pairs]
 
 

@@ -62,7 +62,10 @@ FORMATS = (
     Format(TABLE, ("prompt", *BOTH, *SCORES), "texts", _each(two_answers.texts)),
     Format("texts with a system prompt, as truthy-dpo", ("system", "prompt", *BOTH), "texts", _each(two_answers.texts)),
     Format("TRL's plain texts", ("prompt", *BOTH), "texts", _each(two_answers.texts)),
-    Format("rated generations (Argilla, distilabel)", ("instruction|prompt|input", "generations", "ratings|rating"), "", many_answers.generations),
+    Format(
+        "rated generations (Argilla, distilabel)", ("instruction|prompt|input", "generations", "ratings|rating"), "",
+        many_answers.generations,
+    ),
     Format("thumbs up and down (KTO)", ("prompt", "completion", "label"), "", many_answers.thumbs),
     Format("TRL's plain texts, prompt inside (implicit)", BOTH, "texts", _each(two_answers.implicit_texts)),
 )  # fmt: skip
@@ -72,7 +75,7 @@ FORMATS = (
 def read_preferences(
     source: str | Path, score_range: tuple[float, float] = (0.0, 1.0), weights: Mapping[str, float] | None = None
 ) -> Preferences:
-    """The preferences of a local file, a saved folder, or a Hub dataset `owner/name[/split or file]@commit`.
+    """Read the preferences of a file, a saved folder, or a Hub dataset `owner/name[/split or file]@commit`.
 
     Args:
         score_range: lowest and highest possible score; the notebooks' pairs bring their own.
@@ -126,7 +129,8 @@ def _unbroken(cell: Any) -> Any:
 def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weights: Mapping[str, float]) -> Format:
     scored_by = tuple(weights or many_answers.DEFAULT_WEIGHTS)
     attributes = Format(
-        f"attribute scores, weighed by {', '.join(scored_by)}", ("prompt", "response", *scored_by), "", many_answers.attributes
+        f"attribute scores, weighed by {', '.join(scored_by)}", ("prompt", "response", *scored_by), "",
+        many_answers.attributes,
     )  # fmt: skip
     answers = _answers_in(rows)
     fitting = [form for form in (*FORMATS, attributes) if form.answers in ("", answers)]
@@ -136,7 +140,8 @@ def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weig
         lacking = near.missing(columns)
         hints = [name.split("|")[0] + nearest(name.split("|")[0], columns) for name in lacking]
         raise ValueError(
-            f"{source}: no known format; its columns are {', '.join(sorted(columns))[:200]}; the nearest is {near.name}, which also needs {' and '.join(hints)}; docs/own-data.md lists the formats"
+            f"{source}: no known format; its columns are {', '.join(sorted(columns))[:200]}; the nearest is {near.name}, "
+            f"which also needs {' and '.join(hints)}; docs/own-data.md lists the formats"
         )
     if weights and form is not attributes:
         raise ValueError(

@@ -70,7 +70,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read. score_range: lowest and highest score. weights: attribute -> weight, of attribute scores."""
+    """How a source is read, and what gave no pair.
+
+    score_range: lowest and highest score. weights: attribute -> weight, of attribute scores.
+    """
 
     score_range: tuple[float, float] = (0.0, 1.0)
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -85,7 +88,8 @@ class Reading:
         low, high = self.score_range
         if score is not None and not low <= score <= high:
             raise ValueError(
-                f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; give the range of the scores with --score-range LOW HIGH"
+                f"{row.where}: column {name}: {score:g} lies outside {low:g} to {high:g}; "
+                "give the range of the scores with --score-range LOW HIGH"
             )
         return score
 
@@ -113,7 +117,8 @@ class Preferences:
 
     def account(self) -> str:
         """Format and counts as lines of text, each reason for a missing row with its first place."""
-        told = f"{self.source}: read as {self.format}; {self.rows} rows, {len(self.pairs)} pairs, {self.scored} with both scores"
+        told = f"{self.source}: read as {self.format}; {self.rows} rows, {len(self.pairs)} pairs, "
+        told += f"{self.scored} with both scores"
         counts = self.left_out.counts.most_common()
         return "\n".join([told, *(f"  left out, {why}: {n} (first: {self.left_out.first[why]})" for why, n in counts)])
 

@@ -1,4 +1,4 @@
-"""Conversations, as lists of messages or as one text with marks, taken apart into system, history, prompt and answer."""
+"""Conversations, as message lists or texts with marks, taken apart into system, history, prompt and answer."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def messages(cell: Any, where: str) -> list[Message]:
 
 
 def is_transcript(cell: Any) -> bool:
+    """Whether a cell is a text in HH-RLHF's form."""
     return isinstance(cell, str) and cell.lstrip().startswith("Human:") and "\n\nAssistant:" in cell
 
 

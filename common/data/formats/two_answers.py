@@ -11,7 +11,7 @@ from common.data.readers import OptionalText, Row
 from common.schema import Pair, ScoredPair
 
 SCORE_NAMES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
-"""What the score of `chosen` or `rejected` is called: by us and ultrafeedback_binarized, by others, in Argilla's sets."""
+"""What the score of `chosen` or `rejected` is called, here and in ultrafeedback_binarized first."""
 
 
 class Texts(BaseModel):
@@ -36,20 +36,20 @@ class Input(Answers):
 
 
 def texts(row: Row, reading: Reading) -> Preference:
-    """`prompt`, `chosen`, `rejected` as texts, and `system` where there is one: TRL's plain format, truthy-dpo, ours."""
+    """TRL's plain format, truthy-dpo, our table: `prompt`, `chosen`, `rejected` as texts, `system` where there is one."""
     read = row.read(Texts)
     return _preference(row, reading, asked_in(read.prompt, read.system.strip()), read.chosen, read.rejected)
 
 
 def orca(row: Row, reading: Reading) -> Preference:
-    """`system`, `question` (`input` in distilabel's edition), `chosen`, `rejected`."""
+    """Orca: `system`, `question` (`input` in distilabel's edition), `chosen`, `rejected` as texts."""
     read = row.read(Question if "question" in row.fields else Input)
     asked = read.question if "question" in row.fields else read.input
     return _preference(row, reading, Asked(read.system.strip(), [], asked.strip()), read.chosen, read.rejected)
 
 
 def message_lists(row: Row, reading: Reading) -> Preference:
-    """`chosen` and `rejected` as lists of messages: whole conversations, or answers to the messages or text in `prompt`.
+    """TRL's conversations: `chosen` and `rejected` as message lists, whole or as answers to what is in `prompt`.
 
     A prompt in the lists goes before the column: in ultrafeedback_binarized it is in both.
     """
@@ -67,7 +67,7 @@ def message_lists(row: Row, reading: Reading) -> Preference:
 
 
 def transcripts(row: Row, reading: Reading) -> Preference:
-    """HH-RLHF: `chosen` and `rejected` are texts of turns, "\\n\\nHuman: ...\\n\\nAssistant: ...", alike but for the last."""
+    """HH-RLHF: `chosen` and `rejected` are texts, "\\n\\nHuman: ...\\n\\nAssistant: ...", alike up to the last turn."""
     read = row.read(Answers)
     chosen, rejected = transcript(read.chosen), transcript(read.rejected)
     answers = answer_of(chosen), answer_of(rejected)
@@ -75,7 +75,7 @@ def transcripts(row: Row, reading: Reading) -> Preference:
 
 
 def implicit_texts(row: Row, reading: Reading) -> Preference:
-    """`chosen` and `rejected` as texts that begin with the prompt: what both share.
+    """TRL's implicit prompt: `chosen` and `rejected` as texts that begin with it, which is what both share.
 
     Cut back to a space, so that no word is cut in two (ours; TRL cuts at the first unlike letter).
     """
@@ -89,7 +89,7 @@ def implicit_texts(row: Row, reading: Reading) -> Preference:
 
 
 def notebook_pairs(row: Row, reading: Reading) -> Preference:
-    """A line of `pairs.jsonl` or `scored.jsonl`, with its own scale and split; the revised answer is chosen."""
+    """Ours: a line of `pairs.jsonl` or `scored.jsonl`, with its own scale and split; the revised answer is chosen."""
     pair = row.read(ScoredPair if "score_revised" in row.fields else Pair)
     is_scored = isinstance(pair, ScoredPair)
     return Preference(
