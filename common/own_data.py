@@ -2,10 +2,11 @@
 
     python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
-The rows are a table with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, or have another
-format of `common/data/formats/`. Where some have scores, a pair without both is left out and counted; where none has,
-methods that read none train on all. No judge is asked. The pair doctor (`common.doctor`) looks at the pairs first and
-recommends the method that is trained unless `--method` names one.
+The rows are a table with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, or have a
+format that `common/data/formats/` reads; `system` and `annotator` (who preferred `chosen`) where there are any. Where
+some have scores, a pair without both is left out and counted; where none has, methods that read none train on all. No
+judge is asked. The pair doctor (`common.doctor`) looks at the pairs first and recommends the method that is trained
+unless `--method` names one.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ FLOORS = [
     {"doctor"},
     {"own_data", "miniature", "audit"},
     {"notebook"},
-    {"paraphrase"},
+    {"paraphrase", "reversegen"},
     {"profiles", "study", "gate"},
     {"batch"},
 ]

@@ -120,7 +120,7 @@ class LocalChat:
             [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device
         )
         sampled = (
-            {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+            {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
             if sampling.temperature
             else {"do_sample": False}
         )

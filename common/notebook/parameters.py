@@ -257,6 +257,9 @@ class TrainRDPO(Stage):
     mrpo_eta: float = TRAINING.mrpo_eta
     mrpo_weight: float | None = TRAINING.mrpo_weight
     rounds: dict[str, Any] = Field(default_factory=dict)
+    annotator_types: int = TRAINING.annotator_types
+    em_steps: int = TRAINING.em_steps
+    em_start: Literal["clusters", "dirichlet"] = TRAINING.em_start
     evaluation_prompts: int = 200
     max_new_tokens: int = 80
     repetition_penalty: float = 1.1

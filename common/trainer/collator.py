@@ -1,4 +1,4 @@
-"""The collator that carries external scores to the loss."""
+"""The collator that carries external scores and weights to the loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from common.data.preference import SCORES
+from common.data.preference import SCORES, WEIGHT
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -19,8 +19,8 @@ TEXT_ONLY = "RDPOTrainer trains on text alone: give processing_class=processor.t
 
 @dataclass
 class ScoreCollator(DataCollatorForPreference):
-    """TRL's collator, with scores and a second reference beside the tokens. `inner`: a collator of preference data
-    that makes the tokens instead.
+    """TRL's collator, with scores, a second reference and a weight beside the tokens. `inner`: a collator of preference
+    data that makes the tokens instead.
 
     >>> collator = ScoreCollator(pad_token_id=0)
     >>> collator([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5], "score_chosen": 1.0,
@@ -34,7 +34,7 @@ class ScoreCollator(DataCollatorForPreference):
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch = (self.inner or super().torch_call)(examples)
-        for name in (*SCORES, *SECOND):
+        for name in (*SCORES, *SECOND, WEIGHT):
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
         return batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import is_conversational
 
-from common.data.preference import SCORES
+from common.data.preference import SCORES, WEIGHT
 from common.student.load import check_prompt_is_prefix
 from common.trainer.config import RDPOConfig
 
@@ -68,14 +69,18 @@ def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
 
 
 def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
-    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a
-    warning that is easily missed."""
+    """The row as it is. Raises ValueError for an answer without tokens, a weight that is none, and for a prompt that TRL
+    has cut, with a warning that is easily missed."""
     where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
     for side in ("chosen", "rejected"):
         if not len(row[f"{side}_ids"]):
             raise ValueError(
                 f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out"
             )
+    if WEIGHT in row and not (isinstance(row[WEIGHT], int | float) and 0 <= row[WEIGHT] < math.inf):
+        raise ValueError(
+            f"the weight of row {number} of the {name} dataset is {row[WEIGHT]!r}; weights are finite numbers, 0 or more"
+        )
     if is_conversational(row):
         tools = row.get("tools")
         template = {

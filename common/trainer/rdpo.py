@@ -1,7 +1,7 @@
 """Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
 
-Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them;
-everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the
+Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them, and
+a `weight` that multiplies the loss of its pair, where there is one (weighted DPO); everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the
 loss is `preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
 (`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small
 updates away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what
@@ -31,7 +31,7 @@ from transformers import ProcessorMixin
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
-from common.data.preference import SCORES, with_normalised_scores
+from common.data.preference import SCORES, WEIGHT, with_normalised_scores
 from common.logprobs.compute import balanced_logprobs, grouped_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
@@ -184,7 +184,7 @@ class RDPOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, *SECOND, "length"]))
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, *SECOND, WEIGHT, "length"]))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """The dataset with the columns `REFERENCE`, and `SECOND` where there is a second one.
@@ -252,6 +252,23 @@ class RDPOTrainer(DPOTrainer):
         """
         with torch.no_grad(), self._as_reference():
             return self._logps(self.ref_model or model, inputs)
+
+    def reward_gaps(self) -> Tensor:
+        """Implicit reward of chosen minus rejected, beta * D, of every training pair under the policy as it is now:
+        (pairs,), float32. Of a map-style dataset with precomputed reference log-probabilities."""
+        rows, size, found = self.train_dataset, self.args.per_device_train_batch_size, []
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self._attention_given_back():
+            for start in range(0, len(rows), size):
+                batch = self._prepare_inputs(
+                    self.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
+                )
+                policy, reference = self._logps(self.model, batch), [batch[name] for name in REFERENCE]
+                gaps = [chosen - rejected for chosen, rejected in (policy, reference)]
+                found.append(self.args.beta * (gaps[0] - gaps[1]))
+        self.model.train(was_training)
+        return torch.cat(found)
 
     def _second_logps(self, inputs: dict[str, Tensor]) -> Tensor:
         """(2, batch) log-probabilities of chosen and rejected under the second reference."""
@@ -360,6 +377,8 @@ class RDPOTrainer(DPOTrainer):
             tokens = inputs["completion_mask"].sum(dim=1).chunk(2)
             for counted, logps, length in zip(counts, (chosen_logps, rejected_logps), tokens):  # (batch,) each
                 losses = losses - args.nll_weight * counted * logps / length
+        if WEIGHT in inputs:
+            losses = losses * inputs[WEIGHT]
         loss = losses.mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * balance

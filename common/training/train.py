@@ -39,6 +39,7 @@ def train(
     settings: TrainSettings,
     output: str | Path,
     start_adapter: Path | None = None,
+    weights: Sequence[float] | None = None,
     **load: Any,
 ) -> TrainedStudent:
     """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
@@ -53,6 +54,8 @@ def train(
         output: folder for the trainer's checkpoints.
         start_adapter: folder of the adapter that a preference training goes on from, whose policy is then its reference;
             None begins a new one.
+        weights: how often the loss of each pair counts, for a preference loss; the student then knows its
+            `reward_gaps`.
 
     Raises ValueError for a student with fewer positions than `max_length`, where a loss or gradient is not finite, for a
     second reference that is missing or does not fit (`second.load_second`), and for a start adapter of another base, or
@@ -64,6 +67,8 @@ def train(
         raise ValueError(
             f"{method} is no training of its own: train {METHODS[method].extrapolates}, and turn its adapter up"
         )
+    if method in METHODS and METHODS[method].types:
+        raise ValueError(f"{method} is a training for each type of annotator: `training.annotators.run` trains them")
     if existing(method) == "model":
         own = {name: value for name, value in load.items() if name not in ("revision", "four_bit")}
         return TrainedStudent(
@@ -92,10 +97,12 @@ def train(
                 f"{method}: a training that goes on from {start_adapter} has that policy as its reference; leave reference = {settings.reference} out"
             )
         model = load_adapter(model, start_adapter, trainable=True)
-    used_pairs = trained_on(pairs, method, METHODS[method].sees_scores)
+    used_pairs, reward_gaps = trained_on(pairs, method, METHODS[method].sees_scores), {}
+    if weights is not None and len(used_pairs) < len(pairs):
+        weights = [weight for pair, weight in zip(pairs, weights, strict=True) if pair.is_scored]
     with dequantised(model):
         if METHODS[method].loss:
-            trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output))
+            trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output), weights)
         else:
             from common.training.supervised import supervised_trainer
 
@@ -107,11 +114,13 @@ def train(
             trainer.add_callback(EndAfter(settings.steps_share))
         _report_progress(trainer, f"training {method}, seed {settings.seed}")
         trainer.train()
+        if weights is not None:
+            reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
         if start_adapter:
             trainer.model.delete_adapter("ref")  # TRL's copy of the start
     trained = TrainedStudent(
         method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(used_pairs),
-        asked_for=settings.asked_for(method),
+        asked_for=settings.asked_for(method), reward_gaps=reward_gaps,
     )  # fmt: skip
     del trainer
     release_memory()
@@ -172,10 +181,12 @@ def common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Pa
 
 
 def preference_trainer(
-    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path
-):
+    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, output: Path,
+    weights: Sequence[float] | None = None,
+):  # fmt: skip
     """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a
-    loss. A model with a trainable adapter goes on from it, and its policy is the reference."""
+    loss. A model with a trainable adapter goes on from it, and its policy is the reference. weights: one for each pair,
+    None for none."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
 
@@ -188,7 +199,7 @@ def preference_trainer(
     reference = base_again(model, tokenizer) if settings.reference == "unquantised" else None
     second = None if row.references == "own" else load_second(settings, model, tokenizer)
     trainer = RDPOTrainer(
-        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs), processing_class=tokenizer,
+        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs, weights), processing_class=tokenizer,
         peft_config=None if begun else lora_settings(settings.lora_rank), second_reference=second,
     )  # fmt: skip
     return trainer, trainer.pairs_used

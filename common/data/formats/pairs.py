@@ -32,7 +32,7 @@ def learnable(found: Preferences) -> Preferences:
     for pair in found.pairs:
         if pair.halves:
             raise ValueError(f"{pair.where}: holds half a character; mend or delete it")
-        told = repr((pair.system, pair.history, pair.prompt, pair.chosen, pair.rejected))
+        told = repr((pair.system, pair.history, pair.prompt, pair.chosen, pair.rejected, pair.annotator))
         before = places.setdefault(told, pair.where)
         empty = [name for name in ("prompt", *BOTH) if not getattr(pair, name)]
         reason = EMPTY if empty else ALIKE if pair.chosen == pair.rejected else REPEATED if before != pair.where else ""
@@ -65,10 +65,11 @@ def scored_pairs(found: Preferences, experiment: str, shares: Mapping[str, float
 
 def _pair(one: Preference, experiment: str, shares: Mapping[str, float]) -> PlacedPair:
     split = one.split or split_of(one.opening, shares)
-    history = [one.history] if one.history else []
+    more = [part for part in (one.history, one.annotator) if part]
     return PlacedPair(
-        id=fingerprint(one.system, one.prompt, one.chosen, one.rejected, *history), experiment=experiment,
+        id=fingerprint(one.system, one.prompt, one.chosen, one.rejected, *more), experiment=experiment,
         split=split if split in shares else "test", system=one.system, prompt=one.prompt, history=one.history,
         group=one.opening if one.opening != one.prompt else "", response=one.rejected, response_revised=one.chosen,
         score_response=one.score_rejected, score_revised=one.score_chosen, scale=one.scale, where=one.where,
+        annotator=one.annotator,
     )  # fmt: skip

@@ -140,8 +140,8 @@ def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weig
         lacking = near.missing(columns)
         hints = [name.split("|")[0] + nearest(name.split("|")[0], columns) for name in lacking]
         raise ValueError(
-            f"{source}: no known format; its columns are {', '.join(sorted(columns))[:200]}; the nearest is {near.name}, "
-            f"which also needs {' and '.join(hints)}; docs/own-data.md lists the formats"
+            f"{source}: no known format; its columns are {', '.join(sorted(columns))[:200]}; "
+            f"the nearest is {near.name}, which also needs {' and '.join(hints)}; docs/own-data.md lists the formats"
         )
     if weights and form is not attributes:
         raise ValueError(

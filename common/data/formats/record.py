@@ -20,6 +20,7 @@ class Preference:
 
     where: file and line, for messages. history: turns before the prompt, user and assistant in turn. score_chosen,
     score_rejected: on `scale` (lowest, highest), None where one is missing. split, group: as the source names them.
+    annotator: who preferred `chosen`, "" where nobody is named.
     fields: the row's columns. halves: whether one held half a character.
     """
 
@@ -34,6 +35,7 @@ class Preference:
     scale: tuple[float, float] = (0.0, 1.0)
     split: str = ""
     group: str = ""
+    annotator: str = ""
     fields: Mapping[str, Any] = field(default_factory=dict)
     halves: bool = False
 

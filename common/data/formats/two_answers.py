@@ -36,7 +36,7 @@ class Input(Answers):
 
 
 def texts(row: Row, reading: Reading) -> Preference:
-    """TRL's plain format, truthy-dpo, our table: `prompt`, `chosen`, `rejected` as texts, `system` where there is one."""
+    """TRL's plain format, truthy-dpo, our table: `prompt`, `chosen`, `rejected` as texts; `system` if there is one."""
     read = row.read(Texts)
     return _preference(row, reading, asked_in(read.prompt, read.system.strip()), read.chosen, read.rejected)
 
@@ -96,7 +96,7 @@ def notebook_pairs(row: Row, reading: Reading) -> Preference:
         row.where, f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt,
         pair.response_revised.strip(), pair.response.strip(), pair.system, pair.history,
         pair.score_revised if is_scored else None, pair.score_response if is_scored else None,
-        pair.scale if is_scored else (0.0, 1.0), pair.split, pair.group, row.fields, row.halves,
+        pair.scale if is_scored else (0.0, 1.0), pair.split, pair.group, pair.annotator, row.fields, row.halves,
     )  # fmt: skip
 
 
@@ -105,7 +105,9 @@ def _preference(row: Row, reading: Reading, asked: Asked, chosen: str, rejected:
         raise ValueError(f"{row.where}: it has {there[0]} alone; give both of {' and '.join(SCORES)}, or none")
     columns = [next((name for form in SCORE_NAMES if (name := form.format(side)) in row.fields), "") for side in BOTH]
     scores = [reading.score(row, column, row.fields[column]) if column else None for column in columns]
+    annotator = row.fields.get("annotator")
     return Preference(
         row.where, asked.prompt, chosen.strip(), rejected.strip(), asked.system, asked.history, *scores,
-        reading.score_range, fields=row.fields, halves=row.halves,
+        reading.score_range, annotator="" if annotator is None else str(annotator).strip(), fields=row.fields,
+        halves=row.halves,
     )  # fmt: skip

@@ -1,0 +1,33 @@
+"""The rows of the table and the settings that train them."""
+
+from common.methods.existing import (
+    EXISTING,
+    by_identity,
+    check_methods,
+    existing,
+    existing_commit,
+    existing_place,
+    existing_strength,
+)
+from common.methods.record import METHODS, Method, is_trained, label_of, sees_scores
+from common.methods.settings import RoundSettings, TrainSettings, check_references
+from common.methods.table import register
+
+__all__ = [
+    "EXISTING",
+    "METHODS",
+    "Method",
+    "RoundSettings",
+    "TrainSettings",
+    "by_identity",
+    "check_methods",
+    "check_references",
+    "existing",
+    "existing_commit",
+    "existing_place",
+    "existing_strength",
+    "is_trained",
+    "label_of",
+    "register",
+    "sees_scores",
+]
