@@ -160,6 +160,12 @@ def test_a_hub_dataset_s_own_rows_cannot_be_edited(monkeypatch):
     assert learnable(read_preferences(f"someone/drinks@{COMMIT}")).left_out.counts == {"repeated rows": 1}
 
 
+def test_two_annotators_of_one_pair_are_two_pairs(tmp_path):
+    found = learnable(read(tmp_path, [{**PLAIN[0], "annotator": name} for name in ("Ann", 7, "Ann", None)]))
+    pairs = scored_pairs(found, "own_data", {"train": 0.5, "test": 0.5})
+    assert [pair.annotator for pair in pairs] == ["Ann", "7", ""] and len({pair.id for pair in pairs}) == 3 and found.left_out.counts == {"repeated rows": 1}
+
+
 def test_pairs_of_a_conversation_stay_in_its_first_request_s_split(tmp_path):
     turns = [user("Hello."), assistant("Good day.")]
     rows = [{"chosen": [*turns * n, user(ask(drink)), assistant("Yes.")], "rejected": [*turns * n, user(ask(drink)), assistant("No.")]} for n in (1, 2) for drink in DRINKS]
