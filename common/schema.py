@@ -98,6 +98,7 @@ class PromptRecord(Record):
     kind: a class of prompts for noise and report (a wrapper, an injection, a stance).
     plain_prompt: the same request without wrapper, persona or stance; "" means the prompt itself.
     group: the goal, persona or argument, which must never stand in two splits; "" means the prompt itself.
+    history: turns before the prompt, user and assistant in turn, as data of others have them; [] for none.
     """
 
     id: str
@@ -108,6 +109,8 @@ class PromptRecord(Record):
     kind: str = "plain"
     plain_prompt: str = ""
     group: str = ""
+    history: list[Message] = Field(default=[], exclude_if=lambda turns: not turns, repr=False)
+    """Marks of evaluations are made of what `repr` shows; the id tells two histories apart."""
 
 
 class Pair(PromptRecord):

@@ -105,11 +105,10 @@ def _normalised(score_chosen: float, score_rejected: float, score_range: Sequenc
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
-    """System prompt, where there is one, and request, with the pair's instruction behind it, where it has one."""
+    """System prompt and earlier turns, where there are any, and request, with the pair's instruction behind it."""
     request = f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt
-    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [
-        {"role": "user", "content": request}
-    ]
+    opening = [{"role": "system", "content": pair.system}] if pair.system else []
+    return [*opening, *pair.history, {"role": "user", "content": request}]
 
 
 def _row(pair: ScoredPair) -> dict:
@@ -128,6 +127,17 @@ def _row(pair: ScoredPair) -> dict:
 def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
     """dSC's acceptance (arXiv 2312.01957): revisions that scored strictly higher than the original; unscored fail."""
     return [pair for pair in pairs if pair.is_scored and pair.normalised()[1] > pair.normalised()[0]]
+
+
+def trained_on(pairs: Sequence[ScoredPair], method: str, needs_scores: bool) -> list[ScoredPair]:
+    """The pairs with both scores, the same ones for every method; where none has both, all, for a method that reads no
+    scores. Raises ValueError for one that does."""
+    scored = [pair for pair in pairs if pair.is_scored]
+    if needs_scores and not scored:
+        raise ValueError(
+            f"no pair has both scores, which {method} reads; take a method that reads none, or give scores"
+        )
+    return scored or list(pairs)
 
 
 def pairs_without_signal(

@@ -9,7 +9,6 @@ from common.judge.base import FeedbackJudge, Judge, PairScores
 from common.schema import Pair, ScoredPair
 from common.storage import Records, make_missing
 
-
 ENOUGH = 20
 """Answers with one and the same score from which a judge is said to tell nothing."""
 
