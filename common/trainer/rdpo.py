@@ -125,14 +125,7 @@ class RDPOTrainer(DPOTrainer):
         )  # fmt: skip
         if self._is_vlm:
             raise ValueError(TEXT_ONLY)
-        if not isinstance(self.data_collator, ScoreCollator):
-            trls = type(self.data_collator) is DataCollatorForPreference
-            options = (
-                asdict(self.data_collator)
-                if trls
-                else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
-            )
-            self.data_collator = ScoreCollator(**options)
+        self._collate_scores()
         for parameter, values in begun:
             parameter.data = values  # as they were before TRL rounded them
         if is_peft_model(self.model):
@@ -164,6 +157,17 @@ class RDPOTrainer(DPOTrainer):
     @property
     def unscored(self) -> int:
         return self.left_out.get("train", {}).get("unscored", 0)
+
+    def _collate_scores(self) -> None:
+        if isinstance(self.data_collator, ScoreCollator):
+            return
+        trls = type(self.data_collator) is DataCollatorForPreference
+        options = (
+            asdict(self.data_collator)
+            if trls
+            else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
+        )
+        self.data_collator = ScoreCollator(**options)
 
     def _forbid_cpu_repacking(self) -> None:
         for model in filter(None, (self.model, self.ref_model, self.second_reference)):
@@ -214,6 +218,7 @@ class RDPOTrainer(DPOTrainer):
         if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
         self._forbid_cpu_repacking()
+        self._collate_scores()  # TRL calls this within its __init__
         logps = self._kept_logps(self.ref_model or self.model, self._as_reference(), dataset, name)
         columns = (*REFERENCE, *((EXPLORED_REFERENCE,) if EXPLORED_IDS in dataset.column_names else SECOND))
         if self.second_reference is not None:
