@@ -56,6 +56,7 @@ def test_the_explored_answers_of_a_round_are_what_its_student_said_and_their_fal
         pairs = [ScoredPair(**line) for line in lines_of(place / "preferred.jsonl")]
         assert pairs and all(pair.explored.text == said[pair.id.partition("#")[0]] for pair in pairs)
         round_ = json.loads((place / "round.json").read_text())
+        assert round_["explored"] == len(pairs)
         assert round_["first"]["rewards/explored"] == pytest.approx(0.0, abs=1e-5)
         assert round_["last"]["rewards/explored"] < 0 and round_["last"]["logps/explored"] < round_["first"]["logps/explored"]
     assert not torch.equal(adapter_of(made.trained), adapter_of(run("selm", 0.0).trained))
@@ -117,9 +118,10 @@ def test_the_answer_that_is_explored_and_the_pair_that_is_trained_on(tmp_path):
 def test_a_round_says_where_the_explored_answers_fell_too_far(tmp_path):
     history = [{"loss": 0.6, "shift/explored": -0.4, "rewards/explored": -1.0, "logps/explored": -30.0}]
     write_json(tmp_path / "made_of.json", {"prompts": ["a"]})
-    write_jsonl(tmp_path / "preferred.jsonl", [given(1)[0].model_dump(mode="json")])
+    said = [Reply(text="e"), Reply(text="e", finish_reason="length"), Reply(text="", finish_reason="length")]
+    write_jsonl(tmp_path / "preferred.jsonl", [pair.model_copy(update={"explored": reply}).model_dump(mode="json") for pair, reply in zip(given(3), said)])
     for shift, warned in ((-0.4, True), (-0.1, False)):
         write_json(tmp_path / "training.json", {"history": [history[0] | {"shift/explored": shift}], "pairs_used": 1})
         found = figures(tmp_path)
         assert ("explored answers lost 0.40 nats a token" in found.get("warning", "")) == warned == ("warning" in found)
-        assert found["last"] == {"loss": 0.6, "rewards/explored": -1.0, "logps/explored": -30.0}
+        assert found["explored"] == 2 and found["last"] == {"loss": 0.6, "rewards/explored": -1.0, "logps/explored": -30.0}
