@@ -3,21 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from itertools import count
-from pathlib import Path
 from types import SimpleNamespace
+
+import torch
 
 from common.chat.local import LocalChat
 from common.judge.base import Judgement
 from common.methods import RoundSettings, TrainSettings
 from common.miniature import lab
 from common.miniature.worlds import safety
-from common.runtime import ROOT
 from common.schema import ScoredPair
 from common.storage import JsonlStore
-from common.student.load import load_student
 from common.training.rounds import run, stages
 from common.training.rounds.run import run_rounds
 
@@ -134,34 +131,22 @@ def stopped(method, micro, folder, every=1):
 
 def killed(method, micro, folder, records):
     """Signals by which the processes of a row ended, one after the other: each kills itself at once when it has written
-    so many of its records, answers or verdicts; the next one goes on."""
-    command = [sys.executable, __file__, method, str(micro), str(folder), *map(str, records)]
-    ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    if ended.returncode:
-        raise RuntimeError(ended.stderr)
-    return json.loads(ended.stdout.splitlines()[-1])
-
-
-def main():
-    """A fork for each process, so that libraries are loaded once."""
-    method, micro, folder, *records = sys.argv[1:]
-    load_student(micro, **lab.LOADED)
+    so many of its records, answers or verdicts; the next one goes on. Forks, so that libraries are loaded once."""
     signals = []
-    for most in map(int, records):
+    for most in records:
         if not (child := os.fork()):
-            append, written = JsonlStore.append, count(1)
+            try:
+                torch.set_num_threads(1)  # the others are not in a fork
+                append, written = JsonlStore.append, count(1)
 
-            def counted(self, record):
-                append(self, record)
-                if next(written) == most:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                def counted(self, record):
+                    append(self, record)
+                    if next(written) == most:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
-            JsonlStore.append = counted
-            looped(method, micro, Path(folder))
-            os._exit(0)
+                JsonlStore.append = counted
+                looped(method, micro, folder)
+            finally:
+                os._exit(1)
         signals.append(os.WTERMSIG(os.waitpid(child, 0)[1]))
-    print(json.dumps(signals))
-
-
-if __name__ == "__main__":
-    main()
+    return signals

@@ -121,7 +121,7 @@ class Echo:
 
 @pytest.mark.parametrize("in_rounds, alone, cut", [("iterative_dpo", "dpo", False), ("rdpo_rounds", "rdpo", True)])
 def test_one_round_without_new_answers_is_the_method_itself(in_rounds, alone, cut, micro, tmp_path):
-    pairs, settings = given(), SETTINGS.changed(rounds=RoundSettings(count=1))
+    pairs, settings = given(), ONCE.changed(rounds=RoundSettings(count=1))
     evaluator = Evaluator(chat=Echo(pairs, cut))
     trained = looped(in_rounds, micro, tmp_path / "rounds", pairs, evaluator, settings)
     usual = train(alone, micro, pairs, settings, tmp_path / "alone", **lab.LOADED)
@@ -207,11 +207,19 @@ def test_certainty_prefers_the_pairs_whose_implicit_rewards_differ_most(micro, t
     assert one[1] == pytest.approx(margins[one[0]], abs=1e-5)
 
 
-def test_the_first_round_without_a_difference_draws_by_the_seed(micro, tmp_path):
+def test_the_first_round_without_a_difference_draws_by_the_seed(micro, tmp_path, monkeypatch):
+    class Selected(Exception):
+        pass
+
+    def scored(self, pairs):
+        raise Selected
+
+    monkeypatch.setattr(stages.Round, "scored", scored)
     kept = []
     for seed in (0, 0, 1):
         shutil.rmtree(tmp_path / "row", ignore_errors=True)
-        looped("apl_certainty", micro, tmp_path / "row", settings=ONCE.changed(seed=seed, rounds=RoundSettings(schedule=[3], over_generate=4)))
+        with pytest.raises(Selected):
+            looped("apl_certainty", micro, tmp_path / "row", settings=ONCE.changed(seed=seed, rounds=RoundSettings(schedule=[3], over_generate=4)))
         kept.append(json.loads((rounds_of(tmp_path / "row")[0] / "selected.json").read_text())["passes"][0]["kept"])
     assert kept[0] == kept[1] != kept[2]
 
