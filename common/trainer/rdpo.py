@@ -410,9 +410,9 @@ class RDPOTrainer(DPOTrainer):
             counts = LIKELIHOOD[args.nll_on](torch.zeros_like(losses) if score_gap is None else score_gap)
             for counted, logps, length in zip(counts, policy, lengths):  # (batch,) each
                 losses = losses - args.nll_weight * counted * logps / length
-        for logps, of_reference in zip(policy[2:], reference[2:]):  # of explored completions, where there are any
-            losses = losses + optimism_term(logps, of_reference, beta=args.beta, optimism=args.optimism)
-            rewards.append((args.beta * (logps - of_reference)).detach())
+        if len(policy) > 2:
+            losses = losses + optimism_term(policy[2], reference[2], beta=args.beta, optimism=args.optimism)
+            rewards.append((args.beta * (policy[2] - reference[2])).detach())
             lengths = (*lengths, inputs["explored_completion_mask"].sum(dim=1))
         if WEIGHT in inputs:
             losses = losses * inputs[WEIGHT]
