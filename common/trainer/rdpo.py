@@ -332,9 +332,9 @@ class RDPOTrainer(DPOTrainer):
         self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         """(batch,) of chosen, of rejected and, where the batch has them, of explored completions; 0 where `computed`
-        (batch, sides) says that nobody looks, or where there is none."""
+        (batch, 2) says that nobody looks, and where nothing was explored."""
         groups = self._groups_that_fit(inputs)
-        computed = _there(inputs) if computed is None else computed
+        computed = _there(inputs, computed)
         weights = self._weights(groups)
         if computed is not None:
             kept = lambda pairs: [
@@ -350,19 +350,19 @@ class RDPOTrainer(DPOTrainer):
             logps = logps.new_zeros(computed.numel()).masked_scatter(computed.flatten(), logps)
         return _by_side(logps, 2 if computed is None else computed.size(1))
 
-    def _computed(self, inputs: dict[str, Tensor], score_gap: Tensor | None) -> Tensor | None:
-        """(batch, sides): whether training looks at a chosen, a rejected and an explored completion; None where it looks
-        at all. One pair is computed even where no pair counts, so that there is a gradient, of zeros."""
-        args, there = self.args, _there(inputs)
+    def _computed(self, score_gap: Tensor | None) -> Tensor | None:
+        """(batch, 2): whether training looks at a chosen and a rejected completion; None where it looks at all. One
+        pair is computed even where no pair counts, so that there is a gradient, of zeros."""
+        args = self.args
         if callable(args.method) or args.method not in LOOKS_AT or not self.model.training:
-            return there
+            return None
         preferred = LOOKS_AT[args.method](score_gap, **args.knobs)
         computed = torch.stack((preferred, preferred), dim=1)
         if args.nll_weight:
             computed |= torch.stack(LIKELIHOOD[args.nll_on](score_gap), dim=1).bool()
         if not computed.any():
             computed[0] = True
-        return computed if there is None else torch.cat((computed, there[:, 2:]), dim=1)
+        return computed
 
     def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
         groups = _groups(inputs)
@@ -381,7 +381,7 @@ class RDPOTrainer(DPOTrainer):
         args, metrics = self.args, self._metrics["train" if self.model.training else "eval"]
         score_chosen, score_rejected = (inputs.get(name) for name in SCORES)
         score_gap = None if score_chosen is None else score_chosen - score_rejected
-        computed = None if self.aux_loss_enabled else self._computed(inputs, score_gap)
+        computed = None if self.aux_loss_enabled else self._computed(score_gap)
         if self.aux_loss_enabled:
             with self.accelerator.autocast():
                 logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
@@ -426,10 +426,10 @@ class RDPOTrainer(DPOTrainer):
             (reward, logps.detach(), (logps.detach() - of_reference) / length)
             for reward, logps, of_reference, length in zip(rewards, policy, reference, lengths)
         ]
-        if computed is not None:
+        if (there := _there(inputs, computed)) is not None:
             sides = [
                 tuple(torch.where(side, value, torch.nan) for value in values)
-                for side, values in zip(computed.unbind(1), sides)
+                for side, values in zip(there.unbind(1), sides)
             ]
         self._log_batch(inputs, sides)
         if not return_outputs:
@@ -514,12 +514,14 @@ def _by_side(logps: Tensor, sides: int = 2) -> tuple[Tensor, ...]:
     return logps.view(-1, sides).unbind(1)
 
 
-def _there(inputs: dict[str, Tensor]) -> Tensor | None:
-    """(batch, 3): which completions the pairs of a batch have, the explored one last; None for a batch without such."""
+def _there(inputs: dict[str, Tensor], computed: Tensor | None = None) -> Tensor | None:
+    """`computed` (batch, 2), None for all, with a third side: whether the pair has an explored completion. As it is for a
+    batch without the column."""
     if "explored_completion_mask" not in inputs:
-        return None
-    explored = inputs["explored_completion_mask"].bool().any(dim=1)
-    return torch.stack((torch.ones_like(explored), torch.ones_like(explored), explored), dim=1)
+        return computed
+    explored = inputs["explored_completion_mask"].bool().any(dim=1, keepdim=True)
+    both = torch.ones_like(explored).expand(-1, 2) if computed is None else computed
+    return torch.cat((both, explored), dim=1)
 
 
 def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
