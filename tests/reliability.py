@@ -2,7 +2,8 @@
 
     python tests/reliability.py [--only kills rounds faults throughput growth kernels]
 
-Every part is a function of its length: tests/test_reliability.py runs each in a short cut and holds the bars against
+Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, runs each in a
+short cut and holds the bars against
 results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
 (`fault_server.py`).
 """

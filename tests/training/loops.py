@@ -91,6 +91,10 @@ def contents(folder):
     return found
 
 
+def adapter_of(trained):
+    return torch.cat([p.detach().flatten() for name, p in trained.model.named_parameters() if "lora_" in name])
+
+
 class Stopped(Exception):
     pass
 

@@ -9,7 +9,19 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training.loops import SETTINGS, ByLetters, Evaluator, contents, given, killed, lines_of, looped, rounds_of, stopped
+from training.loops import (
+    SETTINGS,
+    ByLetters,
+    Evaluator,
+    adapter_of,
+    contents,
+    given,
+    killed,
+    lines_of,
+    looped,
+    rounds_of,
+    stopped,
+)
 
 from common.judge.base import Judgement
 from common.methods import METHODS, RoundSettings
@@ -38,10 +50,6 @@ def whole(micro, tmp_path_factory):
         return SimpleNamespace(folder=folder, trained=looped(method, micro, folder, evaluator=evaluator), evaluator=evaluator)
 
     return run
-
-
-def adapter_of(trained):
-    return torch.cat([p.detach().flatten() for name, p in trained.model.named_parameters() if "lora_" in name])
 
 
 def test_oracle_numbers_of_the_acquisition():

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from training.loops import SETTINGS, ByLetters, given, lines_of, looped, rounds_of
+from training.loops import SETTINGS, ByLetters, adapter_of, given, lines_of, looped, rounds_of
 
 from common.methods import METHODS
 from common.schema import Reply, ScoredPair
@@ -27,10 +27,6 @@ def run(micro, tmp_path_factory):
         return SimpleNamespace(folder=folder, trained=looped(method, micro, folder, settings=TWICE.changed(optimism=optimism)))
 
     return made
-
-
-def adapter_of(trained):
-    return torch.cat([p.detach().flatten() for name, p in trained.model.named_parameters() if "lora_" in name])
 
 
 def test_the_rows_differ_from_iterative_dpo_by_the_term_alone():
