@@ -140,6 +140,7 @@ class ScoredPair(Pair):
 
     `scale` gives the ends of the scale; scores outside it are refused. `criteria` holds the single verdicts that the
     scores are made of, where there are several: sentiment (-5 to 5) and quality (0 to 5) of each answer, by name.
+    `explored` is the student's own answer, where training looks at it besides the pair.
     """
 
     score_response: float | None
@@ -149,6 +150,7 @@ class ScoredPair(Pair):
     judge: str = ""
     scale: tuple[float, float] = (0.0, 1.0)
     criteria: dict[str, float | None] = {}
+    explored: Reply | None = Field(default=None, exclude_if=lambda reply: reply is None)
 
     @model_validator(mode="after")
     def _scores_on_the_scale(self) -> ScoredPair:

@@ -18,11 +18,15 @@ SCORES = ("score_chosen", "score_rejected")
 NORMALISED = "scores_normalised"
 WEIGHT = "weight"
 """Column of how often a pair's loss counts."""
+EXPLORED, CUT = "explored", "explored_cut"
+"""Columns of the student's own answer to a prompt, as messages, none of them where it said nothing; and whether it was
+cut off before its end."""
 
 
 def preference_dataset(pairs: Sequence[ScoredPair], weights: Sequence[float] | None = None) -> Dataset:
     """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None),
-    and `length` in characters, for batches of similar length; `weight` where there are weights, one a pair.
+    and `length` in characters, for batches of similar length; `weight` where there are weights, one a pair; `explored`
+    and `explored_cut` where a pair has such an answer.
 
     Chosen is always the revision: scores never reorder or drop a pair here, or DPO's labels would be cleaned by
     stealth. Scores are normalised to [0, 1] by each pair's declared scale.
@@ -30,11 +34,15 @@ def preference_dataset(pairs: Sequence[ScoredPair], weights: Sequence[float] | N
     from datasets import Dataset, Features, List, Value
 
     message = List({"role": Value("string"), "content": Value("string")})
-    features = Features({
+    features = {
         "id": Value("string"), "prompt": message, "chosen": message, "rejected": message,
         "score_chosen": Value("float64"), "score_rejected": Value("float64"), "length": Value("int64"),
-    })  # fmt: skip
-    dataset = Dataset.from_list([_row(pair) for pair in pairs], features=features)
+    }  # fmt: skip
+    rows = [_row(pair) for pair in pairs]
+    if any(pair.explored for pair in pairs):
+        features |= {EXPLORED: message, CUT: Value("bool")}
+        rows = [row | _explored(pair) for row, pair in zip(rows, pairs)]
+    dataset = Dataset.from_list(rows, features=Features(features))
     return dataset if weights is None else dataset.add_column(WEIGHT, [float(weight) for weight in weights])
 
 
@@ -122,6 +130,11 @@ def _row(pair: ScoredPair) -> dict:
         "score_rejected": score_response,
         "length": len(pair.prompt) + max(len(pair.response), len(pair.response_revised)),
     }
+
+
+def _explored(pair: ScoredPair) -> dict:
+    text, whole = (pair.explored.text, pair.explored.whole) if pair.explored else ("", True)
+    return {EXPLORED: [{"role": "assistant", "content": text}] if text.strip() else [], CUT: not whole}
 
 
 def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:

@@ -259,6 +259,7 @@ class TrainRDPO(Stage):
     mrpo_eta: float = TRAINING.mrpo_eta
     mrpo_weight: float | None = TRAINING.mrpo_weight
     rounds: dict[str, Any] = Field(default_factory=dict)
+    optimism: float = TRAINING.optimism
     self_augmented: dict[str, Any] = Field(default_factory=dict)
     annotator_types: int = TRAINING.annotator_types
     em_steps: int = TRAINING.em_steps

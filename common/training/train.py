@@ -201,6 +201,7 @@ def preference_trainer(
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
         reference_cache=None if begun else str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0,
+        optimism=settings.optimism if row.explores else 0.0,
         references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight,
         precompute_ref_log_probs=False if row.remakes else None, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
