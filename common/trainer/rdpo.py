@@ -32,7 +32,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
 from common.data.preference import SCORES, with_normalised_scores
-from common.logprobs.compute import balanced_logprobs, grouped_logprobs
+from common.logprobs.compute import balanced_logprobs, watched_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
 from common.logprobs.masks import give_attention_back
@@ -45,12 +45,10 @@ from common.student.adapters import adapters_to_float32
 from common.student.load import forbid_cpu_repacking, learned_positions
 from common.trainer.collator import REFERENCE, SECOND, TEXT_ONLY, TOKENS, ScoreCollator
 from common.trainer.config import RDPOConfig, card_of
-from common.trainer.displacement import CHOSEN, REJECTED
 from common.trainer.finite import StopWhenNotFinite, not_finite
 from common.trainer.kl import ANSWERS, KLMeter
+from common.trainer.logged import of_pairs, of_words
 from common.trainer.prepare import checked, columns_of, settled, trainable
-
-Sides = tuple[Tensor, Tensor, Tensor]
 
 
 class RDPOTrainer(DPOTrainer):
@@ -281,10 +279,16 @@ class RDPOTrainer(DPOTrainer):
         else:
             yield
 
-    def _logps(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None
+    def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(batch,) of chosen and of rejected completions."""
+        chosen_logps, rejected_logps = self._watched_logps(model, inputs, watch=False)[0].unbind(1)
+        return chosen_logps, rejected_logps
+
+    def _watched_logps(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None, watch: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """(batch,) of chosen and of rejected completions; 0 where `computed` (batch, 2) says that nobody looks."""
+        """(batch, 2) of chosen and rejected completions, and sums of `head.watched` over their tokens, (batch, 2, 4); 0
+        where `computed` (batch, 2) says that nobody looks."""
         groups = self._groups_that_fit(inputs)
         weights = self._weights(groups)
         if computed is not None:
@@ -294,12 +298,11 @@ class RDPOTrainer(DPOTrainer):
             groups, weights = kept(groups), weights and kept(weights)
         tokens = weights and torch.tensor([weight for pair in weights for side in pair for weight in side])
         with self.accelerator.autocast():
-            logps = grouped_logprobs(
-                model, [group for group in groups if group], packed=self.args.packed, weights=tokens
+            found = watched_logprobs(
+                model, [group for group in groups if group], packed=self.args.packed, weights=tokens, watch=watch
             )
-        if computed is not None:
-            logps = logps.new_zeros(computed.numel()).masked_scatter(computed.flatten(), logps)
-        return _by_side(logps)
+        logps, seen = found if computed is None else (_in_place(values, computed) for values in found)
+        return logps.unflatten(0, (-1, 2)), seen.unflatten(0, (-1, 2))
 
     def _computed(self, score_gap: Tensor | None) -> Tensor | None:
         """(batch, 2): whether training looks at a chosen and a rejected completion; None where it looks at all. One
@@ -335,10 +338,11 @@ class RDPOTrainer(DPOTrainer):
         computed = None if self.aux_loss_enabled else self._computed(score_gap)
         if self.aux_loss_enabled:
             with self.accelerator.autocast():
-                logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
-            chosen_logps, rejected_logps = _by_side(logps)
+                logps, seen, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
+            logps, seen = logps.unflatten(0, (-1, 2)), seen.unflatten(0, (-1, 2))
         else:
-            chosen_logps, rejected_logps = self._logps(model, inputs, computed)
+            logps, seen = self._watched_logps(model, inputs, computed)
+        chosen_logps, rejected_logps = logps.unbind(1)
         if self.precompute_ref_logps and REFERENCE[0] in inputs:
             reference_chosen_logps, reference_rejected_logps = (inputs[name] for name in REFERENCE)
         else:
@@ -381,34 +385,21 @@ class RDPOTrainer(DPOTrainer):
                 tuple(torch.where(side, value, torch.nan) for value in values)
                 for side, values in zip(computed.unbind(1), (of_chosen, of_rejected))
             )
-        self._log_batch(inputs, of_chosen, of_rejected)
+        self._log_batch(inputs, of_pairs(of_chosen, of_rejected), seen.sum(dim=0))
         if not return_outputs:
             return loss
         with torch.no_grad():  # logits of all positions and words, which the loss never makes
             return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
 
-    def _log_batch(self, inputs: dict[str, Tensor], of_chosen: Sides, of_rejected: Sides) -> None:
-        """Means over the completions that were computed; the others are NaN.
-
-        of_chosen, of_rejected: reward, log-probability, and its change against the reference a token, (batch,) each."""
-        (chosen_rewards, chosen_logps, chosen_shift), (rejected_rewards, rejected_logps, rejected_shift) = (
-            of_chosen,
-            of_rejected,
-        )
+    def _log_batch(self, inputs: dict[str, Tensor], values: dict[str, Tensor], seen: Tensor) -> None:
+        """Means over the completions that were computed, and over their tokens."""
         metrics = self._metrics["train" if self.model.training else "eval"]
-        values = {
-            "rewards/chosen": chosen_rewards,
-            "rewards/rejected": rejected_rewards,
-            "rewards/margins": (margins := chosen_rewards - rejected_rewards),
-            "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
-            "logps/chosen": chosen_logps,
-            "logps/rejected": rejected_logps,
-            CHOSEN: chosen_shift,
-            REJECTED: rejected_shift,
-        }
-        for name, value in values.items():
-            if not math.isnan(average := self.accelerator.gather(value).nanmean().item()):
-                metrics[name].append(average)
+        gather = self.accelerator.gather
+        means = {name: gather(value).nanmean().item() for name, value in values.items()}
+        means |= of_words(gather(seen.unsqueeze(0)).sum(dim=0))
+        for name, mean in means.items():
+            if not math.isnan(mean):
+                metrics[name].append(mean)
         if self.model.training:
             self._latest = inputs
             self._total_train_tokens += (
@@ -465,9 +456,10 @@ class RDPOTrainer(DPOTrainer):
             self.args.method = method
 
 
-def _by_side(logps: Tensor) -> tuple[Tensor, Tensor]:
-    chosen_logps, rejected_logps = logps.view(-1, 2).unbind(1)
-    return chosen_logps, rejected_logps
+def _in_place(values: Tensor, computed: Tensor) -> Tensor:
+    """Values of the completions that were computed, among 0 for the others."""
+    mask = computed.view(-1, *[1] * (values.dim() - 1))
+    return values.new_zeros(computed.numel(), *values.shape[1:]).masked_scatter(mask, values)
 
 
 def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
