@@ -48,7 +48,15 @@ from common.trainer.config import RDPOConfig, card_of
 from common.trainer.finite import StopWhenNotFinite, not_finite
 from common.trainer.kl import ANSWERS, KLMeter
 from common.trainer.logged import of_pairs, of_words
-from common.trainer.prepare import checked, columns_of, settled, trainable
+from common.trainer.prepare import (
+    check_answers,
+    check_models,
+    checked,
+    columns_of,
+    last_whole_checkpoint,
+    settled,
+    trainable,
+)
 
 
 class RDPOTrainer(DPOTrainer):
@@ -90,6 +98,7 @@ class RDPOTrainer(DPOTrainer):
                 processing_class = processing_class if train_dataset is None else train_dataset
                 train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
             ref_model, args, data_collator = None, ref_model, None
+        check_models(model, ref_model)
         args = settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
@@ -164,6 +173,7 @@ class RDPOTrainer(DPOTrainer):
             raise TypeError(
                 f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one"
             )
+        check_answers(dataset, dataset_name)
         reads = args.needs_scores or callable(args.method) and set(SCORES) <= columns_of(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
         stale = [name for name in (*REFERENCE, *SECOND) if name in columns_of(scored)]
@@ -434,9 +444,13 @@ class RDPOTrainer(DPOTrainer):
             for model in filter(None, (self.model, self.ref_model, self.second_reference)):
                 give_attention_back(model)
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """TRL's; `resume_from_checkpoint=True` passes over a checkpoint that was being written when a training was
+        killed."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         with self._attention_given_back():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluation_loop(self, *args, **kwargs):
         with self._attention_given_back():
