@@ -3,9 +3,8 @@
 Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them;
 everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the
 loss is `preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
-(`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small
-updates away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what
-differs and what is refused.
+(`common.logprobs`), reference log-probabilities are kept on disk, and adapters stay in float32 (TRL's bfloat16 rounds
+small updates away). docs/trainer.md lists what is the same, what differs and what is refused.
 
 Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
 `_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
@@ -76,9 +75,9 @@ class RDPOTrainer(DPOTrainer):
     Raises:
         ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a
             conversation whose prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they
-            part), an empty completion, more tokens than a model has positions, images, or a loss or gradient that is
-            not finite.
-        TypeError: `args` or a dataset of another kind.
+            part), a missing column or text, an empty completion, more tokens than a model has positions, images, an
+            adapter's folder as the model, or a loss or gradient that is not finite.
+        TypeError: a model, `args` or a dataset of another kind.
     """
 
     _is_reference = False
