@@ -455,6 +455,13 @@ class RDPOTrainer(DPOTrainer):
         with self._attention_given_back():
             return super().evaluation_loop(*args, **kwargs)
 
+    def _save_checkpoint(self, model, trial):
+        """TRL's; the state of an older checkpoint in its place goes first, so that one with a state is whole."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+            (folder / "trainer_state.json").unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
+
     def _save(self, *args, **kwargs):
         """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its
         name."""
