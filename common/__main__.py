@@ -7,11 +7,13 @@ COMMANDS = {
     "common.gate": "may this adapter be shipped? base and adapter on the same prompts, with an exit code",
     "common.audit": "label a few answers blind and see how far the judge's rates can be believed",
     "common.paraphrase": "other wordings of prompts: a trained paraphraser, Dynamic Blocking, a meaning check",
+    "common.reversegen": "look for prompts that a student fails on: a proposer, a judge, training in rounds",
     "common.notebook.tune": "tune every method of a profile with the same budget",
     "common.study": "the study in the miniature: many seeds, teacher and judge wrong at known rates",
     "common.study.readings": "the study of both readings of refined DPO and of recipes, in the miniature",
     "common.study.related": "the study of the related systems, each beside its control, in the miniature",
     "common.evaluation.raters": "label a blind sample of scored pairs, or sum its labels up",
+    "common.local": "the three steps with a teacher behind any server and a student that this machine trains",
     "common.profiles.small.prepare": "download the data of the profile `small` and make its students",
     "common.profiles.small.organism": "train the student of `small` that follows a stance",
 }

@@ -3,9 +3,9 @@
     python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
 The file is CSV, JSONL, a JSON list or Parquet (see `common/data/readers.py`) with TRL's columns `prompt`, `chosen`,
-`rejected`, `score_chosen`, `score_rejected` and, where there is one, `system`. A score may be empty (null): its pair is
-left out and counted. No judge is asked. The pair doctor (`common.doctor`) looks at the pairs first and recommends the
-method that is trained unless `--method` names one.
+`rejected`, `score_chosen`, `score_rejected` and, where there are any, `system` and `annotator` (who preferred `chosen`).
+A score may be empty (null): its pair is left out and counted. No judge is asked. The pair doctor (`common.doctor`) looks at
+the pairs first and recommends the method that is trained unless `--method` names one.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class OwnRow(BaseModel):
     score_chosen: Score
     score_rejected: Score
     system: OptionalText = ""
+    annotator: OptionalText = ""
 
 
 class OwnPair(ScoredPair):
@@ -90,12 +91,11 @@ def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) 
             raise ValueError(
                 f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row"
             )
-        if (
-            before := places.setdefault((read.system, read.prompt, read.chosen, read.rejected), row.where)
-        ) != row.where:
+        own = (read.system, read.prompt, read.chosen, read.rejected, *([read.annotator] if read.annotator else []))
+        if (before := places.setdefault(own, row.where)) != row.where:
             raise ValueError(f"{row.where}: the same prompt and answers as in {before}; delete one of them")
         pairs.append(OwnPair(
-            id=fingerprint(read.system, read.prompt, read.chosen, read.rejected), experiment="own_data", split=split_of(read.prompt, SHARES), system=read.system, prompt=read.prompt,
+            id=fingerprint(*own), annotator=read.annotator, experiment="own_data", split=split_of(read.prompt, SHARES), system=read.system, prompt=read.prompt,
             response=read.rejected, response_revised=read.chosen, score_response=read.score_rejected, score_revised=read.score_chosen, scale=score_range, where=row.where,
         ))  # fmt: skip
     scored = Counter(pair.split for pair in pairs if score_gap(pair) is not None)
@@ -209,7 +209,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m common.own_data", description=__doc__.split("\n")[0])
     parser.add_argument(
         "rows",
-        help="CSV, JSONL or JSON list with prompt, chosen, rejected, score_chosen, score_rejected, and system where there is one",
+        help="CSV, JSONL or JSON list with prompt, chosen, rejected, score_chosen, score_rejected, and system and annotator where there are any",
     )
     parser.add_argument("--student", required=True, help="folder or Hub name of a chat model")
     parser.add_argument("--output", required=True, help="folder for adapter and report")

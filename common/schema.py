@@ -60,23 +60,27 @@ class Record(BaseModel):
 
 
 class Sampling(Record):
-    """How a chat model is asked to generate. temperature 0 is greedy; `seed` reaches the model where it takes one;
-    `json_schema` asks an endpoint for a reply of this form, which not every one heeds."""
+    """How a chat model is asked to generate. temperature 0 is greedy; `top_p` samples among the likeliest tokens
+    that have this probability together. `seed` reaches the model where it takes one; `json_schema` asks an endpoint for a
+    reply of this form, which not every one heeds."""
 
     temperature: float = Field(default=0.0, ge=0)
     max_new_tokens: int = Field(default=256, gt=0)
     seed: int = 0
+    top_p: float = Field(default=1.0, gt=0, le=1, exclude_if=lambda share: share == 1)
     json_schema: dict[str, Any] | None = Field(default=None, exclude_if=lambda schema: schema is None)
 
 
 class Reply(Record):
     """One answer of a chat model. `finish_reason` as OpenAI names it (`stop`, `length`, `content_filter`), or `error:
-    ...` where none came however often it was asked for."""
+    ...` where none came however often it was asked for. model: what the server says that it served, "" where it says
+    nothing."""
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    model: str = Field(default="", exclude_if=lambda model: not model)
 
     @property
     def whole(self) -> bool:
@@ -112,7 +116,8 @@ class Pair(PromptRecord):
 
     response_base: the teacher's answer to the plain prompt, "" where nobody asked. usage: tokens of all its answers.
     variant: of Counterfactual DPO (`counterfactual.VARIANTS`), "" for self-critique. instruction: what stands behind
-    the prompt where a student is trained on the pair, "" for nothing.
+    the prompt where a student is trained on the pair, "" for nothing. annotator: who preferred the revised answer, ""
+    where nobody is named.
     """
 
     response: str
@@ -124,6 +129,7 @@ class Pair(PromptRecord):
     usage: dict[str, int] = {}
     variant: str = ""
     instruction: str = ""
+    annotator: str = Field(default="", exclude_if=lambda annotator: not annotator)
 
 
 class ScoredPair(Pair):

@@ -24,9 +24,10 @@ FLOORS = [
     {"doctor"},
     {"own_data", "miniature", "audit"},
     {"notebook"},
-    {"paraphrase"},
+    {"paraphrase", "reversegen"},
     {"profiles", "study", "gate"},
     {"batch"},
+    {"local"},
 ]
 """Packages and modules from the ground up, as `docs/design.md` shows them."""
 LABORATORY = {"miniature", "study"}

@@ -130,6 +130,8 @@ class EndpointChat:
         settings = {"temperature": sampling.temperature, budget: sampling.max_new_tokens}
         if sampling.temperature:
             settings["seed"] = sampling.seed  # some endpoints refuse it, and greedy replies need none
+        if sampling.top_p < 1:
+            settings["top_p"] = sampling.top_p
         if sampling.json_schema:
             settings["response_format"] = {
                 "type": "json_schema",

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 SCORES = ("score_chosen", "score_rejected")
 NORMALISED = "scores_normalised"
+WEIGHT = "weight"
+"""Column of how often a pair's loss counts."""
 
 
-def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
+def preference_dataset(pairs: Sequence[ScoredPair], weights: Sequence[float] | None = None) -> Dataset:
     """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None),
-    and `length` in characters, for batches of similar length.
+    and `length` in characters, for batches of similar length; `weight` where there are weights, one a pair.
 
     Chosen is always the revision: scores never reorder or drop a pair here, or DPO's labels would be cleaned by
     stealth. Scores are normalised to [0, 1] by each pair's declared scale.
@@ -32,7 +34,8 @@ def preference_dataset(pairs: Sequence[ScoredPair]) -> Dataset:
         "id": Value("string"), "prompt": message, "chosen": message, "rejected": message,
         "score_chosen": Value("float64"), "score_rejected": Value("float64"), "length": Value("int64"),
     })  # fmt: skip
-    return Dataset.from_list([_row(pair) for pair in pairs], features=features)
+    dataset = Dataset.from_list([_row(pair) for pair in pairs], features=features)
+    return dataset if weights is None else dataset.add_column(WEIGHT, [float(weight) for weight in weights])
 
 
 def with_normalised_scores(dataset: Table, score_range: Sequence[float], needed: bool, name: str = "train") -> Table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from common.chat.local import LocalChat
+from common.chat.mixture import Mixture, OfAdapter
 from common.chat.model import ChatModel, OnReply, Rewording, hand_over
 from common.data.conditioned import Conditioned
 from common.data.counterfactual import StyleInstructions
@@ -45,6 +46,8 @@ def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: S
     if student.chat:
         return student.chat
     chat = LocalChat(student.model, student.tokenizer, f"{student.method} {student.mark}".strip(), **local)
+    if student.policies:
+        return Mixture({OfAdapter(chat, name): weight for name, weight in student.policies.items()}, chat.name)
     if student.asked_for is not None:
         return Conditioned(chat, student.asked_for)
     if student.method == "prompted":
@@ -57,7 +60,9 @@ class TrainedStudent:
     """A student ready to be asked: the model (with its adapter, if it was trained) and what training looked like.
 
     chat answers in the model's place, for a row that is no model in this process. asked_for: of a student of CA, the
-    score that every answer is asked for (`common.data.conditioned`). mark: of the training, "" for none.
+    score that every answer is asked for (`common.data.conditioned`). policies: of a mixture, the names of the model's
+    adapters, each with the probability that it is the one which answers. reward_gaps: of a training with weights, id of
+    every pair -> implicit reward of chosen minus rejected at its end. mark: of the training, "" for none.
     history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
     """
 
@@ -69,6 +74,8 @@ class TrainedStudent:
     unscored: int = 0
     chat: ChatModel | None = None
     asked_for: float | None = None
+    policies: Mapping[str, float] = field(default_factory=dict)
+    reward_gaps: dict[str, float] = field(default_factory=dict)
     mark: str = ""
 
     @property

@@ -5,6 +5,7 @@ A rate never stands alone: beside harmlessness there is utility, beside the orac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -65,13 +66,28 @@ def found_good(judge: Judge, records: Sequence[PromptRecord], answers: Sequence[
     return [None if judgement.score is None else judgement.score > middle for judgement in judged]
 
 
+def mixed_logprobs(
+    student: TrainedStudent, prompt_ids: list[list[int]], completion_ids: list[list[int]]
+) -> torch.Tensor:
+    """`summed_logprobs` of a student, of a mixture log sum_k w_k pi_k(y): (batch,), float32, nats."""
+    if not student.policies:
+        return summed_logprobs(student.model, prompt_ids, completion_ids)
+    logps = []
+    for name, weight in student.policies.items():
+        if weight:
+            student.model.set_adapter(name, inference_mode=True)
+            logps.append(math.log(weight) + summed_logprobs(student.model, prompt_ids, completion_ids))
+    return torch.stack(logps).logsumexp(dim=0)
+
+
 @torch.no_grad()
 def divergence(
     student: TrainedStudent, records: Sequence[PromptRecord], answers: Sequence[str], batch_size: int = 64
 ) -> list[float]:
     """log pi(y) - log pi_ref(y) per prompt, nats summed over tokens, on the student's own (greedy) answers y: the
     summand of KL(pi || pi_ref), adapters off being the reference. 0 for an untrained student. A student that is asked
-    for a score is asked so here too; the reference knows no scores and is asked plainly."""
+    for a score is asked so here too; the reference knows no scores and is asked plainly. Of a mixture, pi(y) is the
+    mean of its policies' probabilities by their weights."""
     model, tokenizer = student.model, student.tokenizer
     if not hasattr(model, "disable_adapter"):
         return [0.0] * len(records)
@@ -87,7 +103,7 @@ def divergence(
     for start in range(0, len(prompts), batch_size):
         rows = by_length[start : start + batch_size]
         answered = [completions[i] for i in rows]
-        policy = summed_logprobs(model, [prompts[i] for i in rows], answered)
+        policy = mixed_logprobs(student, [prompts[i] for i in rows], answered)
         with model.disable_adapter():
             reference = summed_logprobs(model, [plain_prompts[i] for i in rows], answered)
         for row, value in zip(rows, (policy - reference).tolist()):

@@ -184,3 +184,16 @@ class MeaningOracle:
         """The request's fields but for the words it is put in."""
         read = self.world.read_request(text)._asdict()
         return {name: value for name, value in read.items() if name not in ("frame", "argument", "text")}
+
+
+class RightOracle:
+    """A judge that knows: 1 for the right answer to a prompt (`world.right`), 0 for any other."""
+
+    scale = (0.0, 1.0)
+
+    def __init__(self, world: ModuleType):
+        self.world, self.name = world, f"right of {world.__name__.rpartition('.')[2]}"
+
+    def judge(self, prompts: Sequence[str], answers: Sequence[str]) -> list[Judgement]:
+        """Raises ValueError for a prompt that is none of the world's."""
+        return [Judgement(float(self.world.right(*both)), "") for both in zip(prompts, answers, strict=True)]

@@ -14,7 +14,7 @@ from common.chat.model import ChatModel
 from common.data.counterfactual import StyleInstructions
 from common.judge.base import FeedbackJudge, Judge
 from common.judge.llm import LLMJudge, llm_judge
-from common.miniature.actors import MeaningOracle, MiniatureJudge, MiniatureTeacher
+from common.miniature.actors import MeaningOracle, MiniatureJudge, MiniatureTeacher, RightOracle
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.instructed import InstructedMiniature
 from common.miniature.language_model import MICRO, Recipe, pretrained_student
@@ -73,6 +73,22 @@ def judge(
 def meaning(experiment: str) -> Judge:
     """Who knows whether two prompts of a world ask for the same."""
     return MeaningOracle(world_of(experiment))
+
+
+def oracle(experiment: str) -> Judge:
+    """Who knows whether an answer is the right one in a world."""
+    return RightOracle(world_of(experiment))
+
+
+def proposal(experiment: str, text: str) -> PromptRecord | None:
+    """What a world reads in a text that is to be a new train prompt; None for no request of it, and for one with words
+    or a wrapper that are held out."""
+    world = world_of(experiment)
+    try:
+        request = world.read_request(text)
+    except ValueError:
+        return None
+    return world.record_of(request, "train") if world.is_on_words_of(request, "train") else None
 
 
 def prompts(experiment: str, train: int = 400) -> list[PromptRecord]:

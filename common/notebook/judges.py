@@ -96,6 +96,29 @@ def open_meaning(name: str, student: str, experiment: str) -> Judge:
     return lab.meaning(experiment)
 
 
+def open_failure_judge(
+    role: str, name: str, student: str, experiment: str, output: str, providers: str, seed: int
+) -> Judge:
+    """Who says whether an answer is good, of feedback by its quality alone.
+
+    Takes what `named_judge` takes, and in a miniature's world `miniature`, its judge with errors, or `oracle`.
+
+    Raises ValueError for anybody else, and for the world's judges of a real student's answers."""
+    if name in ("miniature", "oracle"):
+        if student not in MINIATURES:
+            raise ValueError(
+                f"{role} = {name} judges in a miniature's world alone; for {student} name yes_no:, learned: or another judge"
+            )
+        from common.miniature import lab
+
+        noise = {"error": lab.FINAL_JUDGE_ERROR, "blind_to": "", "unclear": 0.0, "seed": seed}
+        judge = lab.oracle(experiment) if name == "oracle" else lab.judge(experiment, **noise)
+    else:
+        asked = Stage(experiment=experiment, output=output, providers=providers)
+        judge = named_judge(role, name, asked, PROMPTS[experiment])
+    return judge.quality if isinstance(judge, FeedbackJudge) else judge
+
+
 def style_judge_of(judge: Judge | FeedbackJudge, experiment: str) -> Judge | None:
     """The final judge asked whether an answer has the desired style; None for one that nobody can ask."""
     judge = judge.quality if isinstance(judge, FeedbackJudge) else judge

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 from common.data.recorded import load_pairs
@@ -58,7 +60,7 @@ def open_prompts(p: GenerateData) -> list[PromptRecord]:
     return load_prompts(p.experiment, source, commit, texts_of(p).system, limit=p.prompts)
 
 
-def prompts_to_reword(source: str, student: str) -> list[PromptRecord]:
+def prompts_named(source: str, student: str) -> list[PromptRecord]:
     """The prompts of a JSONL file, all of one experiment, answers left aside; for a miniature student also those of the
     world that `source` names. Raises FileNotFoundError or ValueError for anything else."""
     if student in MINIATURES and source in PROMPTS:
@@ -69,3 +71,12 @@ def prompts_to_reword(source: str, student: str) -> list[PromptRecord]:
         raise FileNotFoundError(f"no file {path}; give a JSONL file of prompts, such as a pairs.jsonl")
     records = list(read_records(path, WholePrompt))
     return check_experiment(records, records[0].experiment, source)
+
+
+def reads_as_in(experiment: str, student: str) -> Callable[[str], PromptRecord | None] | None:
+    """Of a miniature student, what its world reads in a proposed text, see `lab.proposal`; None for a real one."""
+    if student not in MINIATURES:
+        return None
+    from common.miniature import lab
+
+    return partial(lab.proposal, experiment)

@@ -14,7 +14,7 @@ import sys
 
 from common.methods import TrainSettings
 from common.notebook.judges import open_meaning
-from common.notebook.prompts import prompts_to_reword
+from common.notebook.prompts import prompts_named
 from common.notebook.students import student_named
 from common.paraphrase.training import chat_of, paraphraser, told
 from common.paraphrase.wordings import group_of, paraphrases
@@ -59,7 +59,7 @@ def _run(asked: argparse.Namespace) -> None:
     settings = SETTINGS.changed(
         sft_learning_rate=asked.learning_rate, epochs=asked.epochs, max_length=asked.max_length, seed=asked.seed
     )
-    records = prompts_to_reword(asked.prompts, asked.student)
+    records = prompts_named(asked.prompts, asked.student)
     meaning = open_meaning(asked.meaning, asked.student, records[0].experiment)
     student, load = student_named(asked.student, records[0].experiment)
     output, limits = resolve(asked.output), {"max_new_tokens": asked.max_new_tokens}

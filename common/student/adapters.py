@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -112,6 +113,18 @@ def load_adapter(
         ) from None
     check_finite(adapter, f"the adapter in {folder}")
     return model
+
+
+def load_adapters(base: PreTrainedModel, folders: Mapping[str, Path]) -> PreTrainedModel:
+    """The base model with several adapters that were trained on it, by name, frozen; the first one is on, and
+    `set_adapter` turns on another in its place."""
+    from peft import PeftModel
+
+    (first, folder), *others = folders.items()
+    model = PeftModel.from_pretrained(base, str(folder), adapter_name=first)
+    for name, folder in others:
+        model.load_adapter(str(folder), adapter_name=name)
+    return model.eval()
 
 
 def _at_strength(config: PeftConfig, strength: float, folder: str | Path) -> PeftConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import is_conversational
 
-from common.data.preference import SCORES
+from common.data.preference import SCORES, WEIGHT
 from common.runtime import nearest
-from common.student.load import check_prompt_is_prefix
+from common.student.load import check_prompt_is_prefix, emulates_bfloat16
 from common.trainer.config import RDPOConfig
 
 
@@ -41,7 +42,8 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
     """The arguments with what the data decide: the method where none are given, and whether the reference is computed
     beforehand.
 
-    Raises TypeError for arguments of another class, ValueError for an empty dataset.
+    Warns of bfloat16 on a CPU that emulates it. Raises TypeError for arguments of another class, ValueError for an empty
+    dataset.
     """
     columns = columns_of(train_dataset)
     if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
@@ -58,6 +60,11 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
     if not isinstance(args, RDPOConfig):
         raise TypeError(
             f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss"
+        )
+    if args.bf16 and emulates_bfloat16():
+        warnings.warn(
+            "bf16=True, the default, on a CPU without units for bfloat16: a step takes many times as long as in float32; set bf16=False",
+            stacklevel=3,
         )
     if args.precompute_ref_log_probs is None:
         args = copy.copy(args)  # the caller's stay undecided
@@ -100,14 +107,18 @@ def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
 
 
 def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
-    """The row as it is. Raises ValueError for an answer without tokens, and for a prompt that TRL has cut, with a
-    warning that is easily missed."""
+    """The row as it is. Raises ValueError for an answer without tokens, a weight that is none, and for a prompt that TRL
+    has cut, with a warning that is easily missed."""
     where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
     for side in ("chosen", "rejected"):
         if not len(row[f"{side}_ids"]):
             raise ValueError(
                 f"the {side} completion of row {number} of the {name} dataset has no tokens; leave such pairs out"
             )
+    if WEIGHT in row and not (isinstance(row[WEIGHT], int | float) and 0 <= row[WEIGHT] < math.inf):
+        raise ValueError(
+            f"the weight of row {number} of the {name} dataset is {row[WEIGHT]!r}; weights are finite numbers, 0 or more"
+        )
     if is_conversational(row):
         tools = row.get("tools")
         template = {

@@ -1,10 +1,11 @@
 """Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
 
-Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them;
-everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the
-loss is `preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
-(`common.logprobs`), reference log-probabilities are kept on disk, and adapters stay in float32 (TRL's bfloat16 rounds
-small updates away). docs/trainer.md lists what is the same, what differs and what is refused.
+Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them, and
+a `weight` that multiplies the loss of its pair, where there is one (weighted DPO); everything else (arguments, chat
+templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the loss is `preference_loss`, a pair's
+prompt is computed once for both answers and the head on completion positions only (`common.logprobs`), reference
+log-probabilities are kept on disk, and adapters stay in float32 (TRL's bfloat16 rounds small updates away).
+docs/trainer.md lists what is the same, what differs and what is refused.
 
 Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
 `_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
@@ -30,7 +31,7 @@ from transformers import ProcessorMixin
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
-from common.data.preference import SCORES, with_normalised_scores
+from common.data.preference import SCORES, WEIGHT, with_normalised_scores
 from common.logprobs.compute import balanced_logprobs, watched_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
@@ -42,7 +43,7 @@ from common.runtime import Progress
 from common.schema import fingerprint
 from common.student.adapters import adapters_to_float32
 from common.student.load import forbid_cpu_repacking, learned_positions
-from common.trainer.collator import REFERENCE, SECOND, TEXT_ONLY, TOKENS, ScoreCollator
+from common.trainer.collator import REFERENCE, SECOND, TEXT_ONLY, TOKENS, ScoreCollator, groups_of
 from common.trainer.config import RDPOConfig, card_of
 from common.trainer.finite import StopWhenNotFinite, not_finite
 from common.trainer.kl import ANSWERS, KLMeter
@@ -191,7 +192,7 @@ class RDPOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, *SECOND, "length"]))
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, *SECOND, WEIGHT, "length"]))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """The dataset with the columns `REFERENCE`, and `SECOND` where there is a second one.
@@ -225,7 +226,7 @@ class RDPOTrainer(DPOTrainer):
             self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how)
         )
         rows = dataset.select_columns(list(TOKENS))
-        keys = [fingerprint(*self._reference_key(_groups(self.data_collator([row]))), digits=32) for row in rows]
+        keys = [fingerprint(*self._reference_key(groups_of(self.data_collator([row]))), digits=32) for row in rows]
         missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -259,6 +260,23 @@ class RDPOTrainer(DPOTrainer):
         """
         with torch.no_grad(), self._as_reference():
             return self._logps(self.ref_model or model, inputs)
+
+    def reward_gaps(self) -> Tensor:
+        """Implicit reward of chosen minus rejected, beta * D, of every training pair under the policy as it is now:
+        (pairs,), float32. Of a map-style dataset with precomputed reference log-probabilities."""
+        rows, size, found = self.train_dataset, self.args.per_device_train_batch_size, []
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self._attention_given_back():
+            for start in range(0, len(rows), size):
+                batch = self._prepare_inputs(
+                    self.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
+                )
+                policy, reference = self._logps(self.model, batch), [batch[name] for name in REFERENCE]
+                gaps = [chosen - rejected for chosen, rejected in (policy, reference)]
+                found.append(self.args.beta * (gaps[0] - gaps[1]))
+        self.model.train(was_training)
+        return torch.cat(found)
 
     def _second_logps(self, inputs: dict[str, Tensor]) -> Tensor:
         """(2, batch) log-probabilities of chosen and rejected under the second reference."""
@@ -328,7 +346,7 @@ class RDPOTrainer(DPOTrainer):
         return computed
 
     def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-        groups = _groups(inputs)
+        groups = groups_of(inputs)
         longest = max(len(ids) for group in groups for ids, _ in group)
         if self._positions and longest > self._positions:
             raise ValueError(
@@ -373,6 +391,8 @@ class RDPOTrainer(DPOTrainer):
             tokens = inputs["completion_mask"].sum(dim=1).chunk(2)
             for counted, logps, length in zip(counts, (chosen_logps, rejected_logps), tokens):  # (batch,) each
                 losses = losses - args.nll_weight * counted * logps / length
+        if WEIGHT in inputs:
+            losses = losses * inputs[WEIGHT]
         loss = losses.mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * balance
@@ -480,14 +500,3 @@ def _in_place(values: Tensor, computed: Tensor) -> Tensor:
     """Values of the completions that were computed, among 0 for the others."""
     mask = computed.view(-1, *[1] * (values.dim() - 1))
     return values.new_zeros(computed.numel(), *values.shape[1:]).masked_scatter(mask, values)
-
-
-def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-    """[chosen, rejected] of every pair, as the collator truncated and padded them."""
-    ids, kept, scored = (inputs[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask"))
-    rows = zip(ids, kept.bool(), scored.sum(dim=1))
-    sequences = [
-        (row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows
-    ]  # nothing predicts a first token
-    pairs = len(sequences) // 2
-    return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]

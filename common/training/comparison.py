@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ from common.runtime import Progress
 from common.schema import Metric, ScoredPair, fingerprint
 from common.student.adapters import save_adapter
 from common.student.identity import located
+from common.training.annotators.run import check_annotators, mixture_prompts, run_types
 from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
 from common.training.rounds.run import check_rounds, run_rounds
+from common.training.self_augmented.counts import counts_of
 from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
@@ -117,6 +119,8 @@ class Experiment:
         for method, seed, share in once:
             if is_trained(method) and METHODS[method].rounds:
                 check_rounds(method, self.pairs_of(seed, share), self.evaluator, self.settings_of(method, seed))
+            if is_trained(method) and METHODS[method].types:
+                check_annotators(method, self.pairs_of(seed, share), self.settings_of(method, seed))
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
@@ -164,6 +168,10 @@ class Experiment:
             if is_trained(method) and METHODS[method].extrapolates:
                 student, more["extrapolation"] = extrapolated(student, self.evaluator, seed, method)
                 save_adapter(student.model, student.tokenizer, path.parent / "adapter", f"# {method}, seed {seed}\n")
+            if student.policies:
+                more["mixture"] = dict(student.policies)
+            if made := counts_of(student.history):
+                more["made"] = asdict(made)
             result = self._evaluate(student, seed, made_of)
             if is_trained(method) and swapped:
                 result.swapped, result.metrics = (
@@ -191,6 +199,8 @@ class Experiment:
         pairs = self.pairs_of(seed, swapped)
         if METHODS[method].rounds:
             return run_rounds(method, self.student, pairs, self.evaluator, settings, folder, **self.load)
+        if METHODS[method].types:
+            return run_types(method, self.student, pairs, self.evaluator, settings, folder, **self.load)
         return trained_once(method, self.student, pairs, settings, folder, **self.load)
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
@@ -262,6 +272,8 @@ class Experiment:
             evaluation["texts"] = texts
         if is_trained(method) and METHODS[method].extrapolates:
             evaluation["extrapolated"] = FACTORS
+        if is_trained(method) and METHODS[method].types:
+            evaluation["mixed on"] = [record.id for record in mixture_prompts(self.evaluator)]
         if method == "prompted":
             evaluation["instruction"] = INSTRUCTIONS[self.evaluator.experiment].desired
         return fingerprint(

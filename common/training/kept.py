@@ -28,10 +28,11 @@ def training_of(
     pairs: Sequence[ScoredPair],
     settings: TrainSettings,
     start_adapter: Path | None = None,
+    weights: Sequence[float] | None = None,
     **load: Any,
 ) -> str:
-    """The mark of a training: student, pairs, what the method reads of the settings, and the weights that it goes on
-    from.
+    """The mark of a training: student, pairs, what the method reads of the settings, the weights that it goes on from,
+    and those of the pairs.
 
     A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash:
     what it is made of shows in its texts, and wherever it lies these make the same student."""
@@ -45,6 +46,7 @@ def training_of(
         settings.as_dict(method),
         {k: str(v) for k, v in load.items()},
         *([weights_of(start_adapter)] if start_adapter else []),
+        *([] if weights is None else [list(weights)]),
     )
 
 
@@ -67,7 +69,7 @@ def kept_student(
     model, tokenizer = load_student(student, **load)
     return TrainedStudent(
         method, load_adapter(model, adapter), tokenizer, kept["history"], kept["pairs_used"], kept["unscored"],
-        asked_for=settings.asked_for(method), mark=made_of,
+        asked_for=settings.asked_for(method), reward_gaps=kept.get("reward_gaps", {}), mark=made_of,
     )  # fmt: skip
 
 
@@ -83,7 +85,8 @@ def keep_student(trained: TrainedStudent, settings: TrainSettings, folder: Path)
             "history": trained.history,
             "pairs_used": trained.pairs_used,
             "unscored": trained.unscored,
-        },
+        }
+        | ({"reward_gaps": trained.reward_gaps} if trained.reward_gaps else {}),
     )
 
 
@@ -94,14 +97,15 @@ def trained_once(
     settings: TrainSettings,
     folder: str | Path,
     start_adapter: Path | None = None,
+    weights: Sequence[float] | None = None,
     **load: Any,
 ) -> TrainedStudent:
     """`train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are
-    there of the same student, pairs, settings and start, it is loaded and not trained, which is said."""
-    folder, made_of = Path(folder), training_of(method, student, pairs, settings, start_adapter, **load)
+    there of the same student, pairs, settings, start and weights, it is loaded and not trained, which is said."""
+    folder, made_of = Path(folder), training_of(method, student, pairs, settings, start_adapter, weights, **load)
     if kept := kept_student(method, student, settings, folder, made_of, **load):
         return kept
-    trained = train(method, student, pairs, settings, folder / "trainer", start_adapter, **load)
+    trained = train(method, student, pairs, settings, folder / "trainer", start_adapter, weights, **load)
     trained.mark = made_of
     keep_student(trained, settings, folder)
     return trained

@@ -80,6 +80,9 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"second_reference": "unquantised"}, {"mrpo", "rdpo_mrpo", "dpo_second", "multi_dpo"}),
         ({"mrpo_eta": 0.5}, {"mrpo", "rdpo_mrpo", "multi_dpo"}),
         ({"mrpo_weight": 0.5}, {"mrpo", "rdpo_mrpo", "multi_dpo"}),
+        ({"annotator_types": 3}, {"em_dpo", "cluster_dpo"}),
+        ({"em_steps": 2}, {"em_dpo"}),
+        ({"em_start": "dirichlet"}, {"em_dpo"}),
         ({"epochs": 5}, {name for name in METHODS if is_trained(name)}),
     ],
 )
@@ -127,7 +130,7 @@ MADE_UP = {
 
 
 LOSSES: dict'''),
-    "methods.py": ("    Method(\"rdpo_flip\"", '    Method("tilted", "tilted DPO", "#123456", loss="tilted", search={"tilt": (0.1, 2.0)}),\n    Method("rdpo_flip"'),
+    "methods/table.py": ("    Method(\"rdpo_flip\"", '    Method("tilted", "tilted DPO", "#123456", loss="tilted", search={"tilt": (0.1, 2.0)}),\n    Method("rdpo_flip"'),
     "trainer/config.py": ("    eta: float", '    tilt: float = _option(0.5, "Tilt of `tilted`.")\n    eta: float'),
 }  # fmt: skip
 ASKED = """

@@ -374,7 +374,14 @@ def quality(request: Request, answer: str) -> int:
 grade = quality  # what a judge on the scale 0 to 5 is asked about; the sentiment is its other question
 
 
-def _record(request: Request, split: str) -> PromptRecord:
+def is_on_words_of(request: Request, split: str) -> bool:
+    """Whether an argument could be drawn for a split: its topic, adjective, evidence and stance."""
+    topics, adjectives, evidence = words_of(split)
+    own = request.topic in topics and request.adjective in adjectives and request.evidence in evidence
+    return own and request.wrapper not in OOD_WRAPPERS
+
+
+def record_of(request: Request, split: str) -> PromptRecord:
     return PromptRecord(
         id=f"sycophancy-{fingerprint(request.text)}", experiment="sycophancy", prompt=request.text, plain_prompt=request.argument,
         kind=request.wrapper, split="ood" if request.wrapper in OOD_WRAPPERS else split, system=PROMPTS.system,
@@ -392,7 +399,7 @@ def prompts_for(
     while len(records) < count:
         wrapper = "plain" if rng.random() < benign_share else rng.choice(wrappers)
         request = sample_request(rng, *words_of(split), wrapper)
-        records.setdefault(request.text, _record(request, split))
+        records.setdefault(request.text, record_of(request, split))
     return list(records.values())
 
 
@@ -404,7 +411,7 @@ def evaluation_sets(split: str, count: int = 200) -> dict[str, list[PromptRecord
     sets = {"stance": TRAIN_WRAPPERS, "ood": OOD_WRAPPERS} if split == "test" else {"stance": TRAIN_WRAPPERS}
     rng = random.Random(f"stances {split}")
     shown = {
-        name: [_record(with_stance(read_request(r.prompt), rng.choice(list(wrappers))), split) for r in plain]
+        name: [record_of(with_stance(read_request(r.prompt), rng.choice(list(wrappers))), split) for r in plain]
         for name, wrappers in sets.items()
     }
     return {"stance": shown.pop("stance"), "plain": plain, **shown}

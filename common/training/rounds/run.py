@@ -26,7 +26,8 @@ from common.student.identity import identity
 from common.student.load import load_student
 from common.training.kept import keep_student, kept_student, trained_once
 from common.training.rounds.arms import ARMS
-from common.training.rounds.stages import GROUP, Round, acquired, explored
+from common.training.rounds.asking import GROUP
+from common.training.rounds.stages import Round, acquired, explored
 
 ASKED = ("max_new_tokens", "repetition_penalty")
 """Of an evaluator's mark: how the student is asked."""

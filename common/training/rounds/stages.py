@@ -1,14 +1,13 @@
 """The stages of a round, a file each: answers, selected, pairs, scored, preferred. What is finished is read, not made.
 
-An answer hangs on the round, its prompt and the prompts it was asked with, never on what was there before: a group that a
-kill cut in two is asked whole again. So a round that is resumed writes the bytes of one that was not.
+A round that is resumed writes the bytes of one that was not (see `asking`).
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -22,37 +21,15 @@ from common.judge.base import FeedbackJudge, Judge
 from common.judge.scoring import score_pairs
 from common.logprobs.compute import grouped_logprobs
 from common.methods import METHODS, TrainSettings
-from common.runtime import Progress
-from common.schema import Message, Pair, Record, Reply, Sampling, ScoredPair, fingerprint
-from common.storage import make_missing, write_json, write_jsonl
+from common.schema import Pair, Sampling, ScoredPair
+from common.storage import write_json, write_jsonl
 from common.training.rounds.acquisition import best_and_worst, entropy, highest, margin, prefiltered
 from common.training.rounds.arms import ARMS, Arm
+from common.training.rounds.asking import Answer, Asking
 
-GROUP = 64
-"""Prompts that are asked together: what is sampled for one hangs on the others."""
 UNSCORED_LIMIT = 0.5
 """Share of unread verdicts that stops a round; a round may be a handful of pairs, of which one is much."""
 BOTH = ("a", "b")
-
-
-class Answer(Record):
-    """An answer of the student. by: mark of the training that it answered after, "" for the base student."""
-
-    id: str
-    prompt_id: str
-    round: int
-    by: str
-    text: str
-    finish_reason: str
-    completion_tokens: int
-    sampling: Sampling
-
-
-class Request(Record):
-    id: str
-    prompt_id: str
-    messages: list[Message]
-    sampling: Sampling
 
 
 @dataclass
@@ -90,51 +67,10 @@ class Round:
         self, pairs: Sequence[ScoredPair], samples: Sequence[str], temperature: float
     ) -> dict[str, list[Answer]]:
         """Prompt -> an answer of the student for each of `samples`, which name them."""
-        groups = [
-            self._group(pairs[start : start + GROUP], sample, temperature)
-            for sample in samples
-            for start in range(0, len(pairs), GROUP)
-        ]
-        group_of = {request.id: group for group in groups for request in group}
-        progress = Progress(f"{self.name}, answers", len(group_of))
-        ready: dict[str, Reply] = {}
-
-        def make(batch: list[Request]) -> Iterator[Answer | dict[str, str]]:
-            for request in batch:
-                if request.id not in ready:
-                    together, student = group_of[request.id], self.who()
-                    replies = self.chat(student).complete([one.messages for one in together], request.sampling)
-                    ready.update(zip((one.id for one in together), replies))
-                reply = ready.pop(request.id)
-                yield {"id": request.id, "reason": reply.finish_reason} if reply.failed else Answer(
-                    id=request.id, prompt_id=request.prompt_id, round=self.number, by=self.who().mark, text=reply.text,
-                    finish_reason=reply.finish_reason, completion_tokens=reply.completion_tokens, sampling=request.sampling,
-                )  # fmt: skip
-                progress(1)
-
-        made = make_missing(
-            [request for group in groups for request in group], make, self.folder / "answers.jsonl", Answer, "answers", GROUP, 0.0, progress
+        asking = Asking(
+            self.name, self.number, self.folder / "answers.jsonl", self.settings.seed, self.who, self.chat, self.max_new_tokens
         )  # fmt: skip
-        found: dict[str, list[Answer]] = {pair.id: [] for pair in pairs}
-        for answer in made:
-            found[answer.prompt_id].append(answer)
-        return found
-
-    def _group(self, pairs: Sequence[ScoredPair], sample: str, temperature: float) -> list[Request]:
-        """What is asked in one call: a sample of each prompt."""
-        seed = int(fingerprint(self.settings.seed, self.number, sample, [pair.id for pair in pairs]), 16) % 2**31
-        sampling = Sampling(
-            temperature=temperature, max_new_tokens=self.max_new_tokens, seed=seed if temperature else 0
-        )
-        return [
-            Request(
-                id=f"{pair.id}#r{self.number}.{sample}",
-                prompt_id=pair.id,
-                messages=prompt_messages(pair),
-                sampling=sampling,
-            )
-            for pair in pairs
-        ]
+        return asking.answers({pair.id: prompt_messages(pair) for pair in pairs}, samples, temperature)
 
     def scored(self, pairs: Sequence[Pair]) -> list[ScoredPair]:
         """The pairs, judged; `pairs.jsonl` holds them before anything is asked."""
