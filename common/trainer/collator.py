@@ -1,4 +1,4 @@
-"""The collator that carries external scores and weights to the loss."""
+"""The collator that carries external scores and weights to the loss, and the pairs that its batches hold."""
 
 from __future__ import annotations
 
