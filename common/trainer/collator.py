@@ -1,4 +1,4 @@
-"""The collator that carries external scores and weights to the loss."""
+"""The collator that carries external scores and weights to the loss, and the pairs that its batches hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from common.data.preference import SCORES, WEIGHT
+from common.logprobs.packing import Sequence
 
 TOKENS = ("prompt_ids", "chosen_ids", "rejected_ids")
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
@@ -50,3 +52,32 @@ class ScoreCollator(DataCollatorForPreference):
             if name in examples[0]:
                 batch[name] = torch.tensor([example[name] for example in examples], dtype=torch.float32)
         return batch
+
+
+def sides_there(inputs: dict[str, Tensor], computed: Tensor | None = None) -> Tensor | None:
+    """`computed` (batch, 2), None for all, with a third side: whether the pair has an explored completion. As it is for a
+    batch without the column."""
+    if "explored_completion_mask" not in inputs:
+        return computed
+    explored = inputs["explored_completion_mask"].bool().any(dim=1, keepdim=True)
+    both = torch.ones_like(explored).expand(-1, 2) if computed is None else computed
+    return torch.cat((both, explored), dim=1)
+
+
+def groups_of(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
+    """[chosen, rejected] of every pair, with the explored completion where it has one, as the collator truncated and
+    padded them."""
+    sequences = _sequences(*(inputs[name] for name in ROWS))
+    pairs = len(sequences) // 2
+    groups = [[sequences[i], sequences[pairs + i]] for i in range(pairs)]
+    if (sides := sides_there(inputs)) is not None:
+        third = _sequences(*(inputs[f"explored_{name}"] for name in ROWS))
+        groups = [[*group, one] if has else group for group, one, has in zip(groups, third, sides[:, 2].tolist())]
+    return groups
+
+
+def _sequences(ids: Tensor, kept: Tensor, scored: Tensor) -> list[Sequence]:
+    rows = zip(ids.cpu(), kept.cpu().bool(), scored.cpu().sum(dim=1))
+    return [
+        (row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows
+    ]  # nothing predicts a first token

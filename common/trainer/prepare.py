@@ -1,4 +1,4 @@
-"""What is settled before `RDPOTrainer` trains: its arguments, the adapter it goes on from, and the rows of its data."""
+"""What is settled before `RDPOTrainer` trains: its arguments, models and checkpoint, and the rows of its data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,28 @@ from torch import Tensor
 from trl import is_conversational
 
 from common.data.preference import CUT, EXPLORED, SCORES, WEIGHT
+from common.runtime import nearest
 from common.student.load import check_prompt_is_prefix, emulates_bfloat16
 from common.trainer.collator import EXPLORED_IDS
 from common.trainer.config import RDPOConfig
+
+
+def check_models(model: str | torch.nn.Module, ref_model: torch.nn.Module | None) -> None:
+    """Raises ValueError for the folder of an adapter, TypeError for what is neither a name nor a loaded model."""
+    if not isinstance(model, str | torch.nn.Module):
+        raise TypeError(f"model must be a name, a folder or a loaded model, not {type(model).__name__}")
+    if not isinstance(ref_model, torch.nn.Module | None):
+        raise TypeError(
+            f"ref_model must be a loaded model, not {type(ref_model).__name__}; AutoModelForCausalLM.from_pretrained(name) loads one"
+        )
+    if (
+        isinstance(model, str)
+        and Path(model, "adapter_config.json").exists()
+        and not Path(model, "config.json").exists()
+    ):
+        raise ValueError(
+            f"{model} is an adapter: to go on from it, give PeftModel.from_pretrained(base, {model!r}, is_trainable=True)"
+        )
 
 
 def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
@@ -58,6 +77,19 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
 
 def columns_of(dataset) -> set[str]:
     return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
+
+
+def check_answers(dataset: Dataset | IterableDataset, name: str) -> None:
+    """Raises ValueError for a dataset without both answers, and for a row of a table in which a text is missing."""
+    columns = columns_of(dataset)
+    if columns and (lacking := [column for column in ("chosen", "rejected") if column not in columns]):
+        raise ValueError(
+            f"the {name} dataset has no column {lacking[0]!r}{nearest(lacking[0], columns)}; there are {', '.join(sorted(columns))}"
+        )
+    for column in ("prompt", "chosen", "rejected") if isinstance(dataset, Dataset) else ():
+        for row, text in enumerate(dataset[column] if column in columns else ()):
+            if text is None:
+                raise ValueError(f"{column} of row {row} of the {name} dataset is missing; leave such pairs out")
 
 
 def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
@@ -130,3 +162,18 @@ def _template_of(row: dict[str, Any]) -> dict[str, Any]:
         "tools": json.loads(tools) if isinstance(tools, str) else tools,
         **(row.get("chat_template_kwargs") or {}),
     }
+
+
+def last_whole_checkpoint(folder: str) -> str:
+    """The newest checkpoint that was written to its end, which is where the trainer's state is.
+
+    Raises ValueError for none.
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # killed while it was written
+            continue
+        return str(path)
+    raise ValueError(f"no whole checkpoint in {folder} to resume from; train() begins anew")

@@ -4,9 +4,9 @@ Takes any preference dataset in TRL's format, with `score_chosen` and `score_rej
 a `weight` that multiplies the loss of its pair, where there is one (weighted DPO), and with `optimism` a third answer,
 `explored`, in the loss; everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What
 differs from TRL: the loss is `preference_loss`, a pair's prompt is computed once for all answers and the head on
-completion positions only (`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32
-(TRL's bfloat16 rounds small updates away), and metrics that need the logits of all words are left out. docs/trainer.md
-lists what is the same, what differs and what is refused.
+completion positions only (`common.logprobs`), reference log-probabilities are kept on disk, and adapters stay in
+float32 (TRL's bfloat16 rounds small updates away). docs/trainer.md lists what is the same, what differs and what is
+refused.
 
 Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
 `_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
@@ -34,7 +34,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
 from common.data.preference import EXPLORED, SCORES, WEIGHT, with_normalised_scores
-from common.logprobs.compute import balanced_logprobs, grouped_logprobs
+from common.logprobs.compute import balanced_logprobs, watched_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
 from common.logprobs.masks import give_attention_back
@@ -49,18 +49,27 @@ from common.trainer.collator import (
     EXPLORED_IDS,
     EXPLORED_REFERENCE,
     REFERENCE,
-    ROWS,
     SECOND,
     TEXT_ONLY,
     TOKENS,
     ScoreCollator,
+    groups_of,
+    sides_there,
 )
 from common.trainer.config import RDPOConfig, card_of
 from common.trainer.finite import StopWhenNotFinite, not_finite
 from common.trainer.kl import ANSWERS, KLMeter
-from common.trainer.prepare import checked, columns_of, explored_ids, settled, trainable
-
-SIDES = ("chosen", "rejected", "explored")
+from common.trainer.logged import Side, of_answers, of_words
+from common.trainer.prepare import (
+    check_answers,
+    check_models,
+    checked,
+    columns_of,
+    explored_ids,
+    last_whole_checkpoint,
+    settled,
+    trainable,
+)
 
 
 class RDPOTrainer(DPOTrainer):
@@ -80,9 +89,9 @@ class RDPOTrainer(DPOTrainer):
     Raises:
         ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a
             conversation whose prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they
-            part), an empty completion, more tokens than a model has positions, images, or a loss or gradient that is
-            not finite.
-        TypeError: `args` or a dataset of another kind.
+            part), a missing column or text, an empty completion, more tokens than a model has positions, images, an
+            adapter's folder as the model, or a loss or gradient that is not finite.
+        TypeError: a model, `args` or a dataset of another kind.
     """
 
     _is_reference = False
@@ -102,6 +111,7 @@ class RDPOTrainer(DPOTrainer):
                 processing_class = processing_class if train_dataset is None else train_dataset
                 train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
             ref_model, args, data_collator = None, ref_model, None
+        check_models(model, ref_model)
         args = settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
@@ -181,6 +191,7 @@ class RDPOTrainer(DPOTrainer):
             raise TypeError(
                 f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one"
             )
+        check_answers(dataset, dataset_name)
         reads = args.needs_scores or callable(args.method) and set(SCORES) <= columns_of(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
         if args.optimism and EXPLORED not in columns_of(scored):
@@ -243,7 +254,7 @@ class RDPOTrainer(DPOTrainer):
             self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how)
         )
         rows = dataset.select_columns([name for name in (*TOKENS, EXPLORED_IDS) if name in dataset.column_names])
-        groups = [_groups(self.data_collator([row])) for row in rows]
+        groups = [groups_of(self.data_collator([row])) for row in rows]
         keys = [fingerprint(*self._reference_key(of_pair), digits=32) for of_pair in groups]
         missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
         if missing:
@@ -328,13 +339,17 @@ class RDPOTrainer(DPOTrainer):
         else:
             yield
 
-    def _logps(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """(batch,) of chosen, of rejected and, where the batch has them, of explored completions; 0 where `computed`
-        (batch, 2) says that nobody looks, and where nothing was explored."""
+    def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """(batch,) of chosen, of rejected and, where the batch has them, of explored completions."""
+        return self._watched_logps(model, inputs, watch=False)[0]
+
+    def _watched_logps(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None, watch: bool = True
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """As `_logps`, and sums of `head.watched` over the tokens of chosen and rejected ones, (batch, 2, 4); 0 where
+        `computed` (batch, 2) says that nobody looks, and where nothing was explored."""
         groups = self._groups_that_fit(inputs)
-        computed = _there(inputs, computed)
+        computed = sides_there(inputs, computed)
         weights = self._weights(groups)
         if computed is not None:
             kept = lambda pairs: [
@@ -343,12 +358,13 @@ class RDPOTrainer(DPOTrainer):
             groups, weights = kept(groups), weights and kept(weights)
         tokens = weights and torch.tensor([weight for pair in weights for side in pair for weight in side])
         with self.accelerator.autocast():
-            logps = grouped_logprobs(
-                model, [group for group in groups if group], packed=self.args.packed, weights=tokens
+            found = watched_logprobs(
+                model, [group for group in groups if group], packed=self.args.packed, weights=tokens, watch=watch
             )
         if computed is not None:
-            logps = logps.new_zeros(computed.numel()).masked_scatter(computed.flatten(), logps)
-        return _by_side(logps, 2 if computed is None else computed.size(1))
+            found = tuple(_in_place(values, computed) for values in found)
+        logps, seen = (values.unflatten(0, (-1, 2 if computed is None else computed.size(1))) for values in found)
+        return logps.unbind(1), seen[:, :2]
 
     def _computed(self, score_gap: Tensor | None) -> Tensor | None:
         """(batch, 2): whether training looks at a chosen and a rejected completion; None where it looks at all. One
@@ -365,7 +381,7 @@ class RDPOTrainer(DPOTrainer):
         return computed
 
     def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-        groups = _groups(inputs)
+        groups = groups_of(inputs)
         longest = max(len(ids) for group in groups for ids, _ in group)
         if self._positions and longest > self._positions:
             raise ValueError(
@@ -384,10 +400,10 @@ class RDPOTrainer(DPOTrainer):
         computed = None if self.aux_loss_enabled else self._computed(score_gap)
         if self.aux_loss_enabled:
             with self.accelerator.autocast():
-                logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
-            policy = _by_side(logps)
+                logps, seen, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
+            policy, seen = logps.unflatten(0, (-1, 2)).unbind(1), seen.unflatten(0, (-1, 2))
         else:
-            policy = self._logps(model, inputs, computed)
+            policy, seen = self._watched_logps(model, inputs, computed)
         columns = (*REFERENCE, EXPLORED_REFERENCE)[: len(policy)]
         if self.precompute_ref_logps and set(columns) <= set(inputs):
             reference = tuple(inputs[name] for name in columns)
@@ -426,34 +442,26 @@ class RDPOTrainer(DPOTrainer):
             (reward, logps.detach(), (logps.detach() - of_reference) / length)
             for reward, logps, of_reference, length in zip(rewards, policy, reference, lengths)
         ]
-        if (there := _there(inputs, computed)) is not None:
+        if (looked_at := sides_there(inputs, computed)) is not None:
             sides = [
                 tuple(torch.where(side, value, torch.nan) for value in values)
-                for side, values in zip(there.unbind(1), sides)
+                for side, values in zip(looked_at.unbind(1), sides)
             ]
-        self._log_batch(inputs, sides)
+        self._log_batch(inputs, sides, seen.sum(dim=0))
         if not return_outputs:
             return loss
         with torch.no_grad():  # logits of all positions and words, which the loss never makes
             return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
 
-    def _log_batch(self, inputs: dict[str, Tensor], sides: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-        """Means over the completions that were computed; the others are NaN.
-
-        sides: of chosen, rejected and explored completions reward, log-probability, and its change against the
-        reference a token, (batch,) each."""
+    def _log_batch(self, inputs: dict[str, Tensor], sides: list[Side], seen: Tensor) -> None:
+        """Means over the completions that were computed, the others being NaN, and over their tokens."""
         metrics = self._metrics["train" if self.model.training else "eval"]
-        rewards, logps, shifts = (dict(zip(SIDES, values)) for values in zip(*sides))
-        values = {
-            **{f"rewards/{side}": value for side, value in rewards.items()},
-            "rewards/margins": (margins := rewards["chosen"] - rewards["rejected"]),
-            "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
-            **{f"logps/{side}": value for side, value in logps.items()},
-            **{f"shift/{side}": value for side, value in shifts.items()},
-        }
-        for name, value in values.items():
-            if not math.isnan(average := self.accelerator.gather(value).nanmean().item()):
-                metrics[name].append(average)
+        gather = self.accelerator.gather
+        means = {name: gather(value).nanmean().item() for name, value in of_answers(sides).items()}
+        means |= of_words(gather(seen.unsqueeze(0)).sum(dim=0))
+        for name, mean in means.items():
+            if not math.isnan(mean):
+                metrics[name].append(mean)
         if self.model.training:
             self._latest = inputs
             self._total_train_tokens += (
@@ -488,13 +496,24 @@ class RDPOTrainer(DPOTrainer):
             for model in filter(None, (self.model, self.ref_model, self.second_reference)):
                 give_attention_back(model)
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """TRL's; `resume_from_checkpoint=True` passes over a checkpoint that was being written when a training was
+        killed."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         with self._attention_given_back():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluation_loop(self, *args, **kwargs):
         with self._attention_given_back():
             return super().evaluation_loop(*args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        """TRL's; the state of an older checkpoint in its place goes first, so that one with a state is whole."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+            (folder / "trainer_state.json").unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
 
     def _save(self, *args, **kwargs):
         """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its
@@ -510,34 +529,7 @@ class RDPOTrainer(DPOTrainer):
             self.args.method = method
 
 
-def _by_side(logps: Tensor, sides: int = 2) -> tuple[Tensor, ...]:
-    return logps.view(-1, sides).unbind(1)
-
-
-def _there(inputs: dict[str, Tensor], computed: Tensor | None = None) -> Tensor | None:
-    """`computed` (batch, 2), None for all, with a third side: whether the pair has an explored completion. As it is for a
-    batch without the column."""
-    if "explored_completion_mask" not in inputs:
-        return computed
-    explored = inputs["explored_completion_mask"].bool().any(dim=1, keepdim=True)
-    both = torch.ones_like(explored).expand(-1, 2) if computed is None else computed
-    return torch.cat((both, explored), dim=1)
-
-
-def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-    """[chosen, rejected] of every pair, with the explored completion where it has one, as the collator truncated and
-    padded them."""
-    sequences = _sequences(*(inputs[name] for name in ROWS))
-    pairs = len(sequences) // 2
-    groups = [[sequences[i], sequences[pairs + i]] for i in range(pairs)]
-    if (there := _there(inputs)) is not None:
-        third = _sequences(*(inputs[f"explored_{name}"] for name in ROWS))
-        groups = [[*group, one] if has else group for group, one, has in zip(groups, third, there[:, 2].tolist())]
-    return groups
-
-
-def _sequences(ids: Tensor, kept: Tensor, scored: Tensor) -> list[Sequence]:
-    rows = zip(ids.cpu(), kept.cpu().bool(), scored.cpu().sum(dim=1))
-    return [
-        (row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows
-    ]  # nothing predicts a first token
+def _in_place(values: Tensor, computed: Tensor) -> Tensor:
+    """Values of the completions that were computed, among 0 for the others."""
+    mask = computed.view(-1, *[1] * (values.dim() - 1))
+    return values.new_zeros(computed.numel(), *values.shape[1:]).masked_scatter(mask, values)
