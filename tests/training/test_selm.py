@@ -14,8 +14,6 @@ from common.storage import write_json, write_jsonl
 from common.training.rounds.run import figures
 from common.training.rounds.stages import Round, explored
 
-TWICE = SETTINGS.changed(epochs=2)
-
 
 @pytest.fixture(scope="module")
 def run(micro, tmp_path_factory):
@@ -24,7 +22,7 @@ def run(micro, tmp_path_factory):
     @cache
     def made(method, optimism):
         folder = tmp_path_factory.mktemp(method)
-        return SimpleNamespace(folder=folder, trained=looped(method, micro, folder, settings=TWICE.changed(optimism=optimism)))
+        return SimpleNamespace(folder=folder, trained=looped(method, micro, folder, settings=SETTINGS.changed(optimism=optimism)))
 
     return made
 
