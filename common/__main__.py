@@ -4,6 +4,8 @@ COMMANDS = {
     "common.batch": "run the notebooks of a profile through papermill",
     "common.doctor": "look at a file of pairs before training: faults, label noise, recommended method",
     "common.own_data": "train a chat model on a file of scored pairs and report before and after",
+    "common.student.export": "merge an adapter into an ordinary model folder, compared with it; GGUF and Modelfile",
+    "common.student.hub": "upload the folder of an adapter or a merged model to the Hub, private",
     "common.gate": "may this adapter be shipped? base and adapter on the same prompts, with an exit code",
     "common.audit": "label a few answers blind and see how far the judge's rates can be believed",
     "common.paraphrase": "other wordings of prompts: a trained paraphraser, Dynamic Blocking, a meaning check",

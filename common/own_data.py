@@ -27,13 +27,15 @@ from common.doctor.advice import Advice, knobs_for
 from common.doctor.diagnosis import examine
 from common.doctor.report import page, short_table
 from common.doctor.rows import SHARES, add_score_range, check_score, check_score_range
-from common.evaluation.result import Result, card
+from common.evaluation.card import card
+from common.evaluation.result import Result
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings
 from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.student.adapters import save_adapter, turn
+from common.student.hub import push, repository
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
@@ -124,6 +126,7 @@ def train_and_report(
     settings: TrainSettings = SETTINGS,
     doctor_page: str = "",
     strength: float = 1.0,
+    source: str = "",
     **load: Any,
 ) -> Result:
     """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
@@ -131,7 +134,8 @@ def train_and_report(
 
     What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
     training, "" for none. strength: how many times the adapter counts in what is measured; another one than 1 is saved
-    beside it as well, as `adapter-<strength>/`, and trains nothing again. `load` goes to `load_student`.
+    beside it as well, as `adapter-<strength>/`, and trains nothing again. source: file or Hub dataset of the pairs, for
+    the card. `load` goes to `load_student`.
 
     Raises:
         ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
@@ -186,7 +190,7 @@ def train_and_report(
         made_of=made_of,
         pairs=counts,
     )
-    (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
+    (adapter / "README.md").write_text(card(student, settings, result, "pairs", source), encoding="utf-8")
     (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
     result.write(path)
     return result
@@ -234,6 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--strength", type=float, default=1.0, help="how many times the trained adapter counts; default 1"
     )
+    parser.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the adapter")
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
@@ -259,12 +264,14 @@ def main(arguments: list[str] | None = None) -> None:
         options = {name: getattr(asked, name) for name in OPTIONS}
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
         how = {"revision": asked.revision, "pad_token": asked.pad_token}
-        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
+        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, asked.rows, **how)
+        adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
+        print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
+        print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
+        if asked.push:
+            push(adapter, asked.push)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
-    print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
-    adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
-    print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
 
 
 if __name__ == "__main__":
