@@ -62,9 +62,10 @@ class Format(NamedTuple):
     between: str
     closing: str
 
-    def written(self, messages: Sequence[Message], asks: bool = True) -> str:
-        turns = "".join(f"{self.opening}{one['role']}{self.between}{one['content']}{self.closing}" for one in messages)
-        return turns + (f"{self.opening}assistant{self.between}" if asks else "")
+    def written(self, messages: Sequence[Message]) -> str:
+        """A conversation that asks for the next answer."""
+        turns = [f"{self.opening}{one['role']}{self.between}{one['content']}{self.closing}" for one in messages]
+        return "".join(turns) + f"{self.opening}assistant{self.between}"
 
     @property
     def template(self) -> str:
@@ -89,19 +90,16 @@ def format_of(tokenizer: PreTrainedTokenizerBase) -> tuple[Format, str] | None:
     from jinja2 import TemplateError
 
     try:
-        several, one = (
-            tokenizer.apply_chat_template(of, add_generation_prompt=True, tokenize=False).removeprefix(
-                tokenizer.bos_token or ""
-            )
-            for of in (TURNS, HELLO)
-        )
+        texts = [tokenizer.apply_chat_template(of, add_generation_prompt=True, tokenize=False) for of in (TURNS, HELLO)]
     except TemplateError:
         return None
     for known in FORMATS:
-        before, _, behind = one.partition(known.written(HELLO))
+        bos = tokenizer.bos_token or ""
+        several, one = (text if known.opening == bos else text.removeprefix(bos) for text in texts)
+        before = one.removesuffix(known.written(HELLO))
         system = before.removeprefix(f"{known.opening}system{known.between}").removesuffix(known.closing)
         told = [{"role": "system", "content": system}, *HELLO] if before else HELLO
-        if several == known.written(TURNS) and not behind and one == known.written(told):
+        if (several, one) == (known.written(TURNS), known.written(told)):
             return known, system
     return None
 
