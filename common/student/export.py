@@ -174,8 +174,9 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer = adapter_tokenizer(model, adapter) or tokenizer
         export_merged(model, tokenizer, folder)
         merged_card(adapter, asked.strength).save(folder / "README.md")
+        modelfile = write_modelfile(folder, tokenizer)
         to_gguf(folder, converter)
-        print(f"ollama create {folder.name} -f {write_modelfile(folder, tokenizer)}")
+        print(f"for Ollama, with the GGUF: ollama create {folder.name} -f {modelfile}")
         if asked.push:
             push(folder, asked.push)
     except (OSError, ValueError) as error:

@@ -26,6 +26,7 @@ LICENSE = ("license", "license_name", "license_link")
 def of_the_base(student: str | Path) -> dict[str, str]:
     """What a card holds of the base: its Hub name, which a local folder is none of, and its license where its own card
     is at hand, beside its weights or on the Hub."""
+    import yaml
     from huggingface_hub import ModelCard, hf_hub_download
 
     place = located(student)
@@ -33,7 +34,7 @@ def of_the_base(student: str | Path) -> dict[str, str]:
     try:
         card = place / "README.md" if local else hf_hub_download(place, "README.md", revision=commit_of(place))
         known = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict() if Path(card).is_file() else {}
-    except (OSError, ValueError):  # not on this machine, and no network; or no YAML
+    except (OSError, ValueError, yaml.YAMLError):  # not on this machine and no network, or a broken card
         known = {}
     return ({} if local else {"base_model": place}) | {name: known[name] for name in LICENSE if name in known}
 

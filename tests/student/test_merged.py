@@ -302,4 +302,4 @@ def test_the_card_tells_the_dial():
     points = [{"lambda": 0.0, "utility": 1.0, "safety": 0.2}, {"lambda": 0.5, "utility": 0.97, "safety": 0.6}, {"lambda": 1.0, "utility": 0.5, "safety": 0.9}]
     told = card("student", TrainSettings(), Result("dpo", 0, "", [metric], frontier=points, matched_lambda=0.5))
     assert "0.5 is the best of those that keep 95 %" in told and "- strength 0.5: 0.600, utility 0.970" in told and "strength=0.5" in told
-    assert "strength" not in card("student", TrainSettings(), Result("dpo", 0, "", [metric]))
+    assert "95 %" not in card("student", TrainSettings(), Result("dpo", 0, "", [metric]))
