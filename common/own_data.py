@@ -49,6 +49,7 @@ OPTIONS = {
     "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
     "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
     "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
+    "report_to": "tracker, which must be installed: tensorboard, trackio or wandb",
 }  # fmt: skip
 
 
