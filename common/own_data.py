@@ -265,7 +265,9 @@ def main(arguments: list[str] | None = None) -> None:
         options = {name: getattr(asked, name) for name in OPTIONS}
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
         how = {"revision": asked.revision, "pad_token": asked.pad_token}
-        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, asked.rows, **how)
+        train_and_report(
+            pairs, asked.student, output, method, settings, page(found), asked.strength, source=asked.rows, **how
+        )
         adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
         print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
         print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
