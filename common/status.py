@@ -136,9 +136,10 @@ def report(folder: str | Path) -> str:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m common.status", description=__doc__.split("\n")[0])
     parser.add_argument("folder", help="of a run, such as runs/small or runs/small/safety")
+    asked = parser.parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
-        print(report(parser.parse_args(arguments).folder))
+        print(report(asked.folder))
     except (OSError, ValueError) as error:
         sys.exit(f"status: {error}")
 

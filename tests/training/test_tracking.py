@@ -1,6 +1,7 @@
 """Trackers: one run a row, with the settings of the row (pytest tests/training/test_tracking.py)."""
 
 import json
+import sqlite3
 
 import pytest
 import torch
@@ -51,15 +52,18 @@ def test_wandb_offline_has_one_run_a_row(student, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     for method in ("rdpo", "sft"):
         train(method, student, PAIRS, SETTINGS.changed(report_to="wandb"), tmp_path / method / "trainer", compute_dtype=torch.float32)
-    assert len(list(tmp_path.glob("wandb/offline-run-*/*.wandb"))) == 2
+    written = [path.read_bytes() for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))]
+    assert [b"sft_learning_rate" in run for run in written].count(True) == 1 and len(written) == 2
 
 
 def test_trackio_has_one_run_a_row(student, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when it is imported
     pytest.importorskip("trackio", reason="trackio is not installed: .venv/bin/pip install trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     for method in ("rdpo", "sft"):
         train(method, student, PAIRS, SETTINGS.changed(report_to="trackio"), tmp_path / method / "trainer", compute_dtype=torch.float32)
-    assert list((tmp_path / "trackio").rglob("*.db"))
+    [store] = (tmp_path / "trackio").rglob("*.db")
+    configs = {name.rpartition("/")[2]: json.loads(config) for name, config in sqlite3.connect(store).execute("select run_name, config from configs")}
+    assert configs["rdpo"]["row"] == "rdpo" and configs["rdpo"]["alpha"] == 2.0 and configs["sft"]["row"] == "sft"
 
 
 def test_a_tracker_is_no_part_of_a_mark(student, monkeypatch):
