@@ -16,6 +16,7 @@ COMMANDS = {
     "common.study.readings": "the study of both readings of refined DPO and of recipes, in the miniature",
     "common.study.related": "the study of the related systems, each beside its control, in the miniature",
     "common.evaluation.raters": "label a blind sample of scored pairs, or sum its labels up",
+    "common.local": "the three steps with a teacher behind any server and a student that this machine trains",
     "common.profiles.small.prepare": "download the data of the profile `small` and make its students",
     "common.profiles.small.organism": "train the student of `small` that follows a stance",
 }

@@ -73,12 +73,14 @@ class Sampling(Record):
 
 class Reply(Record):
     """One answer of a chat model. `finish_reason` as OpenAI names it (`stop`, `length`, `content_filter`), or `error:
-    ...` where none came however often it was asked for."""
+    ...` where none came however often it was asked for. model: what the server says that it served, "" where it says
+    nothing."""
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    model: str = Field(default="", exclude_if=lambda model: not model)
 
     @property
     def whole(self) -> bool:

@@ -27,6 +27,7 @@ FLOORS = [
     {"paraphrase", "reversegen"},
     {"profiles", "study", "gate"},
     {"batch"},
+    {"local"},
 ]
 """Packages and modules from the ground up, as `docs/design.md` shows them."""
 LABORATORY = {"miniature", "study"}

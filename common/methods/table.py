@@ -73,5 +73,8 @@ register(
     Method("apl_hybrid", "APL (hybrid)", "#006d2c", loss="dpo", rounds="hybrid"),
     Method("em_dpo", "EM-DPO", "#fdb462", loss="dpo", types="em", trials_of="dpo"),
     Method("cluster_dpo", "Cluster-DPO", "#80b1d3", loss="dpo", types="clusters", trials_of="dpo"),
+    Method("sapo", "SAPO", "#e7969c", loss="dpo", remakes="segments"),
+    Method("sapo_accepted", "SAPO on accepted", "#ad494a", loss="dpo", remakes="segments", accepted_only=True),
+    Method("self_play", "self-play", "#8c6d31", loss="dpo", remakes="answers"),
     Method("route", "routed by score", "#6a3d9a", loss="route", nll_on="better", search={"clear": (0.1, 0.8)}),
 )  # fmt: skip

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.data.counterfactual import variant_named
-from common.methods import RoundSettings, TrainSettings, check_methods, check_references
+from common.methods import RoundSettings, SelfAugmentedSettings, TrainSettings, check_methods, check_references
 from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
@@ -211,12 +211,12 @@ class RewardScore(Stage):
 class TrainRDPO(Stage):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`. methods: rows of the table. seeds: of pairs drawn, adapters and
-    order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
+    pairs_file: "" for `scored.jsonl` in `output`. held_out: file of prompts that are evaluated on, in place of those
+    in the pairs file. methods: rows of the table. seeds: of pairs drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
-    rounds: of rows that train in rounds, see `RoundSettings`. evaluation_prompts: at most, a set. final_judge: of a real
+    rounds: of rows that train in rounds, see `RoundSettings`. self_augmented: see `SelfAugmentedSettings`. evaluation_prompts: at most, a set. final_judge: of a real
     student's answers; reward_judge: who scored the pairs, in the miniature as step 2 noted it.
     match_utility: a real student's adapters are tried at every strength too, on validation. paraphrases: file of
     `common.paraphrase` with other wordings of the held-out prompts, for `same_outcome`. labels, least_kappa: as in
@@ -224,6 +224,7 @@ class TrainRDPO(Stage):
     """
 
     pairs_file: str = ""
+    held_out: str = ""
     methods: list[str] = Field(default_factory=lambda: ["rdpo"])
     seeds: list[int] = Field(default_factory=lambda: [0])
     evaluate_on: str = "validation"
@@ -253,6 +254,7 @@ class TrainRDPO(Stage):
     mrpo_eta: float = TRAINING.mrpo_eta
     mrpo_weight: float | None = TRAINING.mrpo_weight
     rounds: dict[str, Any] = Field(default_factory=dict)
+    self_augmented: dict[str, Any] = Field(default_factory=dict)
     annotator_types: int = TRAINING.annotator_types
     em_steps: int = TRAINING.em_steps
     em_start: Literal["clusters", "dirichlet"] = TRAINING.em_start
@@ -294,6 +296,7 @@ class TrainRDPO(Stage):
             **given
             | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}}
             | {"rounds": RoundSettings.of(self.rounds)}
+            | {"self_augmented": SelfAugmentedSettings.of(self.self_augmented)}
         )
 
 

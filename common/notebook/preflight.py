@@ -18,7 +18,7 @@ from common.methods import is_trained
 from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
 from common.notebook.providers import endpoint_named
-from common.notebook.students import read_wordings
+from common.notebook.students import held_out_of, read_wordings
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.specs import Spec, place_and_commit
@@ -117,7 +117,8 @@ def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
 
 def _held_out(p: TrainRDPO, pairs: Sequence[Pair]) -> list[PromptRecord]:
     """What every student is asked: the prompts that are evaluated on, and their wordings."""
-    return [record for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
+    asked = held_out_of(p, ()) if p.held_out else pairs
+    return [record for record in (*asked, *read_wordings(p)) if record.split == p.evaluate_on]
 
 
 def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:

@@ -9,6 +9,7 @@ from typing import Any
 
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
 from common.data.sources import WholePrompt, check_experiment
+from common.data.splits import words
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.metrics import Evaluator
 from common.evaluation.reader import Reader
@@ -68,12 +69,29 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         )
     evaluator = _judged_evaluator(
         p,
-        [record for record in read_records(path, HeldOut) if record.split != "train"],
+        held_out_of(p, train),
         Reader(student, **how),
         instructions,
     )
     check_wordings(p, evaluator)
     return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **how)
+
+
+def held_out_of(p: TrainRDPO, trained_on: Sequence[ScoredPair]) -> list[HeldOut]:
+    """What is evaluated on: the prompts of `held_out`, or of the pairs file, that are not of split `train`. Raises
+    FileNotFoundError or ValueError for no such file, one of another experiment, and a prompt that is trained on too."""
+    path = resolve(p.held_out) if p.held_out else input_of("train_rdpo", p)
+    if not path.is_file():
+        raise FileNotFoundError(f"held_out: no file {path}; give a JSONL file with id, experiment, split and prompt")
+    records = [record for record in read_records(path, HeldOut) if record.split != "train"]
+    if p.held_out:
+        check_experiment(records, p.experiment, path)
+        seen = {words(pair.prompt) for pair in trained_on}
+        if both := [record for record in records if words(record.prompt) in seen]:
+            raise ValueError(
+                f"held_out: {len(both)} of {len(records)} prompts in {path} are trained on too, such as {both[0].id}; leave them out of one of the files"
+            )
+    return records
 
 
 def student_named(name: str, experiment: str) -> tuple[str | Path, dict[str, Any]]:

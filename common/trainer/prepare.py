@@ -15,7 +15,7 @@ from torch import Tensor
 from trl import is_conversational
 
 from common.data.preference import SCORES, WEIGHT
-from common.student.load import check_prompt_is_prefix
+from common.student.load import check_prompt_is_prefix, emulates_bfloat16
 from common.trainer.config import RDPOConfig
 
 
@@ -23,7 +23,8 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
     """The arguments with what the data decide: the method where none are given, and whether the reference is computed
     beforehand.
 
-    Raises TypeError for arguments of another class, ValueError for an empty dataset.
+    Warns of bfloat16 on a CPU that emulates it. Raises TypeError for arguments of another class, ValueError for an empty
+    dataset.
     """
     columns = columns_of(train_dataset)
     if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
@@ -40,6 +41,11 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
     if not isinstance(args, RDPOConfig):
         raise TypeError(
             f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss"
+        )
+    if args.bf16 and emulates_bfloat16():
+        warnings.warn(
+            "bf16=True, the default, on a CPU without units for bfloat16: a step takes many times as long as in float32; set bf16=False",
+            stacklevel=3,
         )
     if args.precompute_ref_log_probs is None:
         args = copy.copy(args)  # the caller's stay undecided

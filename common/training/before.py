@@ -17,9 +17,14 @@ from common.training.train import preference_trainer
 
 
 def preference_methods(methods: Sequence[str]) -> list[str]:
-    """Those trained with a preference loss alone, whose first loss scores decide: no likelihood is in it."""
+    """Those trained with a preference loss alone on the pairs given, whose first loss scores decide: no likelihood is
+    in it."""
     rows = {method: METHODS[method] for method in methods if method in METHODS}
-    own = [method for method, row in rows.items() if row.loss and not (row.extrapolates or row.rounds or row.types)]
+    own = [
+        method
+        for method, row in rows.items()
+        if row.loss and not (row.extrapolates or row.rounds or row.types or row.remakes)
+    ]
     return [method for method in own if not rows[method].nll_on]
 
 

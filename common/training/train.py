@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.preference import preference_dataset
+from common.data.preference import accepted, preference_dataset
 from common.evaluation.answers import TrainedStudent
 from common.methods import (
     METHODS,
@@ -27,6 +27,7 @@ from common.student.dequantised import dequantised
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
 from common.training.second import base_again, load_second
+from common.training.self_augmented.counts import counts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -119,8 +120,8 @@ def train(
         trainer.train()
         if weights is not None:
             reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
-        if start_adapter:
-            trainer.model.delete_adapter("ref")  # TRL's copy of the start
+        for copy in sorted(set(trainer.model.peft_config) - {"default"}):  # what stood or moved beside the policy
+            trainer.model.delete_adapter(copy)
     trained = TrainedStudent(
         method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
         asked_for=settings.asked_for(method), reward_gaps=reward_gaps,
@@ -154,14 +155,17 @@ def _report_progress(trainer: Trainer, label: str) -> None:
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if CHOSEN in logs:
-                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token"
+                made = counts_of([logs])
+                of_made = f", {made.answers} answers made" if made else ""
+                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token{of_made}"
 
         def on_step_end(self, args, state, control, **kwargs):
             self.progress(1)
 
         def on_train_end(self, args, state, control, **kwargs):
-            if said := warning(state.log_history):
-                print(f"{label}: {said}", flush=True)
+            for said in (counts_of(state.log_history), warning(state.log_history)):
+                if said:
+                    print(f"{label}: {said}", flush=True)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())
@@ -189,19 +193,26 @@ def preference_trainer(
 ):  # fmt: skip
     """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a
     loss. A model with a trainable adapter goes on from it, and its policy is the reference. weights: one for each pair,
-    None for none."""
+    None for none. Raises ValueError for a row of accepted pairs alone where none is."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
+    from common.training.self_augmented.trainer import SelfAugmentedTrainer
 
     row, begun = METHODS[method], hasattr(model, "disable_adapter")
+    if row.accepted_only and not (pairs := accepted(pairs)):
+        raise ValueError(f"{method}: no revision scored higher than its original, so there is nothing to train on")
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
         reference_cache=None if begun else str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0,
-        references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
+        references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight,
+        precompute_ref_log_probs=False if row.remakes else None, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
     reference = base_again(model, tokenizer) if settings.reference == "unquantised" else None
     second = None if row.references == "own" else load_second(settings, model, tokenizer)
-    trainer = RDPOTrainer(
+    kind = RDPOTrainer
+    if row.remakes:
+        kind = partial(SelfAugmentedTrainer, settings=settings.self_augmented if row.remakes == "segments" else None)
+    trainer = kind(
         model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs, weights), processing_class=tokenizer,
         peft_config=None if begun else lora_settings(settings.lora_rank), second_reference=second,
     )  # fmt: skip

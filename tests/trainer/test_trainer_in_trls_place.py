@@ -112,6 +112,15 @@ def test_without_arguments_the_data_choose_the_method_and_it_is_said(scores, met
     assert trainer.args.method == method and trainer.args.output_dir.endswith("-RDPO")
 
 
+@pytest.mark.parametrize("bf16, emulated, warned", [(None, True, True), (None, False, False), (False, True, False)])
+def test_bfloat16_is_warned_of_where_a_cpu_emulates_it(bf16, emulated, warned, llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.trainer.prepare.emulates_bfloat16", lambda: emulated)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        RDPOTrainer(llama, args=settings(tmp_path, bf16=bf16), train_dataset=data(4))
+    assert any("set bf16=False" in str(one.message) for one in caught) == warned
+
+
 @pytest.mark.parametrize("given, error, message", [
     ({"args": None, "train_dataset": None}, ValueError, "train_dataset. is required"), ({"train_dataset": rows()}, TypeError, "train_dataset. must be a .Dataset"),
     ({"args": "plain"}, TypeError, "must be an RDPOConfig, not DPOConfig"), ({"eval_dataset": rows()}, TypeError, "eval dataset must be a Dataset"),

@@ -13,7 +13,8 @@ import torch
 
 from common.chat.local import LocalChat
 from common.judge.base import Judgement
-from common.methods import METHODS, READ_BY, RoundSettings, TrainSettings
+from common.methods import METHODS, RoundSettings, TrainSettings
+from common.methods.settings import READ_BY
 from common.miniature import lab
 from common.miniature.worlds import safety
 from common.notebook.parameters import TrainRDPO
