@@ -37,7 +37,7 @@ def note_state(notebook: Path, state: str, reason: str = "") -> None:
 
 class NotebookStatus(NamedTuple):
     """name: from the run's folder on. seconds: since the state began. said: the last progress line of its log, or why it
-    failed. left: seconds until its rows are done, None where it has not said."""
+    failed. left: seconds until its rows are done or, before the first row, what it does now; None where it has not said."""
 
     name: str
     state: str
@@ -55,8 +55,8 @@ class NotebookStatus(NamedTuple):
 
 
 def notebooks(folder: Path) -> Iterator[NotebookStatus]:
-    """Every notebook that `common.batch` runs or ran below the folder, in the order in which they began to wait."""
-    for path in sorted(folder.rglob(f"*{SUFFIX}"), key=lambda path: (path.parent, path.stat().st_mtime)):
+    """Every notebook that `common.batch` runs or ran below the folder, by name, which is their order too."""
+    for path in sorted(folder.rglob(f"*{SUFFIX}")):
         noted = json.loads(path.read_text(encoding="utf-8"))
         notebook = path.with_name(path.name.removesuffix(SUFFIX))
         state, log = noted["state"], notebook.with_suffix(".log")
@@ -76,10 +76,8 @@ def notebooks(folder: Path) -> Iterator[NotebookStatus]:
 def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it is another user's
     return True
 
 
@@ -106,13 +104,9 @@ def _dollars(paid: Any) -> float:
 
 
 def duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def report(folder: str | Path) -> str:
@@ -123,13 +117,13 @@ def report(folder: str | Path) -> str:
         raise FileNotFoundError(f"no folder {folder}{near}; give the folder of a run, such as runs/small")
     found, rows = list(notebooks(folder)), row_counts(folder)
     states = Counter(one.state for one in found)
+    left = [one.left for one in found if one.state == "running" and one.left is not None]
     sums = [f"rows: {rows['done']} done" + (f", {rows['trained']} trained and not measured" if rows["trained"] else "")]
-    sums += (
-        [f"notebooks: {', '.join(f'{states[state]} {state}' for state in STATES if states[state])}"] if found else []
-    )
-    if left := [one.left for one in found if one.state == "running" and one.left is not None]:
-        sums += [f"about {duration(max(left))} until what runs is done"]
-    sums += [f"{dollars(folder):.2f} dollars paid in finished steps"]
+    if found:
+        sums.append("notebooks: " + ", ".join(f"{states[state]} {state}" for state in STATES if states[state]))
+    if left:
+        sums.append(f"about {duration(max(left))} until what runs is done")
+    sums.append(f"{dollars(folder):.2f} dollars paid in finished steps")
     return "\n".join([*(one.line for one in found), "; ".join(sums)])
 
 

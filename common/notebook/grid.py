@@ -172,7 +172,8 @@ class Board:
 
     def end(self, step: Step, outcome: Outcome) -> None:
         seconds = time.perf_counter() - self.started.pop(step.name)
-        note_state(step.executed, "failed" if outcome.failure else "done", outcome.failure)
+        reason = outcome.failure.partition(f"{step.given}: ")[2]
+        note_state(step.executed, "failed" if outcome.failure else "done", reason)
         self._say(step, f"{outcome.state} in {seconds:.0f} s" if outcome.state == "done" else outcome.state)
 
     def refresh(self) -> None:

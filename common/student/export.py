@@ -39,10 +39,9 @@ PROMPTS = (
 )
 FLOOR = 1e-4
 """Nats. Of the order in which float32 adds: SmolLM2-135M, merged, differs from its adapter by 1e-5 on average."""
-SHARE = {torch.float32: 0.01}
-SHARE_OF_HALF = 0.5
-"""Of the adapter's own change. Half precision rounds every merged weight: of SmolLM2-135M in bfloat16 that moves
-log-probabilities by .02 to .03 on average, and an adapter that moves them by no more is lost in it."""
+SHARE, SHARE_IN_HALF = 0.01, 0.5
+"""Of the adapter's own change, in float32 and in half precision. The latter rounds every merged weight: of SmolLM2-135M
+in bfloat16 that moves log-probabilities by .02 to .03 on average, in which an adapter that moves them by no more is lost."""
 
 
 def export_merged(
@@ -58,8 +57,8 @@ def export_merged(
     grid, an adapter moves them by far less than its step, and rounding to NF4 again takes the change away (LOG.md).
 
     The written folder is loaded and compared with the adapter, both computed in float32, before it gets its name: over
-    all words at all tokens of `PROMPTS`, log-probabilities may differ by `FLOOR` nats on average and, in float32, by
-    1 % of what the adapter changes; in half precision by half of that. The bounds are ours.
+    all words at all tokens of `PROMPTS`, log-probabilities may differ on average by `FLOOR` nats and by 1 % of what the
+    adapter changes; in half precision by 50 % of it. The bounds are ours.
 
     Raises ValueError for a folder that differs by more, merged weights that hold NaN or infinity, and a scale as
     `load_adapter` does; FileExistsError for a folder with files in it; OSError for a full disk. Nothing is written then.
@@ -96,7 +95,7 @@ def export_merged(
             raise ValueError(f"the tokenizer that was written for {folder} gives other tokens; nothing is left there")
         again = AutoModelForCausalLM.from_pretrained(written, dtype="auto").float().to(model.device)
         off, change = _distance(_logprobs(again, asked), said), _distance(said, before)
-        allowed = FLOOR + SHARE.get(dtype, SHARE_OF_HALF) * change
+        allowed = FLOOR + (SHARE if dtype == torch.float32 else SHARE_IN_HALF) * change
         if not off <= allowed:
             raise ValueError(
                 f"merged into {str(dtype).removeprefix('torch.')}, log-probabilities are {off:.2g} nats off the adapter's, more than {allowed:.2g}, "

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
 UPLOADED = ("*.safetensors", "*.json", "*.md", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model", "*.tiktoken")
+MODEL = ("adapter_config.json", "config.json", "types.json")
+"""One of these is in the folder of an adapter, a model, a mixture of adapters."""
 LICENSE = ("license", "license_name", "license_link")
 
 
@@ -68,17 +70,18 @@ def push(folder: str | Path, name: str) -> None:
     """Uploads a folder in one commit, into a repository that is made private. Without a token it prints what would be
     uploaded. Local paths of the base in JSON files are cut to the folder's name.
 
-    Raises FileNotFoundError for a folder without a model or an adapter, and ValueError with the Hub's words where it
-    refuses.
+    Raises FileNotFoundError for a folder without a model or an adapter, and ValueError with the Hub's words where the
+    upload fails.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError
 
     folder = Path(folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     sent = [file for file in files if any(fnmatch(file.name, pattern) for pattern in UPLOADED)]
-    if not any(file.suffix == ".safetensors" for file in sent):
-        raise FileNotFoundError(f"{folder} holds no safetensors; give the folder of an adapter or of a merged model")
+    if not any((folder / name).is_file() for name in MODEL):
+        raise FileNotFoundError(
+            f"{folder} holds none of {', '.join(MODEL)}; give the folder of an adapter or of a model"
+        )
     for file in files:
         size = f"{file.stat().st_size / 1e6:.3f} MB"
         print(f"  {file.relative_to(folder)}, {size}" + ("" if file in sent else ", stays here"))
@@ -91,8 +94,8 @@ def push(folder: str | Path, name: str) -> None:
         api.create_repo(name, private=True, exist_ok=True)
         private = api.repo_info(name).private
         api.create_commit(name, operations, commit_message="Upload with refined-dpo")
-    except HfHubHTTPError as error:
-        raise ValueError(f"{name}: the Hub refused the upload: {' '.join(str(error).split())[:200]}") from None
+    except Exception as error:  # the Hub's own, or its HTTP client's
+        raise ValueError(f"{name}: the upload failed: {' '.join(str(error).split())[:200]}") from None
     print(
         f"https://huggingface.co/{name}: uploaded, {'private' if private else 'PUBLIC, as the repository was before'}"
     )

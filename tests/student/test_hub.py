@@ -81,15 +81,19 @@ def test_a_repository_that_is_public_already_is_said_to_be(folder, recorded, cap
     assert "uploaded, PUBLIC, as the repository was before" in capsys.readouterr().out
 
 
-def test_a_refusal_is_one_sentence(folder, recorded):
-    recorded.fails = HfHubHTTPError("403 Forbidden:\n you may not write here", response=httpx2.Response(403, request=httpx2.Request("POST", "https://huggingface.co")))
-    with pytest.raises(SystemExit, match="hub: me/mine: the Hub refused the upload: 403 Forbidden: you may not write here$"):
+@pytest.mark.parametrize("error, said", [
+    (HfHubHTTPError("403 Forbidden:\n you may not write here", response=httpx2.Response(403, request=httpx2.Request("POST", "https://huggingface.co"))), "403 Forbidden: you may not write here"),
+    (httpx2.ConnectError("no route to the Hub"), "no route to the Hub"),
+])  # fmt: skip
+def test_a_failure_is_one_sentence(error, said, folder, recorded):
+    recorded.fails = error
+    with pytest.raises(SystemExit, match=f"hub: me/mine: the upload failed: {said}$"):
         hub.main([str(folder), "me/mine"])
 
 
-def test_a_folder_without_weights_is_refused(tmp_path, recorded):
-    with pytest.raises(FileNotFoundError, match="holds no safetensors; give the folder of an adapter or of a merged model"):
-        push(tmp_path, "me/mine")
+def test_a_folder_that_is_no_model_is_refused_whatever_lies_below(folder, recorded):
+    with pytest.raises(FileNotFoundError, match="holds none of adapter_config.json, config.json, types.json; give the folder of an adapter or of a model"):
+        push(folder.parent, "me/mine")
     assert recorded.made == []
 
 
