@@ -29,7 +29,7 @@ SHARE, POSITIVE, WEIGHT, COUNT, SEED = Field(ge=0, le=1), Field(gt=0), Field(ge=
 LIMITS = {
     **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "clear", "ca_score", "mrpo_weight", "unchanged_weight", "ema", "judge_error", "judge_unclear", "failed_limit", "unscored_limit", "least_yield"), SHARE),
     **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "variance", "rwr_temperature", "candidate_temperature", "repetition_penalty"), POSITIVE),
-    **dict.fromkeys(("alpha", "eta", "nll_weight", "kl_budget", "mrpo_eta", "strength", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
+    **dict.fromkeys(("alpha", "eta", "nll_weight", "kl_budget", "optimism", "mrpo_eta", "strength", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
     **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch", "count", "schedule", "over_generate", "entropy_samples", "annotator_types", "em_steps", "segment", "buffer"), COUNT),
     **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "steps_share": Field(gt=0, le=1), "least_kappa": Field(ge=-1, le=1),
 }  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from common.runtime import nearest, resolve
 
@@ -35,15 +34,6 @@ def place_and_commit(text: str) -> tuple[str, str]:
     name, _, commit = text.rpartition("@")
     is_hub_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", name) and re.fullmatch(r"[\w.-]+", commit)
     return (name, commit) if is_hub_name and not resolve(text).exists() else (text, "")
-
-
-def hub_dataset(text: str) -> str:
-    """`owner/name` of a source that is a Hub dataset, as `owner/name`, `owner/name@commit` or `owner/name/file`; "" for a
-    file."""
-    name = place_and_commit(text)[0]
-    is_file = Path(name).exists() or resolve(name).exists()
-    found = None if is_file else re.match(r"([\w-][\w.-]*/[\w.-]+)(/.+)?$", name)
-    return found[1] if found else ""
 
 
 def spec_of(role: str, text: str, alone: Iterable[str] = (), named: Iterable[str] = ()) -> Spec:

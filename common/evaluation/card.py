@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.data.conditioned import TAG
+from common.data.formats.read import is_on_hub
+from common.data.readers import ON_HUB
 from common.evaluation.result import Result
 from common.methods import METHODS, TrainSettings
 from common.schema import Metric
-from common.specs import hub_dataset
 from common.student.hub import of_the_base
 from common.trainer.displacement import movement, warning
 
@@ -27,7 +28,7 @@ def card(
     """
     from huggingface_hub import ModelCard, ModelCardData
 
-    method, base, dataset = METHODS[result.method], of_the_base(student), hub_dataset(source)
+    method, base, dataset = METHODS[result.method], of_the_base(student), _hub_dataset(source)
     data = ModelCardData(
         **base,
         library_name="peft",
@@ -39,6 +40,11 @@ def card(
     )
     called = base.get("base_model") or f"{Path(str(student)).name}, a local folder"
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{_text(called, settings, result, pairs, source)}"))
+
+
+def _hub_dataset(source: str) -> str:
+    """`owner/name`, "" for a file."""
+    return ON_HUB.fullmatch(source)[1] if is_on_hub(source) else ""
 
 
 def _in_the_index(metric: Metric, split: str, dataset: str, source: str) -> EvalResult:
@@ -61,7 +67,7 @@ def _text(base: str, settings: TrainSettings, result: Result, pairs: str, source
     of = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
     how: dict[str, Any] = dict(result.settings or settings.as_dict(result.method))
     strength = how.pop("strength", 1.0)
-    of += f" of {hub_dataset(source) or Path(source).name}" if source else ""
+    of += f" of {_hub_dataset(source) or Path(source).name}" if source else ""
     moved, warned, dial = movement(result.history), warning(result.history), result.frontier
     lines = [
         f"# {result.row}, seed {result.seed}",

@@ -20,7 +20,8 @@ class Method:
     tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
     references: what the loss compares the policy with, see `loss.weighted_references`; all but "own" read the settings'
     `second_reference`. extrapolates: the row whose training this one turns up, see `training.extrapolate`. rounds: of a
-    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. types: of a row with a
+    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. explores: whether the
+    student's own answer of the round enters the loss besides, by the settings' `optimism`. types: of a row with a
     policy for each hidden type of annotator, whether EM finds who is of which type ("em"), or clusters decide
     ("clusters"), see `training.annotators`. remakes: of a row whose student makes its rejected answers as it trains,
     what it makes anew of a good answer, see `training.self_augmented`; accepted_only: its good answers are accepted
@@ -38,6 +39,7 @@ class Method:
     references: Literal["own", "combined", "second", "both"] = "own"
     extrapolates: str = ""
     rounds: str = ""
+    explores: bool = False
     types: Literal["", "em", "clusters"] = ""
     remakes: Literal["", "segments", "answers"] = ""
     accepted_only: bool = False

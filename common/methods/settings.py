@@ -110,7 +110,8 @@ class TrainSettings:
     of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
     steps, at the learning rates of the whole. unchanged_weight: of the rows that look at edits, see `RDPOConfig`.
     rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked for, in [0, 1]. rounds: of the rows that
-    train in rounds. self_augmented: of those of SAPO. max_length: tokens of prompt and completion. reference: of the
+    train in rounds. optimism: of the rows that explore, see `RDPOConfig`; the default is alpha of SELM's authors for
+    Zephyr and Phi-3. self_augmented: of those of SAPO. max_length: tokens of prompt and completion. reference: of the
     preference losses, the student with its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the
     weights that NF4 was made of, which a step-0 policy differs from and memory must hold besides. second_reference: of
     the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's
@@ -133,6 +134,7 @@ class TrainSettings:
     rwr_temperature: float = 0.25
     ca_score: float = 1.0
     rounds: RoundSettings = RoundSettings()
+    optimism: float = 0.001
     self_augmented: SelfAugmentedSettings = SelfAugmentedSettings()
     lora_rank: int = 16
     max_length: int = 1024
@@ -156,6 +158,7 @@ class TrainSettings:
         own += ["nll_weight"] if row.nll_on else []
         own += ["kl_budget"] if row.loss and self.kl_budget else []
         own += ["unchanged_weight"] if row.edits else []
+        own += ["optimism"] if row.explores else []
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["mrpo_eta", "mrpo_weight"] if row.references in ("combined", "both") else []

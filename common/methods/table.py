@@ -67,6 +67,8 @@ register(
     Method("iterative_dpo", "iterative DPO", "#e6550d", loss="dpo", rounds="slices"),
     Method("iterative_nll", "iterative DPO + NLL", "#a63603", loss="dpo", nll_on="all", rounds="slices"),
     Method("rdpo_rounds", "rDPO (offset) in rounds", "#3182bd", loss="rdpo", rounds="slices", search={"alpha": (0.5, 4.0)}),
+    Method("selm", "SELM", "#dd1c77", loss="dpo", rounds="slices", explores=True, search={"optimism": (1e-4, 1e-1)}),
+    Method("selm_nll", "SELM + NLL", "#980043", loss="dpo", nll_on="all", rounds="slices", explores=True, search={"optimism": (1e-4, 1e-1)}),
     Method("apl_random", "DPO on random pairs", "#969696", loss="dpo", rounds="random"),
     Method("apl_entropy", "APL (entropy)", "#756bb1", loss="dpo", rounds="entropy"),
     Method("apl_certainty", "APL (certainty)", "#31a354", loss="dpo", rounds="certainty"),

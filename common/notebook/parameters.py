@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.data.counterfactual import variant_named
+from common.data.formats.record import check_score_range
 from common.methods import RoundSettings, SelfAugmentedSettings, TrainSettings, check_methods, check_references
 from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
@@ -211,8 +212,10 @@ class RewardScore(Stage):
 class TrainRDPO(Stage):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`. held_out: file of prompts that are evaluated on, in place of those
-    in the pairs file. methods: rows of the table. seeds: of pairs drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
+    pairs_file: "" for `scored.jsonl` in `output`; else that of another run, or data in a format of docs/own-data.md from
+    a file, a saved folder or the Hub, whose scores have `score_range` and, by attribute, `weights`. held_out: file of
+    prompts that are evaluated on, in place of those in the pairs file. methods: rows of the table. seeds: of pairs
+    drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
@@ -225,6 +228,8 @@ class TrainRDPO(Stage):
 
     pairs_file: str = ""
     held_out: str = ""
+    score_range: list[float] = Field(default_factory=lambda: [0.0, 1.0])
+    weights: dict[str, float] = Field(default_factory=dict)
     methods: list[str] = Field(default_factory=lambda: ["rdpo"])
     seeds: list[int] = Field(default_factory=lambda: [0])
     evaluate_on: str = "validation"
@@ -254,6 +259,7 @@ class TrainRDPO(Stage):
     mrpo_eta: float = TRAINING.mrpo_eta
     mrpo_weight: float | None = TRAINING.mrpo_weight
     rounds: dict[str, Any] = Field(default_factory=dict)
+    optimism: float = TRAINING.optimism
     self_augmented: dict[str, Any] = Field(default_factory=dict)
     annotator_types: int = TRAINING.annotator_types
     em_steps: int = TRAINING.em_steps
@@ -278,6 +284,7 @@ class TrainRDPO(Stage):
             lambda: check_methods(self.methods),
             lambda: check_references(self.methods, self.training),
             lambda: check_labels(self.labels),
+            lambda: check_range(self.score_range),
             *named,
         ]
 
@@ -357,6 +364,13 @@ def check_labels(labels: Sequence[str]) -> None:
     """Raises ValueError for more than two files."""
     if len(labels) > 2:
         raise ValueError(f"labels = {labels}: one file of labels, and one of texts where the labels hold ids")
+
+
+def check_range(score_range: Sequence[float]) -> None:
+    """Raises ValueError for anything but lowest and highest score."""
+    if len(score_range) != 2:
+        raise ValueError(f"score_range = {score_range}: give two numbers, the lowest and the highest possible score")
+    check_score_range(*score_range)
 
 
 def input_of(stage: str, p: RewardScore | TrainRDPO) -> Path:

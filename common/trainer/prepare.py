@@ -14,8 +14,9 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import is_conversational
 
-from common.data.preference import SCORES, WEIGHT
+from common.data.preference import CUT, EXPLORED, SCORES, WEIGHT
 from common.student.load import check_prompt_is_prefix, emulates_bfloat16
+from common.trainer.collator import EXPLORED_IDS
 from common.trainer.config import RDPOConfig
 
 
@@ -74,10 +75,29 @@ def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
     return parameters
 
 
+def explored_ids(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, list[int]]:
+    """`explored_ids`, what a row's explored answer adds to the tokens of the prompt: its end, too, unless it was cut
+    off; [] for none. Raises ValueError where the prompt's tokens do not open those of both."""
+    if not is_conversational(row):
+        raise ValueError(
+            f"the column {EXPLORED} of the {name} dataset needs conversations: prompt, chosen and rejected as messages"
+        )
+    if not row[EXPLORED]:
+        return {EXPLORED_IDS: []}
+    template = _template_of(row)
+    ids = tokenizer.apply_chat_template(
+        [*row["prompt"], *row[EXPLORED]], continue_final_message=bool(row.get(CUT)), return_dict=True, **template
+    )["input_ids"]
+    if ids[: len(row["prompt_ids"])] != row["prompt_ids"]:
+        where = f"{EXPLORED} completion of {_place(row, number, name)}"
+        check_prompt_is_prefix(tokenizer, row["prompt"], row[EXPLORED], where, **template)
+    return {EXPLORED_IDS: ids[len(row["prompt_ids"]) :]}
+
+
 def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
     """The row as it is. Raises ValueError for an answer without tokens, a weight that is none, and for a prompt that TRL
     has cut, with a warning that is easily missed."""
-    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+    where = _place(row, number, name)
     for side in ("chosen", "rejected"):
         if not len(row[f"{side}_ids"]):
             raise ValueError(
@@ -88,11 +108,7 @@ def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str,
             f"the weight of row {number} of the {name} dataset is {row[WEIGHT]!r}; weights are finite numbers, 0 or more"
         )
     if is_conversational(row):
-        tools = row.get("tools")
-        template = {
-            "tools": json.loads(tools) if isinstance(tools, str) else tools,
-            **(row.get("chat_template_kwargs") or {}),
-        }
+        template = _template_of(row)
         if len(row["prompt_ids"]) < len(
             tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)[
                 "input_ids"
@@ -101,3 +117,16 @@ def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str,
             for side in ("chosen", "rejected"):
                 check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
     return row
+
+
+def _place(row: dict[str, Any], number: int, name: str) -> str:
+    return f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+
+
+def _template_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What a conversation's template is rendered with besides its messages."""
+    tools = row.get("tools")
+    return {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }

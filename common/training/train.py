@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.preference import accepted, preference_dataset
+from common.data.preference import accepted, preference_dataset, trained_on
 from common.evaluation.answers import TrainedStudent
 from common.methods import (
     METHODS,
@@ -50,7 +50,8 @@ def train(
             loaded.
         student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to
             `load_as_it_is`.
-        pairs: scored pairs; those without both scores are left out for every method alike.
+        pairs: scored pairs; those without both scores are left out for every method alike. Where none has both, methods
+            that read no scores train on all.
         output: folder for the trainer's checkpoints.
         start_adapter: folder of the adapter that a preference training goes on from, whose policy is then its reference;
             None begins a new one.
@@ -97,17 +98,17 @@ def train(
                 f"{method}: a training that goes on from {start_adapter} has that policy as its reference; leave reference = {settings.reference} out"
             )
         model = load_adapter(model, start_adapter, trainable=True)
-    scored, reward_gaps = [pair for pair in pairs if pair.is_scored], {}
-    if weights is not None:
+    used_pairs, reward_gaps = trained_on(pairs, method, METHODS[method].sees_scores), {}
+    if weights is not None and len(used_pairs) < len(pairs):
         weights = [weight for pair, weight in zip(pairs, weights, strict=True) if pair.is_scored]
     with dequantised(model):
         if METHODS[method].loss:
-            trainer, used = preference_trainer(method, model, tokenizer, scored, settings, Path(output), weights)
+            trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output), weights)
         else:
             from common.training.supervised import supervised_trainer
 
             arguments = common_arguments(model, settings, Path(output))
-            trainer, used = supervised_trainer(method, model, tokenizer, scored, settings, arguments)
+            trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
         if settings.steps_share < 1.0:
             from common.trainer.finite import EndAfter
 
@@ -123,7 +124,7 @@ def train(
         for copy in sorted(set(trainer.model.peft_config) - {"default"}):  # what stood or moved beside the policy
             trainer.model.delete_adapter(copy)
     trained = TrainedStudent(
-        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
+        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(used_pairs),
         asked_for=settings.asked_for(method), reward_gaps=reward_gaps,
     )  # fmt: skip
     del trainer
@@ -204,6 +205,7 @@ def preference_trainer(
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
         reference_cache=None if begun else str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0,
+        optimism=settings.optimism if row.explores else 0.0,
         references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight,
         precompute_ref_log_probs=False if row.remakes else None, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip

@@ -7,7 +7,6 @@ from common.evaluation.card import card
 from common.evaluation.result import Result
 from common.methods import TrainSettings
 from common.schema import Metric
-from common.specs import hub_dataset
 from common.student import hub
 
 METRIC = Metric(experiment="own_data", method="rdpo", seed=3, metric="reward_accuracy", value=0.75, low=0.5, high=0.9, n=40)
@@ -64,15 +63,9 @@ def test_figures_are_a_model_index_and_settings_and_strength_are_told(at_hand, t
     assert "- strength" not in made.text and str(tmp_path) not in str(made)
 
 
-@pytest.mark.parametrize("source, name", [("owner/pairs", "owner/pairs"), ("owner/pairs@abc123", "owner/pairs"), ("owner/pairs/data/train.jsonl", "owner/pairs"), ("rows.csv", ""), ("/tmp/rows.csv", ""), ("", "")])
-def test_a_hub_dataset_is_known_by_its_name(source, name):
-    assert hub_dataset(source) == name
-
-
-def test_a_hub_dataset_is_linked_and_a_file_of_that_name_is_none(at_hand, tmp_path, monkeypatch):
-    told = lambda: ModelCard(card("owner/base", TrainSettings(), RESULT, "pairs", "owner/pairs@abc"))  # noqa: E731
-    assert told().data.datasets == ["owner/pairs"] and told().data.eval_results[0].dataset_type == "owner/pairs" and "scored pairs of owner/pairs" in told().text
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "owner").mkdir()
-    (tmp_path / "owner" / "pairs").write_text("")
-    assert hub_dataset("owner/pairs") == ""
+def test_a_hub_dataset_is_linked_and_a_file_is_none(at_hand, tmp_path):
+    for source in ("owner/pairs@abc", "owner/pairs/train@abc"):
+        made = ModelCard(card("owner/base", TrainSettings(), RESULT, "pairs", source))
+        assert made.data.datasets == ["owner/pairs"] and made.data.eval_results[0].dataset_type == "owner/pairs" and "scored pairs of owner/pairs" in made.text
+    (tmp_path / "pairs.csv").write_text("")
+    assert ModelCard(card("owner/base", TrainSettings(), RESULT, "pairs", str(tmp_path / "pairs.csv"))).data.datasets is None
