@@ -366,7 +366,7 @@ def test_the_command_pushes_the_adapter_whose_card_names_rows_and_student(studen
     main([str(tmp_path / "rows.jsonl"), "--student", str(student), "--output", str(tmp_path / "out"), "--method", "dpo", "--epochs", "1", "--max-length", "128", "--push", "me/mine"])
     printed, card = capsys.readouterr().out, (tmp_path / "out/adapter/README.md").read_text()
     assert "  adapter_model.safetensors, " in printed and f"no token, so nothing was uploaded; after `hf auth login`: python -m common.student.hub {tmp_path}/out/adapter me/mine" in printed
-    assert "scored pairs of rows.jsonl" in card and f"`{student.name}, a local folder`" in card and "base_model" not in card
+    assert " pairs of rows.jsonl." in card and f"`{student.name}, a local folder`" in card and "base_model" not in card
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "rows.jsonl"), "--student", "nobody", "--output", str(tmp_path / "other"), "--push", "mine"])
     assert "'mine' is no Hub repository; write OWNER/NAME" in capsys.readouterr().err and not (tmp_path / "other").exists()

@@ -68,12 +68,13 @@ def _text(base: str, settings: TrainSettings, result: Result, pairs: str, source
     how: dict[str, Any] = dict(result.settings or settings.as_dict(result.method))
     strength = how.pop("strength", 1.0)
     of += f" of {_hub_dataset(source) or Path(source).name}" if source else ""
+    unscored = f" ({result.unscored} unscored ones left out)" if result.unscored else ""
     moved, warned, dial = movement(result.history), warning(result.history), result.frontier
     lines = [
         f"# {result.row}, seed {result.seed}",
         "",
-        f"LoRA adapter for `{base}`, trained with `{result.method}` ({METHODS[result.method].label}) on {result.pairs_used} scored {of}",
-        f"({result.unscored} unscored ones left out). Research artefact. Strength (lambda): {strength:g}, where 1 is as trained.",
+        f"LoRA adapter for `{base}`, trained with `{result.method}` ({METHODS[result.method].label}) on {result.pairs_used} {of}{unscored}.",
+        f"Research artefact. Strength (lambda): {strength:g}, where 1 is as trained.",
         "",
     ]
     if asked_for is not None:

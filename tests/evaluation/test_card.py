@@ -58,7 +58,7 @@ def test_figures_are_a_model_index_and_settings_and_strength_are_told(at_hand, t
     assert made.data.model_name == "rdpo, seed 3"
     assert (figure.metric_type, figure.metric_value, figure.dataset_name, figure.dataset_type, figure.dataset_split) == ("reward_accuracy", 0.75, "rows.csv", "own_data", "test")
     assert figure.metric_args == {"n": 40, "low": 0.5, "high": 0.9}
-    for said in ("trained with `rdpo` (rDPO (offset)) on 160 scored pairs of rows.csv", "(2 unscored ones", "Strength (lambda): 0.5, where 1 is as trained", "- alpha: 2.0", "- reward_accuracy: 0.750 [0.500, 0.900], n = 40"):
+    for said in ("trained with `rdpo` (rDPO (offset)) on 160 pairs of rows.csv (2 unscored ones left out).", "Strength (lambda): 0.5, where 1 is as trained", "- alpha: 2.0", "- reward_accuracy: 0.750 [0.500, 0.900], n = 40"):
         assert said in made.text
     assert "- strength" not in made.text and str(tmp_path) not in str(made)
 
@@ -66,6 +66,6 @@ def test_figures_are_a_model_index_and_settings_and_strength_are_told(at_hand, t
 def test_a_hub_dataset_is_linked_and_a_file_is_none(at_hand, tmp_path):
     for source in ("owner/pairs@abc", "owner/pairs/train@abc"):
         made = ModelCard(card("owner/base", TrainSettings(), RESULT, "pairs", source))
-        assert made.data.datasets == ["owner/pairs"] and made.data.eval_results[0].dataset_type == "owner/pairs" and "scored pairs of owner/pairs" in made.text
+        assert made.data.datasets == ["owner/pairs"] and made.data.eval_results[0].dataset_type == "owner/pairs" and "pairs of owner/pairs" in made.text
     (tmp_path / "pairs.csv").write_text("")
     assert ModelCard(card("owner/base", TrainSettings(), RESULT, "pairs", str(tmp_path / "pairs.csv"))).data.datasets is None
