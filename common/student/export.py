@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> None:
         if asked.push:
             push(folder, asked.push)
     except (OSError, ValueError) as error:
-        sys.exit(f"export: {error}")
+        sys.exit(f"export: {' '.join(str(error).split())}")
 
 
 if __name__ == "__main__":
