@@ -26,13 +26,15 @@ from common.doctor.advice import Advice, knobs_for
 from common.doctor.diagnosis import examine
 from common.doctor.report import page, short_table
 from common.doctor.rows import SHARES, add_score_options, weights_of
-from common.evaluation.result import Result, card
+from common.evaluation.card import card
+from common.evaluation.result import Result
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings
 from common.report.before_after import ANSWERS, account, check_row, measure, preferred, report
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.student.adapters import save_adapter, turn
+from common.student.hub import push, repository
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
@@ -46,6 +48,7 @@ OPTIONS = {
     "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
     "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
     "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
+    "report_to": "tracker, which must be installed: tensorboard, trackio or wandb",
 }  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def train_and_report(
 
     What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
     training, "" for none. strength: how many times the adapter counts in what is measured; another one than 1 is saved
-    beside it as well, as `adapter-<strength>/`, and trains nothing again. data: what the manifest notes of where the
+    beside it as well, as `adapter-<strength>/`, and trains nothing again. data: what manifest and card note of where the
     pairs are from. `load` goes to `load_student`.
 
     Raises:
@@ -166,7 +169,8 @@ def train_and_report(
         pairs=counts,
         **({"data": data} if data else {}),
     )
-    (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
+    told = card(student, settings, result, "pairs", (data or {}).get("source", ""))
+    (adapter / "README.md").write_text(told, encoding="utf-8")
     (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
     result.write(path)
     return result
@@ -214,6 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--strength", type=float, default=1.0, help="how many times the trained adapter counts; default 1"
     )
+    parser.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the adapter")
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
@@ -242,11 +247,13 @@ def main(arguments: list[str] | None = None) -> None:
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
         how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
         train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
+        adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
+        print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
+        print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
+        if asked.push:
+            push(adapter, asked.push)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
-    print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
-    adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
-    print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
 
 
 if __name__ == "__main__":

@@ -87,12 +87,15 @@ def shortened(value: object, most: int = 60) -> str:
 
 
 def is_interactive() -> bool:
-    """True in Jupyter and in a terminal; False under papermill and in pipes, which get plain lines instead of bars."""
-    return "JPY_SESSION_NAME" in os.environ or sys.stdout.isatty()
+    """True in a terminal and in notebook front ends (Jupyter, VS Code, Colab); False under papermill and in pipes, which
+    get plain lines instead of bars. A front end tells the kernel that somebody can type; papermill tells it that nobody can."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    request = shell.kernel.get_parent() if hasattr(shell, "kernel") else {}
+    return request.get("content", {}).get("allow_stdin", False) or sys.stdout.isatty()
 
 
 class Progress:
-    """A bar in Jupyter and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
+    """A bar in notebook front ends and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
 
     Call it with the number of items just finished. note: what else a line says of them.
     """

@@ -12,7 +12,7 @@ FLOORS = [
     {"schema", "statistics", "loss"},
     {"storage", "prompts"},
     {"runtime"},
-    {"specs"},
+    {"specs", "status"},
     {"student"},
     {"chat", "logprobs", "methods"},
     {"data"},

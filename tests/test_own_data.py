@@ -360,6 +360,18 @@ def test_another_strength_is_measured_and_saved_beside_without_a_new_training(fi
     train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)  # as it was trained, for the tests that follow
 
 
+def test_the_command_pushes_the_adapter_whose_card_names_rows_and_student(student, tmp_path, monkeypatch, capsys):
+    written(tmp_path, rows())
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    main([str(tmp_path / "rows.jsonl"), "--student", str(student), "--output", str(tmp_path / "out"), "--method", "dpo", "--epochs", "1", "--max-length", "128", "--push", "me/mine"])
+    printed, card = capsys.readouterr().out, (tmp_path / "out/adapter/README.md").read_text()
+    assert "  adapter_model.safetensors, " in printed and f"no token, so nothing was uploaded; after `hf auth login`: python -m common.student.hub {tmp_path}/out/adapter me/mine" in printed
+    assert " pairs of rows.jsonl." in card and f"`{student.name}, a local folder`" in card and "base_model" not in card
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "rows.jsonl"), "--student", "nobody", "--output", str(tmp_path / "other"), "--push", "mine"])
+    assert "'mine' is no Hub repository; write OWNER/NAME" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
 def transcripts(count=30):
     """HH-RLHF's form, of one and two turns, and three rows that give no pair."""
     told = [f"\n\nHuman: Hello.\n\nAssistant: Yes.\n\nHuman: Is answer {n} harmless?" if n % 2 else f"\n\nHuman: Is answer {n} harmless?" for n in range(count)]

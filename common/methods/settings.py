@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from common.loss import LOSSES, knobs_of
@@ -116,7 +117,7 @@ class TrainSettings:
     the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's
     tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`. annotator_types: hidden types of annotators, with a policy each;
     em_steps: of EM, at most; em_start: what it begins with, `clusters` of annotators or probabilities that are drawn
-    ("dirichlet").
+    ("dirichlet"). report_to: a tracker that is installed, which is told of every logged step; no part of a mark.
     """
 
     learning_rate: float = 1e-4
@@ -145,6 +146,7 @@ class TrainSettings:
     annotator_types: int = 2
     em_steps: int = 5
     em_start: Literal["clusters", "dirichlet"] = "clusters"
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
     def as_dict(self, method: str) -> dict[str, Any]:
         """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
@@ -192,7 +194,8 @@ class TrainSettings:
 
     def __post_init__(self):
         """Raises ValueError for a number that is not finite or out of its range, an unknown knob, a
-        second_reference of another form, and a micro_batch that does not divide the batch."""
+        second_reference of another form, a micro_batch that does not divide the batch, and a tracker that is not
+        installed."""
         for name, kind in get_type_hints(TrainSettings).items():
             if name not in ("knobs", "rounds", "self_augmented"):
                 checked(name, getattr(self, name), kind)
@@ -203,6 +206,10 @@ class TrainSettings:
             checked(name, value, float)
         if self.second_reference:
             spec_of("second_reference", self.second_reference, alone=("unquantised",), named=("adapter", "model"))
+        if self.report_to != "none" and not find_spec(self.report_to):
+            raise ValueError(
+                f"report_to = {self.report_to!r}, which is not installed: .venv/bin/pip install {self.report_to}"
+            )
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from common.data.counterfactual import variant_named
 from common.notebook.execute import execute
 from common.runtime import resolve
+from common.status import note_state
 
 
 class Step(NamedTuple):
@@ -120,7 +121,7 @@ def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 step = running.pop(future)
                 outcome = future.result()
-                board.end(step, outcome.state)
+                board.end(step, outcome)
                 if outcome.failure:
                     failures.append(outcome.failure)
                     waiting[step.experiment] = []
@@ -140,7 +141,7 @@ def _gpus() -> list[str]:
 
 class Board:
     """What runs now: a live table in a terminal; elsewhere a plain line when a notebook begins, ends, or says something
-    new."""
+    new. States are noted on disk too, for `common.status`."""
 
     def __init__(self, grid: dict[str, list[Step]], every: float = 10.0):
         from rich.console import Console
@@ -153,6 +154,8 @@ class Board:
         self.live = Live(self._table(), console=console, refresh_per_second=1) if console.is_terminal else None
 
     def __enter__(self) -> Board:
+        for step in [step for steps in self.grid.values() for step in steps]:
+            note_state(step.executed, "waiting")
         if self.live:
             self.live.__enter__()
         return self
@@ -164,11 +167,14 @@ class Board:
 
     def begin(self, step: Step) -> None:
         self.started[step.name] = self.said[step.name] = time.perf_counter()
+        note_state(step.executed, "running")
         self._say(step, "running")
 
-    def end(self, step: Step, state: str) -> None:
+    def end(self, step: Step, outcome: Outcome) -> None:
         seconds = time.perf_counter() - self.started.pop(step.name)
-        self._say(step, f"{state} in {seconds:.0f} s" if state == "done" else state)
+        reason = outcome.failure.partition(f"{step.given}: ")[2]
+        note_state(step.executed, "failed" if outcome.failure else "done", reason)
+        self._say(step, f"{outcome.state} in {seconds:.0f} s" if outcome.state == "done" else outcome.state)
 
     def refresh(self) -> None:
         if self.live:

@@ -264,6 +264,7 @@ class TrainRDPO(Stage):
     annotator_types: int = TRAINING.annotator_types
     em_steps: int = TRAINING.em_steps
     em_start: Literal["clusters", "dirichlet"] = TRAINING.em_start
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = TRAINING.report_to
     evaluation_prompts: int = 200
     max_new_tokens: int = 80
     repetition_penalty: float = 1.1

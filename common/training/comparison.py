@@ -13,9 +13,10 @@ from typing import Any
 from common.chat.model import ChatModel
 from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import TrainedStudent
+from common.evaluation.card import card
 from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
-from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
+from common.evaluation.result import Result, add_finished, excerpts, finished_result, place_in_table, row_of
 from common.methods import (
     METHODS,
     TrainSettings,

@@ -113,6 +113,10 @@ def train(
             from common.trainer.finite import EndAfter
 
             trainer.add_callback(EndAfter(settings.steps_share))
+        if settings.report_to != "none":
+            from common.training.tracking import track
+
+            track(trainer, settings.report_to, method, settings.as_dict(method))
         _report_progress(trainer, f"training {method}, seed {settings.seed}")
         trainer.train()
         if weights is not None:
@@ -177,7 +181,7 @@ def common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Pa
         "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": at_a_time,
         "gradient_accumulation_steps": settings.batch_size // at_a_time,
         "lr_scheduler_type": "linear", "warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "logging_steps": 1, "logging_first_step": True, "save_strategy": "no",
-        "report_to": "none", "use_cpu": not torch.cuda.is_available(),
+        "report_to": settings.report_to, "use_cpu": not torch.cuda.is_available(),
         "bf16": model.dtype == torch.bfloat16,  # computes the float32 adapters as the model computes, instead of casting back and forth
         "gradient_checkpointing": torch.cuda.is_available(), "max_length": settings.max_length,
         "seed": settings.seed, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(),
