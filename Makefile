@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full related test test-scale reliability bench lab small small-full small-chain results
+.PHONY: help reproduce counterfactual evidence evidence-full related test test-scale reliability bench gpu lab small small-full small-chain local results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -15,11 +15,13 @@ help:
 	@echo "make test       the test suite"
 	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
 	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"
-	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, an hour; ROWS: persona pairs, see the script)"
+	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, two hours; ROWS: persona pairs, see the script)"
+	@echo "make gpu [DRY=1]  equality, speed and memory on one GPU against TRL's, random weights of 1B and 7B, into runs/gpu (8 minutes; DRY: every part on a CPU with tiny students, a minute)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"
 	@echo "make small-full  every row of the table of small, two seeds (CPU, many hours, resumable)"
 	@echo "make small-chain  the whole chain without recorded data: that model as teacher, judge and student"
+	@echo "make local TEACHER_URL=http://127.0.0.1:8080/v1 [STUDENT=folder] [SHORT=1]  the whole chain with a teacher behind any server (CPU, some evenings, resumable; SHORT: twelve prompts)"
 	@echo "make results    copies the tables and figures of your runs into results/"
 
 $(INSTALLED): requirements.txt pyproject.toml
@@ -58,6 +60,9 @@ bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/train_step.py $(if $(ROWS),--rows $(ROWS))
 	$(if $(ROWS),$(BIN)/python tests/benchmarks/generation.py --rows $(ROWS))
 
+gpu: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/gpu.py $(if $(DRY),--dry)
+
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --notebook-dir=.
 
@@ -70,6 +75,9 @@ small-full: $(INSTALLED)
 
 small-chain: $(INSTALLED)
 	$(BIN)/python -m common.batch small -f chain --pairs self_critique --to small-chain --jobs 2
+
+local: $(INSTALLED)
+	$(BIN)/python -m common.local $(or $(TEACHER_URL),$(error name the server: make local TEACHER_URL=http://127.0.0.1:8080/v1)) $(if $(STUDENT),--student $(STUDENT)) $(if $(SHORT),--short)
 
 results:
 	[ ! -f runs/small/data/rows.json ] || (mkdir -p results/small && cp runs/small/data/rows.json results/small/)

@@ -216,6 +216,16 @@ def weighted_loss(
     return losses, chosen_rewards, rejected_rewards
 
 
+def optimism_term(policy_logps: Tensor, reference_logps: Tensor, *, beta: float, optimism: float) -> Tensor:
+    """optimism * beta * log-ratio of an explored answer, to be added to a loss: SELM (arXiv 2405.19332), as in the
+    authors' code (shenao-zhang/SELM, selm_trainer.py), where the answer is the student's own greedy one.
+
+    It is pushed down, by a force of optimism * beta whatever its probability: the term has no lower bound. 0 is none.
+
+    policy_logps, reference_logps: (batch,) log-probabilities summed over completion tokens, nats. Returns (batch,)."""
+    return optimism * beta * (policy_logps - reference_logps)
+
+
 REFERENCES = ("own", "combined", "second", "both")
 """What a policy is compared with: its own base, that and a second model combined, the second alone, or each in a loss
 of its own."""

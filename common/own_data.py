@@ -2,38 +2,39 @@
 
     python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
-The file is CSV, JSONL, a JSON list or Parquet (see `common/data/readers.py`) with TRL's columns `prompt`, `chosen`,
-`rejected`, `score_chosen`, `score_rejected` and, where there are any, `system` and `annotator` (who preferred `chosen`).
-A score may be empty (null): its pair is left out and counted. No judge is asked. The pair doctor (`common.doctor`) looks at
-the pairs first and recommends the method that is trained unless `--method` names one.
+The rows are a table with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, or have a
+format that `common/data/formats/` reads; `system` and `annotator` (who preferred `chosen`) where there are any. Where
+some have scores, a pair without both is left out and counted; where none has, methods that read none train on all. No
+judge is asked. The pair doctor (`common.doctor`) looks at the pairs first and recommends the method that is trained
+unless `--method` names one.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
-
-from common.data.preference import SCORES
-from common.data.readers import OptionalText, Score, Text, read_table
-from common.data.splits import split_of
+from common.data.formats.pairs import PlacedPair, learnable, scored_pairs
+from common.data.formats.read import read_preferences
+from common.data.formats.record import Preferences
+from common.data.preference import trained_on
 from common.doctor.advice import Advice, knobs_for
 from common.doctor.diagnosis import examine
 from common.doctor.report import page, short_table
-from common.doctor.rows import SHARES, add_score_range, check_score, check_score_range
-from common.evaluation.result import Result, card
+from common.doctor.rows import SHARES, add_score_options, weights_of
+from common.evaluation.card import card
+from common.evaluation.result import Result
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings
-from common.report.before_after import ANSWERS, account, check_row, measure, report, score_gap
+from common.report.before_after import ANSWERS, account, check_row, measure, preferred, report
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
 from common.schema import ScoredPair, fingerprint
 from common.student.adapters import save_adapter, turn
+from common.student.hub import push, repository
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
@@ -47,6 +48,7 @@ OPTIONS = {
     "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
     "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
     "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
+    "report_to": "tracker, which must be installed: tensorboard, trackio or wandb",
 }  # fmt: skip
 
 
@@ -57,56 +59,33 @@ KNOBS = {
 }
 
 
-class OwnRow(BaseModel):
-    """The columns that are read; an empty score is None."""
+def read_pairs(
+    rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0), weights: Mapping[str, float] | None = None
+) -> list[PlacedPair]:
+    """The pairs of a file or dataset, of split `train` or `test` by a hash of the prompt, so that no prompt is in both.
 
-    prompt: Text
-    chosen: Text
-    rejected: Text
-    score_chosen: Score
-    score_rejected: Score
-    system: OptionalText = ""
-    annotator: OptionalText = ""
-
-
-class OwnPair(ScoredPair):
-    """A pair that knows its file and line, for messages; they are no part of what is kept."""
-
-    where: str = Field(default="", exclude=True)
-
-
-def read_pairs(rows: str | Path, score_range: tuple[float, float] = (0.0, 1.0)) -> list[OwnPair]:
-    """A pair a row, of split `train` or `test` by a hash of its prompt, so that no prompt is in both.
-
-    Raises ValueError or FileNotFoundError naming file, line, column and remedy: a broken row, a score outside
-    `score_range` (lowest, highest), equal answers, a row that stands twice, too few pairs.
+    Arguments and errors as in `common.data.formats.read.read_preferences`; raises ValueError too for rows of one's own
+    table that teach nothing, and for too few pairs.
     """
-    check_score_range(*score_range)
-    pairs, places = [], {}
-    for row in read_table(rows):
-        read = row.read(OwnRow)
-        for name in SCORES:
-            check_score(row.where, name, getattr(read, name), *score_range)
-        if read.chosen == read.rejected:
-            raise ValueError(
-                f"{row.where}: column rejected: the same text as chosen, from which nothing is learned; delete the row"
-            )
-        own = (read.system, read.prompt, read.chosen, read.rejected, *([read.annotator] if read.annotator else []))
-        if (before := places.setdefault(own, row.where)) != row.where:
-            raise ValueError(f"{row.where}: the same prompt and answers as in {before}; delete one of them")
-        pairs.append(OwnPair(
-            id=fingerprint(*own), annotator=read.annotator, experiment="own_data", split=split_of(read.prompt, SHARES), system=read.system, prompt=read.prompt,
-            response=read.rejected, response_revised=read.chosen, score_response=read.score_rejected, score_revised=read.score_chosen, scale=score_range, where=row.where,
-        ))  # fmt: skip
-    scored = Counter(pair.split for pair in pairs if score_gap(pair) is not None)
-    unequal = sum(bool(score_gap(pair)) for pair in side(pairs, "test"))
-    if scored.total() < LEAST_PAIRS:
+    return pairs_of(learnable(read_preferences(rows, score_range, weights)))
+
+
+def pairs_of(found: Preferences) -> list[PlacedPair]:
+    """A pair a preference, as `read_pairs` gives them. Raises ValueError for too few."""
+    pairs = scored_pairs(found, "own_data", SHARES)
+    usable = [pair for pair in pairs if pair.is_scored] if found.scored else pairs
+    what = "rows have both scores" if found.scored else "rows give a pair"
+    if len(usable) < LEAST_PAIRS:
+        of = len(pairs) if found.scored else found.rows
         raise ValueError(
-            f"{rows}: {scored.total()} of {len(pairs)} rows have both scores; give at least {LEAST_PAIRS}, so that some can be held out"
+            f"{found.source}: {len(usable)} of {of} {what}; give at least {LEAST_PAIRS}, so that some can be held out"
         )
-    if not scored["train"] or not unequal:
+    to_train, measured = len(side(usable, "train")), len(preferred(side(usable, "test")))
+    if not to_train or not measured:
+        rows, unequal = ("scored rows", " with unequal scores") if found.scored else ("rows", "")
         raise ValueError(
-            f"{rows}: {scored['train']} scored rows to train on and {unequal} held out with unequal scores; there must be one of each, give more rows"
+            f"{found.source}: {to_train} {rows} to train on and {measured} held out{unequal}; there must be one of each, "
+            "give more rows"
         )
     return pairs
 
@@ -124,6 +103,7 @@ def train_and_report(
     settings: TrainSettings = SETTINGS,
     doctor_page: str = "",
     strength: float = 1.0,
+    data: Mapping[str, Any] | None = None,
     **load: Any,
 ) -> Result:
     """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
@@ -131,7 +111,8 @@ def train_and_report(
 
     What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
     training, "" for none. strength: how many times the adapter counts in what is measured; another one than 1 is saved
-    beside it as well, as `adapter-<strength>/`, and trains nothing again. `load` goes to `load_student`.
+    beside it as well, as `adapter-<strength>/`, and trains nothing again. data: what manifest and card note of where the
+    pairs are from. `load` goes to `load_student`.
 
     Raises:
         ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
@@ -142,6 +123,7 @@ def train_and_report(
         raise ValueError(f"method {method!r} trains nothing; there are {', '.join(TRAINED)}")
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
+    trained_on(train_pairs, method, METHODS[method].sees_scores)  # refused before anything is loaded
     training = training_of(method, student, train_pairs, settings, **load)
     of_strength = [strength] if strength != 1.0 else []
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out], *of_strength)
@@ -185,8 +167,10 @@ def train_and_report(
         {"student": str(student), "method": method, "strength": strength, **asdict(settings), **load},
         made_of=made_of,
         pairs=counts,
+        **({"data": data} if data else {}),
     )
-    (adapter / "README.md").write_text(card(student, settings, result, "pairs"), encoding="utf-8")
+    told = card(student, settings, result, "pairs", (data or {}).get("source", ""))
+    (adapter / "README.md").write_text(told, encoding="utf-8")
     (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
     result.write(path)
     return result
@@ -209,11 +193,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m common.own_data", description=__doc__.split("\n")[0])
     parser.add_argument(
         "rows",
-        help="CSV, JSONL or JSON list with prompt, chosen, rejected, score_chosen, score_rejected, and system and annotator where there are any",
+        help="CSV, JSON, JSONL or Parquet file, folder of save_to_disk, or Hub dataset NAME[/SPLIT]@COMMIT, in a format of docs/own-data.md",
     )
     parser.add_argument("--student", required=True, help="folder or Hub name of a chat model")
     parser.add_argument("--output", required=True, help="folder for adapter and report")
-    add_score_range(parser)
+    add_score_options(parser)
     parser.add_argument(
         "--method",
         choices=TRAINED,
@@ -234,6 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--strength", type=float, default=1.0, help="how many times the trained adapter counts; default 1"
     )
+    parser.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the adapter")
     parser.add_argument("--revision", help="commit of a Hub student")
     parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
     asked = parser.parse_args(arguments)
@@ -251,20 +236,24 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(asked.output).expanduser()
     try:
         score_range = tuple(asked.score_range)
-        pairs = read_pairs(asked.rows, score_range)
+        read = learnable(read_preferences(asked.rows, score_range, weights_of(asked.weights)))
+        print(read.account(), flush=True)
+        pairs = pairs_of(read)
         print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-        found = examine(pairs, Path(asked.rows).name, score_range=score_range)
+        found = examine(pairs, Path(asked.rows).name, score_range=score_range, account=read.account())
         print(short_table(found).drop(columns="what it means").to_string(), flush=True)
         method, knobs = chosen_method(found.advice, asked.method, given)
         options = {name: getattr(asked, name) for name in OPTIONS}
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
-        how = {"revision": asked.revision, "pad_token": asked.pad_token}
+        how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
         train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
+        adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
+        print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
+        print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
+        if asked.push:
+            push(adapter, asked.push)
     except (OSError, ValueError) as error:
         sys.exit(f"own_data: {error}")
-    print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
-    adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
-    print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")
 
 
 if __name__ == "__main__":

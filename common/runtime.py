@@ -27,10 +27,10 @@ def resolve(path: str | Path) -> Path:
 
 SHARE, POSITIVE, WEIGHT, COUNT, SEED = Field(ge=0, le=1), Field(gt=0), Field(ge=0), Field(ge=1), Field(ge=0, lt=2**32)
 LIMITS = {
-    **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "clear", "ca_score", "mrpo_weight", "unchanged_weight", "judge_error", "judge_unclear", "failed_limit", "unscored_limit", "least_yield"), SHARE),
+    **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "clear", "ca_score", "mrpo_weight", "unchanged_weight", "ema", "judge_error", "judge_unclear", "failed_limit", "unscored_limit", "least_yield"), SHARE),
     **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "variance", "rwr_temperature", "candidate_temperature", "repetition_penalty"), POSITIVE),
-    **dict.fromkeys(("alpha", "eta", "nll_weight", "kl_budget", "mrpo_eta", "strength", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
-    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch", "count", "schedule", "over_generate", "entropy_samples", "annotator_types", "em_steps"), COUNT),
+    **dict.fromkeys(("alpha", "eta", "nll_weight", "kl_budget", "optimism", "mrpo_eta", "strength", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
+    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch", "count", "schedule", "over_generate", "entropy_samples", "annotator_types", "em_steps", "segment", "buffer"), COUNT),
     **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "steps_share": Field(gt=0, le=1), "least_kappa": Field(ge=-1, le=1),
 }  # fmt: skip
 """Setting, by its name wherever it is one -> the range of its value, or of every value in its list."""
@@ -87,12 +87,15 @@ def shortened(value: object, most: int = 60) -> str:
 
 
 def is_interactive() -> bool:
-    """True in Jupyter and in a terminal; False under papermill and in pipes, which get plain lines instead of bars."""
-    return "JPY_SESSION_NAME" in os.environ or sys.stdout.isatty()
+    """True in a terminal and in notebook front ends (Jupyter, VS Code, Colab); False under papermill and in pipes, which
+    get plain lines instead of bars. A front end tells the kernel that somebody can type; papermill tells it that nobody can."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    request = shell.kernel.get_parent() if hasattr(shell, "kernel") else {}
+    return request.get("content", {}).get("allow_stdin", False) or sys.stdout.isatty()
 
 
 class Progress:
-    """A bar in Jupyter and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
+    """A bar in notebook front ends and terminals; elsewhere a plain line every few seconds. Both tell the remaining time.
 
     Call it with the number of items just finished. note: what else a line says of them.
     """

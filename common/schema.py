@@ -73,12 +73,14 @@ class Sampling(Record):
 
 class Reply(Record):
     """One answer of a chat model. `finish_reason` as OpenAI names it (`stop`, `length`, `content_filter`), or `error:
-    ...` where none came however often it was asked for."""
+    ...` where none came however often it was asked for. model: what the server says that it served, "" where it says
+    nothing."""
 
     text: str
     finish_reason: str = "stop"
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    model: str = Field(default="", exclude_if=lambda model: not model)
 
     @property
     def whole(self) -> bool:
@@ -96,6 +98,7 @@ class PromptRecord(Record):
     kind: a class of prompts for noise and report (a wrapper, an injection, a stance).
     plain_prompt: the same request without wrapper, persona or stance; "" means the prompt itself.
     group: the goal, persona or argument, which must never stand in two splits; "" means the prompt itself.
+    history: turns before the prompt, user and assistant in turn, as data of others have them; [] for none.
     """
 
     id: str
@@ -106,6 +109,8 @@ class PromptRecord(Record):
     kind: str = "plain"
     plain_prompt: str = ""
     group: str = ""
+    history: list[Message] = Field(default=[], exclude_if=lambda turns: not turns, repr=False)
+    """Marks of evaluations are made of what `repr` shows; the id tells two histories apart."""
 
 
 class Pair(PromptRecord):
@@ -135,6 +140,7 @@ class ScoredPair(Pair):
 
     `scale` gives the ends of the scale; scores outside it are refused. `criteria` holds the single verdicts that the
     scores are made of, where there are several: sentiment (-5 to 5) and quality (0 to 5) of each answer, by name.
+    `explored` is the student's own answer, where training looks at it besides the pair.
     """
 
     score_response: float | None
@@ -144,6 +150,7 @@ class ScoredPair(Pair):
     judge: str = ""
     scale: tuple[float, float] = (0.0, 1.0)
     criteria: dict[str, float | None] = {}
+    explored: Reply | None = Field(default=None, exclude_if=lambda reply: reply is None)
 
     @model_validator(mode="after")
     def _scores_on_the_scale(self) -> ScoredPair:

@@ -1,8 +1,9 @@
 """The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 40 minutes on 2 cores at rest.
 
-    python tests/reliability.py [--only kills faults throughput growth million kernels]
+    python tests/reliability.py [--only kills rounds faults throughput growth million kernels]
 
-Every part is a function of its length: tests/test_reliability.py runs each in a short cut and holds the bars against
+Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, runs each in a
+short cut and holds the bars against
 results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
 (`fault_server.py`).
 """
@@ -117,6 +118,28 @@ def kills(count, folder, per_life=6, seed=0):
             "kills": killed, "pairs": total, "requests": requests, "in_flight_at_most": CONCURRENCY, **figures, "unsaved_at_one_kill_at_most": worst,
             "paid_twice": answered - requests, "equal_to_uninterrupted": equal, "requests_of_a_second_run": len(server.answered) - answered,
         }  # fmt: skip
+
+
+def rounds(methods, folder):
+    """Rows that train in rounds, stopped at every boundary between their stages, and killed at every record of answers and
+    verdicts in a first round; equal: whether they wrote the bytes of an uninterrupted run. Of the micro student."""
+    from training.loops import contents, killed, looped, stopped
+
+    from common.miniature.lab import miniature_student
+    from common.miniature.language_model import MICRO
+    from common.miniature.worlds import safety
+
+    micro, figures = miniature_student(safety, MICRO), {}
+    for method in methods:
+        whole, at_boundaries, at_records = (Path(folder) / f"{method} {name}" for name in ("whole", "stopped", "killed"))
+        looped(method, micro, whole)
+        first = next(whole.glob("round-0-*"))
+        records = sum(len(lines_of(first / name)) for name in ("answers.jsonl", "scored.jsonl"))
+        stops, signals = stopped(method, micro, at_boundaries), killed(method, micro, at_records, [1] * (records - 1))
+        looped(method, micro, at_records)
+        equal = [contents(place) == contents(whole) for place in (at_boundaries, at_records)]
+        figures[method] = {"stops": len(stops), "kills": signals.count(signal.SIGKILL), "equal_to_uninterrupted": all(equal)}
+    return figures
 
 
 def faults(rates, count, folder, kinds=(*FAULTS, "refused"), concurrency=32):
@@ -266,6 +289,7 @@ def main():
     parser.add_argument("--results", type=Path, default=RESULTS)
     parts = {
         "kills": lambda folder: kills(wanted.kills, folder),
+        "rounds": lambda folder: rounds(("iterative_dpo", "selm", "apl_hybrid"), folder),
         "faults": lambda folder: faults(RATES, wanted.prompts, folder),
         "throughput": lambda folder: throughput(wanted.chains),
         "growth": lambda folder: growth(wanted.examples),

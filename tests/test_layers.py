@@ -12,7 +12,7 @@ FLOORS = [
     {"schema", "statistics", "loss"},
     {"storage", "prompts"},
     {"runtime"},
-    {"specs", "engines"},
+    {"specs", "status", "engines"},
     {"student"},
     {"chat", "logprobs", "methods"},
     {"data"},
@@ -27,6 +27,7 @@ FLOORS = [
     {"paraphrase", "reversegen"},
     {"profiles", "study", "gate"},
     {"batch"},
+    {"local"},
 ]
 """Packages and modules from the ground up, as `docs/design.md` shows them."""
 LABORATORY = {"miniature", "study"}

@@ -358,3 +358,57 @@ def test_another_strength_is_measured_and_saved_beside_without_a_new_training(fi
     of, before = ({metric.metric: metric.value for metric in one.metrics} for one in (half, result))
     assert of["logp_better_before"] == pytest.approx(before["logp_better_before"], abs=1e-4) and of["logp_better_after"] != pytest.approx(before["logp_better_after"], abs=1e-4)
     train_and_report(pairs, student, output, settings=SETTINGS, **LOAD)  # as it was trained, for the tests that follow
+
+
+def test_the_command_pushes_the_adapter_whose_card_names_rows_and_student(student, tmp_path, monkeypatch, capsys):
+    written(tmp_path, rows())
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    main([str(tmp_path / "rows.jsonl"), "--student", str(student), "--output", str(tmp_path / "out"), "--method", "dpo", "--epochs", "1", "--max-length", "128", "--push", "me/mine"])
+    printed, card = capsys.readouterr().out, (tmp_path / "out/adapter/README.md").read_text()
+    assert "  adapter_model.safetensors, " in printed and f"no token, so nothing was uploaded; after `hf auth login`: python -m common.student.hub {tmp_path}/out/adapter me/mine" in printed
+    assert " pairs of rows.jsonl." in card and f"`{student.name}, a local folder`" in card and "base_model" not in card
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "rows.jsonl"), "--student", "nobody", "--output", str(tmp_path / "other"), "--push", "mine"])
+    assert "'mine' is no Hub repository; write OWNER/NAME" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+def transcripts(count=30):
+    """HH-RLHF's form, of one and two turns, and three rows that give no pair."""
+    told = [f"\n\nHuman: Hello.\n\nAssistant: Yes.\n\nHuman: Is answer {n} harmless?" if n % 2 else f"\n\nHuman: Is answer {n} harmless?" for n in range(count)]
+    made = [{"chosen": f"{asked}\n\nAssistant: Yes, I can help {n}.", "rejected": f"{asked}\n\nAssistant: No, I cannot do it {n}."} for n, asked in enumerate(told)]
+    return [*made, made[0], {**made[1], "rejected": made[1]["chosen"]}, {**made[2], "rejected": made[3]["rejected"]}]
+
+
+def test_transcripts_without_scores_train_dpo_on_their_labels(student, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, transcripts())
+    arguments = ["rows.jsonl", "--student", str(student), "--output", "out", "--epochs", "1", "--learning-rate", "5e-3"]
+    with pytest.raises(SystemExit, match="own_data: no pair has both scores, which rdpo reads; take a method that reads none, or give scores"):
+        main([*arguments, "--method", "rdpo"])
+    assert not (tmp_path / "out" / "adapter").exists()
+    main([*arguments, "--method", "dpo"])
+    said, report = capsys.readouterr().out, (tmp_path / "out" / "report.md").read_text()
+    assert "rows.jsonl: read as HH-RLHF transcripts; 33 rows, 30 pairs, 0 with both scores" in said and "left out, rows whose answers follow different turns: 1 (first: line 33)" in said
+    assert "*better* is the chosen answer, as no row has scores" in report and "the labels are taken for true" in report and "a score is missing" not in report
+    assert "> Hello.\n> \n> Yes.\n> \n> Is answer" in report
+    manifest = json.loads((tmp_path / "out" / "own_data.manifest.json").read_text())
+    assert manifest["data"]["format"] == "HH-RLHF transcripts" and manifest["data"]["left_out"] == {"repeated rows": 1, "rows whose two answers are the same text": 1, "rows whose answers follow different turns": 1}
+    pairs, trained = read_pairs(tmp_path / "rows.jsonl"), json.loads((tmp_path / "out" / "training.json").read_text())
+    assert trained["pairs_used"] == len(side(pairs, "train")) and trained["unscored"] == 0 and f"n = {len(side(pairs, 'test'))}" in report
+    assert "- rows.jsonl: read as HH-RLHF transcripts" in (tmp_path / "out" / "doctor.md").read_text()
+
+
+def test_too_few_pairs_without_scores(tmp_path):
+    with pytest.raises(ValueError, match="rows.jsonl: 10 of 13 rows give a pair; give at least 20, so that some can be held out"):
+        read_pairs(written(tmp_path, transcripts(10)))
+
+
+def test_attributes_are_weighed_as_the_command_is_told(tmp_path, monkeypatch, capsys):
+    made = [{"prompt": f"Is answer {n} harmless?", "response": text, "helpfulness": helpful, "verbosity": verbose} for n in range(24) for text, helpful, verbose in ((f"Yes {n}.", 3, 4), (f"No {n}.", 2, 0))]
+    *_, said = commanded(["--score-range", "0", "4", "--weights", "helpfulness=0.5", "verbosity=-0.5"], tmp_path, monkeypatch, capsys, made)
+    assert "read as attribute scores, weighed by helpfulness, verbosity; 48 rows, 24 pairs, 24 with both scores" in said
+    [first, *_] = read_pairs(tmp_path / "rows.jsonl", (0, 4), {"helpfulness": 0.5, "verbosity": -0.5})
+    assert first.response_revised == "No 0." and first.normalised() == (0.375, 0.75)
+    for given, message in (["helpfulness"], "--weights helpfulness: write ATTRIBUTE=WEIGHT"), (["helpfulness=0"], "the weight of helpfulness is a finite number other than 0"):
+        with pytest.raises(SystemExit, match=message):
+            main(["rows.jsonl", "--student", "nobody", "--output", "out", "--score-range", "0", "4", "--weights", *given])

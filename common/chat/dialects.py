@@ -99,7 +99,8 @@ def reply_in(fields: Mapping[str, Any], budget: int) -> tuple[Reply, str]:
     """(reply, finish reason where nobody knows it, else "") of the body of a 200; `budget` in tokens. Raises
     Unreadable."""
     prompt_tokens, completion_tokens = tokens_in(fields)
-    tokens = {"prompt_tokens": prompt_tokens or 0, "completion_tokens": completion_tokens or 0}
+    told = {"prompt_tokens": prompt_tokens or 0, "completion_tokens": completion_tokens or 0}
+    told["model"] = str(fields.get("model") or "")
     choices = fields.get("choices")
     if (
         isinstance(choices, list)
@@ -115,7 +116,7 @@ def reply_in(fields: Mapping[str, Any], budget: int) -> tuple[Reply, str]:
             "content_filter"
             if MODERATED.search(json.dumps(feedback)) or "block" in json.dumps(feedback).lower()
             else "error",
-            **tokens,
+            **told,
         ), ""
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         raise Unreadable("no choices in it")
@@ -138,7 +139,7 @@ def reply_in(fields: Mapping[str, Any], budget: int) -> tuple[Reply, str]:
     if text is None and not beside and not ended_early(reason):
         raise Unreadable("no content in it")
     unknown = "" if is_known(reason) else str(reason or "none")[:40]
-    return understood(text or "", reason, budget, beside, **tokens), unknown
+    return understood(text or "", reason, budget, beside, **told), unknown
 
 
 def _text_in(content: object) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.chat.model import ChatModel, OnReply
+from common.chat.pacing import EndpointError
 from common.chat.replies import cleaned
 from common.schema import Message, Reply, Sampling, fingerprint
 from common.storage import JsonlStore, read_lines
@@ -26,12 +27,14 @@ class KeptChat:
     Raises:
         BlockingIOError: another process has the file open.
         LookupError: no `chat`, and the file lacks a reply or holds those of several models.
+        EndpointError: the server says that it serves another model than before, in this run or an earlier one.
     """
 
     def __init__(self, chat: ChatModel | None, path: str | Path):
         self.chat, self.path = chat, Path(path)
         self.name = chat.name if chat else self._recorded_name()
         self._store: JsonlStore | None = None
+        self._served = ""
 
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
@@ -56,6 +59,7 @@ class KeptChat:
 
             def keep(number: int, reply: Reply) -> None:
                 reply = cleaned(reply)
+                self._check_served(reply)
                 if not reply.failed and reply.finish_reason != "content_filter":
                     store.append({"id": missing[number], "chat": self.name, **reply.model_dump()})
                 give(missing[number], reply)
@@ -63,6 +67,22 @@ class KeptChat:
             if missing:
                 self._asked().complete([conversations[rows[key][0]] for key in missing], sampling, keep)
         return replies
+
+    def _check_served(self, reply: Reply) -> None:
+        if not reply.model:
+            return
+        self._served = self._served or next(
+            (
+                fields["model"]
+                for _, fields in read_lines(self.path)
+                if fields["chat"] == self.name and "model" in fields
+            ),
+            reply.model,
+        )
+        if reply.model != self._served:
+            raise EndpointError(
+                f"{self.name} answers as {reply.model!r} now and answered as {self._served!r} before, so another model would be mixed in; serve {self._served} again, or begin a new run with another output"
+            )
 
     def _asked(self) -> ChatModel:
         if self.chat is None:

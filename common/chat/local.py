@@ -58,6 +58,12 @@ class LocalChat:
                         on_reply(row, replies[row])
         return replies
 
+    def continuations(self, prefixes: list[list[int]], sampling: Sampling, top_k: int = 0) -> list[list[int]]:
+        """The tokens behind each of a batch of token lists, up to one of `stops` and maybe beyond. top_k: likeliest tokens
+        that are sampled among, 0 for all."""
+        with self._answering(sampling.seed):
+            return self._continued(prefixes, sampling, top_k)
+
     def best(
         self,
         conversations: Sequence[list[Message]],
@@ -108,7 +114,9 @@ class LocalChat:
             if self.progress:
                 self.progress(len(rows))
 
-    def _inputs(self, prompts: list[list[int]], sampling: Sampling) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    def _inputs(
+        self, prompts: list[list[int]], sampling: Sampling, top_k: int = 0
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """(token ids padded on the left, attention mask, how `generate` is to go on)."""
         import torch
 
@@ -120,7 +128,7 @@ class LocalChat:
             [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.model.device
         )
         sampled = (
-            {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
+            {"do_sample": True, "temperature": sampling.temperature, "top_k": top_k, "top_p": sampling.top_p}
             if sampling.temperature
             else {"do_sample": False}
         )
@@ -134,17 +142,18 @@ class LocalChat:
         return ids, mask, settings | {"repetition_penalty": self.repetition_penalty, **sampled}
 
     @property
-    def _stops(self) -> set[int]:
+    def stops(self) -> set[int]:
+        """The tokens that end an answer."""
         stops = self.model.generation_config.eos_token_id
         return set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
 
-    def _continued(self, prompts: list[list[int]], sampling: Sampling) -> list[list[int]]:
+    def _continued(self, prompts: list[list[int]], sampling: Sampling, top_k: int = 0) -> list[list[int]]:
         """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are
         recurrent."""
         import torch
 
-        ids, mask, settings = self._inputs(prompts, sampling)
-        most, stops = settings["max_new_tokens"], self._stops
+        ids, mask, settings = self._inputs(prompts, sampling, top_k)
+        most, stops = settings["max_new_tokens"], self.stops
         generated: list[list[int]] = [[] for _ in prompts]
         rows, cache = list(range(len(prompts))), None  # those still in the batch
         for start in range(0, most, LOOK_EVERY):
@@ -166,7 +175,7 @@ class LocalChat:
         return generated
 
     def _reply(self, prompt: list[int], generated: list[int]) -> Reply:
-        stops = self._stops
+        stops = self.stops
         end = next((i for i, token in enumerate(generated) if token in stops), None)
         tokens = generated if end is None else generated[:end]
         return Reply(

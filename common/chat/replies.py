@@ -7,6 +7,7 @@ A reply becomes one of four: an *answer* (`stop`), *cut* off (`length`), *refuse
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from common.schema import Reply, unbroken
 
@@ -105,7 +106,7 @@ def _without_thoughts(text: str) -> str:
     return "".join(kept if begins_a_line else [*kept, text[opened:]])
 
 
-def understood(text: str, finish_reason: object = "stop", budget: int = 0, why_empty: str = "", **tokens: int) -> Reply:
+def understood(text: str, finish_reason: object = "stop", budget: int = 0, why_empty: str = "", **told: Any) -> Reply:
     """The reply behind a server's words and its reason for ending them.
 
     Args:
@@ -113,21 +114,21 @@ def understood(text: str, finish_reason: object = "stop", budget: int = 0, why_e
         budget: tokens that were allowed, which tell whether a reply that ended for no known reason was cut; 0 where
             unknown.
         why_empty: what is known of a reply without words, such as that there was reasoning beside it.
-        tokens: `prompt_tokens` and `completion_tokens`.
+        told: `prompt_tokens`, `completion_tokens` and `model`, as of `Reply`.
 
     A reply that ended by itself and has no visible word is failed: there is nothing to train on or to judge.
     """
     text, reason = clean(text), spelled(finish_reason)
     blank = not re.sub(_INVISIBLE, "", text)
     if reason in FAILED:
-        return Reply(text="", finish_reason=f"error: the model ended with {reason}", **tokens)
+        return Reply(text="", finish_reason=f"error: the model ended with {reason}", **told)
     if reason in REFUSED:
-        return Reply(text=text, finish_reason="content_filter", **tokens)
-    if reason in CUT or reason not in ANSWER and 0 < budget <= tokens.get("completion_tokens", 0):
-        return Reply(text=text, finish_reason="length", **tokens)
+        return Reply(text=text, finish_reason="content_filter", **told)
+    if reason in CUT or reason not in ANSWER and 0 < budget <= told.get("completion_tokens", 0):
+        return Reply(text=text, finish_reason="length", **told)
     if blank:
-        return Reply(text="", finish_reason=f"error: no words in the reply{why_empty and f', {why_empty}'}", **tokens)
-    return Reply(text=text, **tokens)
+        return Reply(text="", finish_reason=f"error: no words in the reply{why_empty and f', {why_empty}'}", **told)
+    return Reply(text=text, **told)
 
 
 def cleaned(reply: Reply) -> Reply:
@@ -140,6 +141,7 @@ def cleaned(reply: Reply) -> Reply:
             reply.finish_reason,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
+            model=reply.model,
         )
     )
 

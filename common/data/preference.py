@@ -18,11 +18,15 @@ SCORES = ("score_chosen", "score_rejected")
 NORMALISED = "scores_normalised"
 WEIGHT = "weight"
 """Column of how often a pair's loss counts."""
+EXPLORED, CUT = "explored", "explored_cut"
+"""Columns of the student's own answer to a prompt, as messages, none of them where it said nothing; and whether it was
+cut off before its end."""
 
 
 def preference_dataset(pairs: Sequence[ScoredPair], weights: Sequence[float] | None = None) -> Dataset:
     """Columns `id`, `prompt`, `chosen`, `rejected` (message lists), `score_chosen`, `score_rejected` (float or None),
-    and `length` in characters, for batches of similar length; `weight` where there are weights, one a pair.
+    and `length` in characters, for batches of similar length; `weight` where there are weights, one a pair; `explored`
+    and `explored_cut` where a pair has such an answer.
 
     Chosen is always the revision: scores never reorder or drop a pair here, or DPO's labels would be cleaned by
     stealth. Scores are normalised to [0, 1] by each pair's declared scale.
@@ -30,11 +34,15 @@ def preference_dataset(pairs: Sequence[ScoredPair], weights: Sequence[float] | N
     from datasets import Dataset, Features, List, Value
 
     message = List({"role": Value("string"), "content": Value("string")})
-    features = Features({
+    features = {
         "id": Value("string"), "prompt": message, "chosen": message, "rejected": message,
         "score_chosen": Value("float64"), "score_rejected": Value("float64"), "length": Value("int64"),
-    })  # fmt: skip
-    dataset = Dataset.from_list([_row(pair) for pair in pairs], features=features)
+    }  # fmt: skip
+    rows = [_row(pair) for pair in pairs]
+    if any(pair.explored for pair in pairs):
+        features |= {EXPLORED: message, CUT: Value("bool")}
+        rows = [row | _explored(pair) for row, pair in zip(rows, pairs)]
+    dataset = Dataset.from_list(rows, features=Features(features))
     return dataset if weights is None else dataset.add_column(WEIGHT, [float(weight) for weight in weights])
 
 
@@ -105,11 +113,10 @@ def _normalised(score_chosen: float, score_rejected: float, score_range: Sequenc
 
 
 def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
-    """System prompt, where there is one, and request, with the pair's instruction behind it, where it has one."""
+    """System prompt and earlier turns, where there are any, and request, with the pair's instruction behind it."""
     request = f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt
-    return ([{"role": "system", "content": pair.system}] if pair.system else []) + [
-        {"role": "user", "content": request}
-    ]
+    opening = [{"role": "system", "content": pair.system}] if pair.system else []
+    return [*opening, *pair.history, {"role": "user", "content": request}]
 
 
 def _row(pair: ScoredPair) -> dict:
@@ -125,9 +132,25 @@ def _row(pair: ScoredPair) -> dict:
     }
 
 
+def _explored(pair: ScoredPair) -> dict:
+    text, whole = (pair.explored.text, pair.explored.whole) if pair.explored else ("", True)
+    return {EXPLORED: [{"role": "assistant", "content": text}] if text.strip() else [], CUT: not whole}
+
+
 def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
     """dSC's acceptance (arXiv 2312.01957): revisions that scored strictly higher than the original; unscored fail."""
     return [pair for pair in pairs if pair.is_scored and pair.normalised()[1] > pair.normalised()[0]]
+
+
+def trained_on(pairs: Sequence[ScoredPair], method: str, needs_scores: bool) -> list[ScoredPair]:
+    """The pairs with both scores, the same ones for every method; where none has both, all, for a method that reads no
+    scores. Raises ValueError for one that does."""
+    scored = [pair for pair in pairs if pair.is_scored]
+    if needs_scores and not scored:
+        raise ValueError(
+            f"no pair has both scores, which {method} reads; take a method that reads none, or give scores"
+        )
+    return scored or list(pairs)
 
 
 def pairs_without_signal(

@@ -2,7 +2,7 @@
 
 | read | refused, in one sentence with file, line and remedy |
 |---|---|
-| CSV and TSV between commas, semicolons or tabs, by whichever cuts the header into most cells; JSON lists and JSON lines, under either name; Parquet; Hub datasets | Excel's own files, packed files, folders |
+| CSV and TSV between commas, semicolons or tabs, by whichever cuts the header into most cells; JSON lists and JSON lines, under either name; Parquet; folders of `datasets.save_to_disk`; Hub datasets | Excel's own files, packed files, other folders |
 | UTF-8 with and without byte order mark, UTF-16 with one; any line ends | every other encoding |
 | a CSV's columns by name, whatever their case and outer spaces; cells of any length; a nameless first column (pandas' index) is not looked at | a column or a key that stands twice, a row with more cells than the header, a quote left open |
 | blank lines and rows of empty cells, which are none | half characters, brackets nested too deep |
@@ -25,12 +25,15 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
 
+from common.data.formats.hub import download, is_saved, load_saved, load_split
 from common.runtime import resolve, shortened
 from common.storage import check_characters, parse_json, parse_object
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 KEY = r"""['"](?:role|content|from|value)['"]\s*:"""
 MESSAGES, SECOND_KEY = re.compile(rf"[\s\[(]*(?:(?:array|list)[\s\[(]*)?\{{\s*{KEY}"), re.compile(KEY)
+ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:/([^@]+))?(?:@([\w./-]+))?")
+"""owner/name, a split or file of it, its commit."""
 NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?", re.ASCII)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+", re.ASCII)
 RowType = TypeVar("RowType", bound=BaseModel)
@@ -75,10 +78,21 @@ Score = Annotated[float | None, BeforeValidator(score_of)]
 
 
 class Row(NamedTuple):
-    """One row of a source, and where it stands, for messages."""
+    """One row of a source, and where it is, for messages. halves: whether a text held half a character, here U+FFFD."""
 
     where: str
     fields: dict[str, Any]
+    halves: bool = False
+
+    def text(self, column: str) -> str:
+        """The column's words, stripped; "" for none. Raises ValueError naming place and column for anything else."""
+        try:
+            cell = _text_alone("" if (cell := self.fields.get(column)) is None else cell)
+        except ValueError as error:
+            raise ValueError(f"{self.where}: column {column}: {error}") from None
+        if not isinstance(cell, str):
+            raise ValueError(f"{self.where}: column {column}: {shortened(cell)} is no text")
+        return cell.strip()
 
     def read(self, row_type: type[RowType]) -> RowType:
         """The columns of `row_type`; others are not looked at. Raises ValueError naming place, column and what is
@@ -109,31 +123,38 @@ def by_id(rows: Sequence[Row], row_type: type[RowType]) -> dict[str, RowType]:
 
 
 def read_rows(source: str | Path, revision: str = "") -> list[Row]:
-    """Every row of a local file, a Hub dataset `owner/name` (its split `train`), or a file in one, `owner/name/file`;
-    relative paths start at the project root.
+    """Every row of a local file or saved folder, of a Hub dataset `owner/name` (its split `train`), of another split
+    `owner/name/split`, or of a file in one, `owner/name/file`; relative paths start at the project root. The commit may
+    be given behind an @ as well.
 
     Raises FileNotFoundError or ValueError naming file, line and remedy.
     """
-    path, on_hub = resolve(source), re.fullmatch(r"([\w.-]+/[\w.-]+)(?:/(.+))?", str(source))
+    path, on_hub = resolve(source), ON_HUB.fullmatch(str(source))
     if path.is_file() or path.is_dir() and not revision:
         return read_table(path)
     if on_hub is None or Path(on_hub[1]).suffix.lower() in READERS:
         raise FileNotFoundError(f"no file {path}; give a file, or a Hub dataset as owner/name or owner/name/file")
-    if not revision:
+    name, part, commit = on_hub.groups()
+    if not (revision := revision or commit or ""):
         raise ValueError(
             f"no file {path}; to take {source} from the Hub, give its `revision`, a commit, so that the prompts stay the same"
         )
-    return _some(_read_hub(*on_hub.groups(), revision), source)
+    if part and Path(part).suffix.lower() in READERS:
+        return read_table(download(name, part, revision))
+    found = load_split(name, part or "train", revision)
+    return _some([Row(f"{name} at {revision}, row {number}", fields) for number, fields in enumerate(found, 1)], source)
 
 
 def read_table(path: str | Path, half_characters: bool = False) -> list[Row]:
-    """Every row of a local file, as `read_rows` reads it; a relative path starts where the command runs.
+    """Every row of a local file or saved folder, as `read_rows` reads it; a relative path starts where the command runs.
 
     half_characters: whether rows that hold half a character are read and not refused, for whoever reports them.
     """
     path = Path(os.path.expanduser(path)).absolute()
+    if is_saved(path):
+        return _some([Row(f"{path}, row {number}", fields) for number, fields in enumerate(load_saved(path), 1)], path)
     if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the file in it")
+        raise ValueError(f"{path} is a folder; give the file in it, or a folder that datasets.save_to_disk wrote")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; give a CSV, JSONL or JSON file")
     suffix = path.suffix.lower()
@@ -150,28 +171,6 @@ def _some(rows: list[Row], source: str | Path) -> list[Row]:
     if not rows:
         raise ValueError(f"{source} holds no rows; give a file with at least one")
     return rows
-
-
-def _read_hub(name: str, file: str | None, revision: str) -> list[Row]:
-    import datasets
-    import huggingface_hub
-
-    try:
-        if file:
-            found = huggingface_hub.hf_hub_download(name, file, repo_type="dataset", revision=revision)
-        else:
-            found = datasets.load_dataset(name, split="train", revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        remedy = "check name, revision and network, or give a local file"
-        raise FileNotFoundError(
-            f"cannot take {name} at revision {revision} from the Hub ({reason}); {remedy}"
-        ) from error
-    return (
-        read_table(found)
-        if file
-        else [Row(f"{name} at {revision}, row {number}", fields) for number, fields in enumerate(found, start=1)]
-    )
 
 
 Placed = Iterator[tuple[str, dict[str, Any]]]

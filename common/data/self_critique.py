@@ -35,9 +35,9 @@ BASE = "base answer"
 """The turn that answers the plain prompt."""
 
 
-def opening(system: str, prompt: str) -> list[Message]:
+def opening(system: str, prompt: str, history: Sequence[Message] = ()) -> list[Message]:
     """The conversation that starts a chain; an empty system prompt is no message at all."""
-    return [*opening_turns(system), {"role": "user", "content": prompt}]
+    return [*opening_turns(system), *history, {"role": "user", "content": prompt}]
 
 
 def run_chains(

@@ -7,6 +7,8 @@ stands beside labelled answers (`common/evaluation/raters.py`).
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from statistics import mean, median
 
@@ -32,6 +34,11 @@ ROLE = re.compile(
 
 SENTENCE_END = re.compile(r"(?<=[^\W\d_])[.!?][\"')\]]*(?=\s|$)")
 """Where a sentence ends. A number's point ends none, so that the items of a list stay whole."""
+ENGLISH = frozenset(
+    "the a an of to and in is are was be it that this for with as on you i not or can at by from have your if we".split()
+)
+ENOUGH = 15
+"""Words without one of `ENGLISH` from which a text is not taken for English."""
 
 
 def sentence_prefixes(text: str) -> list[str]:
@@ -88,3 +95,20 @@ def look_at(pairs: Sequence[Pair]) -> list[dict[str, object]]:
                 row[f"{side}: {name}"] = round(mean(map(rule, texts)), 2)
         rows.append(row)
     return rows
+
+
+def in_another_language(text: str, request: str) -> bool:
+    """Whether most letters of a text are of another script than most of its request, or it has no small English word
+    where the request has one. A rule of ours; it does not tell French from German."""
+    if not (letters := _script(text)) or not (asked := _script(request)):
+        return False
+    words = re.findall(r"[^\W\d_]+", text.casefold())
+    foreign = len(words) >= ENOUGH and not ENGLISH & set(words)
+    return letters != asked or foreign and bool(ENGLISH & set(re.findall(r"[^\W\d_]+", request.casefold())))
+
+
+def _script(text: str) -> str:
+    """The script of most of its letters, such as LATIN or CJK (with the Japanese ones), "" for a text without letters."""
+    names = Counter(re.split(r"[ -]", unicodedata.name(letter, ""))[0] for letter in text if letter.isalpha())
+    script = names.most_common(1)[0][0] if names else ""
+    return "CJK" if script in ("HIRAGANA", "KATAKANA") else script

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.data.text_rules import declines, speaks_of_earlier
+from common.data.text_rules import declines, in_another_language, speaks_of_earlier
 from common.prompts import ExperimentPrompts
 from common.schema import Pair, PromptRecord
 from common.statistics import wilson_interval
@@ -24,6 +25,7 @@ from common.storage import read_lines
 FAULTS = {
     "same": "the revision says (nearly) what the answer said",
     "refused before and after": "answer and revision both decline",
+    "another language": "the revision is in another language than its request",
     "echo": "the revision repeats what it was asked, or the critique",
     "speaks of the answer": "the revision speaks of an answer that its reader never saw, or of having none to revise",
 }
@@ -45,6 +47,8 @@ def fault_of(pair: Pair, prompts: ExperimentPrompts) -> str:
         return "same"
     if declines(pair.response) and declines(pair.response_revised):
         return "refused before and after"
+    if in_another_language(pair.response_revised, pair.plain_prompt or pair.prompt):
+        return "another language"
     asked = [
         re.sub(r"\{\w+\}", " ", text)
         for text in (prompts.critique_request, prompts.revision_request, prompts.revision_system)
@@ -163,13 +167,14 @@ def pilot(
 
     Raises ValueError with the counts, examples and which texts to look at, before the other prompts are asked.
     """
-    chosen, before = one_kind_after_another(records)[:first], cost()
+    chosen, before, started = one_kind_after_another(records)[:first], cost(), time.monotonic()
     made = generate(chosen)
+    seconds = (time.monotonic() - started) / len(chosen) * (len(records) - len(chosen))
     found = yield_of(made, prompts, failed=len(chosen) - len(made))
     print(f"pilot of {len(chosen)} prompts, of {len(records)}", *found.lines(), sep="\n", flush=True)
     dollars = (cost() - before) / len(chosen) * len(records)
     print(
-        f"all {len(records)} prompts at this rate: about {round(found.share * len(records))} usable pairs{f', {dollars:.2f} dollars' if dollars else ''}",
+        f"all {len(records)} prompts at this rate: about {round(found.share * len(records))} usable pairs{f', {dollars:.2f} dollars' if dollars else ''}{f', {seconds / 60:.0f} minutes for those that are left' if seconds > 60 else ''}",
         flush=True,
     )
     if found.share < least_yield:
@@ -188,6 +193,7 @@ REMEDIES = {
     "failed": "See failed_pairs.jsonl for the reasons; more max_new_tokens helps against cut turns.",
     "same": "The revision does not follow the critique: look at critique_request and revision_request (prompts_file), or take a stronger teacher.",
     "refused before and after": "The teacher declines from the start, so there is nothing to revise: take a teacher that the attacks reach, or the first answers of the student (respond_with).",
+    "another language": "Take a teacher that keeps to the language of the request, or say the language in the texts (prompts_file).",
     "echo": "The revision repeats its request: look at revision_request and its examples (prompts_file).",
     "speaks of the answer": "The revision speaks of the answer that it replaces: look at revision_request and its examples (prompts_file).",
 }

@@ -2,7 +2,7 @@
 
     python -m common.doctor rows.csv --output runs/doctor --score-range 0 5
 
-Reads the table of `common.own_data` (scores may be missing), a `scored.jsonl` or `pairs.jsonl` of the notebooks, or a
+Reads every format of docs/own-data.md (scores may be missing), from a file, a folder of `datasets.save_to_disk`, or a
 Hub dataset as NAME@COMMIT. Prints the report; `--output` keeps it with examples, picture and suspicious rows.
 """
 
@@ -13,10 +13,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.data.formats.read import read_preferences
 from common.doctor.diagnosis import MAX_LENGTH, examine
 from common.doctor.noise import order_right
 from common.doctor.report import terminal, write
-from common.doctor.rows import add_score_range, read
+from common.doctor.rows import add_score_options, rows_in, weights_of
 from common.runtime import checked, escape_what_the_terminal_lacks
 from common.specs import place_and_commit
 
@@ -28,14 +29,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m common.doctor", description=__doc__.split("\n")[0])
     parser.add_argument(
         "rows",
-        help="CSV, JSONL, JSON list or Parquet with prompt, chosen, rejected and scores; scored.jsonl; or a Hub dataset NAME@COMMIT",
+        help="CSV, JSON, JSONL or Parquet file, folder of save_to_disk, or Hub dataset NAME[/SPLIT]@COMMIT, in a format of docs/own-data.md",
     )
     parser.add_argument("--output", help="folder for doctor.md, doctor.png and suspects.jsonl")
     parser.add_argument("--tokenizer", help="folder or Hub name[@commit]: also count the rows that are cut")
     parser.add_argument(
         "--max-length", type=int, help=f"with --tokenizer: tokens of prompt and answer together; default {MAX_LENGTH}"
     )
-    add_score_range(parser)
+    add_score_options(parser)
     parser.add_argument(
         "--judge-accuracy",
         nargs=2,
@@ -52,9 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
         if accuracy:
             order_right(*accuracy)
         max_length = checked("max_length", asked.max_length or MAX_LENGTH, int)
-        rows = read(asked.rows, tuple(asked.score_range))
+        read = read_preferences(asked.rows, tuple(asked.score_range), weights_of(asked.weights))
         tokenizer = _tokenizer(asked.tokenizer) if asked.tokenizer else None
-        found = examine(rows, Path(asked.rows).name, accuracy, tokenizer, max_length, tuple(asked.score_range))
+        how = {"score_range": tuple(asked.score_range), "account": read.account()}
+        found = examine(rows_in(read), Path(asked.rows).name, accuracy, tokenizer, max_length, **how)
         print(terminal(found))
         if asked.output:
             page = write(found, Path(asked.output).expanduser())

@@ -150,7 +150,7 @@ def recommend(rows: Sequence[DoctorRow], noise: Noise, results: Path | None = No
     has_scores, few = noise.untied > 0, accepted < FEW_ACCEPTED
     allowed = [
         name for name, row in METHODS.items()
-        if row.needs_pairs_alone and (has_scores or not row.sees_scores) and not (few and (row.sft_on == "accepted" or row.loss == "rdpo_filter"))
+        if row.needs_pairs_alone and (has_scores or not row.sees_scores) and not (few and (row.sft_on == "accepted" or row.loss == "rdpo_filter" or row.accepted_only))
     ]  # fmt: skip
     reasons = [_about_scores(rows, noise, accepted, few)]
     values, shares = read_values(results)

@@ -30,7 +30,7 @@ def check_alike(rows: Sequence[DoctorRow]) -> list[Finding]:
     prompts, chosen, rejected = (
         [parts_of(text) for text in texts]
         for texts in (
-            [f"{row.system}\n{row.prompt}" for row in rows],
+            [row.conversation for row in rows],
             [row.chosen for row in rows],
             [row.rejected for row in rows],
         )

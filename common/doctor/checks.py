@@ -83,7 +83,7 @@ def check_rows(rows: Sequence[DoctorRow]) -> list[Finding]:
     scored = [i for i in everything if rows[i].gap is not None]
     untied = [i for i in scored if rows[i].gap]
     found = [
-        Finding("unscored", [i for i in everything if rows[i].gap is None], len(rows), "a score is missing: no method trains on it", False),
+        Finding("unscored", [i for i in everything if rows[i].gap is None], len(rows), "a score is missing: no method trains on it" if scored else "no scores: only methods that read none train on it", False),
         Finding("tied", [i for i in scored if not rows[i].gap], len(scored), "equal scores: the judge has no opinion", False),
         Finding(
             "contradicted", [i for i in untied if rows[i].gap < 0], len(untied), "the rejected answer scored higher",
@@ -112,9 +112,9 @@ def check_length(rows: Sequence[DoctorRow], tokenizer: PreTrainedTokenizerBase, 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, row: DoctorRow, answer: str) -> str:
     if not tokenizer.chat_template:
-        return "\n".join(filter(None, (row.system, row.prompt, answer)))
+        return "\n".join(filter(None, (row.conversation, answer))).lstrip("\n")
     opening = [{"role": "system", "content": row.system}] if row.system else []
-    turns = [*opening, {"role": "user", "content": row.prompt}, {"role": "assistant", "content": answer}]
+    turns = [*opening, *row.history, {"role": "user", "content": row.prompt}, {"role": "assistant", "content": answer}]
     return tokenizer.apply_chat_template(turns, tokenize=False)
 
 

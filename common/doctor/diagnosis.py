@@ -34,7 +34,8 @@ class Suspect:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found in the rows. languages: guessed language -> prompts; "" for no guess. skewed: sentences."""
+    """What the doctor found in the rows. languages: guessed language -> prompts; "" for no guess. skewed: sentences.
+    account: format and counts of the file that they were read from."""
 
     name: str
     rows: list[DoctorRow]
@@ -48,6 +49,7 @@ class Diagnosis:
     advice: Advice
     judge_accuracy: tuple[float, float] | None
     score_range: tuple[float, float]
+    account: str = ""
 
     def finding(self, name: str) -> Finding:
         """The finding of that name. Raises StopIteration for none."""
@@ -75,6 +77,7 @@ def examine(
     max_length: int = MAX_LENGTH,
     score_range: tuple[float, float] = (0.0, 1.0),
     results: Path | None = None,
+    account: str = "",
 ) -> Diagnosis:
     """Runs every check; no model is loaded.
 
@@ -84,6 +87,7 @@ def examine(
         tokenizer, max_length: to count the rows that are cut; None leaves that check out.
         score_range: what the scores were before they were scaled to [0, 1], for the report.
         results: folder of the study's results, by default the one beside the package.
+        account: of the file, `Preferences.account()`, for the report.
 
     Raises ValueError for a judge that corrects nothing (`noise.order_right`).
     """
@@ -92,5 +96,5 @@ def examine(
     findings = check_rows(rows) + ([check_length(rows, tokenizer, max_length)] if tokenizer else []) + check_alike(rows)
     return Diagnosis(
         name, rows, findings, noise, lengths(rows), markers(rows), skew(rows), sources(rows),
-        Counter(language_of(row.prompt) for row in rows), recommend(rows, noise, results), judge_accuracy, score_range,
+        Counter(language_of(row.prompt) for row in rows), recommend(rows, noise, results), judge_accuracy, score_range, account,
     )  # fmt: skip

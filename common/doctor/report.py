@@ -46,7 +46,7 @@ def terminal(found: Diagnosis) -> str:
     width = max(len(one.name) for one in found.findings)
     seen = [one for one in found.findings if one.rows]
     clean = [one.name for one in found.findings if not one.rows and one.of]
-    lines = [f"{found.name or 'pairs'}: {count(len(found.rows), 'row')}", ""]
+    lines = [found.account or f"{found.name or 'pairs'}: {count(len(found.rows), 'row')}", ""]
     lines += [
         f"  {one.name:<{width}}  {len(one.rows):>6} of {one.of:<6}  {share(one):<18}  {one.meaning}" for one in seen
     ]
@@ -63,6 +63,7 @@ def page(found: Diagnosis, picture: str = "") -> str:
         "",
         f"{count(len(found.rows), 'row')}, read before any model was loaded. Brackets are 95 % intervals.",
     ]
+    lines += ["", *(f"- {line.strip()}" for line in found.account.splitlines())] if found.account else []
     lines += ["", f"![Shares of rows that a check found, and score gaps]({picture})"] if picture else []
     for title, sentences in sections(found).items():
         lines += ["", f"## {title}", "", *(f"- {sentence}" for sentence in sentences)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def answers_of(chat: ChatModel, records: Sequence[PromptRecord], max_new_tokens: int) -> list[str]:
     """Greedy answers, one per prompt; "" where a filter refused one. Raises RuntimeError where some were never given:
     no answer is no bad answer, and those that came are kept."""
-    conversations = [opening(record.system, record.prompt) for record in records]
+    conversations = [opening(record.system, record.prompt, record.history) for record in records]
     replies = chat.complete(conversations, Sampling(max_new_tokens=max_new_tokens))
     if failed := [reply.finish_reason for reply in replies if reply.failed]:
         raise RuntimeError(

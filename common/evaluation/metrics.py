@@ -92,7 +92,7 @@ def divergence(
     if not hasattr(model, "disable_adapter"):
         return [0.0] * len(records)
     encode = lambda messages, **kw: tokenizer.apply_chat_template(messages, return_dict=True, **kw)["input_ids"]  # noqa: E731
-    plain = [opening(r.system, r.prompt) for r in records]
+    plain = [opening(r.system, r.prompt, r.history) for r in records]
     asked = plain if student.asked_for is None else [conditioned(one, student.asked_for) for one in plain]
     prompts, plain_prompts = ([encode(one, add_generation_prompt=True) for one in of] for of in (asked, plain))
     completions = [

@@ -1,4 +1,4 @@
-"""The result of one row: what `metrics.json` holds, its place in tables, its card."""
+"""The result of one row: what `metrics.json` holds, its place in tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from common.data.conditioned import TAG
 from common.data.counterfactual import VARIANTS
-from common.methods import METHODS, TrainSettings, is_trained
+from common.methods import METHODS, is_trained
 from common.schema import Metric
 from common.statistics import rate_of
 from common.storage import JsonlStore, write_json
-from common.trainer.displacement import movement, warning
 
 ABOUT = ("experiment", "method", "seed")
 """What every metric of a row repeats."""
@@ -179,30 +177,3 @@ def excerpts(result: Result, count: int = 5) -> dict[str, list[str]]:
     words = 12 if result.metrics[0].experiment == "safety" else 30
     said = [answer.split() for answer in result.answers.get("held_out", [])[:count]]
     return {"held_out": [" ".join([*of[:words], *(["…"] if len(of) > words else [])]) for of in said]} if said else {}
-
-
-def card(student: str | Path, settings: TrainSettings, result: Result, pairs: str = "self-critique pairs") -> str:
-    """The model card of an adapter: what it was trained on and what was measured of it. `pairs` says what the pairs
-    are."""
-    asked_for = settings.asked_for(result.method)
-    tag = [] if asked_for is None else [f"Its answers are asked for a score: every request ends with ` {TAG}: {asked_for:.2f}`, written by `common.data.conditioned`. `{TAG}` is taken out of what users write, who could ask for bad answers with it.", ""]  # fmt: skip
-    made = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
-    moved = movement(result.history)
-    said = [f"- {name}: {value:+.3f} nats a token" for name, value in moved.items()]
-    lines = [
-        f"- {metric.metric}: {metric.value:.3f} [{metric.low:.3f}, {metric.high:.3f}], n = {metric.n}"
-        for metric in result.metrics
-    ]
-    dial = [
-        f"- strength {point['lambda']:g}: {point['safety']:.3f}, utility {point['utility']:.3f}"
-        for point in result.frontier
-    ]
-    return "\n".join([
-        "---", "library_name: peft", f"base_model: {Path(str(student)).name}", "---",
-        f"# {result.row}, seed {result.seed}", "",
-        f"LoRA adapter for `{Path(str(student)).name}`, trained with `{result.method}` on {result.pairs_used} scored {made}",
-        f"({result.unscored} unscored ones left out). Research artefact; settings: {settings.as_dict(result.method)}.", "", *tag, "Measured:", *lines, "",
-        *([f"The adapter at other strengths, wanted behaviour on validation; {result.matched_lambda:g} is the best of those that keep 95 % of the base student's utility (`load_adapter(base, folder, strength={result.matched_lambda:g})`):", *dial, ""] if dial else []),
-        *(["At the end of training, against the student before it (shift: mean change of given answers' log-probability):", *said, ""] if moved else []),
-        *([f"**{warned[0].upper()}{warned[1:]}.**", ""] if (warned := warning(result.history)) else []),
-    ])  # fmt: skip

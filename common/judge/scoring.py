@@ -9,6 +9,9 @@ from common.judge.base import FeedbackJudge, Judge, PairScores
 from common.schema import Pair, ScoredPair
 from common.storage import Records, make_missing
 
+ENOUGH = 20
+"""Answers with one and the same score from which a judge is said to tell nothing."""
+
 
 def answer_scores(judge: Judge, pairs: Sequence[Pair]) -> list[PairScores]:
     """Each answer judged alone."""
@@ -55,5 +58,11 @@ def score_pairs(
     if unscored > unscored_limit * 2 * len(scored):
         raise ValueError(
             f"{unscored} of {2 * len(scored)} answers are unscored, more than {unscored_limit:.0%}; read the raw judge replies in {path}"
+        )
+    given = {score for pair in scored for score in (pair.score_response, pair.score_revised) if score is not None}
+    if len(given) == 1 and 2 * len(scored) - unscored >= ENOUGH:
+        print(
+            f"WARNING: {judge.name} gives {given.pop():g} to each of {2 * len(scored) - unscored} answers, which tells nothing of them; methods that read scores see ties alone. Try another judge",
+            flush=True,
         )
     return scored

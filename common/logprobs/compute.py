@@ -66,10 +66,25 @@ def grouped_logprobs(
 
     weights: of the scored tokens, (tokens,), sequence after sequence: how often each log-probability counts.
     """
+    return watched_logprobs(model, groups, packed=packed, weights=weights, watch=False)[0]
+
+
+def watched_logprobs(
+    model: torch.nn.Module,
+    groups: list[list[Sequence]],
+    *,
+    packed: bool = True,
+    weights: Tensor | None = None,
+    watch: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """`grouped_logprobs`, and sums of `head.watched` over the scored tokens of every sequence, unweighted: (sequences,),
+    (sequences, 4)."""
     if weights is None and (not packed or _mask_maker(model) is None):
-        return in_rows(model, list(chain.from_iterable(groups)))[0]
-    logps, sequence = token_logprobs(model, groups, packed=packed)
-    return summed(logps if weights is None else logps * weights.to(logps.device), sequence, sum(map(len, groups)))
+        logps, _, seen = in_rows(model, list(chain.from_iterable(groups)), watch)
+        return logps, seen
+    logps, sequence, seen = _tokens(model, groups, packed, watch)
+    logps = logps if weights is None else logps * weights.to(logps.device)
+    return tuple(summed(values, sequence, sum(map(len, groups))) for values in (logps, seen))
 
 
 def token_logprobs(
@@ -77,19 +92,25 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every scored token, sequence after sequence, and the number of its sequence: (tokens,) float32
     in nats, (tokens,)."""
+    return _tokens(model, groups, packed)[:2]
+
+
+def _tokens(
+    model: torch.nn.Module, groups: list[list[Sequence]], packed: bool, watch: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     if not packed or (make := _mask_maker(model)) is None:
-        return tokens_in_rows(model, list(chain.from_iterable(groups)))
+        return tokens_in_rows(model, list(chain.from_iterable(groups)), watch)
     rows = pack(groups)
     if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
         make = dense_mask
-    return packed_tokens(model, rows, make)
+    return packed_tokens(model, rows, make, watch)
 
 
-def balanced_logprobs(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Tensor, Tensor]:
-    """`grouped_logprobs` of a mixture of experts in padded rows, and its load-balancing loss, (), over the tokens of
+def balanced_logprobs(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Tensor, Tensor, Tensor]:
+    """`watched_logprobs` of a mixture of experts in padded rows, and its load-balancing loss, (), over the tokens of
     all rows: a packed row would count a shared prompt once."""
-    logps, output = in_rows(model, list(chain.from_iterable(groups)), output_router_logits=True)
-    return logps, output.aux_loss
+    logps, output, seen = in_rows(model, list(chain.from_iterable(groups)), watch=True, output_router_logits=True)
+    return logps, seen, output.aux_loss
 
 
 def completion_logprobs(

@@ -1,5 +1,5 @@
 """The language-model head on the positions that are asked for, in chunks: the logits of a whole batch never stand in
-memory."""
+memory. Where a trainer asks, it is watched: what its log says of the predicted words is taken while they are there."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ LOGITS_AT_ONCE = 2**23
 """Logits held at a time: 32 MiB in float32, 170 positions of a vocabulary of 49 152."""
 
 
-def target_logprobs(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor, targets: Tensor) -> Tensor:
+def target_logprobs(
+    causal: PreTrainedModel, output: type[ModelOutput], states: Tensor, targets: Tensor, watch: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probability of each target under the state that predicts it.
 
     Args:
@@ -31,7 +33,7 @@ def target_logprobs(causal: PreTrainedModel, output: type[ModelOutput], states: 
         targets: (scored,), token ids.
 
     Returns:
-        (scored,), float32, nats.
+        (scored,), float32, nats; and (scored, 4) of `watched`, or (scored, 0) where nobody watches.
     """
     head, logits_of = causal.get_output_embeddings(), partial(_logits, causal, output)
     if not (torch.is_grad_enabled() and states.requires_grad):
@@ -41,11 +43,29 @@ def target_logprobs(causal: PreTrainedModel, output: type[ModelOutput], states: 
     else:
         score = _ScoreWithGradient.apply
     size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
-    return torch.cat([score(logits_of, part, wanted) for part, wanted in zip(states.split(size), targets.split(size))])
+    chunks = [score(logits_of, watch, *chunk) for chunk in zip(states.split(size), targets.split(size))]
+    logps, seen = zip(*chunks)
+    return torch.cat(logps), torch.cat(seen)
 
 
-def _score(logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
-    return logits_of(states).float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+@torch.no_grad()
+def watched(logits: Tensor, targets: Tensor, watch: bool = True) -> Tensor:
+    """(tokens, 4), float32, without gradient, from logits (tokens, vocabulary): entropy of the next word in nats, mean
+    logit over the vocabulary, whether the target is the likeliest word, and 1. (tokens, 0) where nobody watches."""
+    if not watch:
+        return torch.empty(len(targets), 0, device=logits.device)
+    logits = logits.float()
+    entropy = torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    likeliest = (logits.argmax(dim=1) == targets).float()
+    return torch.stack((entropy, logits.mean(dim=1), likeliest, torch.ones_like(entropy)), dim=1)
+
+
+def _score(
+    logits_of: Callable[[Tensor], Tensor], watch: bool, states: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    logits = logits_of(states)
+    logps = logits.float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    return logps, watched(logits, targets, watch)
 
 
 def _logits(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:
@@ -73,7 +93,9 @@ class _ScoreWithGradient(torch.autograd.Function):
     the score, while the logits are there, and backward neither keeps nor recomputes them."""
 
     @staticmethod
-    def forward(ctx, logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx, logits_of: Callable[[Tensor], Tensor], watch: bool, states: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         at = targets.unsqueeze(1)
         with torch.enable_grad():
             states = states.detach().requires_grad_()
@@ -82,9 +104,11 @@ class _ScoreWithGradient(torch.autograd.Function):
         scores = logps.gather(1, at)
         push = logps.exp_().neg_().scatter_add_(1, at, torch.ones_like(scores))  # d score / d logits = onehot - softmax
         ctx.save_for_backward(torch.autograd.grad(logits, states, push.to(logits.dtype))[0])
-        return scores.squeeze(1)
+        seen = watched(logits, targets, watch)
+        ctx.mark_non_differentiable(seen)
+        return scores.squeeze(1), seen
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx, gradient: Tensor, _):
         (of_states,) = ctx.saved_tensors
-        return None, (of_states * gradient.unsqueeze(1)).to(of_states.dtype), None
+        return None, None, (of_states * gradient.unsqueeze(1)).to(of_states.dtype), None

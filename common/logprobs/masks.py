@@ -111,7 +111,7 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
     ]
     rows = pack(groups, row_tokens=64)
     with _as_for_evaluation(model), _narrow_window(config), torch.no_grad():
-        plain, _ = in_rows(model, list(chain.from_iterable(groups)))
+        plain = in_rows(model, list(chain.from_iterable(groups)))[0]
         try:
             found = packed_logprobs(model, rows, make)
             _try_backward(causal, rows, make)

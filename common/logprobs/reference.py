@@ -29,7 +29,7 @@ VOLATILE = ("_name_or_path", "transformers_version", "use_cache")
 
 
 class ReferenceCache:
-    """Pair of numbers by key, in one JSON file per reference.
+    """The numbers of a pair by key, one for each of its answers, in one JSON file per reference.
 
     Args:
         folder: holds the file of every reference.
@@ -44,13 +44,13 @@ class ReferenceCache:
         self.values = self._read()
         self.saved = time.monotonic()
 
-    def add_now_and_then(self, values: dict[str, tuple[float, float]]) -> None:
+    def add_now_and_then(self, values: dict[str, tuple[float, ...]]) -> None:
         """`add`, but only when the last time is `SAVE_EVERY` past: a long pass that is killed loses no more."""
         if time.monotonic() - self.saved > SAVE_EVERY:
             self.add(values)
             self.saved = time.monotonic()
 
-    def add(self, values: dict[str, tuple[float, float]]) -> None:
+    def add(self, values: dict[str, tuple[float, ...]]) -> None:
         """Keeps new values, in memory and on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path.with_suffix(".lock"), "w") as lock:
@@ -58,10 +58,13 @@ class ReferenceCache:
             self.values = {**self._read(), **self.values, **values}
             write_json(self.path, self.values)
 
-    def _read(self) -> dict[str, tuple[float, float]]:
+    def _read(self) -> dict[str, tuple[float, ...]]:
         try:
             content = json.loads(self.path.read_text(encoding="utf-8"))
-            return {key: (float(chosen), float(rejected)) for key, (chosen, rejected) in content.items()}
+            values = {key: tuple(map(float, numbers)) for key, numbers in content.items()}
+            if any(len(numbers) < 2 for numbers in values.values()):
+                raise ValueError("a pair has fewer than two numbers")
+            return values
         except FileNotFoundError:
             return {}
         except (ValueError, TypeError, AttributeError) as error:

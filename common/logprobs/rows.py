@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.logprobs.head import target_logprobs
+from common.logprobs.head import target_logprobs, watched
 from common.logprobs.packing import Packed, Sequence, dense_mask
 
 if TYPE_CHECKING:
@@ -19,34 +19,48 @@ if TYPE_CHECKING:
     MaskMaker = Callable[..., Tensor]
 
 
-def summed(logps: Tensor, sequence: Tensor, sequences: int) -> Tensor:
-    return torch.zeros(sequences, device=logps.device).index_add(0, sequence, logps)
+def summed(values: Tensor, sequence: Tensor, sequences: int) -> Tensor:
+    """Sums over the tokens of every sequence: (tokens, ...) to (sequences, ...)."""
+    return torch.zeros(sequences, *values.shape[1:], device=values.device).index_add(0, sequence, values)
 
 
 def logprobs_and_output(
-    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, completion_mask: Tensor, **asked: bool
-) -> tuple[Tensor, ModelOutput]:
+    model: torch.nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    completion_mask: Tensor,
+    watch: bool = False,
+    **asked: bool,
+) -> tuple[Tensor, ModelOutput, Tensor]:
+    """(rows, kept) as `compute.completion_logprobs`, the model's output, and `head.watched` of the completion tokens."""
     first = int(completion_mask.any(dim=0).int().argmax())  # the earliest completion token of any row
     kept = input_ids.size(1) - first
     output = model(
         input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=kept + 1, **asked
     )
     logits = output.logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
-    targets = input_ids[:, first:]
+    targets, scored = input_ids[:, first:], completion_mask[:, first:].bool()
     logps = torch.gather(logits, 2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
-    return torch.where(completion_mask[:, first:].bool(), logps, torch.zeros_like(logps)), output
+    seen = watched(logits[scored] if watch else logits, targets[scored], watch)
+    return torch.where(scored, logps, torch.zeros_like(logps)), output, seen
 
 
-def in_rows(model: torch.nn.Module, sequences: list[Sequence], **asked: bool) -> tuple[Tensor, ModelOutput]:
-    logps, output = logprobs_and_output(model, *_padded(model, sequences), **asked)
-    return logps.sum(dim=1), output
-
-
-def tokens_in_rows(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, Tensor]:
+def in_rows(
+    model: torch.nn.Module, sequences: list[Sequence], watch: bool = False, **asked: bool
+) -> tuple[Tensor, ModelOutput, Tensor]:
+    """Summed log-probabilities (sequences,), the model's output, and sums of `head.watched`, (sequences, 4 or 0)."""
     ids, mask, completion = _padded(model, sequences)
-    logps, _ = logprobs_and_output(model, ids, mask, completion)
-    scored = completion[:, -logps.size(1) :].bool()
-    return logps[scored], scored.nonzero()[:, 0]
+    logps, output, seen = logprobs_and_output(model, ids, mask, completion, watch, **asked)
+    return logps.sum(dim=1), output, summed(seen, completion.nonzero()[:, 0], len(sequences))
+
+
+def tokens_in_rows(
+    model: torch.nn.Module, sequences: list[Sequence], watch: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `packed_tokens`."""
+    ids, mask, completion = _padded(model, sequences)
+    logps, _, seen = logprobs_and_output(model, ids, mask, completion, watch)
+    return logps[completion[:, -logps.size(1) :].bool()], completion.nonzero()[:, 0], seen
 
 
 def _padded(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,10 +73,14 @@ def _padded(model: torch.nn.Module, sequences: list[Sequence]) -> tuple[Tensor, 
 
 
 def packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> Tensor:
-    return summed(*packed_tokens(model, packed, make), packed.sequences)
+    logps, sequence, _ = packed_tokens(model, packed, make)
+    return summed(logps, sequence, packed.sequences)
 
 
-def packed_tokens(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> tuple[Tensor, Tensor]:
+def packed_tokens(
+    model: torch.nn.Module, packed: Packed, make: MaskMaker, watch: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of every scored token, the number of its sequence, and what `target_logprobs` watched."""
     causal = causal_model(model)
     packed = packed.to(next(model.parameters()).device)
     outputs: list[ModelOutput] = []
@@ -84,7 +102,8 @@ def packed_tokens(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> tu
     finally:
         hook.remove()
     states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
-    return target_logprobs(causal, type(outputs[0]), states, packed.targets), packed.sequence
+    logps, seen = target_logprobs(causal, type(outputs[0]), states, packed.targets, watch)
+    return logps, packed.sequence, seen
 
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from common.methods.existing import (
     existing_strength,
 )
 from common.methods.record import METHODS, Method, is_trained, label_of, sees_scores
-from common.methods.settings import RoundSettings, TrainSettings, check_references
+from common.methods.settings import RoundSettings, SelfAugmentedSettings, TrainSettings, check_references
 from common.methods.table import register
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "METHODS",
     "Method",
     "RoundSettings",
+    "SelfAugmentedSettings",
     "TrainSettings",
     "by_identity",
     "check_methods",

@@ -20,10 +20,12 @@ class Method:
     tuning tries, on a logarithmic scale. edits: whether tokens that both answers share count less, by the settings' `unchanged_weight`.
     references: what the loss compares the policy with, see `loss.weighted_references`; all but "own" read the settings'
     `second_reference`. extrapolates: the row whose training this one turns up, see `training.extrapolate`. rounds: of a
-    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. types: of a row with a
+    row whose student answers, is judged and trains in turns, its arm in `training.rounds.arms`. explores: whether the
+    student's own answer of the round enters the loss besides, by the settings' `optimism`. types: of a row with a
     policy for each hidden type of annotator, whether EM finds who is of which type ("em"), or clusters decide
-    ("clusters"), see `training.annotators`. trials_of: the method whose trials decide this one's setting, "" for its
-    own.
+    ("clusters"), see `training.annotators`. remakes: of a row whose student makes its rejected answers as it trains,
+    what it makes anew of a good answer, see `training.self_augmented`; accepted_only: its good answers are accepted
+    revisions, not all. trials_of: the method whose trials decide this one's setting, "" for its own.
     """
 
     name: str
@@ -37,7 +39,10 @@ class Method:
     references: Literal["own", "combined", "second", "both"] = "own"
     extrapolates: str = ""
     rounds: str = ""
+    explores: bool = False
     types: Literal["", "em", "clusters"] = ""
+    remakes: Literal["", "segments", "answers"] = ""
+    accepted_only: bool = False
     trials_of: str = ""
 
     @property
@@ -49,6 +54,7 @@ class Method:
         """Whether what it trains depends on the external scores."""
         return (
             bool(self.rounds)
+            or self.accepted_only
             or self.sft_on not in ("", "all", "edits")
             or self.nll_on in ("accepted", "better")
             or bool(self.loss)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.util import find_spec
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
 from common.loss import LOSSES, knobs_of
 from common.methods.existing import by_identity, check_methods, existing
@@ -13,8 +14,33 @@ from common.runtime import checked, nearest
 from common.specs import spec_of
 
 
+class Group:
+    """Settings that only some rows read, given together as a mapping. title: of the mapping."""
+
+    title: ClassVar[str]
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The settings that a mapping gives. Raises ValueError for a name that is none of them."""
+        there = [one.name for one in fields(cls)]
+        if unknown := [name for name in given if name not in there]:
+            raise ValueError(
+                f"{cls.title}: unknown setting {unknown[0]!r}{nearest(unknown[0], there)}; there are {', '.join(there)}"
+            )
+        return cls(**given)
+
+    def __post_init__(self):
+        """Raises ValueError for a number out of its range."""
+        kinds = get_type_hints(type(self))
+        for name in (one.name for one in fields(self)):
+            try:
+                checked(name, getattr(self, name), kinds[name])
+            except ValueError as error:
+                raise ValueError(f"{self.title}: {error}") from None
+
+
 @dataclass(frozen=True)
-class RoundSettings:
+class RoundSettings(Group):
     """What only rows that train in rounds read; all defaults are ours.
 
     count: rounds of those that train on a new part of the prompts each; prompts: in such a part, 0 divides all of them
@@ -23,6 +49,8 @@ class RoundSettings:
     looked for, where a row chooses among them. entropy_samples: answers that a prompt's entropy is estimated from.
     """
 
+    title: ClassVar[str] = "rounds"
+
     count: int = 3
     prompts: int = 0
     schedule: list[int] = field(default_factory=lambda: [64, 128, 192], hash=False)
@@ -30,26 +58,13 @@ class RoundSettings:
     over_generate: int = 8
     entropy_samples: int = 16
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> RoundSettings:
-        """The settings that a mapping gives. Raises ValueError for a name that is none of them."""
-        if unknown := [name for name in given if name not in cls.__dataclass_fields__]:
-            raise ValueError(
-                f"rounds: unknown setting {unknown[0]!r}{nearest(unknown[0], cls.__dataclass_fields__)}; there are {', '.join(cls.__dataclass_fields__)}"
-            )
-        return cls(**given)
-
     def read_by(self, arm: str) -> dict[str, Any]:
         """What the rows of an arm read of them."""
         return {name: getattr(self, name) for name in READ_BY[arm]}
 
     def __post_init__(self):
         """Raises ValueError for a number out of its range and a schedule that does not rise."""
-        for name, kind in get_type_hints(RoundSettings).items():
-            try:
-                checked(name, getattr(self, name), kind)
-            except ValueError as error:
-                raise ValueError(f"rounds: {error}") from None
+        super().__post_init__()
         if any(after <= before for before, after in zip(self.schedule, self.schedule[1:])):
             raise ValueError(
                 f"rounds: schedule = {self.schedule} does not rise; every round needs more pairs than the one before"
@@ -68,6 +83,23 @@ READ_BY = {
 
 
 @dataclass(frozen=True)
+class SelfAugmentedSettings(Group):
+    """What only rows of SAPO read.
+
+    segment: tokens of a good answer that are made anew, at most. ema: share of its own weights that the moving copy,
+    which makes them, keeps at a step, in [0, 1]; 0 is the policy itself, 1 the student before training. buffer: pairs
+    that a batch is drawn from, at most. The defaults are the authors', but for a segment of 16: theirs has 256 tokens,
+    more than most answers here.
+    """
+
+    title: ClassVar[str] = "self_augmented"
+
+    segment: int = 16
+    ema: float = 0.5
+    buffer: int = 2000
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Settings that all trained methods share; all defaults are ours.
 
@@ -78,12 +110,14 @@ class TrainSettings:
     of the rows with an NLL term. kl_budget: see `RDPOConfig`. steps_share: a training ends after that share of its
     steps, at the learning rates of the whole. unchanged_weight: of the rows that look at edits, see `RDPOConfig`.
     rwr_temperature: of RWR's weights; ca_score: what a student of CA is asked for, in [0, 1]. rounds: of the rows that
-    train in rounds. max_length: tokens of prompt and completion. reference: of the preference losses, the student with
-    its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the weights that NF4 was made of, which a
-    step-0 policy differs from and memory must hold besides. second_reference: of the rows with a second one,
-    "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's tokenizer; mrpo_eta, mrpo_weight:
-    see `RDPOConfig`. annotator_types: hidden types of annotators, with a policy each; em_steps: of EM, at most;
-    em_start: what it begins with, `clusters` of annotators or probabilities that are drawn ("dirichlet").
+    train in rounds. optimism: of the rows that explore, see `RDPOConfig`; the default is alpha of SELM's authors for
+    Zephyr and Phi-3. self_augmented: of those of SAPO. max_length: tokens of prompt and completion. reference: of the
+    preference losses, the student with its adapter off ("adapters off", as TRL does with PEFT), or "unquantised", the
+    weights that NF4 was made of, which a step-0 policy differs from and memory must hold besides. second_reference: of
+    the rows with a second one, "unquantised", `adapter:FOLDER` on the student, or `model:NAME` with the student's
+    tokenizer; mrpo_eta, mrpo_weight: see `RDPOConfig`. annotator_types: hidden types of annotators, with a policy each;
+    em_steps: of EM, at most; em_start: what it begins with, `clusters` of annotators or probabilities that are drawn
+    ("dirichlet"). report_to: a tracker that is installed, which is told of every logged step; no part of a mark.
     """
 
     learning_rate: float = 1e-4
@@ -100,6 +134,8 @@ class TrainSettings:
     rwr_temperature: float = 0.25
     ca_score: float = 1.0
     rounds: RoundSettings = RoundSettings()
+    optimism: float = 0.001
+    self_augmented: SelfAugmentedSettings = SelfAugmentedSettings()
     lora_rank: int = 16
     max_length: int = 1024
     seed: int = 0
@@ -110,6 +146,7 @@ class TrainSettings:
     annotator_types: int = 2
     em_steps: int = 5
     em_start: Literal["clusters", "dirichlet"] = "clusters"
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
     def as_dict(self, method: str) -> dict[str, Any]:
         """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
@@ -121,6 +158,7 @@ class TrainSettings:
         own += ["nll_weight"] if row.nll_on else []
         own += ["kl_budget"] if row.loss and self.kl_budget else []
         own += ["unchanged_weight"] if row.edits else []
+        own += ["optimism"] if row.explores else []
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["mrpo_eta", "mrpo_weight"] if row.references in ("combined", "both") else []
@@ -133,6 +171,8 @@ class TrainSettings:
             values["second_reference"] = by_identity(self.second_reference)
         if row.rounds:
             values["rounds"] = self.rounds.read_by(row.rounds)
+        if row.remakes == "segments":
+            values["self_augmented"] = asdict(self.self_augmented)
         return values | self.knobs_of(row.loss)
 
     def asked_for(self, method: str) -> float | None:
@@ -154,9 +194,10 @@ class TrainSettings:
 
     def __post_init__(self):
         """Raises ValueError for a number that is not finite or out of its range, an unknown knob, a
-        second_reference of another form, and a micro_batch that does not divide the batch."""
+        second_reference of another form, a micro_batch that does not divide the batch, and a tracker that is not
+        installed."""
         for name, kind in get_type_hints(TrainSettings).items():
-            if name not in ("knobs", "rounds"):
+            if name not in ("knobs", "rounds", "self_augmented"):
                 checked(name, getattr(self, name), kind)
         there = {name for loss in LOSSES for name in knobs_of(loss)}
         for name, value in self.knobs.items():
@@ -165,6 +206,10 @@ class TrainSettings:
             checked(name, value, float)
         if self.second_reference:
             spec_of("second_reference", self.second_reference, alone=("unquantised",), named=("adapter", "model"))
+        if self.report_to != "none" and not find_spec(self.report_to):
+            raise ValueError(
+                f"report_to = {self.report_to!r}, which is not installed: .venv/bin/pip install {self.report_to}"
+            )
         if self.micro_batch and self.batch_size % self.micro_batch:
             raise ValueError(
                 f"micro_batch = {self.micro_batch} does not divide batch_size = {self.batch_size}; 0 computes the batch whole"
@@ -172,8 +217,13 @@ class TrainSettings:
 
 
 def check_references(methods: Sequence[str], settings: TrainSettings) -> None:
-    """Raises ValueError for a row that has no second reference to read, and what `check_methods` does for one that is
-    not there."""
+    """Raises ValueError for a row that has no second reference to read or makes its own reference, and what
+    `check_methods` does for one that is not there."""
+    moving = [method for method in methods if method in METHODS and METHODS[method].remakes]
+    if moving and settings.reference != "adapters off":
+        raise ValueError(
+            f"{moving[0]}: the reference is the policy of an earlier step; leave reference = {settings.reference} out"
+        )
     if reads := [method for method in methods if method in METHODS and METHODS[method].references != "own"]:
         if not settings.second_reference:
             raise ValueError(

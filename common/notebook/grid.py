@@ -18,6 +18,7 @@ from common.data.counterfactual import PAIRS, variant_named
 from common.engines import Needs, Place, RayPool
 from common.notebook.execute import execute
 from common.runtime import ROOT, resolve
+from common.status import note_state
 
 
 class Step(NamedTuple):
@@ -143,7 +144,7 @@ def run_grid(grid: dict[str, list[Step]], jobs: int, cluster: RayPool | None = N
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 name, step = running.pop(future)
                 outcome = future.result()
-                board.end(step, outcome.state)
+                board.end(step, outcome)
                 if outcome.failure:
                     failures.append(outcome.failure)
                     waiting[name] = []
@@ -163,7 +164,7 @@ def _gpus() -> list[str]:
 
 class Board:
     """What runs now: a live table in a terminal; elsewhere a plain line when a notebook begins, ends, or says something
-    new."""
+    new. States are noted on disk too, for `common.status`."""
 
     def __init__(self, grid: dict[str, list[Step]], every: float = 10.0):
         from rich.console import Console
@@ -176,6 +177,8 @@ class Board:
         self.live = Live(self._table(), console=console, refresh_per_second=1) if console.is_terminal else None
 
     def __enter__(self) -> Board:
+        for step in [step for steps in self.grid.values() for step in steps]:
+            note_state(step.executed, "waiting")
         if self.live:
             self.live.__enter__()
         return self
@@ -187,11 +190,14 @@ class Board:
 
     def begin(self, step: Step) -> None:
         self.started[step.name] = self.said[step.name] = time.perf_counter()
+        note_state(step.executed, "running")
         self._say(step, "running")
 
-    def end(self, step: Step, state: str) -> None:
+    def end(self, step: Step, outcome: Outcome) -> None:
         seconds = time.perf_counter() - self.started.pop(step.name)
-        self._say(step, f"{state} in {seconds:.0f} s" if state == "done" else state)
+        reason = outcome.failure.partition(f"{step.given}: ")[2]
+        note_state(step.executed, "failed" if outcome.failure else "done", reason)
+        self._say(step, f"{outcome.state} in {seconds:.0f} s" if outcome.state == "done" else outcome.state)
 
     def refresh(self) -> None:
         if self.live:

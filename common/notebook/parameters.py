@@ -15,7 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from common.data.counterfactual import variant_named
-from common.methods import RoundSettings, TrainSettings, check_methods, check_references
+from common.data.formats.record import check_score_range
+from common.methods import RoundSettings, SelfAugmentedSettings, TrainSettings, check_methods, check_references
 from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
@@ -215,12 +216,14 @@ class RewardScore(Stage):
 class TrainRDPO(Stage):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`. methods: rows of the table. seeds: of pairs drawn, adapters and
-    order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
+    pairs_file: "" for `scored.jsonl` in `output`; else that of another run, or data in a format of docs/own-data.md from
+    a file, a saved folder or the Hub, whose scores have `score_range` and, by attribute, `weights`. held_out: file of
+    prompts that are evaluated on, in place of those in the pairs file. methods: rows of the table. seeds: of pairs
+    drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
     train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
     knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
-    rounds: of rows that train in rounds, see `RoundSettings`. evaluation_prompts: at most, a set. final_judge: of a real
+    rounds: of rows that train in rounds, see `RoundSettings`. self_augmented: see `SelfAugmentedSettings`. evaluation_prompts: at most, a set. final_judge: of a real
     student's answers; reward_judge: who scored the pairs, in the miniature as step 2 noted it.
     match_utility: a real student's adapters are tried at every strength too, on validation. paraphrases: file of
     `common.paraphrase` with other wordings of the held-out prompts, for `same_outcome`. labels, least_kappa: as in
@@ -228,6 +231,9 @@ class TrainRDPO(Stage):
     """
 
     pairs_file: str = ""
+    held_out: str = ""
+    score_range: list[float] = Field(default_factory=lambda: [0.0, 1.0])
+    weights: dict[str, float] = Field(default_factory=dict)
     methods: list[str] = Field(default_factory=lambda: ["rdpo"])
     seeds: list[int] = Field(default_factory=lambda: [0])
     evaluate_on: str = "validation"
@@ -257,9 +263,12 @@ class TrainRDPO(Stage):
     mrpo_eta: float = TRAINING.mrpo_eta
     mrpo_weight: float | None = TRAINING.mrpo_weight
     rounds: dict[str, Any] = Field(default_factory=dict)
+    optimism: float = TRAINING.optimism
+    self_augmented: dict[str, Any] = Field(default_factory=dict)
     annotator_types: int = TRAINING.annotator_types
     em_steps: int = TRAINING.em_steps
     em_start: Literal["clusters", "dirichlet"] = TRAINING.em_start
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = TRAINING.report_to
     evaluation_prompts: int = 200
     max_new_tokens: int = 80
     repetition_penalty: float = 1.1
@@ -279,6 +288,7 @@ class TrainRDPO(Stage):
             lambda: check_methods(self.methods),
             lambda: check_references(self.methods, self.training),
             lambda: check_labels(self.labels),
+            lambda: check_range(self.score_range),
             *named,
         ]
 
@@ -297,6 +307,7 @@ class TrainRDPO(Stage):
             **given
             | {"knobs": {name: value for name, value in self.knobs.items() if value != "judge"}}
             | {"rounds": RoundSettings.of(self.rounds)}
+            | {"self_augmented": SelfAugmentedSettings.of(self.self_augmented)}
         )
 
 
@@ -357,6 +368,13 @@ def check_labels(labels: Sequence[str]) -> None:
     """Raises ValueError for more than two files."""
     if len(labels) > 2:
         raise ValueError(f"labels = {labels}: one file of labels, and one of texts where the labels hold ids")
+
+
+def check_range(score_range: Sequence[float]) -> None:
+    """Raises ValueError for anything but lowest and highest score."""
+    if len(score_range) != 2:
+        raise ValueError(f"score_range = {score_range}: give two numbers, the lowest and the highest possible score")
+    check_score_range(*score_range)
 
 
 def input_of(stage: str, p: RewardScore | TrainRDPO) -> Path:

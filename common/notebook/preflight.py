@@ -12,13 +12,14 @@ import torch
 from common.chat.endpoint import EndpointChat, key_of
 from common.chat.pacing import EndpointError
 from common.data.counterfactual import variant_named
+from common.data.formats.read import is_on_hub
 from common.data.self_critique import opening
 from common.evaluation.judged import HeldOut
 from common.methods import is_trained
 from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
 from common.notebook.providers import endpoint_named
-from common.notebook.students import read_wordings
+from common.notebook.students import given_pairs, held_out_of, read_wordings
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.specs import Spec, place_and_commit
@@ -87,9 +88,10 @@ def forecast(
 def _pairs(p: GenerateData | RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
     """The pairs that a step begins with, or stand-ins for them; prompts where no row is trained."""
     path = input_of(stage, p)
+    if stage == "train_rdpo" and (path.exists() or is_on_hub(p.pairs_file)):
+        return given_pairs(p, ScoredPair if any(map(is_trained, p.methods)) else HeldOut)
     if path.exists():
-        trains = stage == "train_rdpo" and any(map(is_trained, p.methods))
-        return read_records(path, Pair if stage == "reward_score" else ScoredPair if trains else HeldOut)
+        return read_records(path, Pair)
     answer = "x" * CHARACTERS * p.max_new_tokens
     return [Pair(**record.model_dump(), response=answer, response_revised=answer) for record in prompts]
 
@@ -117,7 +119,8 @@ def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
 
 def _held_out(p: TrainRDPO, pairs: Sequence[Pair]) -> list[PromptRecord]:
     """What every student is asked: the prompts that are evaluated on, and their wordings."""
-    return [record for record in (*pairs, *read_wordings(p)) if record.split == p.evaluate_on]
+    asked = held_out_of(p, ()) if p.held_out else pairs
+    return [record for record in (*asked, *read_wordings(p)) if record.split == p.evaluate_on]
 
 
 def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:

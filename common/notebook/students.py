@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from common.data.counterfactual import INSTRUCTIONS, StyleInstructions
+from common.data.formats.pairs import learnable, scored_pairs
+from common.data.formats.read import is_on_hub, read_preferences
 from common.data.sources import WholePrompt, check_experiment
+from common.data.splits import SHARES, RecordType, words
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
 from common.evaluation.metrics import Evaluator
 from common.evaluation.reader import Reader
@@ -22,10 +25,13 @@ from common.runtime import resolve
 from common.schema import PromptRecord, ScoredPair, source_id
 from common.specs import place_and_commit, spec_of
 from common.statistics import judged_tau
-from common.storage import read_records
+from common.storage import read_lines, read_records
 from common.student.identity import located
 from common.training.comparison import Experiment, check_split
 from common.training.kept import read_tuned
+
+PAIR_SHARES = {**{split: SHARES[split] for split in ("train", "validation")}, "test": SHARES["test"] + SHARES["ood"]}
+"""Of data in a format of others: no prompt of theirs is `ood`, so that this share joins `test`."""
 
 
 def open_experiment(p: TrainRDPO) -> Experiment:
@@ -38,9 +44,9 @@ def open_experiment(p: TrainRDPO) -> Experiment:
     check_split(p.evaluate_on)
     trains = any(map(is_trained, p.methods))
     path = input_of("train_rdpo", p)
-    if not path.exists() and (trains or not p.in_world):
+    if not path.exists() and not is_on_hub(p.pairs_file) and (trains or not p.in_world):
         raise FileNotFoundError(f"no scored pairs at {path}; run reward_score first, or give pairs_file")
-    train = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"] if trains else []
+    train = [pair for pair in given_pairs(p, ScoredPair, tell=True) if pair.split == "train"] if trains else []
     if trains and not train:
         raise ValueError(f"{path} has no pair of split 'train'")
     settings = settings_of(p, train)
@@ -68,12 +74,60 @@ def open_experiment(p: TrainRDPO) -> Experiment:
         )
     evaluator = _judged_evaluator(
         p,
-        [record for record in read_records(path, HeldOut) if record.split != "train"],
+        held_out_of(p, train, tell=not trains),
         Reader(student, **how),
         instructions,
     )
     check_wordings(p, evaluator)
     return Experiment(student, train, evaluator, resolve(p.output), settings, **rows, **how)
+
+
+def held_out_of(p: TrainRDPO, trained_on: Sequence[ScoredPair], tell: bool = False) -> list[HeldOut]:
+    """What is evaluated on: the prompts of `held_out`, or of the pairs file, that are not of split `train`.
+
+    tell: prints what is left out. Raises FileNotFoundError or ValueError for no such file, one of another experiment,
+    and a prompt that is trained on too."""
+    if not p.held_out:
+        records = [record for record in given_pairs(p, HeldOut, tell) if record.split != "train"]
+    else:
+        path = resolve(p.held_out)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"held_out: no file {path}; give a JSONL file with id, experiment, split and prompt"
+            )
+        records = [record for record in read_records(path, HeldOut) if record.split != "train"]
+        check_experiment(records, p.experiment, path)
+        seen = {words(pair.prompt) for pair in trained_on}
+        if both := [record for record in records if words(record.prompt) in seen]:
+            raise ValueError(
+                f"held_out: {len(both)} of {len(records)} prompts in {path} are trained on too, such as {both[0].id}; leave them out of one of the files"
+            )
+    if turns := sum(bool(record.history) for record in records):
+        print(f"left out of the evaluation: {turns} prompts of several turns, of which judges see the last alone")
+    return [record for record in records if not record.history]
+
+
+def given_pairs(p: TrainRDPO, record_type: type[RecordType], tell: bool = False) -> Sequence[RecordType]:
+    """The notebooks' own JSON lines, or pairs of a `pairs_file` in a format of others, in the splits of `PAIR_SHARES`.
+
+    tell: prints the format of the others' data and what gave no pair.
+    """
+    path = input_of("train_rdpo", p)
+    if not is_on_hub(p.pairs_file) and _is_ours(path):
+        return read_records(path, record_type)
+    source = path if path.exists() else p.pairs_file
+    found = learnable(read_preferences(source, tuple(p.score_range), p.weights))
+    if tell:
+        print(found.account(), flush=True)
+    return [record_type(**pair.model_dump()) for pair in scored_pairs(found, p.experiment, PAIR_SHARES)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether the first line has what `PromptRecord` needs, or there is none."""
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    fields = next((fields for _, fields in read_lines(path)), None)
+    return fields is None or {"id", "split", "prompt"} <= fields.keys()
 
 
 def student_named(name: str, experiment: str) -> tuple[str | Path, dict[str, Any]]:

@@ -1,7 +1,8 @@
 """A trained student beside itself untrained: log-probabilities of held-out pairs, answers to held-out prompts, and a
 report.
 
-No judge: of two answers the better one is that with the higher score, whichever of them was `chosen`.
+No judge: of two answers the better one is that with the higher score, whichever of them was `chosen`; where no pair has
+scores, it is the chosen one.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ PAIRS = {
     "pairs": "all", "unscored": "a score is missing: left out", "tied": "equal scores: trained on, but in no figure below",
     "contradicted": "`rejected` has the higher score, so below it is the better answer", "cut": "alike within max_length, or no room for an answer: nothing to learn from",
 }  # fmt: skip
+OF_SCORES = ("unscored", "tied", "contradicted")
 FIGURES = {
     "better_likelier": "share of pairs whose better answer has the higher log-probability per token",
     "logp_better": "log-probability per token of better answers, nats", "logp_worse": "log-probability per token of worse answers, nats",
@@ -47,6 +49,15 @@ def score_gap(pair: ScoredPair) -> float | None:
     """Score of `chosen` less that of `rejected`, in [-1, 1]; None where one is missing."""
     rejected, chosen = pair.normalised()
     return chosen - rejected if pair.is_scored else None
+
+
+def preferred(pairs: Sequence[ScoredPair]) -> list[tuple[ScoredPair, str, str]]:
+    """(pair, better answer, worse answer) by the scores, without ties and unscored pairs; where no pair has both scores,
+    the labels decide."""
+    if not any(pair.is_scored for pair in pairs):
+        return [(pair, pair.response_revised, pair.response) for pair in pairs]
+    gaps = [(pair, gap) for pair in pairs if (gap := score_gap(pair))]
+    return [(pair, *(pair.response_revised, pair.response)[:: 1 if gap > 0 else -1]) for pair, gap in gaps]
 
 
 def account(pairs: Sequence[ScoredPair], student: TrainedStudent, max_length: int) -> dict[str, int]:
@@ -65,7 +76,7 @@ def measure(
 ) -> tuple[list[Metric], dict[str, list[str]]]:
     """Metrics, and the answers to the first prompts; before is the same model with its adapter off.
 
-    Pairs with a missing score or a tie are left out of n. Log-probabilities are in nats, of whole answers, end of turn
+    Pairs with a missing score or a tie are left out of n, unless none has scores. Log-probabilities are in nats, of whole answers, end of turn
     included.
     better_likelier_<when>: share of pairs whose better answer has the higher log-probability per token.
     turned_right, turned_wrong: share of pairs that became, or ceased to be, such ones.
@@ -75,7 +86,7 @@ def measure(
 
     Raises ValueError when no pair is left, or a log-probability is not finite.
     """
-    rows = [_token_ids(student, pair) for pair in held_out if score_gap(pair)]
+    rows = [_token_ids(student, *row) for row in preferred(held_out)]
     if not rows:
         raise ValueError("no held-out pair has two different scores, so there is nothing to measure on")
     tokens = torch.tensor([[len(better), len(worse)] for _, better, worse in rows])
@@ -112,11 +123,10 @@ def measure(
     return metrics, answers
 
 
-def _token_ids(student: TrainedStudent, pair: ScoredPair) -> tuple[list[int], list[int], list[int]]:
+def _token_ids(
+    student: TrainedStudent, pair: ScoredPair, better: str, worse: str
+) -> tuple[list[int], list[int], list[int]]:
     """Prompt, better and worse answer as the chat template writes them in training; `check_row` has seen them."""
-    worse, better = (
-        (pair.response, pair.response_revised) if score_gap(pair) > 0 else (pair.response_revised, pair.response)
-    )
     asked = encoded(student.tokenizer, pair)
     return asked, *(encoded(student.tokenizer, pair, answer)[len(asked) :] for answer in (better, worse))
 
@@ -171,13 +181,20 @@ def report(
     of = {metric.metric: metric for metric in result.metrics}
     cell = lambda name: f"{of[name].value:.2f} [{of[name].low:.2f}, {of[name].high:.2f}], n = {of[name].n}"  # noqa: E731
     right, wrong = of["turned_right"].k, of["turned_wrong"].k
+    has_scores = any(pair.is_scored for pair in held_out)
+    better = (
+        "the answer with the higher score, whichever column it stands in"
+        if has_scores
+        else "the chosen answer, as no row has scores"
+    )
+    taken = "the scores are taken for true" if has_scores else "the labels are taken for true"
     moved, warned = movement(result.history), warning(result.history)
     lines = [
         f"# {Path(student).name} before and after {result.method}", "",
         f"Trained on {result.pairs_used} pairs, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
         "| pairs | to train on | held out |", "|:--|--:|--:|",
-        *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in PAIRS.items()), "",
-        "On the held-out pairs, whose prompts were never trained on; *better* is the answer with the higher score, whichever column it stands in:", "",
+        *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in PAIRS.items() if has_scores or name not in OF_SCORES), "",
+        f"On the held-out pairs, whose prompts were never trained on; *better* is {better}:", "",
         "| | before | after |", "|:--|:--|:--|",
         *(f"| {label} | {cell(f'{name}_before')} | {cell(f'{name}_after')} |" for name, label in FIGURES.items()),
         f"| share of pairs whose better answer gained more log-probability by training (implicit reward accuracy) | - | {cell('reward_accuracy')} |", "",
@@ -185,12 +202,12 @@ def report(
         "Brackets are 95 % intervals over pairs: Wilson's for shares, normal for means.", "",
         *([f"At the end of training, against the student before it, in nats a token: {', '.join(f'{name} {value:+.2f}' for name, value in moved.items())}." + (f" Note: {warned}." if warned else ""), ""] if moved else []),
         "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
-        "It is one training with one seed, and the scores are taken for true.", "",
+        f"It is one training with one seed, and {taken}.", "",
         f"## Answers to the first {len(result.answers['after'])} held-out prompts", "", f"Greedy, cut at {ANSWER_TOKENS} tokens, not chosen.",
     ]  # fmt: skip
     for pair, *answers in zip(held_out, *result.answers.values()):
         for label, text in zip(
-            ("Prompt", "Before", "After"), ("\n\n".join(filter(None, (pair.system, pair.prompt))), *answers)
+            ("Prompt", "Before", "After"), ("\n\n".join(turn["content"] for turn in prompt_messages(pair)), *answers)
         ):
             lines += ["", f"**{label}**", "", indent(text or "(nothing)", "> ", lambda line: True)]
         lines += ["", "---"]

@@ -1,6 +1,6 @@
 """Records as JSON lines that survive a crash, and files that are written whole."""
 
-from common.storage.files import claim, write_json, write_jsonl, write_whole
+from common.storage.files import check_new, claim, whole_folder, write_json, write_jsonl, write_whole
 from common.storage.lines import (
     Records,
     check_characters,
@@ -17,6 +17,7 @@ __all__ = [
     "JsonlStore",
     "Records",
     "check_characters",
+    "check_new",
     "claim",
     "make_missing",
     "parse_json",
@@ -24,6 +25,7 @@ __all__ = [
     "read_lines",
     "read_records",
     "refuse_repeats",
+    "whole_folder",
     "write_json",
     "write_jsonl",
     "write_whole",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,39 @@ def write_json(path: str | Path, content: Any) -> Path:
     """Writes a JSON file as `write_whole` does: a line for every key of an object and every item of a list, which is
     not divided further. Numbers of one list share a line. Raises TypeError for a key that JSON cannot hold."""
     return write_whole(path, _laid_out(json.loads(json.dumps(content, default=str))) + "\n")
+
+
+def check_new(folder: str | Path) -> None:
+    """Raises FileExistsError for a folder with files in it, and for a file."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there already; give a new folder, or delete it")
+
+
+@contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A folder to write into, which gets its name once everything is written; a failure leaves nothing behind.
+
+    Raises FileExistsError as `check_new` does, before anything is written, and OSError in one sentence where the disk
+    is full.
+    """
+    folder = Path(folder)
+    check_new(folder)
+    scratch = folder.with_name(folder.name + ".part")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+    try:
+        scratch.mkdir(parents=True)
+        yield scratch
+        scratch.replace(folder)
+    except Exception as error:
+        # safetensors raises its own error, with the number of the system's in its text
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+            raise OSError(
+                f"the disk of {folder} is full, and nothing is left there; free some space, or give a folder on another disk"
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _laid_out(content: Any, margin: str = "\n") -> str:

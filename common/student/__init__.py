@@ -4,5 +4,5 @@ from common import hand_on
 
 __all__, __getattr__ = hand_on(
     __name__,
-    {"load_student": "load", "lora_settings": "adapters", "load_adapter": "adapters", "export_merged": "adapters"},
+    {"load_student": "load", "lora_settings": "adapters", "load_adapter": "adapters", "export_merged": "export"},
 )

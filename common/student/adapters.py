@@ -1,21 +1,19 @@
-"""LoRA adapters of a student: settings, saving, loading, merging."""
+"""LoRA adapters of a student: settings, saving, loading."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
 from common.storage import write_json
 from common.student.identity import weights_of
-from common.student.load import MERGED_INTO, check_finite, check_tokenizer, precision
+from common.student.load import check_finite, check_tokenizer
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig
@@ -87,7 +85,7 @@ def load_adapter(
     from peft import PeftConfig, PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    config = _at_strength(PeftConfig.from_pretrained(str(folder)), strength, folder)
+    config = at_strength(PeftConfig.from_pretrained(str(folder)), strength, folder)
     named, made, own = config.base_model_name_or_path, Path(folder, BASE_FILE), _base(base)
     told = (
         json.loads(made.read_text(encoding="utf-8")) if made.exists() else {"base": named or own["base"], "weights": ""}
@@ -127,7 +125,7 @@ def load_adapters(base: PreTrainedModel, folders: Mapping[str, Path]) -> PreTrai
     return model.eval()
 
 
-def _at_strength(config: PeftConfig, strength: float, folder: str | Path) -> PeftConfig:
+def at_strength(config: PeftConfig, strength: float, folder: str | Path) -> PeftConfig:
     """The config of an adapter that counts `strength` times. Raises ValueError where that is no matter of LoRA's scale."""
     if not (math.isfinite(strength) and strength >= 0):
         raise ValueError(f"the strength of an adapter is 0 or more, 1 as it was trained, not {strength}")
@@ -148,7 +146,7 @@ def turn(model: PreTrainedModel, strength: float) -> None:
     from peft.tuners.lora import LoraLayer
 
     for name in model.active_adapters:
-        _at_strength(model.peft_config[name], strength, "this model")
+        at_strength(model.peft_config[name], strength, "this model")
         for module in model.modules():
             if isinstance(module, LoraLayer) and name in module.scaling:
                 module.scaling[name] *= strength
@@ -184,35 +182,3 @@ def _base(model: PreTrainedModel) -> dict[str, str]:
     weights alone, since a tokenizer may change beside them."""
     name, commit = str(model.name_or_path), getattr(model.config, "_commit_hash", None)
     return {"base": f"{name}@{commit}" if commit else name, "weights": weights_of(name) if Path(name).is_dir() else ""}
-
-
-def export_merged(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, scale: float = 1.0
-) -> None:
-    """Writes an ordinary model folder, adapter merged, that needs neither PEFT nor bitsandbytes: safetensors and JSON
-    only. scale: how many times the adapter counts, as `strength` of `load_adapter`.
-
-    An NF4 base is dequantised first and brought to float32, so the folder holds the weights that the adapter was
-    trained on and says what it says, to 4e-7 nats a token: merging into NF4 would round once more, and bfloat16 rounds
-    a change as small as a training's away in part (15 to 100 % of it on tiny models). An unquantised base keeps its
-    dtype. `model` stays as it is; memory for the whole model in that dtype is needed besides. `load_as_it_is` loads the
-    folder, which says itself that it was merged into NF4 weights: those lie on NF4's grid, an adapter moves them by far
-    less than its step, and rounding to NF4 again takes the change away (LOG.md).
-
-    Raises ValueError, and writes nothing, where the merged weights hold NaN or infinity, and for a scale as
-    `load_adapter` does.
-    """
-    from peft import PeftConfig, PeftModel
-
-    with TemporaryDirectory() as scratch:
-        model.save_pretrained(scratch)
-        config = _at_strength(PeftConfig.from_pretrained(scratch), scale, "this model")
-        base = copy.deepcopy(model).unload()
-        if grid := precision(base).partition(",")[0] if getattr(base, "is_quantized", False) else "":
-            base = base.dequantize().float()
-        merged = PeftModel.from_pretrained(base, scratch, config=config).merge_and_unload()
-    check_finite(dict(merged.named_parameters()), "the merged model")
-    if grid:
-        setattr(merged.config, MERGED_INTO, grid)
-    merged.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)

@@ -42,17 +42,28 @@ def best_compute_dtype() -> torch.dtype:
     time that it takes in float32, which is measured: AVX512-BF16 alone may be twice as slow. Else float32."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return (
-        torch.bfloat16
-        if _seconds_of_product(torch.bfloat16) < _seconds_of_product(torch.float32) * 2 / 3
-        else torch.float32
-    )
+    return torch.bfloat16 if _bfloat16_over_float32() < 2 / 3 else torch.float32
+
+
+@cache
+def emulates_bfloat16() -> bool:
+    """Whether training here in bfloat16 takes several times as long as in float32: on a CPU without units for it."""
+    return not torch.cuda.is_available() and _bfloat16_over_float32() > 4
+
+
+def _bfloat16_over_float32() -> float:
+    """Time of a CPU's product of matrices in bfloat16 over that in float32."""
+    return _seconds_of_product(torch.bfloat16) / _seconds_of_product(torch.float32)
 
 
 def _seconds_of_product(dtype: torch.dtype) -> float:
-    """The fastest of some, which other work on the machine disturbs least."""
+    """The fastest of some, which other work on the machine disturbs least; of few where one takes long, as it does where
+    it is emulated."""
     left, right = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    return min(timeit.repeat(lambda: left @ right, number=1, repeat=10))
+    seconds: list[float] = []
+    while len(seconds) < 10 and sum(seconds) < 0.1:
+        seconds.append(timeit.timeit(lambda: left @ right, number=1))
+    return min(seconds)
 
 
 def load_student(

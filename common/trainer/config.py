@@ -50,6 +50,9 @@ class RDPOConfig(DPOConfig):
         unchanged_weight: how often the log-probability of a token counts that stands in both answers of a pair, by
             `logprobs.edits.changed`; edited ones count once. 1 is the ordinary loss, below it the loss looks at the
             edits: token-weighted DPO, ours, after the idea of Dense DPO (RLHF-V, arXiv 2312.00849).
+        optimism: weight of the explored answer's log-ratio, see `loss.optimism_term`; alpha of SELM. The data need the
+            column `explored`, messages, which may be none: such a pair has no term and counts in the mean; and may have
+            `explored_cut`, true for an answer without its end. 0 is none, and the columns are not read.
         references: what the policy is compared with, by `loss.weighted_references`: its "own" reference, that "combined"
             with `second_reference` of the trainer (MRPO), the "second" alone, or "both", each in a loss of its own.
         mrpo_eta: how far the second reference may be from the own, as a share of its log-probability; 0 is the own.
@@ -79,6 +82,7 @@ class RDPOConfig(DPOConfig):
         "What the likelihood term counts: all chosen answers, those that scored higher, or the better of each pair.",
     )
     unchanged_weight: float = _option(1.0, "How often a token that both answers share counts; edited ones count once.")
+    optimism: float = _option(0.0, "Weight of the log-ratio of the column `explored`; 0 is none.")
     references: Literal["own", "combined", "second", "both"] = _option(
         "own", "Compare with the own reference, it and a second one combined, the second alone, or each by itself."
     )
@@ -116,6 +120,12 @@ class RDPOConfig(DPOConfig):
             raise ValueError(f"nll_weight is a weight and cannot be negative, got {self.nll_weight}")
         if not 0 <= self.unchanged_weight <= 1:
             raise ValueError(f"unchanged_weight lies in [0, 1], not {self.unchanged_weight}")
+        if self.optimism < 0:
+            raise ValueError(f"optimism is a weight and cannot be negative, got {self.optimism}")
+        if self.optimism and (self.references != "own" or self.unchanged_weight != 1):
+            raise ValueError(
+                "optimism goes with references='own' and unchanged_weight=1 alone; leave those, or set it 0"
+            )
         if self.mrpo_eta < 0:
             raise ValueError(f"mrpo_eta is a share of a log-probability and cannot be negative, got {self.mrpo_eta}")
         if self.mrpo_weight is not None and not 0 <= self.mrpo_weight <= 1:
@@ -178,6 +188,7 @@ def card_of(args: RDPOConfig) -> tuple[list[str], str, dict[str, str]]:
         "beta": args.beta,
         **args.knobs,
         **({"unchanged_weight": args.unchanged_weight} if args.unchanged_weight != 1 else {}),
+        **({"optimism": args.optimism} if args.optimism else {}),
         **({"mrpo_eta": args.mrpo_eta} if args.references in ("combined", "both") else {}),
         **({f"NLL on {args.nll_on}": args.nll_weight} if args.nll_weight else {}),
     }

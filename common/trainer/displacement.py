@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-CHOSEN, REJECTED, KL = "shift/chosen", "shift/rejected", "kl"
+CHOSEN, REJECTED, EXPLORED, KL = "shift/chosen", "shift/rejected", "shift/explored", "kl"
 """Logged: mean change of the answers' log-probability a token against the reference, and `divergence.answer_kl` of the
 chosen ones, both in nats."""
 FALLEN = 0.25
-"""Nats a token that chosen answers may lose before it is called bad: each of their words is then a fifth less likely.
+"""Nats a token that chosen or explored answers may lose before it is called bad: each of their words is then a fifth less likely.
 Ours."""
 TIMES = 10
 """How often a training measures KL; each costs the forwards of a few answers. What a tenth of it logs is its end."""
@@ -26,16 +26,22 @@ def last_of(history: Sequence[Mapping[str, float]], name: str) -> float:
 def movement(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """What a training's log says at its end of `CHOSEN`, `REJECTED` and `KL`; without those it never logged, so empty
     for a supervised row."""
-    found = {name: last_of(history, name) for name in (CHOSEN, REJECTED, KL)}
+    found = {name: last_of(history, name) for name in (CHOSEN, REJECTED, EXPLORED, KL)}
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
 def warning(history: Sequence[Mapping[str, float]]) -> str:
-    """A sentence where chosen answers have lost more than `FALLEN`, else ""."""
-    moved = movement(history)
-    if moved.get(CHOSEN, 0.0) >= -FALLEN:
-        return ""
-    return (
-        f"chosen answers lost {-moved[CHOSEN]:.2f} nats a token against the reference, rejected ones {-moved[REJECTED]:.2f}: "
-        f"the loss pushes both down, and what gains is neither; see {PAGE}"
-    )
+    """A sentence where chosen answers have lost more than `FALLEN`, and one where the student's explored ones have; ""
+    for neither."""
+    moved, said = movement(history), []
+    if moved.get(CHOSEN, 0.0) < -FALLEN:
+        said.append(
+            f"chosen answers lost {-moved[CHOSEN]:.2f} nats a token against the reference, rejected ones {-moved[REJECTED]:.2f}: "
+            f"the loss pushes both down, and what gains is neither; see {PAGE}"
+        )
+    if moved.get(EXPLORED, 0.0) < -FALLEN:
+        said.append(
+            f"the student's explored answers lost {-moved[EXPLORED]:.2f} nats a token against the reference, and nothing bounds "
+            "how far optimism pushes them down; lower optimism or learning_rate"
+        )
+    return "; ".join(said)

@@ -1,4 +1,4 @@
-"""What is settled before `RDPOTrainer` trains: its arguments, the adapter it goes on from, and the rows of its data."""
+"""What is settled before `RDPOTrainer` trains: its arguments, models and checkpoint, and the rows of its data."""
 
 from __future__ import annotations
 
@@ -14,16 +14,37 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import is_conversational
 
-from common.data.preference import SCORES, WEIGHT
-from common.student.load import check_prompt_is_prefix
+from common.data.preference import CUT, EXPLORED, SCORES, WEIGHT
+from common.runtime import nearest
+from common.student.load import check_prompt_is_prefix, emulates_bfloat16
+from common.trainer.collator import EXPLORED_IDS
 from common.trainer.config import RDPOConfig
+
+
+def check_models(model: str | torch.nn.Module, ref_model: torch.nn.Module | None) -> None:
+    """Raises ValueError for the folder of an adapter, TypeError for what is neither a name nor a loaded model."""
+    if not isinstance(model, str | torch.nn.Module):
+        raise TypeError(f"model must be a name, a folder or a loaded model, not {type(model).__name__}")
+    if not isinstance(ref_model, torch.nn.Module | None):
+        raise TypeError(
+            f"ref_model must be a loaded model, not {type(ref_model).__name__}; AutoModelForCausalLM.from_pretrained(name) loads one"
+        )
+    if (
+        isinstance(model, str)
+        and Path(model, "adapter_config.json").exists()
+        and not Path(model, "config.json").exists()
+    ):
+        raise ValueError(
+            f"{model} is an adapter: to go on from it, give PeftModel.from_pretrained(base, {model!r}, is_trainable=True)"
+        )
 
 
 def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPOConfig:
     """The arguments with what the data decide: the method where none are given, and whether the reference is computed
     beforehand.
 
-    Raises TypeError for arguments of another class, ValueError for an empty dataset.
+    Warns of bfloat16 on a CPU that emulates it. Raises TypeError for arguments of another class, ValueError for an empty
+    dataset.
     """
     columns = columns_of(train_dataset)
     if isinstance(train_dataset, Dataset | IterableDataset) and not columns:
@@ -41,6 +62,11 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
         raise TypeError(
             f"args must be an RDPOConfig, not {type(args).__name__}: the same settings, and method= for the loss"
         )
+    if args.bf16 and emulates_bfloat16():
+        warnings.warn(
+            "bf16=True, the default, on a CPU without units for bfloat16: a step takes many times as long as in float32; set bf16=False",
+            stacklevel=3,
+        )
     if args.precompute_ref_log_probs is None:
         args = copy.copy(args)  # the caller's stay undecided
         datasets = [train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])]
@@ -51,6 +77,19 @@ def settled(args: RDPOConfig | None, model, train_dataset, eval_dataset) -> RDPO
 
 def columns_of(dataset) -> set[str]:
     return set(next(iter(dataset), {})) if isinstance(dataset, Dataset | IterableDataset) else set()
+
+
+def check_answers(dataset: Dataset | IterableDataset, name: str) -> None:
+    """Raises ValueError for a dataset without both answers, and for a row of a table in which a text is missing."""
+    columns = columns_of(dataset)
+    if columns and (lacking := [column for column in ("chosen", "rejected") if column not in columns]):
+        raise ValueError(
+            f"the {name} dataset has no column {lacking[0]!r}{nearest(lacking[0], columns)}; there are {', '.join(sorted(columns))}"
+        )
+    for column in ("prompt", "chosen", "rejected") if isinstance(dataset, Dataset) else ():
+        for row, text in enumerate(dataset[column] if column in columns else ()):
+            if text is None:
+                raise ValueError(f"{column} of row {row} of the {name} dataset is missing; leave such pairs out")
 
 
 def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
@@ -68,10 +107,29 @@ def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
     return parameters
 
 
+def explored_ids(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, list[int]]:
+    """`explored_ids`, what a row's explored answer adds to the tokens of the prompt: its end, too, unless it was cut
+    off; [] for none. Raises ValueError where the prompt's tokens do not open those of both."""
+    if not is_conversational(row):
+        raise ValueError(
+            f"the column {EXPLORED} of the {name} dataset needs conversations: prompt, chosen and rejected as messages"
+        )
+    if not row[EXPLORED]:
+        return {EXPLORED_IDS: []}
+    template = _template_of(row)
+    ids = tokenizer.apply_chat_template(
+        [*row["prompt"], *row[EXPLORED]], continue_final_message=bool(row.get(CUT)), return_dict=True, **template
+    )["input_ids"]
+    if ids[: len(row["prompt_ids"])] != row["prompt_ids"]:
+        where = f"{EXPLORED} completion of {_place(row, number, name)}"
+        check_prompt_is_prefix(tokenizer, row["prompt"], row[EXPLORED], where, **template)
+    return {EXPLORED_IDS: ids[len(row["prompt_ids"]) :]}
+
+
 def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, Any]:
     """The row as it is. Raises ValueError for an answer without tokens, a weight that is none, and for a prompt that TRL
     has cut, with a warning that is easily missed."""
-    where = f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+    where = _place(row, number, name)
     for side in ("chosen", "rejected"):
         if not len(row[f"{side}_ids"]):
             raise ValueError(
@@ -82,11 +140,7 @@ def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str,
             f"the weight of row {number} of the {name} dataset is {row[WEIGHT]!r}; weights are finite numbers, 0 or more"
         )
     if is_conversational(row):
-        tools = row.get("tools")
-        template = {
-            "tools": json.loads(tools) if isinstance(tools, str) else tools,
-            **(row.get("chat_template_kwargs") or {}),
-        }
+        template = _template_of(row)
         if len(row["prompt_ids"]) < len(
             tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True, **template)[
                 "input_ids"
@@ -95,3 +149,31 @@ def checked(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str,
             for side in ("chosen", "rejected"):
                 check_prompt_is_prefix(tokenizer, row["prompt"], row[side], f"{side} completion of {where}", **template)
     return row
+
+
+def _place(row: dict[str, Any], number: int, name: str) -> str:
+    return f"pair {row.get('id', number)}" + (f" of the {name} dataset" if name != "train" else "")
+
+
+def _template_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What a conversation's template is rendered with besides its messages."""
+    tools = row.get("tools")
+    return {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }
+
+
+def last_whole_checkpoint(folder: str) -> str:
+    """The newest checkpoint that was written to its end, which is where the trainer's state is.
+
+    Raises ValueError for none.
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # killed while it was written
+            continue
+        return str(path)
+    raise ValueError(f"no whole checkpoint in {folder} to resume from; train() begins anew")

@@ -1,11 +1,12 @@
 """Refined DPO (rDPO) as a small subclass of TRL's `DPOTrainer`: the same trainer, with scores in the loss.
 
 Takes any preference dataset in TRL's format, with `score_chosen` and `score_rejected` where the method reads them, and
-a `weight` that multiplies the loss of its pair, where there is one (weighted DPO); everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What differs from TRL: the
-loss is `preference_loss`, a pair's prompt is computed once for both answers and the head on completion positions only
-(`common.logprobs`), reference log-probabilities are kept on disk, adapters stay in float32 (TRL's bfloat16 rounds small
-updates away), and metrics that need the logits of all words are left out. docs/trainer.md lists what is the same, what
-differs and what is refused.
+a `weight` that multiplies the loss of its pair, where there is one (weighted DPO), and with `optimism` a third answer,
+`explored`, in the loss; everything else (arguments, chat templates, PEFT, reference model, checkpoints) is TRL's. What
+differs from TRL: the loss is `preference_loss`, a pair's prompt is computed once for all answers and the head on
+completion positions only (`common.logprobs`), reference log-probabilities are kept on disk, and adapters stay in
+float32 (TRL's bfloat16 rounds small updates away). docs/trainer.md lists what is the same, what differs and what is
+refused.
 
 Relies on names inside trl 1.16 (`_prepare_dataset`, `_compute_loss`, `compute_ref_log_probs`, `_precompute_ref_logps`,
 `_metrics`, `_set_signature_columns_if_needed`, ...); tests/test_contract.py fails when they drift.
@@ -20,6 +21,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +33,43 @@ from transformers import ProcessorMixin
 from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference, is_peft_model, use_adapter
 
-from common.data.preference import SCORES, WEIGHT, with_normalised_scores
-from common.logprobs.compute import balanced_logprobs, grouped_logprobs
+from common.data.preference import EXPLORED, SCORES, WEIGHT, with_normalised_scores
+from common.logprobs.compute import balanced_logprobs, watched_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
 from common.logprobs.masks import give_attention_back
 from common.logprobs.packing import Sequence
 from common.logprobs.reference import ReferenceCache, reference_identity
-from common.loss import LIKELIHOOD, LOOKS_AT, weighted_loss, weighted_references
+from common.loss import LIKELIHOOD, LOOKS_AT, optimism_term, weighted_loss, weighted_references
 from common.runtime import Progress
 from common.schema import fingerprint
 from common.student.adapters import adapters_to_float32
 from common.student.load import forbid_cpu_repacking, learned_positions
-from common.trainer.collator import REFERENCE, SECOND, TEXT_ONLY, TOKENS, ScoreCollator
+from common.trainer.collator import (
+    EXPLORED_IDS,
+    EXPLORED_REFERENCE,
+    REFERENCE,
+    SECOND,
+    TEXT_ONLY,
+    TOKENS,
+    ScoreCollator,
+    groups_of,
+    sides_there,
+)
 from common.trainer.config import RDPOConfig, card_of
-from common.trainer.displacement import CHOSEN, REJECTED
 from common.trainer.finite import StopWhenNotFinite, not_finite
 from common.trainer.kl import ANSWERS, KLMeter
-from common.trainer.prepare import checked, columns_of, settled, trainable
-
-Sides = tuple[Tensor, Tensor, Tensor]
+from common.trainer.logged import Side, of_answers, of_words
+from common.trainer.prepare import (
+    check_answers,
+    check_models,
+    checked,
+    columns_of,
+    explored_ids,
+    last_whole_checkpoint,
+    settled,
+    trainable,
+)
 
 
 class RDPOTrainer(DPOTrainer):
@@ -70,9 +89,9 @@ class RDPOTrainer(DPOTrainer):
     Raises:
         ValueError: a score outside `args.score_range` or no number, no scores for a method that needs them, a
             conversation whose prompt tokens are no prefix of prompt and completion (TRL would cut the prompt where they
-            part), an empty completion, more tokens than a model has positions, images, or a loss or gradient that is
-            not finite.
-        TypeError: `args` or a dataset of another kind.
+            part), a missing column or text, an empty completion, more tokens than a model has positions, images, an
+            adapter's folder as the model, or a loss or gradient that is not finite.
+        TypeError: a model, `args` or a dataset of another kind.
     """
 
     _is_reference = False
@@ -92,6 +111,7 @@ class RDPOTrainer(DPOTrainer):
                 processing_class = processing_class if train_dataset is None else train_dataset
                 train_dataset, eval_dataset = args, eval_dataset if data_collator is None else data_collator
             ref_model, args, data_collator = None, ref_model, None
+        check_models(model, ref_model)
         args = settled(args, model, train_dataset, eval_dataset)
         if isinstance(processing_class, ProcessorMixin):
             raise ValueError(TEXT_ONLY)
@@ -115,14 +135,7 @@ class RDPOTrainer(DPOTrainer):
         )  # fmt: skip
         if self._is_vlm:
             raise ValueError(TEXT_ONLY)
-        if not isinstance(self.data_collator, ScoreCollator):
-            trls = type(self.data_collator) is DataCollatorForPreference
-            options = (
-                asdict(self.data_collator)
-                if trls
-                else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
-            )
-            self.data_collator = ScoreCollator(**options)
+        self._collate_scores()
         for parameter, values in begun:
             parameter.data = values  # as they were before TRL rounded them
         if is_peft_model(self.model):
@@ -136,9 +149,10 @@ class RDPOTrainer(DPOTrainer):
             raise ValueError(
                 "kl_budget needs a reference beside the policy: an adapter or ref_model, on a model that is not sharded; leave it 0"
             )
-        if self.aux_loss_enabled and args.unchanged_weight != 1:
+        if self.aux_loss_enabled and (args.unchanged_weight != 1 or args.optimism):
+            given = "optimism" if args.optimism else "unchanged_weight"
             raise ValueError(
-                "unchanged_weight and the balance loss of a mixture of experts do not go together; set router_aux_loss_coef=0"
+                f"{given} and the balance loss of a mixture of experts do not go together; set router_aux_loss_coef=0"
             )
         if self.aux_loss_enabled and args.packed:
             warnings.warn(
@@ -154,6 +168,17 @@ class RDPOTrainer(DPOTrainer):
     def unscored(self) -> int:
         return self.left_out.get("train", {}).get("unscored", 0)
 
+    def _collate_scores(self) -> None:
+        if isinstance(self.data_collator, ScoreCollator):
+            return
+        trls = type(self.data_collator) is DataCollatorForPreference
+        options = (
+            asdict(self.data_collator)
+            if trls
+            else {"pad_token_id": self._tokenizer.pad_token_id, "inner": self.data_collator}
+        )
+        self.data_collator = ScoreCollator(**options)
+
     def _forbid_cpu_repacking(self) -> None:
         for model in filter(None, (self.model, self.ref_model, self.second_reference)):
             forbid_cpu_repacking(model)
@@ -166,16 +191,22 @@ class RDPOTrainer(DPOTrainer):
             raise TypeError(
                 f"the {dataset_name} dataset must be a Dataset or an IterableDataset, not {kind}; Dataset.from_list(rows) makes one"
             )
+        check_answers(dataset, dataset_name)
         reads = args.needs_scores or callable(args.method) and set(SCORES) <= columns_of(dataset)
         scored = with_normalised_scores(dataset, args.score_range, reads, dataset_name)
-        stale = [name for name in (*REFERENCE, *SECOND) if name in columns_of(scored)]
+        if args.optimism and EXPLORED not in columns_of(scored):
+            raise ValueError(
+                f"optimism={args.optimism:g} needs the column {EXPLORED}, the student's own answers (in the {dataset_name} dataset); set it 0 without them"
+            )
+        stale = [name for name in (*REFERENCE, *SECOND, EXPLORED_IDS, EXPLORED_REFERENCE) if name in columns_of(scored)]
         prepared = super()._prepare_dataset(scored.remove_columns(stale), processing_class, args, dataset_name)
         if next(iter(prepared), None) is None:
             raise ValueError(f"every prompt of the {dataset_name} dataset fills max_length={args.max_length}; raise it")
+        named = {"tokenizer": processing_class, "name": dataset_name}
+        if args.optimism:
+            prepared = prepared.map(explored_ids, with_indices=True, fn_kwargs=named)
         if isinstance(prepared, IterableDataset):
-            return prepared.map(
-                checked, with_indices=True, fn_kwargs={"tokenizer": processing_class, "name": dataset_name}
-            )
+            return prepared.map(checked, with_indices=True, fn_kwargs=named)
         for number, row in enumerate(prepared):
             checked(row, number, processing_class, dataset_name)
         counts = {"unscored": len(dataset) - len(scored), "prompt fills max_length": len(scored) - len(prepared)}
@@ -184,10 +215,12 @@ class RDPOTrainer(DPOTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *SCORES, *SECOND, WEIGHT, "length"]))
+        own = (*SCORES, *SECOND, EXPLORED_IDS, EXPLORED_REFERENCE, WEIGHT, "length")
+        self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
-        """The dataset with the columns `REFERENCE`, and `SECOND` where there is a second one.
+        """The dataset with the columns `REFERENCE`, `SECOND` where there is a second one, and `EXPLORED_REFERENCE` where
+        there are explored answers.
 
         A stream is left as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
         """
@@ -196,17 +229,20 @@ class RDPOTrainer(DPOTrainer):
         if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
         self._forbid_cpu_repacking()
+        self._collate_scores()  # TRL calls this within its __init__
         logps = self._kept_logps(self.ref_model or self.model, self._as_reference(), dataset, name)
+        columns = (*REFERENCE, *((EXPLORED_REFERENCE,) if EXPLORED_IDS in dataset.column_names else SECOND))
         if self.second_reference is not None:
             logps += self._kept_logps(self.second_reference, contextlib.nullcontext(), dataset, f"second of {name}")
-        for column, values in zip((*REFERENCE, *SECOND), logps):
+        for column, values in zip(columns, logps):
             dataset = dataset.add_column(column, list(values))
         return dataset
 
     def _kept_logps(
         self, model: torch.nn.Module, as_reference: contextlib.AbstractContextManager, dataset: Dataset, name: str
     ) -> list[tuple[float, ...]]:
-        """[of chosen, of rejected] of every pair under a model as a reference, from the cache where it has them.
+        """[of chosen, of rejected], and of explored completions where there are any, of every pair under a model as a
+        reference, from the cache where it has them.
 
         A missing pair is computed alone, so that its numbers hang on nothing but the pair and the model."""
         how = {
@@ -217,20 +253,22 @@ class RDPOTrainer(DPOTrainer):
         cache = ReferenceCache(
             self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how)
         )
-        rows = dataset.select_columns(list(TOKENS))
-        keys = [fingerprint(*self._reference_key(_groups(self.data_collator([row]))), digits=32) for row in rows]
+        rows = dataset.select_columns([name for name in (*TOKENS, EXPLORED_IDS) if name in dataset.column_names])
+        groups = [groups_of(self.data_collator([row])) for row in rows]
+        keys = [fingerprint(*self._reference_key(of_pair), digits=32) for of_pair in groups]
         missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
             progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
             with torch.no_grad(), self._attention_given_back(), as_reference:
                 for key in mine:
-                    batch = self._prepare_inputs(self.data_collator([rows[missing[key]]]))
-                    found[key] = tuple(float(logps) for logps in self._logps(model, batch))
+                    row, (answers,) = rows[missing[key]], groups[missing[key]]
+                    batch = self._prepare_inputs(self.data_collator([row]))
+                    found[key] = tuple(float(logps) for logps, _ in zip(self._logps(model, batch), answers))
                     cache.add_now_and_then(found)
                     progress(1)
             cache.add(dict(gather_object(list(found.items()))))
-        return list(zip(*(cache.values[key] for key in keys)))
+        return list(zip_longest(*(cache.values[key] for key in keys), fillvalue=0.0))
 
     def _reference_key(self, groups: list[list[Sequence]]) -> list[Any]:
         """What decides a pair's reference numbers, for the cache."""
@@ -250,6 +288,9 @@ class RDPOTrainer(DPOTrainer):
 
         Raises ValueError where the reference is the model before training, and training has begun.
         """
+        return self._reference_logps(model, inputs)[:2]
+
+    def _reference_logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         with torch.no_grad(), self._as_reference():
             return self._logps(self.ref_model or model, inputs)
 
@@ -264,7 +305,7 @@ class RDPOTrainer(DPOTrainer):
                 batch = self._prepare_inputs(
                     self.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
                 )
-                policy, reference = self._logps(self.model, batch), [batch[name] for name in REFERENCE]
+                policy, reference = self._logps(self.model, batch)[:2], [batch[name] for name in REFERENCE]
                 gaps = [chosen - rejected for chosen, rejected in (policy, reference)]
                 found.append(self.args.beta * (gaps[0] - gaps[1]))
         self.model.train(was_training)
@@ -298,11 +339,17 @@ class RDPOTrainer(DPOTrainer):
         else:
             yield
 
-    def _logps(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """(batch,) of chosen and of rejected completions; 0 where `computed` (batch, 2) says that nobody looks."""
+    def _logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """(batch,) of chosen, of rejected and, where the batch has them, of explored completions."""
+        return self._watched_logps(model, inputs, watch=False)[0]
+
+    def _watched_logps(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], computed: Tensor | None = None, watch: bool = True
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """As `_logps`, and sums of `head.watched` over the tokens of chosen and rejected ones, (batch, 2, 4); 0 where
+        `computed` (batch, 2) says that nobody looks, and where nothing was explored."""
         groups = self._groups_that_fit(inputs)
+        computed = sides_there(inputs, computed)
         weights = self._weights(groups)
         if computed is not None:
             kept = lambda pairs: [
@@ -311,12 +358,13 @@ class RDPOTrainer(DPOTrainer):
             groups, weights = kept(groups), weights and kept(weights)
         tokens = weights and torch.tensor([weight for pair in weights for side in pair for weight in side])
         with self.accelerator.autocast():
-            logps = grouped_logprobs(
-                model, [group for group in groups if group], packed=self.args.packed, weights=tokens
+            found = watched_logprobs(
+                model, [group for group in groups if group], packed=self.args.packed, weights=tokens, watch=watch
             )
         if computed is not None:
-            logps = logps.new_zeros(computed.numel()).masked_scatter(computed.flatten(), logps)
-        return _by_side(logps)
+            found = tuple(_in_place(values, computed) for values in found)
+        logps, seen = (values.unflatten(0, (-1, 2 if computed is None else computed.size(1))) for values in found)
+        return logps.unbind(1), seen[:, :2]
 
     def _computed(self, score_gap: Tensor | None) -> Tensor | None:
         """(batch, 2): whether training looks at a chosen and a rejected completion; None where it looks at all. One
@@ -333,7 +381,7 @@ class RDPOTrainer(DPOTrainer):
         return computed
 
     def _groups_that_fit(self, inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-        groups = _groups(inputs)
+        groups = groups_of(inputs)
         longest = max(len(ids) for group in groups for ids, _ in group)
         if self._positions and longest > self._positions:
             raise ValueError(
@@ -352,31 +400,36 @@ class RDPOTrainer(DPOTrainer):
         computed = None if self.aux_loss_enabled else self._computed(score_gap)
         if self.aux_loss_enabled:
             with self.accelerator.autocast():
-                logps, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
-            chosen_logps, rejected_logps = _by_side(logps)
+                logps, seen, balance = balanced_logprobs(model, self._groups_that_fit(inputs))
+            policy, seen = logps.unflatten(0, (-1, 2)).unbind(1), seen.unflatten(0, (-1, 2))
         else:
-            chosen_logps, rejected_logps = self._logps(model, inputs, computed)
-        if self.precompute_ref_logps and REFERENCE[0] in inputs:
-            reference_chosen_logps, reference_rejected_logps = (inputs[name] for name in REFERENCE)
+            policy, seen = self._watched_logps(model, inputs, computed)
+        columns = (*REFERENCE, EXPLORED_REFERENCE)[: len(policy)]
+        if self.precompute_ref_logps and set(columns) <= set(inputs):
+            reference = tuple(inputs[name] for name in columns)
         else:
-            reference_chosen_logps, reference_rejected_logps = self.compute_ref_log_probs(model, inputs)
-        own = torch.stack((reference_chosen_logps, reference_rejected_logps))
+            reference = self._reference_logps(model, inputs)
+        own = torch.stack(reference[:2])
         second = own if args.references == "own" else self._second_logps(inputs)
         references = weighted_references(args.references, own, second, args.mrpo_weight, args.mrpo_eta)
-        losses, chosen_rewards, rejected_rewards = weighted_loss(
+        losses, *rewards = weighted_loss(
             args.method,
-            (chosen_logps, rejected_logps),
+            policy[:2],
             references,
             score_chosen,
             score_rejected,
             beta=args.beta,
             **args.knobs,
         )
+        lengths = inputs["completion_mask"].sum(dim=1).chunk(2)
         if args.nll_weight:
             counts = LIKELIHOOD[args.nll_on](torch.zeros_like(losses) if score_gap is None else score_gap)
-            tokens = inputs["completion_mask"].sum(dim=1).chunk(2)
-            for counted, logps, length in zip(counts, (chosen_logps, rejected_logps), tokens):  # (batch,) each
+            for counted, logps, length in zip(counts, policy, lengths):  # (batch,) each
                 losses = losses - args.nll_weight * counted * logps / length
+        if len(policy) > 2:
+            losses = losses + optimism_term(policy[2], reference[2], beta=args.beta, optimism=args.optimism)
+            rewards.append((args.beta * (policy[2] - reference[2])).detach())
+            lengths = (*lengths, inputs["explored_completion_mask"].sum(dim=1))
         if WEIGHT in inputs:
             losses = losses * inputs[WEIGHT]
         loss = losses.mean()
@@ -385,49 +438,30 @@ class RDPOTrainer(DPOTrainer):
             metrics["aux_loss"].append(self.accelerator.gather_for_metrics(balance.detach()).mean().item())
         if self.model.training and not loss.isfinite():
             raise ValueError(not_finite(f"loss of step {self.state.global_step + 1}", args))
-        lengths = inputs["completion_mask"].sum(dim=1).chunk(2)
-        of_chosen, of_rejected = (
-            (rewards, logps.detach(), (logps.detach() - reference) / length)
-            for rewards, logps, reference, length in zip(
-                (chosen_rewards, rejected_rewards),
-                (chosen_logps, rejected_logps),
-                (reference_chosen_logps, reference_rejected_logps),
-                lengths,
-            )
-        )
-        if computed is not None:
-            of_chosen, of_rejected = (
+        sides = [
+            (reward, logps.detach(), (logps.detach() - of_reference) / length)
+            for reward, logps, of_reference, length in zip(rewards, policy, reference, lengths)
+        ]
+        if (looked_at := sides_there(inputs, computed)) is not None:
+            sides = [
                 tuple(torch.where(side, value, torch.nan) for value in values)
-                for side, values in zip(computed.unbind(1), (of_chosen, of_rejected))
-            )
-        self._log_batch(inputs, of_chosen, of_rejected)
+                for side, values in zip(looked_at.unbind(1), sides)
+            ]
+        self._log_batch(inputs, sides, seen.sum(dim=0))
         if not return_outputs:
             return loss
         with torch.no_grad():  # logits of all positions and words, which the loss never makes
             return loss, model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
 
-    def _log_batch(self, inputs: dict[str, Tensor], of_chosen: Sides, of_rejected: Sides) -> None:
-        """Means over the completions that were computed; the others are NaN.
-
-        of_chosen, of_rejected: reward, log-probability, and its change against the reference a token, (batch,) each."""
-        (chosen_rewards, chosen_logps, chosen_shift), (rejected_rewards, rejected_logps, rejected_shift) = (
-            of_chosen,
-            of_rejected,
-        )
+    def _log_batch(self, inputs: dict[str, Tensor], sides: list[Side], seen: Tensor) -> None:
+        """Means over the completions that were computed, the others being NaN, and over their tokens."""
         metrics = self._metrics["train" if self.model.training else "eval"]
-        values = {
-            "rewards/chosen": chosen_rewards,
-            "rewards/rejected": rejected_rewards,
-            "rewards/margins": (margins := chosen_rewards - rejected_rewards),
-            "rewards/accuracies": torch.where(margins.isnan(), margins, (margins > 0).float()),
-            "logps/chosen": chosen_logps,
-            "logps/rejected": rejected_logps,
-            CHOSEN: chosen_shift,
-            REJECTED: rejected_shift,
-        }
-        for name, value in values.items():
-            if not math.isnan(average := self.accelerator.gather(value).nanmean().item()):
-                metrics[name].append(average)
+        gather = self.accelerator.gather
+        means = {name: gather(value).nanmean().item() for name, value in of_answers(sides).items()}
+        means |= of_words(gather(seen.unsqueeze(0)).sum(dim=0))
+        for name, mean in means.items():
+            if not math.isnan(mean):
+                metrics[name].append(mean)
         if self.model.training:
             self._latest = inputs
             self._total_train_tokens += (
@@ -462,13 +496,24 @@ class RDPOTrainer(DPOTrainer):
             for model in filter(None, (self.model, self.ref_model, self.second_reference)):
                 give_attention_back(model)
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """TRL's; `resume_from_checkpoint=True` passes over a checkpoint that was being written when a training was
+        killed."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         with self._attention_given_back():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluation_loop(self, *args, **kwargs):
         with self._attention_given_back():
             return super().evaluation_loop(*args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        """TRL's; the state of an older checkpoint in its place goes first, so that one with a state is whole."""
+        if self.args.should_save:
+            folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
+            (folder / "trainer_state.json").unlink(missing_ok=True)
+        super()._save_checkpoint(model, trial)
 
     def _save(self, *args, **kwargs):
         """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its
@@ -484,17 +529,7 @@ class RDPOTrainer(DPOTrainer):
             self.args.method = method
 
 
-def _by_side(logps: Tensor) -> tuple[Tensor, Tensor]:
-    chosen_logps, rejected_logps = logps.view(-1, 2).unbind(1)
-    return chosen_logps, rejected_logps
-
-
-def _groups(inputs: dict[str, Tensor]) -> list[list[Sequence]]:
-    """[chosen, rejected] of every pair, as the collator truncated and padded them."""
-    ids, kept, scored = (inputs[name].cpu() for name in ("input_ids", "attention_mask", "completion_mask"))
-    rows = zip(ids, kept.bool(), scored.sum(dim=1))
-    sequences = [
-        (row[mask].tolist(), max(1, int(mask.sum() - count))) for row, mask, count in rows
-    ]  # nothing predicts a first token
-    pairs = len(sequences) // 2
-    return [[sequences[i], sequences[pairs + i]] for i in range(pairs)]
+def _in_place(values: Tensor, computed: Tensor) -> Tensor:
+    """Values of the completions that were computed, among 0 for the others."""
+    mask = computed.view(-1, *[1] * (values.dim() - 1))
+    return values.new_zeros(computed.numel(), *values.shape[1:]).masked_scatter(mask, values)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from common.data.preference import SCORES
+from common.data.preference import SCORES, trained_on
 from common.evaluation.answers import answers_by_set
 from common.loss import weighted_loss, weighted_references
 from common.methods import METHODS, existing
@@ -17,9 +17,14 @@ from common.training.train import preference_trainer
 
 
 def preference_methods(methods: Sequence[str]) -> list[str]:
-    """Those trained with a preference loss alone, whose first loss scores decide: no likelihood is in it."""
+    """Those trained with a preference loss alone on the pairs given, whose first loss scores decide: no likelihood is
+    in it."""
     rows = {method: METHODS[method] for method in methods if method in METHODS}
-    own = [method for method, row in rows.items() if row.loss and not (row.extrapolates or row.rounds or row.types)]
+    own = [
+        method
+        for method, row in rows.items()
+        if row.loss and not (row.extrapolates or row.rounds or row.types or row.remakes)
+    ]
     return [method for method in own if not rows[method].nll_on]
 
 
@@ -40,7 +45,7 @@ def loss_before_training(run: Experiment, method: str, seed: int, pairs: int = 1
     Before the first step every log-ratio is 0, so the loss is a function of the scores alone, and of what a second
     reference says, where the row has one."""
     settings = run.settings_of(method, seed)
-    chosen = [pair for pair in run.pairs_of(seed) if pair.is_scored][:pairs]
+    chosen = trained_on(run.pairs_of(seed), method, METHODS[method].sees_scores)[:pairs]
     model, tokenizer = load_student(run.student, **run.load)
     trainer, _ = preference_trainer(method, model, tokenizer, chosen, settings, run.output / "step-0")
     with torch.no_grad():

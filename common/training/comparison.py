@@ -6,16 +6,17 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from common.chat.model import ChatModel
 from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import TrainedStudent
+from common.evaluation.card import card
 from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
-from common.evaluation.result import Result, add_finished, card, excerpts, finished_result, place_in_table, row_of
+from common.evaluation.result import Result, add_finished, excerpts, finished_result, place_in_table, row_of
 from common.methods import (
     METHODS,
     TrainSettings,
@@ -33,6 +34,7 @@ from common.training.annotators.run import check_annotators, mixture_prompts, ru
 from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
 from common.training.rounds.run import check_rounds, run_rounds
+from common.training.self_augmented.counts import counts_of
 from common.training.train import train
 
 SR_BEFORE = ("398bcbeb9c4a", "19cd4084ffea", "d271b4052b18")
@@ -169,6 +171,8 @@ class Experiment:
                 save_adapter(student.model, student.tokenizer, path.parent / "adapter", f"# {method}, seed {seed}\n")
             if student.policies:
                 more["mixture"] = dict(student.policies)
+            if made := counts_of(student.history):
+                more["made"] = asdict(made)
             result = self._evaluate(student, seed, made_of)
             if is_trained(method) and swapped:
                 result.swapped, result.metrics = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.preference import preference_dataset
+from common.data.preference import accepted, preference_dataset, trained_on
 from common.evaluation.answers import TrainedStudent
 from common.methods import (
     METHODS,
@@ -27,6 +27,7 @@ from common.student.dequantised import dequantised
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
 from common.training.second import base_again, load_second
+from common.training.self_augmented.counts import counts_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -49,7 +50,8 @@ def train(
             loaded.
         student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to
             `load_as_it_is`.
-        pairs: scored pairs; those without both scores are left out for every method alike.
+        pairs: scored pairs; those without both scores are left out for every method alike. Where none has both, methods
+            that read no scores train on all.
         output: folder for the trainer's checkpoints.
         start_adapter: folder of the adapter that a preference training goes on from, whose policy is then its reference;
             None begins a new one.
@@ -96,29 +98,33 @@ def train(
                 f"{method}: a training that goes on from {start_adapter} has that policy as its reference; leave reference = {settings.reference} out"
             )
         model = load_adapter(model, start_adapter, trainable=True)
-    scored, reward_gaps = [pair for pair in pairs if pair.is_scored], {}
-    if weights is not None:
+    used_pairs, reward_gaps = trained_on(pairs, method, METHODS[method].sees_scores), {}
+    if weights is not None and len(used_pairs) < len(pairs):
         weights = [weight for pair, weight in zip(pairs, weights, strict=True) if pair.is_scored]
     with dequantised(model):
         if METHODS[method].loss:
-            trainer, used = preference_trainer(method, model, tokenizer, scored, settings, Path(output), weights)
+            trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output), weights)
         else:
             from common.training.supervised import supervised_trainer
 
             arguments = common_arguments(model, settings, Path(output))
-            trainer, used = supervised_trainer(method, model, tokenizer, scored, settings, arguments)
+            trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
         if settings.steps_share < 1.0:
             from common.trainer.finite import EndAfter
 
             trainer.add_callback(EndAfter(settings.steps_share))
+        if settings.report_to != "none":
+            from common.training.tracking import track
+
+            track(trainer, settings.report_to, method, settings.as_dict(method))
         _report_progress(trainer, f"training {method}, seed {settings.seed}")
         trainer.train()
         if weights is not None:
             reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
-        if start_adapter:
-            trainer.model.delete_adapter("ref")  # TRL's copy of the start
+        for copy in sorted(set(trainer.model.peft_config) - {"default"}):  # what stood or moved beside the policy
+            trainer.model.delete_adapter(copy)
     trained = TrainedStudent(
-        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(scored),
+        method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(used_pairs),
         asked_for=settings.asked_for(method), reward_gaps=reward_gaps,
     )  # fmt: skip
     del trainer
@@ -150,14 +156,17 @@ def _report_progress(trainer: Trainer, label: str) -> None:
 
         def on_log(self, args, state, control, logs=None, **kwargs):
             if CHOSEN in logs:
-                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token"
+                made = counts_of([logs])
+                of_made = f", {made.answers} answers made" if made else ""
+                self.progress.note = f"chosen {logs[CHOSEN]:+.2f} nats a token{of_made}"
 
         def on_step_end(self, args, state, control, **kwargs):
             self.progress(1)
 
         def on_train_end(self, args, state, control, **kwargs):
-            if said := warning(state.log_history):
-                print(f"{label}: {said}", flush=True)
+            for said in (counts_of(state.log_history), warning(state.log_history)):
+                if said:
+                    print(f"{label}: {said}", flush=True)
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Report())
@@ -172,7 +181,7 @@ def common_arguments(model: PreTrainedModel, settings: TrainSettings, output: Pa
         "output_dir": str(output), "num_train_epochs": settings.epochs, "per_device_train_batch_size": at_a_time,
         "gradient_accumulation_steps": settings.batch_size // at_a_time,
         "lr_scheduler_type": "linear", "warmup_steps": 0.1, "train_sampling_strategy": "group_by_length", "logging_steps": 1, "logging_first_step": True, "save_strategy": "no",
-        "report_to": "none", "use_cpu": not torch.cuda.is_available(),
+        "report_to": settings.report_to, "use_cpu": not torch.cuda.is_available(),
         "bf16": model.dtype == torch.bfloat16,  # computes the float32 adapters as the model computes, instead of casting back and forth
         "gradient_checkpointing": torch.cuda.is_available(), "max_length": settings.max_length,
         "seed": settings.seed, "disable_tqdm": True, "dataloader_pin_memory": torch.cuda.is_available(),
@@ -185,19 +194,27 @@ def preference_trainer(
 ):  # fmt: skip
     """(trainer ready to train, number of pairs it uses: those whose prompt leaves room for an answer) for a row with a
     loss. A model with a trainable adapter goes on from it, and its policy is the reference. weights: one for each pair,
-    None for none."""
+    None for none. Raises ValueError for a row of accepted pairs alone where none is."""
     from common.trainer.config import RDPOConfig
     from common.trainer.rdpo import RDPOTrainer
+    from common.training.self_augmented.trainer import SelfAugmentedTrainer
 
     row, begun = METHODS[method], hasattr(model, "disable_adapter")
+    if row.accepted_only and not (pairs := accepted(pairs)):
+        raise ValueError(f"{method}: no revision scored higher than its original, so there is nothing to train on")
     arguments = RDPOConfig(
         method=row.loss, nll_on=row.nll_on or "all", nll_weight=settings.nll_weight if row.nll_on else 0.0, learning_rate=settings.learning_rate, beta=settings.beta,
         reference_cache=None if begun else str(resolve("runs/models/reference")), kl_budget=settings.kl_budget, unchanged_weight=settings.unchanged_weight if row.edits else 1.0,
-        references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
+        optimism=settings.optimism if row.explores else 0.0,
+        references=row.references, mrpo_eta=settings.mrpo_eta, mrpo_weight=settings.mrpo_weight,
+        precompute_ref_log_probs=False if row.remakes else None, **settings.knobs_of(row.loss), **common_arguments(model, settings, output),
     )  # fmt: skip
     reference = base_again(model, tokenizer) if settings.reference == "unquantised" else None
     second = None if row.references == "own" else load_second(settings, model, tokenizer)
-    trainer = RDPOTrainer(
+    kind = RDPOTrainer
+    if row.remakes:
+        kind = partial(SelfAugmentedTrainer, settings=settings.self_augmented if row.remakes == "segments" else None)
+    trainer = kind(
         model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs, weights), processing_class=tokenizer,
         peft_config=None if begun else lora_settings(settings.lora_rank), second_reference=second,
     )  # fmt: skip

@@ -1,12 +1,12 @@
-"""Speed and memory of our preference trainer against TRL's `DPOTrainer`, stock and with precomputed reference.
+"""Speed and memory of our preference trainer against TRL's `DPOTrainer`, stock and with precomputed reference, and of SFT against `SFTTrainer`.
 
-    python tests/benchmarks/train_step.py [--rows ROWS.jsonl] [--rounds 2] [--only bars,real,grid,growth,profile]
+    python tests/benchmarks/train_step.py [--rows ROWS.jsonl] [--rounds 5] [--only bars,real,sft,grid,growth,profile]
 
 The same model with the same LoRA, the same pairs, batch, threads and gradient checkpointing. Every contestant runs in a
 process of its own, in turn: `--rounds` times three steps in the cases with SmolLM2's own size, two steps in grid and growth;
-medians count. A step is everything between two optimiser updates; a cold epoch
-adds what comes before the first one, our reference pass included. Writes results/benchmarks.json after every cell, then a
-table and a figure.
+medians count, minimum and maximum over the rounds stand beside them. A step is everything between two optimiser updates; a cold
+epoch adds what comes before the first one, our reference pass included. A step of dSC is one of SFT: it trains on fewer rows. Writes
+results/benchmarks.json after every cell, then a table and a figure.
 
 ROWS.jsonl holds the persona pairs that `common/profiles/small/prepare.py` describes; without it there is no real case.
 """
@@ -15,32 +15,37 @@ import argparse
 import json
 import multiprocessing
 import os
-import random
-import resource
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from contest import (
+    LORA_RANK,
+    SMOLLM2,
+    Clock,
+    floor_operations,
+    make_model,
+    matmul_rate,
+    name_of,
+    peak_gib,
+    random_pairs,
+    trainer_for,
+)
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
-from trl import DPOConfig, DPOTrainer
 
 from common.profiles.small.prepare import cut
 from common.profiles.small.smollm2 import smollm2
 from common.report.figures import save_figure
 from common.runtime import quiet_libraries
 from common.storage import read_lines, write_json
-from common.student.adapters import lora_settings
-from common.student.load import load_student
-from common.trainer.config import RDPOConfig
-from common.trainer.rdpo import RDPOTrainer
+from common.student.load import best_compute_dtype, load_student
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "results" / "benchmarks.json"
 CONTESTANTS = ("ours", "trl", "trl_precomputed")
-SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
+SFT = ("ours_sft", "trl_sft")
 TENTH = {**SMOLLM2, "num_hidden_layers": 3, "vocab_size": 4915}
 """A tenth of SmolLM2-135M: its width, and the same share of work in the head."""
 KINDS = {  # (NF4, checkpointing): name, marker and line in the figure
@@ -48,32 +53,10 @@ KINDS = {  # (NF4, checkpointing): name, marker and line in the figure
     (False, False): ("float32", "^", ":"), (False, True): ("float32, checkpointing", "v", "-."),
 }  # fmt: skip
 GRID = [(prompt, answer) for prompt in (60, 300, 800) for answer in (60, 120, 300)]  # tokens
-LORA_RANK = 16
 
 
 def measured_before():
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def make_model(folder, shape):
-    """Random weights, tied embeddings, and a tokenizer for which one word is one token."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    words = {"<pad>": 0, "<end>": 1, "<unknown>": 2} | {f"w{i}": i for i in range(3, shape["vocab_size"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<pad>", unk_token="<unknown>")
-    wrapped.chat_template = "{% for message in messages %}{{ message['content'] + ' ' }}{% endfor %}"
-    torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=True, max_position_embeddings=2048, eos_token_id=1, pad_token_id=0)).save_pretrained(folder)
-    wrapped.save_pretrained(folder)
-
-
-def random_pairs(count, prompt, answer, vocabulary):
-    draw = random.Random(0)
-    words = lambda n: " ".join(f"w{draw.randrange(3, vocabulary)}" for _ in range(n))  # noqa: E731
-    return [{"prompt": words(prompt) + " ", "chosen": words(answer - 1) + " <end>", "rejected": words(answer - 1) + " <end>"} for _ in range(count)]
 
 
 def persona_pairs(rows_file, count):
@@ -91,61 +74,19 @@ def measure(contestant, folder, pairs, batch, steps, four_bit, checkpointing, pr
     """Trains one step that does not count, then `steps` more; figures of this process. `profiled`: one more callback."""
     quiet_libraries()
     model, tokenizer = load_student(folder, four_bit=four_bit, compute_dtype=None if four_bit else torch.float32)
-    options = {
-        "output_dir": tempfile.mkdtemp(dir=folder), "per_device_train_batch_size": batch, "max_length": None, "beta": 0.1, "learning_rate": 1e-4,
-        "bf16": model.dtype == torch.bfloat16, "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": checkpointing,
-        "max_steps": steps + 1, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "dataloader_pin_memory": False,
-    }  # fmt: skip
-    begun = time.perf_counter()
-    shared = {"train_dataset": Dataset.from_list(pairs), "processing_class": tokenizer, "peft_config": lora_settings(LORA_RANK)}
-    if contestant == "ours":
-        trainer = RDPOTrainer(model, args=RDPOConfig(method="dpo", **options), **shared)
-    else:
-        trainer = DPOTrainer(model, args=DPOConfig(precompute_ref_log_probs=contestant == "trl_precomputed", **options), **shared)
-    prepared = time.perf_counter() - begun
-    times = []
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *args, **kwargs):
-            times.append(-time.perf_counter())
-
-        def on_step_end(self, *args, **kwargs):
-            times[-1] += time.perf_counter()
-
-    trainer.add_callback(Clock())
+    dtype, begun = name_of(model.dtype), time.perf_counter()
+    trainer = trainer_for(contestant, model, tokenizer, pairs, tempfile.mkdtemp(dir=folder), per_device_train_batch_size=batch, gradient_checkpointing=checkpointing, max_steps=steps + 1)
+    prepared, clock = time.perf_counter() - begun, Clock()
+    trainer.add_callback(clock)
     if profiled:
         trainer.add_callback(profiled)
     loss = trainer.train().training_loss
-    step = statistics.median(times[1:])
-    lengths = {name: statistics.mean(map(len, trainer.train_dataset[f"{name}_ids"])) for name in ("prompt", "chosen", "rejected")}
+    step = statistics.median(clock.steps[1:])
+    lengths = {name: statistics.mean(map(len, trainer.train_dataset[f"{name}_ids"])) for name in ("prompt", "chosen", "rejected") if f"{name}_ids" in trainer.train_dataset.column_names}
     return {
         "seconds_per_step": step, "pairs_per_second": batch / step, "cold_seconds_per_pair": prepared / len(pairs) + step / batch,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "mean_loss": loss, "tokens": lengths,
+        "peak_gib": peak_gib(), "mean_loss": loss, "tokens": lengths, "computed_in": dtype,
     }  # fmt: skip
-
-
-def matmul_rate(dtype, size=2048):
-    """Floating-point operations a second of a square matrix product, the median of ten."""
-    a, b, times = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype), []
-    for _ in range(12):
-        begun = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - begun)
-    return 2 * size**3 / statistics.median(times[2:])
-
-
-def floor_operations(shape, prompt, answer):
-    """Floating-point operations that one pair cannot do without: prompt once, head on completions, frozen weights, nothing twice.
-
-    A product counts two operations a weight and token, once forward and once for the gradient of its input; LoRA counts three
-    times; attention three times what its queries see.
-    """
-    width, inner, layers, vocabulary = (shape[name] for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"))
-    key_width = width * shape["num_key_value_heads"] // shape["num_attention_heads"]
-    ends = [(width, width), (width, key_width), (width, key_width), (width, width), (width, inner), (width, inner), (inner, width)]
-    tokens, seen = prompt + 2 * (answer - 1), prompt**2 / 2 + 2 * ((answer - 1) * prompt + (answer - 1) ** 2 / 2)
-    weights, lora = sum(a * b for a, b in ends), sum(LORA_RANK * (a + b) for a, b in ends)
-    return layers * (tokens * (4 * weights + 6 * lora) + 12 * seen * width) + 4 * 2 * answer * vocabulary * width
 
 
 def where_time_goes(folder, pairs, batch, vocabulary):
@@ -184,6 +125,7 @@ def where_time_goes(folder, pairs, batch, vocabulary):
 def in_own_process(function, *arguments):
     """Runs it in a fork of a server that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["__main__", "bitsandbytes", "common.trainer.rdpo", "common.training.supervised"])  # of a test, the main module is pytest
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(send, function, *arguments))
     process.start()
@@ -201,33 +143,50 @@ def _send_result(send, function, *arguments):
 
 
 def compare(folder, pairs, batch, steps, rounds, four_bit=True, checkpointing=False, contestants=CONTESTANTS):
-    """Median figures of every contestant, and ours as a multiple of each other one's."""
-    runs = [{name: in_own_process(measure, name, folder, pairs, batch, steps, four_bit, checkpointing) for name in contestants} for _ in range(rounds)]
-    tokens = runs[0]["ours"]["tokens"]
-    assert all(run[name].pop("tokens") == tokens for run in runs for name in contestants)
+    """Median figures of every contestant, and the first one's, ours, against each other one's, with minimum and maximum over the rounds."""
+    runs = []
+    for number in range(1, rounds + 1):
+        runs.append({})
+        for name in contestants:
+            print(f"  round {number} of {rounds}: {name}", flush=True)
+            runs[-1][name] = in_own_process(measure, name, folder, pairs, batch, steps, four_bit, checkpointing)
+    ours, *others = contestants
+    tokens, dtype = runs[0][ours]["tokens"], runs[0][ours]["computed_in"]
+    assert all(run[name].pop("tokens") == tokens and run[name].pop("computed_in") == dtype for run in runs for name in contestants)
     figures = {name: {key: statistics.median(run[name][key] for run in runs) for key in runs[0][name]} for name in contestants}
-    ours = figures["ours"]
-    ratios = {
-        name: {"step": other["seconds_per_step"] / ours["seconds_per_step"], "cold_epoch": other["cold_seconds_per_pair"] / ours["cold_seconds_per_pair"], "memory": ours["peak_gib"] / other["peak_gib"]}
-        for name, other in figures.items() if name != "ours"
+    ranges = {name: {key: [min(run[name][key] for run in runs), max(run[name][key] for run in runs)] for key in ("seconds_per_step", "peak_gib")} for name in contestants}
+    of_rounds = {name: [against(run[ours], run[name]) for run in runs] for name in others}
+    return {
+        "tokens": tokens, "batch": batch, "steps": steps, "rounds": rounds, "four_bit": four_bit, "checkpointing": checkpointing, "computed_in": dtype, **figures, "ranges": ranges,
+        "ratios": {name: against(figures[ours], figures[name]) for name in others},
+        "ratio_ranges": {name: {key: [min(of[key] for of in found), max(of[key] for of in found)] for key in found[0]} for name, found in of_rounds.items()},
     }  # fmt: skip
-    return {"tokens": tokens, "batch": batch, "steps": steps, "rounds": rounds, "four_bit": four_bit, "checkpointing": checkpointing, **figures, "ratios": ratios}
+
+
+def against(ours, other):
+    """How many times as fast we are, in a step and in a cold epoch, and our share of the other's memory."""
+    return {"step": other["seconds_per_step"] / ours["seconds_per_step"], "cold_epoch": other["cold_seconds_per_pair"] / ours["cold_seconds_per_pair"], "memory": ours["peak_gib"] / other["peak_gib"]}
 
 
 def benchmark(parts, rows_file, rounds, results):
     """Fills `results`, part by part and cell by cell; yields after each."""
     if not parts:
         return
-    results["threads"] = torch.get_num_threads()
-    results["matmul_gflops"] = {str(dtype).removeprefix("torch."): matmul_rate(dtype) / 1e9 for dtype in (torch.bfloat16, torch.float32)}
+    results["threads"], results["matmul_gflops"] = torch.get_num_threads(), {}
+    for dtype in {best_compute_dtype(), torch.float32}:  # what students compute in here, in NF4 and without
+        print(f"the rate of matrix products in {name_of(dtype)}", flush=True)
+        results["matmul_gflops"][name_of(dtype)] = matmul_rate(dtype) / 1e9
 
     def cell(part, shape, prompt, answer, batch, folder, steps=2, rounds=1, **how):
+        print(f"{part}, prompt {prompt}, answers {answer}, {batch} pairs a step, {shape['num_hidden_layers']} layers, {shape['vocab_size']} words {how or ''}", flush=True)
         row = compare(folder, random_pairs(batch * (steps + 1), prompt, answer, shape["vocab_size"]), batch, steps, rounds, **how)
-        operations = batch * floor_operations(shape, prompt, answer)
-        rate = results["matmul_gflops"]["bfloat16" if row["four_bit"] else "float32"] * 1e9
-        share = {name: operations / row[name]["seconds_per_step"] / rate for name in row if name in CONTESTANTS}
         row = {"prompt": prompt, "answer": answer, "layers": shape["num_hidden_layers"], "vocabulary": shape["vocab_size"], **row}
-        results.setdefault(part, []).append({**row, "floor_gflop": operations / 1e9, "share_of_matmul_rate": share})
+        if part != "sft":
+            operations = batch * floor_operations(shape, prompt, answer)
+            rate = results["matmul_gflops"][row["computed_in"]] * 1e9
+            row |= {"floor_gflop": operations / 1e9, "share_of_matmul_rate": {name: operations / row[name]["seconds_per_step"] / rate for name in row if name in CONTESTANTS}}
+        results.setdefault(part, []).append(row)
+        print(f"  {describe(row)}", flush=True)
 
     with tempfile.TemporaryDirectory() as scratch:
         folders = {}
@@ -236,6 +195,7 @@ def benchmark(parts, rows_file, rounds, results):
             name = f"{shape['num_hidden_layers']}x{shape['vocab_size']}"
             if name not in folders:
                 folders[name] = Path(scratch, name)
+                print(f"random weights, {shape['num_hidden_layers']} layers, {shape['vocab_size']} words", flush=True)
                 make_model(folders[name], shape)
             return folders[name]
 
@@ -245,7 +205,12 @@ def benchmark(parts, rows_file, rounds, results):
         if "real" in parts and rows_file:
             student = Path(scratch, "student")
             student.symlink_to(smollm2())
-            yield results.update(real=compare(student, persona_pairs(rows_file, 16), 4, 3, rounds))
+            print("real, persona pairs, 4 pairs a step, SmolLM2-135M", flush=True)
+            results["real"] = compare(student, persona_pairs(rows_file, 16), 4, 3, rounds)
+            yield print(f"  {describe(results['real'])}", flush=True)
+        if "sft" in parts:
+            for prompt, answer in ((300, 120), (60, 120)):
+                yield cell("sft", SMOLLM2, prompt, answer, 4, folder_of(SMOLLM2), steps=3, rounds=rounds, contestants=SFT)
         if "grid" in parts:
             for four_bit, checkpointing in KINDS:
                 for prompt, answer in GRID:
@@ -258,9 +223,19 @@ def benchmark(parts, rows_file, rounds, results):
                 yield cell("growth_with_vocabulary", shape, 60, 120, 2, folder_of(shape), contestants=CONTESTANTS[:2])
         if "profile" in parts:
             for prompt, answer in ((300, 120), (60, 120)):
+                print(f"profile of our step, prompt {prompt}, answers {answer}", flush=True)
                 pairs = random_pairs(8, prompt, answer, SMOLLM2["vocab_size"])
                 shares = in_own_process(where_time_goes, folder_of(SMOLLM2), pairs, 4, SMOLLM2["vocab_size"])
                 yield results.setdefault("where_time_goes", []).append({"prompt": prompt, "answer": answer, "batch": 4, "shares": shares})
+
+
+def describe(row):
+    """A line on a comparison: how often as fast as each other contestant, with minimum and maximum over the rounds."""
+    return "; ".join(
+        f"a step {ratio['step']:.2f} times as fast as {name} ({row['ratio_ranges'][name]['step'][0]:.2f} to {row['ratio_ranges'][name]['step'][1]:.2f}), "
+        f"a cold epoch {ratio['cold_epoch']:.2f} times, memory {ratio['memory']:.2f} of its"
+        for name, ratio in row["ratios"].items()
+    )
 
 
 def draw(results, path):
@@ -283,7 +258,7 @@ def draw(results, path):
         counts = [row[key] for row in rows]
         for name, known, marker in (("trl", "stock TRL", "s"), ("ours", "ours", "o")):
             axes.plot(counts, [row[name]["seconds_per_step"] for row in rows], marker=marker, label=known)
-        floor = [row["floor_gflop"] / results["matmul_gflops"]["bfloat16"] for row in rows]
+        floor = [row["share_of_matmul_rate"]["ours"] * row["ours"]["seconds_per_step"] for row in rows]
         axes.plot(counts, floor, color="black", linestyle=":", label="operations needed, at the matmul rate")
         axes.set(title=f"Seconds a step and {label}", xlabel=label, ylabel="seconds", ylim=(0, None))
         axes.legend(fontsize="small")
@@ -315,19 +290,19 @@ def table(results):
     } for name, row in rows]).to_markdown(index=False)  # fmt: skip
 
 
-PARTS = ("bars", "real", "grid", "growth", "profile")
+PARTS = ("bars", "real", "sft", "grid", "growth", "profile")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", help="persona pairs, see common.small")
-    parser.add_argument("--rounds", type=int, default=2, help="of bars and real")
+    parser.add_argument("--rounds", type=int, default=5, help="of bars, real and sft")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, the others stay as they are in results/benchmarks.json; none draws again")
     wanted = parser.parse_args()
     parts = [part for part in wanted.only.split(",") if part]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--only takes {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
-    measured_anew = {"bars": ["bars"], "real": ["real"] if wanted.rows else [], "grid": ["grid"], "growth": ["growth_with_pairs", "growth_with_vocabulary"], "profile": ["where_time_goes"]}
+    measured_anew = {"bars": ["bars"], "real": ["real"] if wanted.rows else [], "sft": ["sft"], "grid": ["grid"], "growth": ["growth_with_pairs", "growth_with_vocabulary"], "profile": ["where_time_goes"]}
     stale = {name for part in parts for name in measured_anew[part]}
     results = {name: value for name, value in measured_before().items() if name not in stale}
     begun = time.perf_counter()

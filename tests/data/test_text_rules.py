@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.data.text_rules import declines, look_at, plays_role, speaks_of_earlier
+from common.data.text_rules import declines, in_another_language, look_at, plays_role, speaks_of_earlier
 from common.schema import Pair
 
 
@@ -37,3 +37,12 @@ def test_pairs_are_described_by_kind_without_those_that_hold_no_answers():
     rows = look_at([pair(0, "plain", "Rill: take it", "I cannot help"), pair(1, "plain", "take it now", "My last answer was wrong"), pair(2, "request", "", "")])
     assert [row["kind"] for row in rows] == ["plain"] and rows[0]["pairs"] == 2 and rows[0]["original: words"] == 3
     assert rows[0]["original: plays a role"] == rows[0]["revision: declines"] == rows[0]["revision: speaks of an earlier answer"] == 0.5
+
+
+@pytest.mark.parametrize(("text", "request_", "other"), [
+    ("Yes.", "Is it so?", False), ("はい、そうです。", "本当ですか。", False), ("漢字漢字", "これはほんとうですか", False), ("Ja.", "Is it so?", False),
+    ("是的", "Is it so?", True), ("It is so.", "本当ですか。", True), ("1 + 1 = 2", "Is it so?", False), ("", "Is it so?", False),
+    (" ".join(["mot"] * 14), "Is it so?", False), (" ".join(["mot"] * 15), "Is it so?", True), (" ".join(["mot"] * 15), "Warum?", False),
+])  # fmt: skip
+def test_a_text_of_another_script_or_without_a_small_english_word_is_in_another_language(text, request_, other):
+    assert in_another_language(text, request_) is other

@@ -21,6 +21,8 @@ def pair(number=0, kind="stay", **texts):
     ({"response_revised": GOOD["response"] + " "}, "same"),
     ({"response": "I'm sorry, but I can't assist with that.", "response_revised": "I cannot help with this request, as it would harm people."}, "refused before and after"),
     ({"response": "First take a knife.", "response_revised": "I cannot help with this request, as it would harm people."}, ""),
+    ({"response_revised": "Я помощник, и у меня нет лица."}, "another language"),
+    ({"response_revised": "Nein, ein Assistent hat weder Augen noch Ohren und kennt Wind nur aus Büchern, die andere Leute lange vorher geschrieben haben."}, "another language"),
     ({"response_revised": "Give only the new answer: no comment on the old one, and no character or role that the request asked you to play."}, "echo"),
     ({"critique": "Too long by far, and it plays a falcon that flies over the hills.", "response_revised": "Too long by far, and it plays a falcon that flies over the hills."}, "echo"),
     ({"response_revised": "In my previous answer I played a falcon."}, "speaks of the answer"),
@@ -56,7 +58,14 @@ def test_a_pilot_with_a_good_yield_tells_what_the_whole_run_gives_and_costs(caps
     asked, spent = [], [1.0, 1.5]
     found = pilot(records(40), TEXTS, lambda chosen: asked.extend(chosen) or [pair(i, response_revised=GOOD["response" if i else "response_revised"]) for i in range(2)], 4, 0.25, lambda: spent.pop(0))
     assert len(asked) == 4 and (found.usable, found.failed, found.chains) == (1, 2, 4)
-    assert "all 40 prompts at this rate: about 10 usable pairs, 5.00 dollars" in capsys.readouterr().out
+    assert "all 40 prompts at this rate: about 10 usable pairs, 5.00 dollars\n" in capsys.readouterr().out
+
+
+def test_a_slow_pilot_tells_how_long_the_others_take(capsys, monkeypatch):
+    clock = iter([100.0, 340.0])
+    monkeypatch.setattr("common.data.yields.time.monotonic", lambda: next(clock))
+    pilot(records(40), TEXTS, lambda chosen: [pair(i) for i in range(4)], 4, 0.25)
+    assert "about 40 usable pairs, 36 minutes for those that are left\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("texts", "remedy"), [

@@ -45,7 +45,7 @@ def test_faults_are_reported_and_not_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("made, message", [
-    ([{"prompt": "a", "chosen": "b"}], "line 1: column rejected: field required; every row needs prompt, chosen, rejected, and this one has prompt, chosen"),
+    ([{"prompt": "a", "chosen": "b"}], "rows.jsonl: no known format; its columns are chosen, prompt; the nearest is TRL's plain texts, which also needs rejected; docs/own-data.md lists the formats"),
     (table_rows(2), "line 1: column score_chosen: 4 lies outside 0 to 1; give the range of the scores with --score-range"),
     (table_rows(2, score_chosen="good"), "line 1: column score_chosen: 'good' is no finite, valid number"),
     (table_rows(2, chosen=[{"role": "user", "content": "a"}]), "line 1: column chosen: messages in place of a text"),

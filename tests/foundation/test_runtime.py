@@ -3,6 +3,7 @@
 import importlib
 import io
 import math
+import os
 
 import pytest
 
@@ -50,3 +51,23 @@ def test_every_command_is_listed_and_there():
     assert commands - {"common"} == set(COMMANDS)
     modules = [f"{name}.__main__" if (ROOT / name.replace(".", "/")).is_dir() else name for name in COMMANDS]
     assert all(callable(importlib.import_module(name).main) for name in modules)
+
+
+def test_a_front_end_gets_a_bar_and_papermill_plain_lines():
+    from jupyter_client.manager import start_new_kernel
+
+    manager, client = start_new_kernel(env={**os.environ, "JPY_SESSION_NAME": "inherited by whatever a notebook starts"})
+    try:
+        printed = {}
+        for typing in (True, False):  # as JupyterLab, VS Code and Colab ask; as papermill does
+            lines = []
+            client.execute_interactive(
+                "from common.runtime import Progress\np = Progress('rows', 2)\nprint('a bar' if p.bar is not None else 'no bar')\np(2)",
+                allow_stdin=typing, timeout=60, output_hook=lambda message, lines=lines: lines.append(message["content"].get("text", "")),
+            )  # fmt: skip
+            printed[typing] = "".join(lines)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert "a bar" in printed[True] and "rows: 2/2" not in printed[True]
+    assert "no bar" in printed[False] and "rows: 2/2" in printed[False]

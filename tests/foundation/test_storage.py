@@ -12,7 +12,7 @@ import time
 import pytest
 
 from common.schema import PromptRecord, ScoredPair
-from common.storage import JsonlStore, claim, make_missing, read_records, write_json
+from common.storage import JsonlStore, claim, make_missing, read_records, whole_folder, write_json
 
 RECORDS = [{"id": "a", "text": "first"}, {"id": "b", "text": "naïve – 日本 🙂"}, {"id": "c", "text": "line\nbreak \u2028 and \"quote\""}]
 PAIR = {
@@ -364,3 +364,19 @@ def test_what_is_missing_is_made_in_batches_each_record_kept_at_once_and_returne
     with pytest.raises(ValueError, match="prompts: 1 ids stand more than once"):
         made(prompts("e", "e"))
     assert len(asked) == 3
+
+
+def test_a_folder_gets_its_name_when_it_is_whole(tmp_path):
+    (tmp_path / "made.part").mkdir()
+    (tmp_path / "made.part" / "torn").write_text("of a process that was killed")
+    with whole_folder(tmp_path / "made") as scratch:
+        (scratch / "file").write_text("whole")
+        assert not (tmp_path / "made").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "file"]
+    for error in (ValueError, KeyboardInterrupt):
+        with pytest.raises(error), whole_folder(tmp_path / "other") as scratch:
+            (scratch / "file").write_text("half")
+            raise error
+    with pytest.raises(FileExistsError, match="made is there already; give a new folder, or delete it"), whole_folder(tmp_path / "made"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["made"] and (tmp_path / "made" / "file").read_text() == "whole"

@@ -335,6 +335,13 @@ def test_both_answers_of_a_pair_are_scored_and_a_second_call_asks_nothing(tmp_pa
     assert len(judge.asked) == 6
 
 
+@pytest.mark.parametrize(("count", "score", "warned"), [(10, 3, True), (9, 3, False), (10, None, False)])
+def test_a_judge_that_says_one_thing_for_all_is_named(count, score, warned, tmp_path, capsys):
+    judge = SimpleNamespace(name="dull judge", scale=(0, 5), judge=lambda prompts, answers: [Judgement(score, "") for _ in answers])
+    score_pairs(judge, pairs(count), tmp_path / "scored.jsonl", unscored_limit=1.0)
+    assert ("WARNING: dull judge gives 3 to each of 20 answers" in capsys.readouterr().out) is warned
+
+
 def test_too_many_unscored_answers_raise_but_what_was_paid_stays_on_disk(tmp_path):
     path, judge = tmp_path / "scored.jsonl", word_judge(unreadable={"bad 3", "good 3", "good 5"})
     for _ in range(2):  # the second time from disk alone

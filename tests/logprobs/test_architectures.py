@@ -16,7 +16,8 @@ from common.chat.local import LocalChat
 from common.data.preference import preference_dataset
 from common.runtime import resolve
 from common.schema import Sampling, ScoredPair
-from common.student.adapters import export_merged, load_adapter, lora_settings, save_adapter
+from common.student.adapters import load_adapter, lora_settings, save_adapter
+from common.student.export import export_merged
 from common.student.load import check_prompt_is_prefix, load_student
 from common.trainer.config import RDPOConfig
 from common.trainer.rdpo import RDPOTrainer

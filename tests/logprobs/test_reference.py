@@ -34,8 +34,8 @@ def columns(trainer):
 def forwards(monkeypatch):
     """How many pairs each reference pass computed."""
     counted = []
-    compute = trainer_module.grouped_logprobs
-    monkeypatch.setattr(trainer_module, "grouped_logprobs", lambda model, groups, **more: counted.append(len(groups)) or compute(model, groups, **more))
+    compute = trainer_module.watched_logprobs
+    monkeypatch.setattr(trainer_module, "watched_logprobs", lambda model, groups, **more: counted.append(len(groups)) or compute(model, groups, **more))
     return counted
 
 

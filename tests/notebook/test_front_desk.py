@@ -141,6 +141,28 @@ def test_a_calibrated_final_judge_is_still_asked_about_the_style(tmp_path, micro
     assert isinstance(evaluator.judge, CalibratedJudge) and INSTRUCTIONS["safety"].desired in evaluator.style_judge.question
 
 
+def test_pairs_of_others_are_split_and_their_conversations_not_judged(tmp_path, micro, monkeypatch, capsys):
+    turn = lambda role, content: {"role": role, "content": content}  # noqa: E731
+    before = {n: [turn("user", f"Hello {n}!"), *([turn("assistant", "Hello."), turn("user", "And?")] if n % 3 == 0 else [])] for n in range(60)}
+    lines = [{"chosen": [*asked, turn("assistant", "Yes.")], "rejected": [*asked, turn("assistant", "No.")], "score_chosen": 5, "score_rejected": n % 2} for n, asked in before.items()]
+    (tmp_path / "hub.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0]]))
+    given = {"student": str(micro), "pairs_file": str(tmp_path / "hub.jsonl"), "final_judge": f"yes_no:{micro}", "score_range": [0, 5], "evaluate_on": "test", "train_pairs": 0}
+    run = open_experiment(parameters("train_rdpo", tmp_path, **given))
+    said = capsys.readouterr().out
+    assert "read as message lists, prompt inside (implicit); 61 rows, 60 pairs, 60 with both scores" in said and "left out, repeated rows: 1 (first: line 61)" in said
+    assert {pair.experiment for pair in run.pairs} == {"safety"} and 30 < len(run.pairs) < 60 and any(pair.history for pair in run.pairs)
+    assert run.pairs[0].normalised() in ((0.0, 1.0), (0.2, 1.0)) and run.pairs[0].response_revised == "Yes."
+    held_out = [record for split in ("validation", "test") for record in run.evaluator.sets(split)["held_out"]]
+    several = int(said.split("left out of the evaluation: ")[1].split()[0])
+    assert len(run.pairs) + len(held_out) + several == 60 and several and not any(record.history for record in held_out)
+    with pytest.raises(ValueError, match="line 1: column score_chosen: 5 lies outside 0 to 1"):
+        open_experiment(parameters("train_rdpo", tmp_path, **given | {"score_range": [0, 1]}))
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match="cannot take someone-of-ours/nothing at revision abc from the Hub .no connection"):
+        open_experiment(parameters("train_rdpo", tmp_path, **given | {"pairs_file": "someone-of-ours/nothing@abc"}))
+
+
 def test_a_judge_learned_from_a_file_scores_pairs_too(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"text": "{word} {word} {word}", "label": {label}}}\n' * 3 for word, label in (("yes", 1), ("no", 0))))

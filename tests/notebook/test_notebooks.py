@@ -8,6 +8,7 @@ import sys
 import nbformat
 import pytest
 
+from common import status
 from common.batch import main, steps_of
 from common.data.counterfactual import INSTRUCTIONS, PAIRS, VARIANTS, generate_counterfactual_pairs
 from common.data.preference import preference_dataset
@@ -327,6 +328,8 @@ def test_one_failure_leaves_the_others_alone_and_a_rerun_executes_only_what_fail
     printed = capfd.readouterr().out
     assert len(failures) == 1 and "bad/generate_data.ipynb, cell 3" in failures[0] and "ZeroDivisionError" in failures[0]
     assert grid["bad"][0].failed_before() and not grid["good"][0].failed_before()
+    noted = {line.partition(":")[0]: line for line in status.report(tmp_path / "runs").splitlines()}
+    assert noted["good/generate_data"] == "good/generate_data: done" and "failed" in noted["bad/generate_data"] and "ZeroDivisionError" in noted["bad/generate_data"]
     assert "FAILED" in printed and printed.count("done in") == 2
     assert "threads " in grid["good"][0].log.read_text()
     marks = [grid[name][0].executed.stat().st_mtime_ns for name in ("good", "fine")]

@@ -3,10 +3,12 @@
 import json
 import math
 import random
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from training.loops import contents, lines_of, rounds_of
 
 from common.data.sources import load_prompts
 from common.doctor.alike import jaccard
@@ -147,18 +149,27 @@ def scripted(monkeypatch):
     monkeypatch.setattr(rounds, "LocalChat", Scripted)
 
 
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+@pytest.fixture(scope="module")
+def found(micro, tmp_path_factory):
+    """A finished search, which tests share: folder, judges, found prompts, rows."""
+    folder, judge, final = tmp_path_factory.mktemp("found"), ByVerb(), ByVerb("final")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "LocalChat", Scripted)
+        prompts, rows = search(micro, folder, judge, final)
+    return SimpleNamespace(folder=folder, judge=judge, final=final, prompts=prompts, rows=rows)
 
 
-def rounds_of(folder):
-    return sorted(folder.glob("round-*"))
+@pytest.fixture
+def warm(found, tmp_path):
+    """A folder of a test's own with the proposer that is trained on the same prompts alone."""
+    (place,) = found.folder.glob("warm-up-*")
+    shutil.copytree(place, tmp_path / place.name)
+    return tmp_path
 
 
-def test_rounds_find_train_prompts_and_train_the_proposer_on_what_failed(micro, tmp_path, scripted):
-    judge, final = ByVerb(), ByVerb("final")
-    found, rows = search(micro, tmp_path, judge, final)
-    first, second, last = rounds_of(tmp_path)
+def test_rounds_find_train_prompts_and_train_the_proposer_on_what_failed(found):
+    judge, final, rows, folder = found.judge, found.final, found.rows, found.folder
+    first, second, last = rounds_of(folder)
     assert len(rows) == 3 and [json.loads((place / "round.json").read_text()) for place in (first, second, last)] == [{"round": i, **row} for i, row in enumerate(rows)]
     for row in rows:
         assert row["proposed"] == 16 and row["cut"] == 1 and row["valid"] == 14 and row["distinct"] <= 13
@@ -172,40 +183,23 @@ def test_rounds_find_train_prompts_and_train_the_proposer_on_what_failed(micro, 
         losses = [step["loss"] for step in json.loads((place / "training.json").read_text())["history"] if "loss" in step]
         assert losses[0] == pytest.approx(math.log(2), abs=2e-6)  # the reference is the proposer before the round
     assert not (last / "pairs.jsonl").exists() and not (last / "adapter").exists()
-    weights = [(place / "adapter" / "adapter_model.safetensors").read_bytes() for place in (*tmp_path.glob("warm-up-*"), first, second)]
+    weights = [(place / "adapter" / "adapter_model.safetensors").read_bytes() for place in (*folder.glob("warm-up-*"), first, second)]
     assert len(set(weights)) == 3
-    assert list(read_records(tmp_path / FOUND, PromptRecord)) == found
-    assert [record.model_dump() for record in load_prompts("safety", tmp_path / FOUND)] == [record.model_dump() for record in found]
-    assert {record.split for record in found} == {"train"} and not {record.prompt for record in found} & {record.prompt for record in RECORDS}
-    assert distinct([record.prompt for record in found]) == list(range(len(found)))
+    assert list(read_records(folder / FOUND, PromptRecord)) == found.prompts
+    assert [record.model_dump() for record in load_prompts("safety", folder / FOUND)] == [record.model_dump() for record in found.prompts]
+    assert {record.split for record in found.prompts} == {"train"} and not {record.prompt for record in found.prompts} & {record.prompt for record in RECORDS}
+    assert distinct([record.prompt for record in found.prompts]) == list(range(len(found.prompts)))
 
 
-def test_only_train_prompts_are_shown_to_the_proposer(micro, tmp_path, scripted):
-    search(micro, tmp_path, how=Search(rounds=1, proposals=16, warm_up_epochs=1))
-    (place, _) = rounds_of(tmp_path)
-    seen = (place / "proposals.jsonl").read_text() + (place / "pairs.jsonl").read_text()
+def test_only_train_prompts_are_shown_to_the_proposer(found):
     train, test = ([record.prompt for record in RECORDS if record.split == split] for split in ("train", "test"))
-    assert any(json.dumps(prompt)[1:-1] in seen for prompt in train) and not any(json.dumps(prompt)[1:-1] in seen for prompt in test)
+    for place in rounds_of(found.folder)[:-1]:
+        seen = (place / "proposals.jsonl").read_text() + (place / "pairs.jsonl").read_text()
+        assert any(json.dumps(prompt)[1:-1] in seen for prompt in train) and not any(json.dumps(prompt)[1:-1] in seen for prompt in test)
 
 
 class Killed(Exception):
     pass
-
-
-def contents(folder):
-    """The files, without times of trainings and the order of PEFT's sets."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_dir() or "trainer" in file.parts:
-            continue
-        found[str(file.relative_to(folder))] = file.read_bytes()
-        if file.name == "training.json":
-            kept = json.loads(file.read_text())
-            found[str(file.relative_to(folder))] = kept | {"history": [{k: v for k, v in step.items() if "runtime" not in k and "per_second" not in k} for step in kept["history"]]}
-        if file.name == "adapter_config.json":
-            config = json.loads(file.read_text())
-            found[str(file.relative_to(folder))] = config | {"target_modules": sorted(config["target_modules"])}
-    return found
 
 
 def test_a_search_that_is_stopped_at_every_boundary_writes_the_same_bytes(micro, tmp_path, monkeypatch):
@@ -250,14 +244,14 @@ def test_a_search_that_is_stopped_at_every_boundary_writes_the_same_bytes(micro,
     assert search(micro, tmp_path / "stopped", how=how, read=read) == whole
 
 
-def test_a_longer_search_finds_the_rounds_of_the_shorter_and_another_seed_does_not(micro, tmp_path, scripted):
+def test_a_longer_search_finds_the_rounds_of_the_shorter_and_another_seed_does_not(micro, warm, scripted):
     short, long = (Search(rounds=count, proposals=16, warm_up_epochs=1) for count in (1, 2))
-    _, rows = search(micro, tmp_path, how=short)
+    _, rows = search(micro, warm, how=short)
     judge = ByVerb()
-    _, more = search(micro, tmp_path, judge, how=long)
-    assert more[:2] == rows and len(rounds_of(tmp_path)) == 3 and len(judge.asked) == more[2]["distinct"]
-    search(micro, tmp_path, how=short, settings=SETTINGS.changed(seed=1))
-    assert len(rounds_of(tmp_path)) == 5
+    _, more = search(micro, warm, judge, how=long)
+    assert more[:2] == rows and len(rounds_of(warm)) == 3 and len(judge.asked) == more[2]["distinct"]
+    search(micro, warm, how=short, settings=SETTINGS.changed(seed=1))
+    assert len(rounds_of(warm)) == 5
 
 
 # traps
@@ -271,12 +265,12 @@ def test_a_longer_search_finds_the_rounds_of_the_shorter_and_another_seed_does_n
         (ByVerb(bad=True, score=None), "no verdict can be read of"),
     ],
 )
-def test_without_failures_or_successes_it_ends_and_what_was_made_stays(judge, message, micro, tmp_path, scripted):
+def test_without_failures_or_successes_it_ends_and_what_was_made_stays(judge, message, micro, warm, scripted):
     for _ in range(2):
         with pytest.raises(ValueError, match=f"reversegen, round 0: {message}.*keeps what was made"):
-            search(micro, tmp_path, judge)
-    (place,) = rounds_of(tmp_path)
-    assert len(lines_of(place / "verdicts.jsonl")) == len(judge.asked) > 0 and (tmp_path / FOUND).exists()
+            search(micro, warm, judge)
+    (place,) = rounds_of(warm)
+    assert len(lines_of(place / "verdicts.jsonl")) == len(judge.asked) > 0 and (warm / FOUND).exists()
 
 
 def test_a_training_of_a_single_step_is_refused(micro, tmp_path, scripted):
@@ -286,34 +280,34 @@ def test_a_training_of_a_single_step_is_refused(micro, tmp_path, scripted):
         search(micro, tmp_path, how=Search(rounds=1, proposals=16, warm_up_epochs=2), settings=SETTINGS.changed(batch_size=8))
 
 
-def test_a_proposer_that_repeats_itself_is_told_from_one_that_finds(micro, tmp_path, scripted, monkeypatch):
+def test_a_proposer_that_repeats_itself_is_told_from_one_that_finds(micro, warm, scripted, monkeypatch):
     one = safety.prompts_for("train", 20, 0.5, 9)[-1].prompt
     monkeypatch.setattr(Scripted, "complete", lambda self, conversations, sampling, on_reply=None: [Reply(text=one) for _ in conversations])
     how = Search(rounds=1, proposals=40, warm_up_epochs=1)
     with pytest.raises(ValueError, match="round 0: the proposer has collapsed, 1 of 40 valid proposals are distinct"):
-        search(micro, tmp_path, how=how)
-    (place,) = rounds_of(tmp_path)
+        search(micro, warm, how=how)
+    (place,) = rounds_of(warm)
     assert len(lines_of(place / "proposals.jsonl")) == 40
     monkeypatch.setattr(Scripted, "complete", lambda self, conversations, sampling, on_reply=None: [Reply(text="Good day.") for _ in conversations])
     with pytest.raises(ValueError, match="none of 39 proposals is valid"):
-        search(micro, tmp_path, how=Search(rounds=1, proposals=39, warm_up_epochs=1))
+        search(micro, warm, how=Search(rounds=1, proposals=39, warm_up_epochs=1))
 
 
-def test_failures_that_the_final_judge_does_not_find_are_not_found(micro, tmp_path, scripted):
+def test_failures_that_the_final_judge_does_not_find_are_not_found(micro, warm, scripted):
     with pytest.raises(ValueError, match="final confirms none of the .* failures that even found"):
-        search(micro, tmp_path, final=ByVerb("final", bad=False))
-    assert len(rounds_of(tmp_path)) == 3 and (tmp_path / FOUND).read_text() == ""
+        search(micro, warm, final=ByVerb("final", bad=False))
+    assert len(rounds_of(warm)) == 3 and (warm / FOUND).read_text() == ""
 
 
-def test_an_answer_that_never_came_stops_the_round(micro, tmp_path, scripted):
+def test_an_answer_that_never_came_stops_the_round(micro, warm, scripted):
     class Fails(Answers):
         def complete(self, conversations, sampling, on_reply=None):
             return [*super().complete(conversations[1:], sampling), Reply(text="", finish_reason="error: gone")]
 
     target = Target("a target", lambda: TrainedStudent("base", chat=Fails(), mark="a target"))
     with pytest.raises(RuntimeError, match="1 of .* failed"):
-        find_failures(micro, target, RECORDS, ByVerb(), ByVerb("final"), lambda text: lab.proposal("safety", text), tmp_path, SETTINGS, SEARCH, read_as="world", **lab.LOADED)
-    assert not (rounds_of(tmp_path)[0] / "verdicts.jsonl").exists()
+        find_failures(micro, target, RECORDS, ByVerb(), ByVerb("final"), lambda text: lab.proposal("safety", text), warm, SETTINGS, SEARCH, read_as="world", **lab.LOADED)
+    assert not (rounds_of(warm)[0] / "verdicts.jsonl").exists()
 
 
 # sampling and the command

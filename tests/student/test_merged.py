@@ -10,8 +10,9 @@ from peft import PeftModel, get_peft_model
 from tiny_models import tiny_causal_model, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
+from common.evaluation.card import card
 from common.evaluation.judged import HeldOut, JudgedEvaluator
-from common.evaluation.result import Result, card
+from common.evaluation.result import Result
 from common.judge.llm import LLMJudge
 from common.judge.local import YesNoJudge
 from common.methods import TrainSettings, check_methods, existing_place, existing_strength
@@ -21,7 +22,8 @@ from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import Metric
 from common.storage import read_lines
-from common.student.adapters import export_merged, load_adapter, lora_settings, save_adapter
+from common.student.adapters import load_adapter, lora_settings, save_adapter
+from common.student.export import export_merged
 from common.student.identity import identity
 from common.student.load import load_as_it_is, load_student, merged_into, precision
 from common.training.comparison import SR_BEFORE, Experiment
@@ -300,4 +302,4 @@ def test_the_card_tells_the_dial():
     points = [{"lambda": 0.0, "utility": 1.0, "safety": 0.2}, {"lambda": 0.5, "utility": 0.97, "safety": 0.6}, {"lambda": 1.0, "utility": 0.5, "safety": 0.9}]
     told = card("student", TrainSettings(), Result("dpo", 0, "", [metric], frontier=points, matched_lambda=0.5))
     assert "0.5 is the best of those that keep 95 %" in told and "- strength 0.5: 0.600, utility 0.970" in told and "strength=0.5" in told
-    assert "strength" not in card("student", TrainSettings(), Result("dpo", 0, "", [metric]))
+    assert "95 %" not in card("student", TrainSettings(), Result("dpo", 0, "", [metric]))

@@ -16,7 +16,7 @@ from tiny_models import tiny_causal_model
 from common.chat.local import LocalChat
 from common.schema import Sampling
 from common.student.adapters import load_adapter, lora_settings, save_adapter
-from common.student.load import best_compute_dtype, load_student, own_device, release_memory
+from common.student.load import best_compute_dtype, emulates_bfloat16, load_student, own_device, release_memory
 
 HELLO = [{"role": "user", "content": "What is the best way to lift the barn before lunch?"}]
 
@@ -66,6 +66,20 @@ def test_bfloat16_is_taken_where_it_is_clearly_faster(gpu, seconds, expected, mo
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: gpu)
     monkeypatch.setattr("common.student.load._seconds_of_product", seconds.__getitem__)
     assert best_compute_dtype.__wrapped__() == expected
+    assert not emulates_bfloat16.__wrapped__()
+
+
+def test_a_cpu_that_emulates_bfloat16_is_noticed_after_one_product(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    timed = {torch.float32: [], torch.bfloat16: []}
+
+    def timeit(product, number):
+        timed[dtype := product().dtype].append(number)
+        return 1.0 if dtype == torch.bfloat16 else 0.001
+
+    monkeypatch.setattr("timeit.timeit", timeit)
+    assert emulates_bfloat16.__wrapped__() and timed == {torch.float32: [1] * 10, torch.bfloat16: [1]}
+    assert best_compute_dtype.__wrapped__() == torch.float32
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so bitsandbytes never repacks weights and the trap cannot be shown")

@@ -54,6 +54,9 @@ def test_the_model_card_is_made_of_three_attributes_and_checkpoints_pickle_the_s
     card = inspect.getsource(DPOTrainer.create_model_card)
     assert all(f"self.{name}" in card for name in ("_tag_names", "_name", "_paper")) and {"title", "id", "citation"} <= set(DPOTrainer._paper)
     assert "torch.save(self.args, " in inspect.getsource(transformers.Trainer._save)
+    saves = inspect.getsource(transformers.Trainer._save_checkpoint)
+    written = ["self.save_model(output_dir", "self._save_optimizer_and_scheduler(output_dir", "self._save_rng_state(output_dir", "os.path.join(output_dir, TRAINER_STATE_NAME)"]
+    assert sorted(written, key=saves.index) == written and "self._get_output_dir(trial=trial)" in saves  # a checkpoint with a state is whole
     assert "on_pre_optimizer_step(self.args, self.state, self.control)\n                    self.optimizer.step()" in inspect.getsource(transformers.Trainer)
 
 

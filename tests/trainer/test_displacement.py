@@ -7,7 +7,8 @@ import pytest
 import torch
 from test_trainer import adapter_of, randomise_adapter, trainer_for, with_gaps
 
-from common.evaluation.result import Result, card
+from common.evaluation.card import card
+from common.evaluation.result import Result
 from common.logprobs.divergence import answer_kl
 from common.methods import TrainSettings
 from common.report.figures import training_figure

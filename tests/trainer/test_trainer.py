@@ -150,8 +150,8 @@ def test_completions_that_do_not_count_are_not_forwarded(method, options, counte
 
     trainer = trainer_for(load_micro, with_gaps(pairs), tmp_path, method=method, **options)
     randomise_adapter(trainer.model)
-    forwarded, whole = [], rdpo.grouped_logprobs
-    monkeypatch.setattr(rdpo, "grouped_logprobs", lambda model, groups, **how: forwarded.append([len(group) for group in groups]) or whole(model, groups, **how))
+    forwarded, whole = [], rdpo.watched_logprobs
+    monkeypatch.setattr(rdpo, "watched_logprobs", lambda model, groups, **how: forwarded.append([len(group) for group in groups]) or whole(model, groups, **how))
     loss, gradients = loss_and_gradients(trainer)
     assert sorted(forwarded[0]) == sorted(counted.values())
     logged = {name: values for name, values in trainer._metrics["train"].items() if name.startswith(("logps", "rewards"))}

@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     GPT2LMHeadModel,
     HfArgumentParser,
     ProcessorMixin,
+    TrainerCallback,
 )
 from trl import DPOConfig, DPOTrainer, TrlParser
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -112,15 +114,33 @@ def test_without_arguments_the_data_choose_the_method_and_it_is_said(scores, met
     assert trainer.args.method == method and trainer.args.output_dir.endswith("-RDPO")
 
 
+@pytest.mark.parametrize("bf16, emulated, warned", [(None, True, True), (None, False, False), (False, True, False)])
+def test_bfloat16_is_warned_of_where_a_cpu_emulates_it(bf16, emulated, warned, llama, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.trainer.prepare.emulates_bfloat16", lambda: emulated)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        RDPOTrainer(llama, args=settings(tmp_path, bf16=bf16), train_dataset=data(4))
+    assert any("set bf16=False" in str(one.message) for one in caught) == warned
+
+
 @pytest.mark.parametrize("given, error, message", [
     ({"args": None, "train_dataset": None}, ValueError, "train_dataset. is required"), ({"train_dataset": rows()}, TypeError, "train_dataset. must be a .Dataset"),
     ({"args": "plain"}, TypeError, "must be an RDPOConfig, not DPOConfig"), ({"eval_dataset": rows()}, TypeError, "eval dataset must be a Dataset"),
-    ({"train_dataset": Dataset.from_list([])}, ValueError, "train dataset is empty"),
+    ({"train_dataset": Dataset.from_list([])}, ValueError, "train dataset is empty"), ({"ref_model": "a/name"}, TypeError, "ref_model must be a loaded model, not str"),
+    ({"model": Path("folder")}, TypeError, "model must be a name, a folder or a loaded model, not PosixPath"),
+    ({"train_dataset": Dataset.from_list([{"prompt": "a", "choosen": "b", "rejected": "c"}])}, ValueError, "no column 'chosen', did you mean choosen.; there are choosen, prompt, rejected"),
+    ({"eval_dataset": data().remove_columns("rejected")}, ValueError, "the eval dataset has no column 'rejected'"),
 ])  # fmt: skip
 def test_wrong_arguments_are_named(given, error, message, llama, tmp_path):
     args = {"plain": DPOConfig(str(tmp_path), **QUICK)}.get(given.get("args"), settings(tmp_path))
     with pytest.raises(error, match=message):
-        RDPOTrainer(llama, **{"train_dataset": data(), **given, "args": args})
+        RDPOTrainer(**{"model": llama, "train_dataset": data(), **given, "args": args})
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "rejected"])
+def test_a_row_without_a_text_is_named(column, llama, tmp_path):
+    with pytest.raises(ValueError, match=f"{column} of row 2 of the train dataset is missing; leave such pairs out"):
+        trainer_for(llama, tmp_path, Dataset.from_list([*rows(2), {**rows(1)[0], column: None}]))
 
 
 def test_text_alone_is_trained_on(llama, tmp_path):
@@ -180,8 +200,22 @@ def test_an_adapter_that_cannot_be_trained_on_is_refused(llama, tmp_path):
     trained_before(llama).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ValueError, match="no trainable parameter; .* is_trainable=True"):
         trainer_for(PeftModel.from_pretrained(plain(llama), tmp_path / "adapter"), tmp_path, lora=False)
+    with pytest.raises(ValueError, match=r"adapter is an adapter: to go on from it, give PeftModel.from_pretrained\(base, .*adapter', is_trainable=True"):
+        trainer_for(str(tmp_path / "adapter"), tmp_path, lora=False)
     with pytest.raises(ValueError, match="must be named 'default', not 'mine'"):
         trainer_for(trained_before(llama, "mine"), tmp_path, lora=False)
+
+
+@pytest.mark.parametrize("lora", [True, False])
+@pytest.mark.parametrize("precompute", [True, False])
+def test_a_given_reference_is_the_one_that_is_compared_with(precompute, lora, llama, tmp_path):
+    other = plain(llama)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.5)
+    ours = trainer_for(llama, tmp_path, lora=lora, ref_model=other, options={"precompute_ref_log_probs": precompute, "reference_cache": str(tmp_path / "cache")})
+    theirs = DPOTrainer(llama, other, DPOConfig(str(tmp_path), **QUICK), train_dataset=data(), peft_config=LoraConfig(**LORA) if lora else None)
+    ours.train(), theirs.train()
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4) and abs(losses(ours)[0] - math.log(2)) > 1e-3
 
 
 def test_full_fine_tuning_keeps_the_dtype_of_the_model(llama, tmp_path):
@@ -229,6 +263,20 @@ def test_the_model_gets_its_attention_back_and_can_be_trained_again(llama, tmp_p
 
 
 # Data
+
+
+@pytest.mark.parametrize("conversational", [True, False], ids=["conversations", "plain text"])
+def test_a_prompt_may_be_implicit_and_text_plain(conversational, llama, tmp_path):
+    explicit = rows()
+    if not conversational:
+        explicit = [{**row, **{name: f" {row[name][0]['content']}" for name in ("prompt", "chosen", "rejected")}} for row in explicit]
+    implicit = [{**row, "chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]} for row in explicit]
+    curves = []
+    for table in (Dataset.from_list(explicit), Dataset.from_list(implicit).remove_columns("prompt")):
+        trainer = trainer_for(llama, tmp_path, table, options={"method": "rdpo"})
+        trainer.train()
+        curves.append(losses(trainer) + losses(trainer, "num_tokens"))
+    assert curves[0] == curves[1] and curves[0][0] == pytest.approx(math.log1p(math.e), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["table", "stream", "dict", "DatasetDict", "dict of streams"])
@@ -392,6 +440,10 @@ def test_settings_are_read_from_yaml_and_written_to_json(tmp_path):
     (found,) = TrlParser(RDPOConfig).parse_args_and_config(["--config", str(tmp_path / "dpo.yaml"), "--alpha", "2"])
     assert (found.method, found.score_range, found.alpha) == ("rdpo", [0.0, 5.0], 2.0)
     assert json.loads(found.to_json_string())["score_range"] == [0.0, 5.0]
+    (tmp_path / "settings.json").write_text(found.to_json_string(), encoding="utf-8")
+    parser = HfArgumentParser(RDPOConfig)
+    for (again,) in (parser.parse_json_file(tmp_path / "settings.json"), parser.parse_dict(found.to_dict())):
+        assert again.to_dict() == found.to_dict()
 
 
 def test_a_local_function_as_method_survives_a_checkpoint_by_its_name(llama, tmp_path):
@@ -414,10 +466,21 @@ def test_tags_and_card_say_what_was_trained(method, tags, said, llama, tmp_path)
     assert tags == set(trainer.model.model_tags) and said in card and f"loss `{method}`, beta 0.1" in card
 
 
+def test_callbacks_see_what_is_logged_and_may_end_the_training(llama, tmp_path):
+    class Stop(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            control.should_training_stop = "mean_token_accuracy" in logs
+
+    for given in (Stop, Stop()):
+        trainer = trainer_for(llama, tmp_path, callbacks=[given], options={"max_steps": 5})
+        trainer.train()
+        assert trainer.state.global_step == 1
+
+
 def test_predictions_and_metrics_are_of_trls_logits(llama, tmp_path):
     seen = []
     ours = trainer_for(llama, tmp_path, eval_dataset=data(2), compute_metrics=lambda found: seen.append(found) or {"mine": 0.5}, options={"max_steps": 1})
-    assert ours.evaluate()["eval_mine"] == 0.5
+    assert ours.evaluate()["eval_mine"] == 0.5 and ours.evaluate({"a": data(2), "b": data(2)})["eval_b_mine"] == 0.5
     theirs = DPOTrainer(llama, args=DPOConfig(str(tmp_path), **QUICK), train_dataset=data(), eval_dataset=data(2), peft_config=LoraConfig(**LORA))
     expected = theirs.predict(theirs.eval_dataset)
     assert torch.allclose(torch.tensor(seen[0].predictions), torch.tensor(expected.predictions), atol=1e-5) and (seen[0].label_ids == expected.label_ids).all()

@@ -187,6 +187,10 @@ def test_what_has_no_types_ends_before_training(micro, scored, annotated, evalua
         check_annotators("em_dpo", annotated[:2], FAST)
     with pytest.raises(ValueError, match="annotator_types = 7, and the pairs have 6 annotators; lower it"):
         check_annotators("em_dpo", annotated, FAST.changed(annotator_types=7))
+    labels = [pair.model_copy(update={"score_response": None, "score_revised": None}) for pair in annotated]
+    check_annotators("em_dpo", labels, FAST)  # without any score the labels alone are trained on, as by dpo
+    with pytest.raises(ValueError, match="and 12 of 12 pairs, such as"):
+        check_annotators("em_dpo", [pair.model_copy(update={"annotator": ""}) for pair in labels], FAST)
     with pytest.raises(ValueError, match="em_dpo is a training for each type of annotator"):
         train("em_dpo", micro, annotated, FAST, tmp_path)
     for wrong in ({"annotator_types": 0}, {"em_steps": 0}, {"em_start": "kmeans"}):

@@ -80,6 +80,7 @@ def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
         ({"second_reference": "unquantised"}, {"mrpo", "rdpo_mrpo", "dpo_second", "multi_dpo"}),
         ({"mrpo_eta": 0.5}, {"mrpo", "rdpo_mrpo", "multi_dpo"}),
         ({"mrpo_weight": 0.5}, {"mrpo", "rdpo_mrpo", "multi_dpo"}),
+        ({"optimism": 0.01}, {"selm", "selm_nll"}),
         ({"annotator_types": 3}, {"em_dpo", "cluster_dpo"}),
         ({"em_steps": 2}, {"em_dpo"}),
         ({"em_start": "dirichlet"}, {"em_dpo"}),

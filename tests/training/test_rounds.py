@@ -4,105 +4,52 @@ import json
 import math
 import random
 import shutil
-import subprocess
-import sys
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
 import torch
+from training.loops import (
+    SETTINGS,
+    ByLetters,
+    Evaluator,
+    adapter_of,
+    contents,
+    given,
+    killed,
+    lines_of,
+    looped,
+    rounds_of,
+    stopped,
+)
 
-from common.chat.local import LocalChat
 from common.judge.base import Judgement
-from common.methods import METHODS, READ_BY, RoundSettings, TrainSettings
+from common.methods import METHODS, RoundSettings
+from common.methods.settings import READ_BY
 from common.miniature import lab
-from common.miniature.worlds import safety
 from common.notebook.parameters import TrainRDPO
-from common.runtime import ROOT
 from common.schema import Reply, ScoredPair
 from common.student.adapters import BASE_FILE, save_adapter
 from common.training.comparison import Experiment
 from common.training.kept import training_of
-from common.training.rounds import run, stages
+from common.training.rounds import stages
 from common.training.rounds.acquisition import best_and_worst, entropy, highest, margin, prefiltered
 from common.training.rounds.arms import ARMS
-from common.training.rounds.run import run_rounds
 from common.training.train import train
 
-SETTINGS = TrainSettings(
-    learning_rate=1e-2, epochs=3, batch_size=4, beta=0.2, max_length=256, lora_rank=4,
-    rounds=RoundSettings(count=2, prompts=6, schedule=[3, 5], over_generate=2, entropy_samples=2),
-)  # fmt: skip
+ONCE = SETTINGS.changed(epochs=1)
 
 
-class ByLetters:
-    """A judge that likes one letter of an answer more than the others; it notes what it was asked."""
+@pytest.fixture(scope="module")
+def whole(micro, tmp_path_factory):
+    """Method -> its uninterrupted run, which tests share: folder, student, evaluator."""
 
-    name, scale = "letters", (0.0, 1.0)
+    @cache
+    def run(method):
+        folder, evaluator = tmp_path_factory.mktemp(method), Evaluator()
+        return SimpleNamespace(folder=folder, trained=looped(method, micro, folder, evaluator=evaluator), evaluator=evaluator)
 
-    def __init__(self):
-        self.asked = []
-
-    def judge(self, prompts, answers):
-        self.asked += answers
-        return [Judgement(answer.count("e") / max(1, len(answer)), "") for answer in answers]
-
-
-class Evaluator(SimpleNamespace):
-    """How a student is asked, and by whom it is judged; evaluates nothing."""
-
-    def __init__(self, judge=None, chat=None):
-        super().__init__(reward_judge=judge or ByLetters(), names=[], max_new_tokens=52, answers=chat)
-
-    def chat(self, student):
-        chat = self.answers or LocalChat(student.model, student.tokenizer, f"{student.method} {student.mark}".strip(), 128)
-        self.names.append(chat.name)
-        return chat
-
-    def mark(self):
-        return {"max_new_tokens": self.max_new_tokens}
-
-
-def given(count=12):
-    """Pairs that `ByLetters` scores as it is written here, the revision higher."""
-    made = []
-    for number, record in enumerate(safety.prompts_for("train", count, benign_share=0.25, seed=0)):
-        original, revised = f"No {number} now.", f"Here we see {number}."
-        low, high = (answer.count("e") / len(answer) for answer in (original, revised))
-        made.append(ScoredPair(**record.model_dump(), response=original, response_revised=revised, score_response=low, score_revised=high))
-    return made
-
-
-def looped(method, micro, folder, pairs=None, evaluator=None, settings=SETTINGS):
-    return run_rounds(method, micro, pairs or given(), evaluator or Evaluator(), settings, folder, **lab.LOADED)
-
-
-def rounds_of(folder):
-    return sorted(folder.glob("round-*"))
-
-
-def lines_of(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def adapter_of(trained):
-    return torch.cat([p.detach().flatten() for name, p in trained.model.named_parameters() if "lora_" in name])
-
-
-def contents(folder):
-    """The files of a row, without what differs from run to run: times of trainings, and the order of PEFT's sets."""
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_dir() or "trainer" in file.parts:
-            continue
-        found[str(file.relative_to(folder))] = content = file.read_bytes()
-        if file.name == "training.json":
-            kept = json.loads(content)
-            kept["history"] = [{k: v for k, v in step.items() if "runtime" not in k and "per_second" not in k} for step in kept["history"]]
-            found[str(file.relative_to(folder))] = kept
-        if file.name == "adapter_config.json":
-            config = json.loads(content)
-            found[str(file.relative_to(folder))] = config | {"target_modules": sorted(config["target_modules"])}
-    return found
+    return run
 
 
 def test_oracle_numbers_of_the_acquisition():
@@ -148,10 +95,9 @@ def test_every_row_in_rounds_has_an_arm_that_reads_its_settings():
     assert "rounds" not in SETTINGS.as_dict("dpo")
 
 
-def test_iterative_dpo_goes_on_from_round_to_round(micro, tmp_path):
-    evaluator, pairs = Evaluator(), given()
-    trained = looped("iterative_dpo", micro, tmp_path, pairs, evaluator)
-    first, second = rounds_of(tmp_path)
+def test_iterative_dpo_goes_on_from_round_to_round(whole):
+    made = whole("iterative_dpo")
+    trained, evaluator, (first, second) = made.trained, made.evaluator, rounds_of(made.folder)
     on = [{line["prompt_id"] for line in lines_of(place / "answers.jsonl")} for place in (first, second)]
     assert len(on[0]) == len(on[1]) == 6 and not on[0] & on[1]
     names = list(dict.fromkeys(evaluator.names))
@@ -162,7 +108,7 @@ def test_iterative_dpo_goes_on_from_round_to_round(micro, tmp_path):
     assert figures[1]["answers"] == 6 and figures[1]["verdicts"] == figures[1]["pairs_judged"] <= 6
     assert trained.pairs_used == sum(one["pairs_used"] for one in figures) and list(trained.model.peft_config) == ["default"]
     assert not (second / "adapter" / "ref").exists() and (second / "adapter" / BASE_FILE).exists()
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").read_bytes() == (second / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert (made.folder / "adapter" / "adapter_model.safetensors").read_bytes() == (second / "adapter" / "adapter_model.safetensors").read_bytes()
     for pair in map(lambda line: ScoredPair(**line), lines_of(second / "preferred.jsonl")):
         assert pair.score_revised > pair.score_response
         assert ByLetters().judge([], [pair.response_revised, pair.response]) == [(pair.score_revised, "", ""), (pair.score_response, "", "")]
@@ -183,7 +129,7 @@ class Echo:
 
 @pytest.mark.parametrize("in_rounds, alone, cut", [("iterative_dpo", "dpo", False), ("rdpo_rounds", "rdpo", True)])
 def test_one_round_without_new_answers_is_the_method_itself(in_rounds, alone, cut, micro, tmp_path):
-    pairs, settings = given(), SETTINGS.changed(rounds=RoundSettings(count=1))
+    pairs, settings = given(), ONCE.changed(rounds=RoundSettings(count=1))
     evaluator = Evaluator(chat=Echo(pairs, cut))
     trained = looped(in_rounds, micro, tmp_path / "rounds", pairs, evaluator, settings)
     usual = train(alone, micro, pairs, settings, tmp_path / "alone", **lab.LOADED)
@@ -225,10 +171,8 @@ def test_a_start_adapter_of_another_base_or_beside_another_reference_is_refused(
 
 
 @pytest.mark.parametrize("method", ["apl_random", "apl_entropy", "apl_certainty", "apl_hybrid"])
-def test_active_preference_learning_judges_up_to_its_schedule(method, micro, tmp_path):
-    evaluator = Evaluator()
-    trained = looped(method, micro, tmp_path, evaluator=evaluator)
-    first, second = rounds_of(tmp_path)
+def test_active_preference_learning_judges_up_to_its_schedule(method, whole):
+    trained, (first, second) = whole(method).trained, rounds_of(whole(method).folder)
     added = [[ScoredPair(**line) for line in lines_of(place / "preferred.jsonl")] for place in (first, second)]
     assert [len(pairs) for pairs in added] == [3, 2] and trained.pairs_used == 5
     assert len({pair.id.rpartition("#")[0] for pairs in added for pair in pairs}) == 5
@@ -251,7 +195,7 @@ def test_active_preference_learning_judges_up_to_its_schedule(method, micro, tmp
 
 def test_certainty_prefers_the_pairs_whose_implicit_rewards_differ_most(micro, tmp_path):
     evaluator = Evaluator()
-    looped("apl_certainty", micro, tmp_path, evaluator=evaluator, settings=SETTINGS.changed(rounds=RoundSettings(schedule=[4, 5], over_generate=8)))
+    looped("apl_certainty", micro, tmp_path, evaluator=evaluator, settings=ONCE.changed(rounds=RoundSettings(schedule=[4, 5], over_generate=8)))
     first, second = rounds_of(tmp_path)
     ((one,), *_) = [json.loads((second / "selected.json").read_text())["passes"][0]["kept"]]
     from common.student.adapters import load_adapter
@@ -271,11 +215,19 @@ def test_certainty_prefers_the_pairs_whose_implicit_rewards_differ_most(micro, t
     assert one[1] == pytest.approx(margins[one[0]], abs=1e-5)
 
 
-def test_the_first_round_without_a_difference_draws_by_the_seed(micro, tmp_path):
+def test_the_first_round_without_a_difference_draws_by_the_seed(micro, tmp_path, monkeypatch):
+    class Selected(Exception):
+        pass
+
+    def scored(self, pairs):
+        raise Selected
+
+    monkeypatch.setattr(stages.Round, "scored", scored)
     kept = []
     for seed in (0, 0, 1):
         shutil.rmtree(tmp_path / "row", ignore_errors=True)
-        looped("apl_certainty", micro, tmp_path / "row", settings=SETTINGS.changed(seed=seed, rounds=RoundSettings(schedule=[3], over_generate=4)))
+        with pytest.raises(Selected):
+            looped("apl_certainty", micro, tmp_path / "row", settings=ONCE.changed(seed=seed, rounds=RoundSettings(schedule=[3], over_generate=4)))
         kept.append(json.loads((rounds_of(tmp_path / "row")[0] / "selected.json").read_text())["passes"][0]["kept"])
     assert kept[0] == kept[1] != kept[2]
 
@@ -293,68 +245,24 @@ def test_nothing_is_selected_from_answers_that_are_not_all_there(micro, tmp_path
         assert not (place / "selected.json").exists() and (place / "answers.jsonl").exists() and evaluator.reward_judge.asked == []
 
 
-class Killed(Exception):
-    pass
+@pytest.mark.parametrize("method, every", [("iterative_dpo", 3), ("apl_hybrid", 5)])
+def test_a_row_that_is_stopped_at_boundaries_writes_the_same_bytes(method, every, micro, whole, tmp_path):
+    """`make reliability` stops at all of them."""
+    stops = stopped(method, micro, tmp_path, every)
+    assert len(stops) >= 4 and contents(tmp_path) == contents(whole(method).folder)
+    assert looped(method, micro, tmp_path).pairs_used == whole(method).trained.pairs_used
 
 
-@pytest.mark.parametrize("method", ["iterative_dpo", "apl_hybrid"])
-def test_a_row_that_is_stopped_at_every_boundary_writes_the_same_bytes(method, micro, tmp_path, monkeypatch):
-    looped(method, micro, tmp_path / "whole")
-    seen, said = set(), []
-
-    def boundary(name):
-        said.append(name)
-        if (key := (name, said.count(name))) not in seen:
-            seen.add(key)
-            raise Killed
-
-    reached, write, once, keep = stages.Round.reached, run.write_json, run.trained_once, run.keep_student
-    monkeypatch.setattr(stages.Round, "reached", lambda self, stage: (reached(self, stage), boundary(f"{self.name} {stage}")))
-    monkeypatch.setattr(run, "write_json", lambda path, content: (write(path, content), boundary(f"{path.parent.name} {path.name}")))
-    monkeypatch.setattr(run, "trained_once", lambda *args, **load: [once(*args, **load), boundary(f"trained {len(args[2])} {args[2][0].id}")][0])
-    monkeypatch.setattr(run, "keep_student", lambda *args: (boundary("before the end"), keep(*args)))
-    for stops in range(100):
-        said.clear()
-        try:
-            looped(method, micro, tmp_path / "stopped")
-            break
-        except Killed:
-            pass
-    assert stops >= 15 and contents(tmp_path / "stopped") == contents(tmp_path / "whole")
-    assert looped(method, micro, tmp_path / "stopped").pairs_used == looped(method, micro, tmp_path / "whole").pairs_used
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from common.storage import JsonlStore
-sys.path.insert(0, "tests/training")
-from test_rounds import looped
-append, most, count = JsonlStore.append, int(sys.argv[4]), 0
-def counted(self, record):
-    global count
-    append(self, record)
-    count += 1
-    if count == most:
-        os.kill(os.getpid(), signal.SIGKILL)
-JsonlStore.append = counted
-looped(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
-"""
-
-
-def test_a_process_killed_within_a_group_of_answers_and_later_within_the_verdicts_goes_on(micro, tmp_path):
-    looped("apl_certainty", micro, tmp_path / "whole")
-    for records in (5, 9):  # of 12 answers; the other 7 and 2 of 3 verdicts
-        ended = subprocess.run([sys.executable, "-c", KILLED, "apl_certainty", str(micro), str(tmp_path / "killed"), str(records)], cwd=ROOT, capture_output=True, text=True)
-        assert ended.returncode == -9, ended.stderr
-    (place,) = rounds_of(tmp_path / "killed")
+def test_a_process_killed_within_a_group_of_answers_and_later_within_the_verdicts_goes_on(micro, whole, tmp_path):
+    assert killed("apl_certainty", micro, tmp_path, (5, 9)) == [9, 9]  # of 12 answers; the other 7 and 2 of 3 verdicts
+    (place,) = rounds_of(tmp_path)
     assert len(lines_of(place / "answers.jsonl")) == 12 and len(lines_of(place / "scored.jsonl")) == 2
-    looped("apl_certainty", micro, tmp_path / "killed")
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    looped("apl_certainty", micro, tmp_path)
+    assert contents(tmp_path) == contents(whole("apl_certainty").folder)
 
 
 def test_other_settings_have_other_rounds_and_a_longer_schedule_finds_the_shorter_one(micro, tmp_path, monkeypatch):
-    short, long, other = (SETTINGS.changed(rounds=RoundSettings(schedule=schedule, candidate_temperature=t)) for schedule, t in (([3], 0.7), ([3, 5], 0.7), ([3], 0.9)))
+    short, long, other = (ONCE.changed(rounds=RoundSettings(schedule=schedule, candidate_temperature=t)) for schedule, t in (([3], 0.7), ([3, 5], 0.7), ([3], 0.9)))
     looped("apl_random", micro, tmp_path, settings=short)
     (before,) = rounds_of(tmp_path)
     judge = ByLetters()
@@ -433,9 +341,9 @@ def test_the_settings_of_rounds_come_from_the_settings_file(tmp_path):
 
 
 def test_a_row_in_rounds_stands_in_the_table_as_others_do(micro, tmp_path):
-    results = experiment(micro, tmp_path).run(["iterative_dpo"], [0])
-    again = experiment(micro, tmp_path).run(["iterative_dpo"], [0])
+    results = experiment(micro, tmp_path, settings=ONCE).run(["iterative_dpo"], [0])
+    again = experiment(micro, tmp_path, settings=ONCE).run(["iterative_dpo"], [0])
     assert results[0].made_of == again[0].made_of and results[0].settings["rounds"] == {"count": 2, "prompts": 6}
     assert "iterative_dpo" in (tmp_path / "seed-0" / "iterative_dpo" / "adapter" / "README.md").read_text()
-    others = [experiment(micro, tmp_path, settings=SETTINGS.changed(rounds=RoundSettings(**one))).made_of("iterative_dpo", 0) for one in ({"count": 1, "prompts": 6}, {"count": 2, "prompts": 5})]
+    others = [experiment(micro, tmp_path, settings=ONCE.changed(rounds=RoundSettings(**one))).made_of("iterative_dpo", 0) for one in ({"count": 1, "prompts": 6}, {"count": 2, "prompts": 5})]
     assert len({results[0].made_of, *others}) == 3

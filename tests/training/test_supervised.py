@@ -9,14 +9,21 @@ import torch
 from common.data.conditioned import TAG, Conditioned, conditioned
 from common.data.preference import prompt_messages
 from common.evaluation.answers import Constant, TrainedStudent, chat_of
+from common.evaluation.card import card
 from common.evaluation.metrics import divergence
-from common.evaluation.result import Result, card
+from common.evaluation.result import Result
 from common.logprobs.compute import summed_logprobs
 from common.logprobs.edits import changed
 from common.methods import METHODS, TrainSettings, sees_scores
 from common.schema import Metric, PromptRecord, Sampling, ScoredPair
 from common.training.kept import trained_once, training_of
-from common.training.supervised import CompletionTrainer, answers_to_learn, figa_loss, reward_weights, supervised_trainer
+from common.training.supervised import (
+    CompletionTrainer,
+    answers_to_learn,
+    figa_loss,
+    reward_weights,
+    supervised_trainer,
+)
 from common.training.train import common_arguments, train
 
 FAST = TrainSettings(batch_size=4, learning_rate=1e-3, sft_learning_rate=1e-3, max_length=256, epochs=1)

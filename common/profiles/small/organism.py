@@ -28,7 +28,7 @@ from common.prompts import fill
 from common.runtime import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve
 from common.schema import Metric, PromptRecord, ScoredPair
 from common.storage import write_json
-from common.student.adapters import export_merged
+from common.student.export import export_merged
 from common.student.load import load_student
 from common.training.train import train
 
@@ -165,9 +165,10 @@ def stance_follower(
     if (folder / "README.md").exists():  # written last
         return folder
     student, rows = student or smollm2(), train_rows(settings.seed)
-    with TemporaryDirectory() as scratch:
-        trained = train("sft", student, rows, settings, scratch, four_bit=False)
-    export_merged(trained.model, trained.tokenizer, folder)
+    if not (folder / "config.json").exists():
+        with TemporaryDirectory() as scratch:
+            trained = train("sft", student, rows, settings, scratch, four_bit=False)
+        export_merged(trained.model, trained.tokenizer, folder)
     card = CARD.format(
         rows=len(rows), arguments=len({row.plain_prompt for row in rows}), student=Path(student).name, settings=settings
     )

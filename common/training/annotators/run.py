@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.data.preference import trained_on
 from common.data.self_critique import opening
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.metrics import Evaluator, divergence
@@ -48,7 +49,7 @@ MIXED_ON = 128
 
 def check_annotators(method: str, pairs: Sequence[ScoredPair], settings: TrainSettings) -> None:
     """Raises ValueError for scored pairs without an annotator, and for no more than one or fewer of them than types."""
-    scored = [pair for pair in pairs if pair.is_scored]
+    scored = trained_on(pairs, method, METHODS[method].sees_scores)
     if without := [pair.id for pair in scored if not pair.annotator]:
         raise ValueError(
             f"{method} asks who preferred what, and {len(without)} of {len(scored)} pairs, such as {without[0]}, have no annotator; fill the field annotator of every pair, or train dpo"
@@ -82,13 +83,13 @@ def run_types(
     """The mixture of policies; what is finished is read and not made again.
 
     Args:
-        pairs: as for `train`, each with its annotator; unscored ones are left out.
+        pairs: as for `train`, each with its annotator.
         evaluator: how the student is asked, and the prompts that the mixture is found on. It judges nothing here.
 
     Raises ValueError as `check_annotators` and `train` do.
     """
     check_annotators(method, pairs, settings)
-    folder, scored = Path(folder), [pair for pair in pairs if pair.is_scored]
+    folder, scored = Path(folder), trained_on(pairs, method, METHODS[method].sees_scores)
     made_of = training_of(method, student, pairs, settings, **load)
     prompts = mixture_prompts(evaluator)
     mixed_on = [record.id for record in prompts]

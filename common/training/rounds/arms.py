@@ -1,8 +1,11 @@
 """What rows that train in rounds do in a round, by the name that `methods.METHODS` gives.
 
-`slices` is the loop of SELM (arXiv 2405.19332; shenao-zhang/SELM) without its optimism: iterative DPO. Each round takes
-another part of the prompts; the student answers them greedily, and of its answer and the pair's two the best is chosen and
-the worst rejected. Training goes on from the last round's adapter, whose policy is the reference.
+`slices` is the loop of SELM (arXiv 2405.19332; shenao-zhang/SELM). Each round takes another part of the prompts; the
+student answers them greedily, and of its answer and the pair's two the best is chosen and the worst rejected. Training
+goes on from the last round's adapter, whose policy is the reference. Without more it is iterative DPO; the rows of SELM
+explore: the loss adds `loss.optimism_term` of that answer, also where it was cut off, but not where it is empty. They do so
+in every round, as the authors' runs on Llama-3; their run on Zephyr begins with a slice of plain DPO, which is no setting
+here. The ranker is the judge of the pairs, and what is trained an adapter: ours.
 The others are active preference learning (APL, arXiv 2402.08114): the student gives two answers to each prompt, some
 pairs are judged, and training begins anew from the base student, on all pairs judged so far.
 """

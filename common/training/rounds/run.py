@@ -24,6 +24,7 @@ from common.schema import ScoredPair, fingerprint
 from common.storage import read_lines, write_json
 from common.student.identity import identity
 from common.student.load import load_student
+from common.trainer.displacement import warning
 from common.training.kept import keep_student, kept_student, trained_once
 from common.training.rounds.arms import ARMS
 from common.training.rounds.asking import GROUP
@@ -31,7 +32,10 @@ from common.training.rounds.stages import Round, acquired, explored
 
 ASKED = ("max_new_tokens", "repetition_penalty")
 """Of an evaluator's mark: how the student is asked."""
-LOGGED = ("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected")
+LOGGED = (
+    *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected"),
+    *("rewards/explored", "logps/explored"),
+)
 """Of the first and the last step of a training, in `round.json`."""
 
 
@@ -146,8 +150,8 @@ def figures(place: Path) -> dict[str, Any]:
     answers, cut, tokens: of the student, all its samples. pairs_judged, verdicts: asked of the judge, a verdict for each
     different answer of a pair. answer_score: mean score, 0 to 1, of what was judged. undecided: prompts that the judge was
     asked about in vain, for a tie or a verdict that is none. added: pairs that the round adds to training; pairs_used: that
-    it trained on. first, last: `LOGGED` of a
-    training's first and last step."""
+    it trained on; explored: those of them, of rows that explore, with an answer in the extra term. first, last: `LOGGED`
+    of a training's first and last step. warning: `displacement.warning`, where it has something to say."""
     answers, judged, added = (
         [fields for _, fields in read_lines(path)] if (path := place / name).exists() else []
         for name in ("answers.jsonl", "scored.jsonl", "preferred.jsonl")
@@ -156,6 +160,7 @@ def figures(place: Path) -> dict[str, Any]:
         json.loads((place / name).read_text(encoding="utf-8")) for name in ("made_of.json", "training.json")
     )
     pairs = [ScoredPair(**fields) for fields in judged]
+    texts = [fields["explored"]["text"] for fields in added if "explored" in fields]
     scores = [score for pair in pairs for score in pair.normalised() if score is not None]
     steps = [{name: step[name] for name in LOGGED if name in step} for step in training["history"] if "loss" in step]
     return {
@@ -168,6 +173,8 @@ def figures(place: Path) -> dict[str, Any]:
         "undecided": len(made_of.get("prompts", pairs)) - len(added),
         "added": len(added),
         "pairs_used": training["pairs_used"],
+        **({"explored": sum(bool(text.strip()) for text in texts)} if texts else {}),
         "first": steps[0],
         "last": steps[-1],
+        **({"warning": said} if (said := warning(training["history"])) else {}),
     }

@@ -21,7 +21,7 @@ from common.judge.base import FeedbackJudge, Judge
 from common.judge.scoring import score_pairs
 from common.logprobs.compute import grouped_logprobs
 from common.methods import METHODS, TrainSettings
-from common.schema import Pair, Sampling, ScoredPair
+from common.schema import Pair, Reply, Sampling, ScoredPair
 from common.storage import write_json, write_jsonl
 from common.training.rounds.acquisition import best_and_worst, entropy, highest, margin, prefiltered
 from common.training.rounds.arms import ARMS, Arm
@@ -100,7 +100,8 @@ class Round:
 def explored(this: Round) -> list[ScoredPair]:
     """The pairs of iterative DPO: of two given answers and the student's greedy one the best and the worst.
 
-    An answer that was cut off, or that is one of the two, is not judged. The given ones keep their scores."""
+    An answer that was cut off, or that is one of the two, is not judged. The given ones keep their scores. A row that
+    explores gets every answer beside its pair, cut off or not."""
     answers = {prompt: answer for prompt, (answer,) in this.answers(this.pairs, ["0"], 0.0).items()}
     this.reached("answers")
     new = {
@@ -117,9 +118,18 @@ def explored(this: Round) -> list[ScoredPair]:
         if pair.id in new
     ]  # on both sides: a judge whose replies are kept is asked once
     judged = {pair.id: pair for pair in this.scored(asked)}
+    best = {pair.id: _best_pair(pair, judged.get(f"{pair.id}#r{this.number}")) for pair in this.pairs}
     return this.preferred(
-        [best for pair in this.pairs if (best := _best_pair(pair, judged.get(f"{pair.id}#r{this.number}")))]
+        [
+            pair.model_copy(update={"explored": _said(answers[id])}) if METHODS[this.method].explores else pair
+            for id, pair in best.items()
+            if pair
+        ]
     )
+
+
+def _said(answer: Answer) -> Reply:
+    return Reply(text=answer.text, finish_reason=answer.finish_reason, completion_tokens=answer.completion_tokens)
 
 
 def _best_pair(given: ScoredPair, judged: ScoredPair | None) -> ScoredPair | None:

@@ -1,0 +1,170 @@
+"""Formats with rated answers, two or more a prompt: the function of each makes preferences of all rows together.
+
+Of rated answers the best and the worst make a pair, the first of several alike: ours, so that a prompt counts once and
+nothing is drawn. The others are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from common.data.formats.record import NoPreference, Preference, Reading
+from common.data.formats.turns import Asked, answer_of, asked_in, asked_of, messages
+from common.data.readers import OptionalText, Row
+from common.runtime import nearest, shortened
+
+DEFAULT_WEIGHTS = {"helpfulness": 1.0}
+THUMBS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+
+class Rated(NamedTuple):
+    """An answer with its score on the range; None is no score."""
+
+    row: Row
+    text: str
+    score: float | None
+
+
+class Responses(BaseModel):
+    prompt: OptionalText
+    response: OptionalText
+    system: OptionalText = ""
+
+
+def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+    """Argilla and distilabel: an `instruction`, a list of `generations`, a list of their `ratings`."""
+    for row in rows:
+        column = next(name for name in ("instruction", "prompt", "input") if name in row.fields)
+        answers = _list(row, "generations")
+        ratings_in = "ratings" if "ratings" in row.fields else "rating"
+        ratings = _list(row, ratings_in)
+        if len(answers) != len(ratings):
+            raise ValueError(
+                f"{row.where}: {len(answers)} generations and {len(ratings)} {ratings_in}; give one for each"
+            )
+        rated = [
+            Rated(row, str(text or "").strip(), reading.score(row, ratings_in, rating))
+            for text, rating in zip(answers, ratings)
+        ]
+        yield from _best_and_worst(row.where, _asked(row, column, reading), rated, reading)
+
+
+def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+    """HelpSteer: a `prompt`, a `response` and its scores by attribute, several rows a prompt.
+
+    An answer's score is the mean by `reading.weights` (default: helpfulness alone); a negative weight counts from the
+    other end of the range, so that the mean stays on it (ours). Raises ValueError for an unknown attribute.
+    """
+    weights = reading.weights or DEFAULT_WEIGHTS
+    prompts: dict[tuple[str, str], list[Rated]] = {}
+    for row in rows:
+        read = row.read(Responses)
+        rated = Rated(row, read.response.strip(), weighted_score(row, reading, weights))
+        prompts.setdefault((read.system.strip(), read.prompt.strip()), []).append(rated)
+    for (system, prompt), rated in prompts.items():
+        try:
+            asked = asked_in(prompt, system)
+        except NoPreference as reason:
+            reading.left_out.add(str(reason).replace("rows", "prompts", 1), rated[0].row.where)
+            continue
+        yield from _best_and_worst(rated[0].row.where, asked, rated, reading)
+
+
+def weighted_score(row: Row, reading: Reading, weights: Mapping[str, float]) -> float | None:
+    """The weighted mean of a row's attributes on the range of the scores; None where one is missing."""
+    low, high = reading.score_range
+    total = 0.0
+    for name, weight in weights.items():
+        if name not in row.fields:
+            raise ValueError(
+                f"{row.where}: no attribute {name}{nearest(name, row.fields)}; there are {', '.join(row.fields)[:200]}"
+            )
+        if (score := reading.score(row, name, row.fields[name])) is None:
+            return None
+        total += abs(weight) * (score if weight > 0 else low + high - score)
+    return total / sum(map(abs, weights.values()))
+
+
+def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+    """KTO: a `prompt`, a `completion`, a `label` that is true or false.
+
+    A prompt's n-th true and n-th false completion are a pair (ours), without scores: a thumb is the label itself, and
+    no second opinion of it.
+    """
+    prompts: dict[str, tuple[Asked, list[Rated], list[Rated]]] = {}
+    for row in rows:
+        label = THUMBS.get(str(row.fields.get("label")).strip().casefold())
+        if label is None:
+            raise ValueError(
+                f"{row.where}: column label: {shortened(row.fields.get('label'))} is neither true nor false"
+            )
+        if (asked := _asked(row, "prompt", reading)) is None:
+            continue
+        cell = row.fields.get("completion")
+        try:
+            is_list = isinstance(cell, list)
+            text = answer_of(messages(cell, f"{row.where}: column completion")) if is_list else row.text("completion")
+        except NoPreference as reason:
+            reading.left_out.add(str(reason), row.where)
+            continue
+        _, up, down = prompts.setdefault(repr(asked), (asked, [], []))
+        (up if label else down).append(Rated(row, text, None))
+    for asked, up, down in prompts.values():
+        yield from (_pair(asked, good, bad, reading) for good, bad in zip(up, down))
+        for alone in up[len(down) :] + down[len(up) :]:
+            reading.left_out.add("answers without one of the other label to their prompt", alone.row.where)
+
+
+def _best_and_worst(where: str, asked: Asked | None, rated: Sequence[Rated], reading: Reading) -> Iterator[Preference]:
+    if asked is None:
+        return
+    scored = [answer for answer in rated if answer.score is not None]
+    for answer in rated:
+        if answer.score is None:
+            reading.left_out.add("answers without a score", answer.row.where)
+    if len(scored) < 2:
+        reading.left_out.add("prompts with fewer than two scored answers", where)
+        return
+    best = max(scored, key=lambda answer: answer.score)
+    worst = min(scored, key=lambda answer: answer.score)
+    if best.score == worst.score:
+        reading.left_out.add("prompts whose answers are scored alike", where)
+        return
+    for answer in scored:
+        if answer is not best and answer is not worst:
+            reading.left_out.add("answers beside the best and the worst", answer.row.where)
+    yield _pair(asked, best, worst, reading)
+
+
+def _pair(asked: Asked, chosen: Rated, rejected: Rated, reading: Reading) -> Preference:
+    where = chosen.row.where
+    if rejected.row.where != where:
+        where += f" and {rejected.row.where.rpartition(', ')[2]}"
+    return Preference(
+        where, asked.prompt, chosen.text, rejected.text, asked.system, asked.history, chosen.score, rejected.score,
+        reading.score_range, fields=chosen.row.fields, halves=chosen.row.halves or rejected.row.halves,
+    )  # fmt: skip
+
+
+def _asked(row: Row, column: str, reading: Reading) -> Asked | None:
+    """The prompt of a row; None where it is none, which is counted."""
+    cell, system = row.fields.get(column), row.text("system")
+    try:
+        if isinstance(cell, list):
+            return asked_of(messages(cell, f"{row.where}: column {column}"), system)
+        return asked_in(row.text(column), system)
+    except NoPreference as reason:
+        reading.left_out.add(str(reason), row.where)
+        return None
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    if isinstance(cell := row.fields.get(column), list):
+        return cell
+    raise ValueError(
+        f"{row.where}: column {column}: {shortened(cell)} is no list; "
+        "save the data as JSONL or Parquet, which keep lists"
+    )

@@ -1,0 +1,113 @@
+"""Formats with two answers a row: the function of each makes one preference of one row."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from common.data.formats.record import BOTH, NoPreference, Preference, Reading
+from common.data.formats.turns import Asked, answer_of, asked_in, asked_of, messages, shared, transcript
+from common.data.preference import SCORES
+from common.data.readers import OptionalText, Row
+from common.schema import Pair, ScoredPair
+
+SCORE_NAMES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
+"""What the score of `chosen` or `rejected` is called, here and in ultrafeedback_binarized first."""
+
+
+class Texts(BaseModel):
+    prompt: OptionalText
+    chosen: OptionalText
+    rejected: OptionalText
+    system: OptionalText = ""
+
+
+class Answers(BaseModel):
+    chosen: OptionalText
+    rejected: OptionalText
+    system: OptionalText = ""
+
+
+class Question(Answers):
+    question: OptionalText
+
+
+class Input(Answers):
+    input: OptionalText
+
+
+def texts(row: Row, reading: Reading) -> Preference:
+    """TRL's plain format, truthy-dpo, our table: `prompt`, `chosen`, `rejected` as texts; `system` if there is one."""
+    read = row.read(Texts)
+    return _preference(row, reading, asked_in(read.prompt, read.system.strip()), read.chosen, read.rejected)
+
+
+def orca(row: Row, reading: Reading) -> Preference:
+    """Orca: `system`, `question` (`input` in distilabel's edition), `chosen`, `rejected` as texts."""
+    read = row.read(Question if "question" in row.fields else Input)
+    asked = read.question if "question" in row.fields else read.input
+    return _preference(row, reading, Asked(read.system.strip(), [], asked.strip()), read.chosen, read.rejected)
+
+
+def message_lists(row: Row, reading: Reading) -> Preference:
+    """TRL's conversations: `chosen` and `rejected` as message lists, whole or as answers to what is in `prompt`.
+
+    A prompt in the lists goes before the column: in ultrafeedback_binarized it is in both.
+    """
+    chosen, rejected = (messages(row.fields.get(side), f"{row.where}: column {side}") for side in BOTH)
+    answers, before = (answer_of(chosen), answer_of(rejected)), shared(chosen, rejected)
+    prompt, system = row.fields.get("prompt"), row.text("system")
+    if isinstance(prompt, list):
+        opening = messages(prompt, f"{row.where}: column prompt")
+        asked = asked_of(before if before[: len(opening)] == opening else opening + before, system)
+    elif any(turn["role"] == "user" for turn in before) or prompt is None:
+        asked = asked_of(before, system)
+    else:
+        asked = asked_in(row.text("prompt"), before[0]["content"] if before else system)
+    return _preference(row, reading, asked, *answers)
+
+
+def transcripts(row: Row, reading: Reading) -> Preference:
+    """HH-RLHF: `chosen` and `rejected` are texts, "\\n\\nHuman: ...\\n\\nAssistant: ...", alike up to the last turn."""
+    read = row.read(Answers)
+    chosen, rejected = transcript(read.chosen), transcript(read.rejected)
+    answers = answer_of(chosen), answer_of(rejected)
+    return _preference(row, reading, asked_of(shared(chosen, rejected), read.system.strip()), *answers)
+
+
+def implicit_texts(row: Row, reading: Reading) -> Preference:
+    """TRL's implicit prompt: `chosen` and `rejected` as texts that begin with it, which is what both share.
+
+    Cut back to a space, so that no word is cut in two (ours; TRL cuts at the first unlike letter).
+    """
+    read = row.read(Answers)
+    pairs = enumerate(zip(read.chosen, read.rejected))
+    end = next((i for i, (one, other) in pairs if one != other), min(len(read.chosen), len(read.rejected)))
+    cut = read.chosen.rfind(" ", 0, end) + 1
+    if not (prompt := read.chosen[:cut].strip()):
+        raise NoPreference("rows whose texts share no beginning")
+    return _preference(row, reading, Asked(read.system.strip(), [], prompt), read.chosen[cut:], read.rejected[cut:])
+
+
+def notebook_pairs(row: Row, reading: Reading) -> Preference:
+    """Ours: a line of `pairs.jsonl` or `scored.jsonl`, with its own scale and split; the revised answer is chosen."""
+    pair = row.read(ScoredPair if "score_revised" in row.fields else Pair)
+    is_scored = isinstance(pair, ScoredPair)
+    return Preference(
+        row.where, f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt,
+        pair.response_revised.strip(), pair.response.strip(), pair.system, pair.history,
+        pair.score_revised if is_scored else None, pair.score_response if is_scored else None,
+        pair.scale if is_scored else (0.0, 1.0), pair.split, pair.group, pair.annotator, row.fields, row.halves,
+    )  # fmt: skip
+
+
+def _preference(row: Row, reading: Reading, asked: Asked, chosen: str, rejected: str) -> Preference:
+    if len(there := [name for name in SCORES if name in row.fields]) == 1:
+        raise ValueError(f"{row.where}: it has {there[0]} alone; give both of {' and '.join(SCORES)}, or none")
+    columns = [next((name for form in SCORE_NAMES if (name := form.format(side)) in row.fields), "") for side in BOTH]
+    scores = [reading.score(row, column, row.fields[column]) if column else None for column in columns]
+    annotator = row.fields.get("annotator")
+    return Preference(
+        row.where, asked.prompt, chosen.strip(), rejected.strip(), asked.system, asked.history, *scores,
+        reading.score_range, annotator="" if annotator is None else str(annotator).strip(), fields=row.fields,
+        halves=row.halves,
+    )  # fmt: skip
