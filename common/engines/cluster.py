@@ -91,6 +91,8 @@ class RayPool(Executor):
             for name, answer in asked:
                 try:
                     problem = self.ray.get(answer)
+                except (self.ray.exceptions.TaskUnschedulableError, self.ray.exceptions.NodeDiedError):
+                    continue  # lost meanwhile
                 except self.ray.exceptions.RayError as error:
                     last = str(error).strip().splitlines()[-1]
                     problem = f"cannot run the project, which must be at {ROOT} with all it needs ({last})"
