@@ -16,7 +16,8 @@ class Offsets:
     """
 
     def __init__(self):
-        self._count, self._keys, self._offsets = 0, array("q", bytes(64)), array("q", bytes(64))
+        self._count, self._most = 0, FULL * 8
+        self._keys, self._offsets = array("q", bytes(64)), array("q", bytes(64))
 
     def __len__(self) -> int:
         return self._count
@@ -34,20 +35,23 @@ class Offsets:
     def __setitem__(self, record_id: str, offset: int) -> None:
         key = hash(record_id) or 1
         slot = self._slot(key)
+        self._offsets[slot] = offset
         if not self._keys[slot]:
             self._keys[slot] = key
             self._count += 1
-        self._offsets[slot] = offset
-        if self._count > FULL * len(self._keys):
-            self._double()
+            if self._count > self._most:
+                self._double()
 
     def _double(self) -> None:
-        keys, offsets = self._keys, self._offsets
-        self._keys, self._offsets = array("q", bytes(16 * len(keys))), array("q", bytes(16 * len(keys)))
-        for key, offset in zip(keys, offsets):
+        last = 2 * len(self._keys) - 1
+        keys, offsets = array("q", bytes(8 * last + 8)), array("q", bytes(8 * last + 8))
+        for key, offset in zip(self._keys, self._offsets):
             if key:
-                slot = self._slot(key)
-                self._keys[slot], self._offsets[slot] = key, offset
+                slot = key & last
+                while keys[slot]:
+                    slot = (slot + 1) & last
+                keys[slot], offsets[slot] = key, offset
+        self._keys, self._offsets, self._most = keys, offsets, FULL * len(keys)
 
     def _slot(self, key: int) -> int:
         """Of the key, or the free one where it belongs; 0 marks a free slot."""
