@@ -109,7 +109,9 @@ def pairs_to_score(p: RewardScore, tell: bool = False) -> Sequence[Pair]:
     tell: prints what is left out. Raises what `given_pairs` does, and ValueError where all pairs have several turns."""
     pairs = of_one_turn(given_pairs("reward_score", p, Pair, tell), "the scoring", tell)
     if not pairs:
-        raise ValueError(f"{p.pairs_file}: every pair has several turns, of which judges see the last alone; give others")
+        raise ValueError(
+            f"{p.pairs_file}: every pair has several turns, of which judges see the last alone; give others"
+        )
     return pairs
 
 
@@ -129,7 +131,10 @@ def given_pairs(stage: str, p: FromPairs, record_type: type[RecordType], tell: b
     """
     path, on_hub = input_of(stage, p), is_on_hub(p.pairs_file)
     if not path.exists() and not on_hub:
-        missing = {"reward_score": "no pairs at {}; run generate_data", "train_rdpo": "no scored pairs at {}; run reward_score"}
+        missing = {
+            "reward_score": "no pairs at {}; run generate_data",
+            "train_rdpo": "no scored pairs at {}; run reward_score",
+        }
         raise FileNotFoundError(f"{missing[stage].format(path)} first, or give pairs_file")
     if not on_hub and _is_ours(path):
         return read_records(path, record_type)

@@ -17,30 +17,26 @@ PACKAGES = str(Path(pydantic.__file__).parent.parent)
 
 
 def first_cells(notebook, folder, path):
-    """What the first two code cells leave or say in an interpreter that starts in `folder` and has `path` alone."""
+    """What the first two code cells print in an interpreter that starts in `folder` and has `path` alone."""
     cells = [cell for cell in json.loads((ROOT / notebook).read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"][:2]
     source = "\n".join("".join(cell["source"]) for cell in cells) + "\nprint(resolve(p.output))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     return subprocess.run([sys.executable, "-S", "-c", source], cwd=folder, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("notebook, folder", [
-    ("safety/generate_data.ipynb", "safety"), ("safety/reward_score.ipynb", "safety"), ("safety/train_rdpo.ipynb", "safety"),
-    ("sycophancy/train_rdpo.ipynb", "."), ("paper_tables.ipynb", "."),
-])  # fmt: skip
+@pytest.mark.parametrize("notebook, folder", [("safety/generate_data.ipynb", "safety"), ("paper_tables.ipynb", ".")])
 def test_a_clone_that_is_not_installed_runs_from_the_notebooks_folder_and_from_the_root(notebook, folder):
     done = first_cells(notebook, ROOT / folder, [PACKAGES])
     assert done.returncode == 0 and done.stdout.startswith(f"{ROOT}/runs/miniature"), done.stderr
 
 
-@pytest.mark.parametrize("notebook", ["roleplay-robustness/generate_data.ipynb", "paper_tables.ipynb"])
-def test_an_installed_one_runs_from_anywhere_and_writes_below_the_project(notebook, tmp_path):
-    done = first_cells(notebook, tmp_path, [PACKAGES, str(ROOT)])
+def test_an_installed_one_runs_from_anywhere_and_writes_below_the_project(tmp_path):
+    done = first_cells("safety/train_rdpo.ipynb", tmp_path, [PACKAGES, str(ROOT)])
     assert done.returncode == 0 and done.stdout.startswith(f"{ROOT}/runs/miniature"), done.stderr
 
 
 @pytest.mark.parametrize("notebook, folder, path, missing", [
-    ("safety/train_rdpo.ipynb", "elsewhere", [PACKAGES], "common"), ("paper_tables.ipynb", "elsewhere", [PACKAGES], "common"), ("safety/generate_data.ipynb", "safety", [], "pydantic"),
+    ("safety/train_rdpo.ipynb", "elsewhere", [PACKAGES], "common"), ("paper_tables.ipynb", "elsewhere", [PACKAGES], "common"), ("safety/generate_data.ipynb", "safety", [], "yaml"),
 ])  # fmt: skip
 def test_a_kernel_without_project_or_libraries_says_in_one_sentence_what_to_do(notebook, folder, path, missing, tmp_path):
     done = first_cells(notebook, tmp_path if folder == "elsewhere" else ROOT / folder, path)
