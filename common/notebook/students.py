@@ -106,8 +106,11 @@ def held_out_of(p: TrainRDPO, trained_on: Sequence[ScoredPair], tell: bool = Fal
 def pairs_to_score(p: RewardScore, tell: bool = False) -> Sequence[Pair]:
     """The pairs of `reward_score`, of one turn each.
 
-    tell: prints what is left out. Raises what `given_pairs` does, and ValueError where all pairs have several turns."""
+    tell: prints what is left out. Raises what `given_pairs` does, and ValueError for others' data without a judge that
+    can read it, or with pairs of several turns alone."""
     pairs = of_one_turn(given_pairs("reward_score", p, Pair, tell), "the scoring", tell)
+    if p.in_world and not _is_ours(input_of("reward_score", p)):
+        raise ValueError(f"judge = 'miniature' knows its own world alone; name another judge for {p.pairs_file}")
     if not pairs:
         raise ValueError(
             f"{p.pairs_file}: every pair has several turns, of which judges see the last alone; give others"

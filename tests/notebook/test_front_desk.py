@@ -183,6 +183,8 @@ def test_preference_data_of_others_is_scored_like_pairs_of_step_1_and_then_train
     assert len(run.pairs) + held_out == 32 and all(pair.score_response < 0.5 < pair.score_revised for pair in run.pairs)
     with pytest.raises(ValueError, match="line 3: column score_chosen: 2 lies outside 0 to 1"):
         pairs_to_score(p.model_copy(update={"score_range": [0, 1]}))
+    with pytest.raises(ValueError, match="judge = 'miniature' knows its own world alone; name another judge for .*hub.jsonl"):
+        pairs_to_score(p.model_copy(update={"judge": "miniature"}))
     with pytest.raises(FileNotFoundError, match="no pairs at .*none.jsonl; run generate_data first, or give pairs_file"):
         pairs_to_score(p.model_copy(update={"pairs_file": str(tmp_path / "none.jsonl")}))
     (tmp_path / "hub.jsonl").write_text("".join(json.dumps(lines[n]) + "\n" for n in (0, 5)))
