@@ -2,6 +2,7 @@
 
 COMMANDS = {
     "common.batch": "run the notebooks of a profile through papermill",
+    "common.storage.shards": "merge the shards of a run, which common.batch --shard made",
     "common.status": "how far a run is: notebooks, rows, remaining time, money",
     "common.doctor": "look at a file of pairs before training: faults, label noise, recommended method",
     "common.own_data": "train a chat model on a file of scored pairs and report before and after",

@@ -12,7 +12,7 @@ FLOORS = [
     {"schema", "statistics", "loss"},
     {"storage", "prompts"},
     {"runtime"},
-    {"specs", "status"},
+    {"specs", "status", "engines"},
     {"student"},
     {"chat", "logprobs", "methods"},
     {"data"},
