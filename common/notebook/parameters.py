@@ -174,10 +174,26 @@ class GenerateData(Stage):
         return self.teacher == "miniature" and self.pairs != "recorded"
 
 
-class RewardScore(Stage):
+class FromPairs(Stage):
+    """What the stages that begin with pairs have.
+
+    pairs_file: "" for what the step before wrote into `output` (`INPUTS`); else that of another run, or data in a format
+    of docs/own-data.md from a file, a saved folder or the Hub, whose scores have `score_range` and, by attribute,
+    `weights`.
+    """
+
+    pairs_file: str = ""
+    score_range: list[float] = Field(default_factory=lambda: [0.0, 1.0])
+    weights: dict[str, float] = Field(default_factory=dict)
+
+    def _checks(self) -> list[Callable[[], object]]:
+        return [*super()._checks(), lambda: check_range(self.score_range)]
+
+
+class RewardScore(FromPairs):
     """Of `reward_score`.
 
-    pairs_file: "" for `pairs.jsonl` in `output`. judge: who scores. judge_error, judge_blind_to, judge_unclear: of the
+    judge: who scores; scores that the pairs bring are not read. judge_error, judge_blind_to, judge_unclear: of the
     miniature's, see `MiniatureJudge`. labels: file of labelled answers that a real judge is checked on first, and the
     file of texts where it holds ids;
     least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for the experiment's. unscored_limit,
@@ -185,7 +201,6 @@ class RewardScore(Stage):
     twice that.
     """
 
-    pairs_file: str = ""
     judge: str = "miniature"
     judge_error: float = 0.1
     judge_blind_to: str = ""
@@ -213,11 +228,10 @@ class RewardScore(Stage):
         return self.judge == "miniature"
 
 
-class TrainRDPO(Stage):
+class TrainRDPO(FromPairs):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`; else that of another run, or data in a format of docs/own-data.md from
-    a file, a saved folder or the Hub, whose scores have `score_range` and, by attribute, `weights`. held_out: file of
+    held_out: file of
     prompts that are evaluated on, in place of those in the pairs file. methods: rows of the table. seeds: of pairs
     drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
@@ -230,10 +244,7 @@ class TrainRDPO(Stage):
     `RewardScore`.
     """
 
-    pairs_file: str = ""
     held_out: str = ""
-    score_range: list[float] = Field(default_factory=lambda: [0.0, 1.0])
-    weights: dict[str, float] = Field(default_factory=dict)
     methods: list[str] = Field(default_factory=lambda: ["rdpo"])
     seeds: list[int] = Field(default_factory=lambda: [0])
     evaluate_on: str = "validation"
@@ -288,7 +299,6 @@ class TrainRDPO(Stage):
             lambda: check_methods(self.methods),
             lambda: check_references(self.methods, self.training),
             lambda: check_labels(self.labels),
-            lambda: check_range(self.score_range),
             *named,
         ]
 
@@ -377,7 +387,7 @@ def check_range(score_range: Sequence[float]) -> None:
     check_score_range(*score_range)
 
 
-def input_of(stage: str, p: RewardScore | TrainRDPO) -> Path:
+def input_of(stage: str, p: FromPairs) -> Path:
     """The pairs that a notebook begins with: `pairs_file`, or what the step before wrote into `output`."""
     return resolve(p.pairs_file or Path(p.output) / INPUTS[stage])
 
