@@ -1,6 +1,6 @@
 """Runs the study (`common.study.design`) in the miniature worlds and writes `results/evidence/`.
 
-    python -m common.study [--full] [--part NAME] [--experiment NAME] [--seed N] [--to FOLDER] [--jobs N]
+    rdpo study --part noise --experiment safety --seed 0 --jobs 2
 
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
@@ -12,12 +12,12 @@ settings that the trials of `results/evidence` chose.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
+from common.command import CommandParser
 from common.evaluation.result import Result
 from common.methods import METHODS
 from common.miniature.world import world_of
@@ -302,19 +303,24 @@ def _read_rows(to: Path) -> list[dict[str, Any]]:
     return read_measurements(path) if (path := to / "table.csv").exists() else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.study", description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
-    parser.add_argument("--part", action="append", help="only these parts")
-    parser.add_argument("--experiment", action="append", help="default: all")
-    parser.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo study`."""
+    command = study_parser("study", __doc__)
+    command.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
+    command.add_argument("--part", action="append", help="only these parts")
+    command.add_argument("--experiment", action="append", help="default: all")
+    command.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
+    command.add_argument(
         "--to",
         type=resolve,
         default=RESULTS,
         help="folder of the rows; another one than the default takes the settings chosen there",
     )
-    asked = parsed(parser)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parsed(parser(), arguments)
     every = [part for part in parts("safety") if part not in (*OF_READINGS, *OF_RELATED)]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
         f"experiment {name}" for name in asked.experiment or () if name not in experiments()
@@ -333,12 +339,17 @@ def main() -> None:
     report_and_exit(failed, asked.to, write_report)
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a study's command, `--jobs` among them."""
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
-    asked = parser.parse_args()
+def study_parser(name: str, about: str) -> CommandParser:
+    """The arguments that every study's command takes."""
+    command = CommandParser(name, about)
+    command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
+    return command
+
+
+def parsed(command: CommandParser, arguments: list[str] | None) -> Namespace:
+    asked = command.parse_args(arguments)
     if asked.jobs < 1:
-        parser.error("--jobs must be at least 1")
+        command.error("--jobs must be at least 1")
     escape_what_the_terminal_lacks()
     return asked
 
@@ -351,8 +362,12 @@ def report_and_exit(failed: Sequence[str], to: Path, write: Callable[[Path, Path
 
 
 def run_command(
-    module: str, about: str, wanted: Sequence[str], to: Path, write: Callable[[Path, Path], Iterable[Path]]
+    command: CommandParser,
+    arguments: list[str] | None,
+    wanted: Sequence[str],
+    to: Path,
+    write: Callable[[Path, Path], Iterable[Path]],
 ) -> NoReturn:
     """The command of a study whose parts are all run, in all experiments."""
-    asked = parsed(argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0]))
+    asked = parsed(command, arguments)
     report_and_exit(run_study(experiments(), wanted, asked.jobs, to), to, write)
