@@ -13,6 +13,8 @@ COMMANDS = {
     "Your own pairs": {
         "doctor": ("common.doctor.__main__", "look at pairs before training: faults, label noise, recommended method"),
         "train": ("common.own_data", "train a chat model on scored pairs and report before and after"),
+        "judge": ("common.commands.judge", "score both answers of every pair with a judge"),
+        "evaluate": ("common.commands.evaluate", "measure a student, adapters and other models on a file of prompts"),
         "gate": ("common.gate.__main__", "may this adapter be shipped? base and adapter on the same prompts"),
         "audit": ("common.audit.__main__", "label a few answers blind: how far can the judge's rates be believed?"),
         "export": ("common.student.export", "merge an adapter into an ordinary model folder; GGUF and Modelfile"),

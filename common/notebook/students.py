@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +113,25 @@ def given_pairs(p: TrainRDPO, record_type: type[RecordType], tell: bool = False)
     tell: prints the format of the others' data and what gave no pair.
     """
     path = input_of("train_rdpo", p)
-    if not is_on_hub(p.pairs_file) and _is_ours(path):
-        return read_records(path, record_type)
     source = path if path.exists() else p.pairs_file
-    found = learnable(read_preferences(source, tuple(p.score_range), p.weights))
+    return pairs_in(source, p.experiment, record_type, tuple(p.score_range), p.weights, tell)
+
+
+def pairs_in(
+    source: str | Path,
+    experiment: str,
+    record_type: type[RecordType],
+    score_range: tuple[float, float] = (0.0, 1.0),
+    weights: Mapping[str, float] | None = None,
+    tell: bool = False,
+) -> Sequence[RecordType]:
+    """The notebooks' own JSON lines, or pairs in a format of others; arguments and errors as in `read_preferences`."""
+    if _is_ours(path := Path(source).expanduser()):
+        return read_records(path, record_type)
+    found = learnable(read_preferences(source, score_range, weights))
     if tell:
         print(found.account(), flush=True)
-    return [record_type(**pair.model_dump()) for pair in scored_pairs(found, p.experiment, PAIR_SHARES)]
+    return [record_type(**pair.model_dump()) for pair in scored_pairs(found, experiment, PAIR_SHARES)]
 
 
 def _is_ours(path: Path) -> bool:
