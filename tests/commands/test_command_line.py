@@ -1,4 +1,4 @@
-"""The command line `rdpo`: helps with examples, completion, errors in one line, exit codes (pytest tests/foundation/test_command.py)."""
+"""The command line `rdpo`: helps with examples, completion, errors in one line, exit codes (pytest tests/commands/test_command_line.py)."""
 
 import importlib
 import re

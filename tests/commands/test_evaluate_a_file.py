@@ -1,4 +1,4 @@
-"""`rdpo evaluate`: rows that exist, on a file of prompts (pytest tests/commands/test_evaluate.py)."""
+"""`rdpo evaluate`: rows that exist, on a file of prompts (pytest tests/commands/test_evaluate_a_file.py)."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_base_and_a_model_are_measured_on_the_prompts_of_the_file(micro, prompts
     shown = capsys.readouterr().out
     assert "base student" in shown and str(tmp_path / "out" / "table.md") in shown
     lines = [line for line in read_measurements(tmp_path / "out" / "table.csv") if line["metric"] == "judged"]
-    assert [line["method"] for line in lines] == ["base", f"model:{micro}"] and {line["n"] for line in lines} == {4}
+    assert [line["method"] for line in lines] == ["base", f"model:{micro}"] and {line["n"] for line in lines} == {8}
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
     main(arguments)
     assert len(before) == 2 and before == {path: path.stat().st_mtime_ns for path in before}

@@ -1,4 +1,4 @@
-"""`rdpo judge`: scores for pairs in any format, which `rdpo train` can read (pytest tests/commands/test_judge.py)."""
+"""`rdpo judge`: scores for pairs in any format, which `rdpo train` can read (pytest tests/commands/test_judge_a_file.py)."""
 
 import json
 
