@@ -12,8 +12,8 @@ from common.runtime import nearest
 class CommandParser(argparse.ArgumentParser):
     """The arguments of the command `rdpo NAME`.
 
-    about: the docstring of its module, a paragraph of which is an example: `rdpo NAME ...`. A wrong argument ends the command with
-    one line on stderr and exit code 2.
+    about: the docstring of its module, a paragraph of which is an example: `rdpo NAME ...`. A wrong argument ends the
+    command with one line on stderr and exit code 2.
     """
 
     def __init__(self, name: str, about: str | None):
@@ -32,11 +32,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s'=]+)", message)
-        there = [
-            *self._option_string_actions,
-            *(str(value) for action in self._actions for value in action.choices or ()),
-        ]
-        self.exit(2, f"{self.prog}: {message}{nearest(wrong[1], there) if wrong else ''} (see {self.prog} --help)\n")
+        values = [str(value) for action in self._actions for value in action.choices or ()]
+        hint = nearest(wrong[1], [*self._option_string_actions, *values]) if wrong else ""
+        self.exit(2, f"{self.prog}: {message}{hint} (see {self.prog} --help)\n")
 
 
 class _Paragraphs(argparse.HelpFormatter):

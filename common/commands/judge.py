@@ -25,7 +25,7 @@ from common.schema import Pair, fingerprint
 from common.storage import claim
 
 DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in RewardScore.model_fields.items()}
-OPTIONS = ("experiment", "output", "judge", "providers", "labels", "least_kappa", "scale", "unscored_limit", "seed")
+OPTIONS = ("experiment", "output", "judge", "providers", "labels", "least_kappa", "scale", "unscored_limit")
 
 
 class Answers(Pair, extra="ignore"):
@@ -53,7 +53,6 @@ def parser() -> CommandParser:
     for name, meaning in (
         ("least_kappa", "a judge that agrees less with the labels is not used"),
         ("unscored_limit", "share of answers that may stay without a readable verdict"),
-        ("seed", "of the miniature's judge"),
     ):
         value = DEFAULTS[name]
         command.add_argument(
