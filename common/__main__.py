@@ -22,6 +22,7 @@ COMMANDS = {
     },
     "The paper's steps": {
         "batch": ("common.batch", "run the notebooks of a profile through papermill"),
+        "merge": ("common.storage.shards", "merge the shards of a run, which rdpo batch --shard made"),
         "local": ("common.local", "the three steps with a teacher behind any server and a student trained here"),
         "tune": ("common.notebook.tune", "tune every method of a profile with the same budget"),
         "status": ("common.status", "how far a run is: notebooks, rows, remaining time, money"),

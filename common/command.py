@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from typing import NoReturn
-
-from common.runtime import nearest
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -33,7 +32,8 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = re.search(r"(?:unrecognized arguments: |invalid choice: ')([^\s'=]+)", message)
         values = [str(value) for action in self._actions for value in action.choices or ()]
-        hint = nearest(wrong[1], [*self._option_string_actions, *values]) if wrong else ""
+        near = difflib.get_close_matches(wrong[1], [*self._option_string_actions, *values], 1) if wrong else []
+        hint = f", did you mean {near[0]}?" if near else ""
         self.exit(2, f"{self.prog}: {message}{hint} (see {self.prog} --help)\n")
 
 

@@ -9,11 +9,11 @@ import common
 
 ROOT = Path(common.__file__).parent
 FLOORS = [
-    {"schema", "statistics", "loss"},
+    {"schema", "statistics", "loss", "command"},
     {"storage", "prompts"},
     {"runtime"},
-    {"specs", "command"},
-    {"student", "status"},
+    {"specs", "status", "engines"},
+    {"student"},
     {"chat", "logprobs", "methods"},
     {"data"},
     {"judge", "trainer"},

@@ -21,6 +21,7 @@ from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
 from common.specs import Spec, spec_of
+from common.storage.shards import shard_of
 
 INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 """What a notebook begins with, in the folder of its run."""
@@ -114,7 +115,8 @@ class GenerateData(Stage):
     pairs: self_critique, recorded, or counterfactual_ and a variant. teacher: who answers, criticises and revises.
     respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
     of prompts; "" for the miniature's own.
-    prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the
+    prompts: how many; with a source at most so many, 0 for all. shard: "3/8" for the third of eight parts of them, to be
+    merged by `common.storage.shards`. benign_share: of harmless requests among the
     miniature's. noise_no_better, noise_worse, noise_on, edits: see `MiniatureTeacher`. pilot: chains of a real teacher that
     are looked at before the others, 0 for none;
     least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
@@ -127,6 +129,7 @@ class GenerateData(Stage):
     respond_with: str = "teacher"
     source: str = ""
     prompts: int = 800
+    shard: str = ""
     temperature: float = 0.0
     max_new_tokens: int = 256
     seed: int = 0
@@ -148,6 +151,7 @@ class GenerateData(Stage):
         return [
             *super()._checks(),
             lambda: variant_named(self.pairs),
+            lambda: shard_of(self.shard),
             *(partial(self.asked, role, name) for role, name in roles.items()),
             self._check_edits,
         ]

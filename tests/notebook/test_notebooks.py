@@ -189,6 +189,15 @@ def test_executed_notebooks_are_small(chain):
     assert max(path.stat().st_size for path in chain.glob("*.ipynb")) < 1_000_000
 
 
+def test_a_shard_has_a_folder_of_its_own_and_its_part_of_the_prompts(tmp_path):
+    steps = [steps_of("safety", STAGES[:2], "miniature", {"prompts": 7}, shard=f"{number}/2") for number in (1, 2)]
+    assert [step.given["output"] for step in steps[0]] == ["runs/miniature/safety/shard-1-of-2"] * 2 and "shard" not in steps[0][1].given
+    assert steps[1][0].name == "safety/generate_data.ipynb (2/2)" and steps[1][1].given["pairs_file"].endswith("shard-2-of-2/pairs.jsonl")
+    parts = [open_prompts(checked_parameters("safety/generate_data.ipynb", of_shard[0].given)) for of_shard in steps]
+    whole = open_prompts(checked_parameters("safety/generate_data.ipynb", {"prompts": 7}))
+    assert parts == [whole[::2], whole[1::2]]
+
+
 def test_a_second_run_reuses_what_is_finished(chain):
     output = str(chain / "runs" / "safety")
     assert not execute("safety/generate_data.ipynb", chain / "1.ipynb", {"output": output, "prompts": 48})
@@ -213,6 +222,8 @@ def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
     (["miniature", "-y", "{output: 2024}", "--experiment", "safety"], "parameter output = 2024: input should be a valid string"),
     (["miniature", "--seed", "-1"], "parameter seeds = [-1]: input should be greater than or equal to 0"),
     (["miniature", "--seed", "1", "--seed", "1"], "parameter seeds = [1, 1]: a value stands twice"),
+    (["miniature", "--shard", "9/8"], "shard = '9/8': expected i/n such as 3/8, with i from 1 to n"),
+    (["miniature", "--shard", "1/8", "--stage", "train_rdpo"], "--shard 1/8: is for generate_data and reward_score; merge the shards, then train"),
     (["miniature", "--jobs", "0"], "--jobs 0: at least one notebook must run at a time"),
     (["miniature", "--pairs", "counterfactual_contrast"], "unknown pairs 'counterfactual_contrast'; there are self_critique, recorded, counterfactual_encourage"),
     (["miniature", "-p", "pairs", "counterfactual_negation"], "give --pairs counterfactual_negation in place of -p pairs"),
