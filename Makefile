@@ -37,13 +37,13 @@ counterfactual: $(INSTALLED)
 	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method prompted --method sft --method dpo -p evaluate_on test --jobs 3
 
 evidence: $(INSTALLED)
-	$(BIN)/python -m common.study.design
+	$(BIN)/python -m common.study
 
 related: $(INSTALLED)
 	$(BIN)/python -m common.study.related
 
 evidence-full: $(INSTALLED)
-	$(BIN)/python -m common.study.design --full
+	$(BIN)/python -m common.study --full
 
 test: $(INSTALLED)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/scale tests

@@ -1,8 +1,6 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-f NAME] [-p NAME VALUE] [-y YAML]
-                                   [--to NAME] [--shard I/N] [--jobs N] [--dry-run] [--only-failed]
-                                   [--engine ray [--address HOST:PORT] [--store URL]]
+    rdpo batch miniature --experiment safety --stage train_rdpo --method rdpo --seed 0 -p epochs 2 --dry-run
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
 `papermill -f` as it stands, and where experiments differ a second one, `<experiment>/<stage>.yaml`. Executed notebooks
@@ -22,6 +20,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.command import CommandParser
 from common.data.counterfactual import PAIRS
 from common.engines import RayPool, add_engine, opened_store
 from common.notebook.execute import checked_parameters, execute, is_finished
@@ -65,27 +64,28 @@ def steps_of(
     return steps
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.batch", description="Run the notebooks of a profile through papermill."
+def parser() -> CommandParser:
+    """The arguments of `rdpo batch`."""
+    command = CommandParser("batch", __doc__)
+    command.add_argument("profile")
+    command.add_argument("--experiment", action="append", help="default: all")
+    command.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
+    command.add_argument("--seed", action="append", type=int)
+    command.add_argument("--method", action="append")
+    command.add_argument(
+        "--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}"
     )
-    parser.add_argument("profile")
-    parser.add_argument("--experiment", action="append", help="default: all")
-    parser.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
-    parser.add_argument("--seed", action="append", type=int)
-    parser.add_argument("--method", action="append")
-    parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}")
-    parser.add_argument(
+    command.add_argument(
         "-f",
         action="append",
         default=[],
         metavar="NAME",
         help="more parameters, from NAME.yaml beside the profile's files",
     )
-    parser.add_argument(
+    command.add_argument(
         "--to", default="", metavar="NAME", help="folder below runs/ for what is made; default: the profile's name"
     )
-    parser.add_argument(
+    command.add_argument(
         "-p",
         nargs=2,
         action="append",
@@ -93,27 +93,31 @@ def main(arguments: list[str] | None = None) -> int:
         metavar=("NAME", "VALUE"),
         help="any parameter of the notebooks; a list as 0,1 or [0, 1]",
     )
-    parser.add_argument(
+    command.add_argument(
         "-y", action="append", default=[], metavar="YAML", help="the same as YAML, such as 'seeds: [0, 1]'"
     )
-    parser.add_argument(
+    command.add_argument(
         "--shard",
         action="append",
         default=[],
         metavar="I/N",
-        help="only a part of the prompts, in steps 1 and 2; python -m common.storage.shards merges the N parts",
+        help="only a part of the prompts, in steps 1 and 2; rdpo merge merges the N parts",
     )
-    parser.add_argument("--jobs", type=int, help="experiments side by side; default: 1, on a cluster all")
-    add_engine(parser)
-    parser.add_argument(
+    command.add_argument("--jobs", type=int, help="experiments side by side; default: 1, on a cluster all")
+    add_engine(command)
+    command.add_argument(
         "--dry-run",
         action="store_true",
         help="say what would run, with which parameters, at what cost, and run nothing",
     )
-    parser.add_argument(
+    command.add_argument(
         "--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on"
     )
-    asked = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
         threads_each(1 if asked.jobs is None else asked.jobs)

@@ -1,21 +1,21 @@
 """Steps 1 and 2 in shards, which run anywhere and at any time, and their merge.
 
-    python -m common.storage.shards FOLDER
+    rdpo merge runs/paper/safety
 
-FOLDER is that of an experiment's run. What its folders `shard-1-of-8` to `shard-8-of-8` hold of `pairs.jsonl` and
+The folder is that of an experiment's run. What its folders `shard-1-of-8` to `shard-8-of-8` hold of `pairs.jsonl` and
 `scored.jsonl` becomes one file each, as if it had been made without shards: the same command without `--shard` then
 finds everything finished.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from common.command import CommandParser
 from common.schema import fingerprint
 from common.storage.files import claim, how_made
 from common.storage.lines import read_lines
@@ -112,11 +112,17 @@ def _texts(pairs: Path) -> list[str]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.storage.shards", description="Merge the shards of a run.")
-    parser.add_argument("folder", type=Path, help="of an experiment's run, such as runs/paper/safety")
+def parser() -> CommandParser:
+    """The arguments of `rdpo merge`."""
+    command = CommandParser("merge", __doc__)
+    command.add_argument("folder", type=Path, help="of an experiment's run, such as runs/paper/safety")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     try:
-        for name, count in merge(parser.parse_args().folder).items():
+        for name, count in merge(asked.folder).items():
             print(f"{name}: {count} records")
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")

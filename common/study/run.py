@@ -1,7 +1,6 @@
 """Runs the study (`common.study.design`) in the miniature worlds and writes `results/evidence/`.
 
-    python -m common.study [--full] [--part NAME] [--experiment NAME] [--seed N] [--to FOLDER] [--jobs N]
-                           [--engine ray [--address HOST:PORT] [--store URL]]
+    rdpo study --part noise --experiment safety --seed 0 --jobs 2
 
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
@@ -14,12 +13,12 @@ settings that the trials of `results/evidence` chose. With `--engine ray` the ro
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from functools import partial
@@ -28,6 +27,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
+from common.command import CommandParser
 from common.engines import Needs, RayPool, add_engine, opened_store
 from common.evaluation.result import Result
 from common.methods import METHODS
@@ -322,19 +322,24 @@ def _read_rows(to: Path) -> list[dict[str, Any]]:
     return read_measurements(path) if (path := to / "table.csv").exists() else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.study", description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
-    parser.add_argument("--part", action="append", help="only these parts")
-    parser.add_argument("--experiment", action="append", help="default: all")
-    parser.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo study`."""
+    command = study_parser("study", __doc__)
+    command.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
+    command.add_argument("--part", action="append", help="only these parts")
+    command.add_argument("--experiment", action="append", help="default: all")
+    command.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
+    command.add_argument(
         "--to",
         type=resolve,
         default=RESULTS,
         help="folder of the rows; another one than the default takes the settings chosen there",
     )
-    asked = parsed(parser)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parsed(parser(), arguments)
     every = [part for part in parts("safety") if part not in (*OF_READINGS, *OF_RELATED)]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
         f"experiment {name}" for name in asked.experiment or () if name not in experiments()
@@ -354,20 +359,25 @@ def main() -> None:
     report_and_exit(failed, asked.to, write_report)
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a study's command, `--jobs` and where rows run among them."""
-    parser.add_argument(
+def study_parser(name: str, about: str) -> CommandParser:
+    """The arguments that every study's command takes."""
+    command = CommandParser(name, about)
+    command.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side on this machine, a thread each"
     )
-    add_engine(parser)
-    asked = parser.parse_args()
+    add_engine(command)
+    return command
+
+
+def parsed(command: CommandParser, arguments: list[str] | None) -> Namespace:
+    asked = command.parse_args(arguments)
     if asked.jobs < 1:
-        parser.error("--jobs must be at least 1")
+        command.error("--jobs must be at least 1")
     escape_what_the_terminal_lacks()
     return asked
 
 
-def cluster_of(asked: argparse.Namespace) -> RayPool | None:
+def cluster_of(asked: Namespace) -> RayPool | None:
     """The cluster that the rows run on, None for this machine; ends the command with a sentence where none can be had."""
     try:
         store = opened_store(asked)
@@ -384,8 +394,12 @@ def report_and_exit(failed: Sequence[str], to: Path, write: Callable[[Path, Path
 
 
 def run_command(
-    module: str, about: str, wanted: Sequence[str], to: Path, write: Callable[[Path, Path], Iterable[Path]]
+    command: CommandParser,
+    arguments: list[str] | None,
+    wanted: Sequence[str],
+    to: Path,
+    write: Callable[[Path, Path], Iterable[Path]],
 ) -> NoReturn:
     """The command of a study whose parts are all run, in all experiments."""
-    asked = parsed(argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0]))
+    asked = parsed(command, arguments)
     report_and_exit(run_study(experiments(), wanted, asked.jobs, to, cluster=cluster_of(asked)), to, write)
