@@ -2,7 +2,7 @@
 
     rdpo judge rows.csv --judge yes_no:HuggingFaceTB/SmolLM2-135M-Instruct --output runs/judged
 
-The rows have any format of docs/own-data.md; scores that they have are replaced. Options are named as the parameters of
+The rows have any format of docs/own-data.md; scores that they have are not read. Options are named as the parameters of
 `reward_score`. With `--labels`, the judge is checked on labelled answers first. Run again, it goes on.
 """
 
@@ -18,18 +18,24 @@ from common.notebook.chats import paid
 from common.notebook.judges import check_judge, open_judge
 from common.notebook.parameters import RewardScore
 from common.notebook.prompts import texts_of
-from common.notebook.students import pairs_in
+from common.notebook.students import pairs_to_score
 from common.prompts import PROMPTS
 from common.runtime import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve, write_manifest
-from common.schema import Pair, fingerprint
+from common.schema import fingerprint
 from common.storage import claim
 
 DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in RewardScore.model_fields.items()}
-OPTIONS = ("experiment", "output", "judge", "providers", "labels", "least_kappa", "scale", "unscored_limit")
-
-
-class Answers(Pair, extra="ignore"):
-    """A pair without the scores that its file may have."""
+OPTIONS = (
+    "experiment",
+    "output",
+    "judge",
+    "providers",
+    "labels",
+    "least_kappa",
+    "scale",
+    "unscored_limit",
+    "score_range",
+)
 
 
 def parser() -> CommandParser:
@@ -74,8 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    p = RewardScore.of({name: getattr(asked, name) for name in OPTIONS})
-    pairs = pairs_in(asked.rows, p.experiment, Answers, tuple(asked.score_range), weights_of(asked.weights), tell=True)
+    given = {name: getattr(asked, name) for name in OPTIONS} | {"weights": weights_of(asked.weights)}
+    p = RewardScore.of({"pairs_file": asked.rows, **given})
+    pairs = pairs_to_score(p, tell=True)
     judge, checks = check_judge(open_judge(p), p)
     of = fingerprint([fingerprint(pair.id, pair.teacher, pair.response, pair.response_revised) for pair in pairs])
     made_of = {"judge": judge.name, "prompts": texts_of(p).hash, "max_new_tokens": p.max_new_tokens, "pairs": of}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,25 +139,13 @@ def given_pairs(stage: str, p: FromPairs, record_type: type[RecordType], tell: b
             "train_rdpo": "no scored pairs at {}; run reward_score",
         }
         raise FileNotFoundError(f"{missing[stage].format(path)} first, or give pairs_file")
-    source = path if path.exists() else p.pairs_file
-    return pairs_in(source, p.experiment, record_type, tuple(p.score_range), p.weights, tell)
-
-
-def pairs_in(
-    source: str | Path,
-    experiment: str,
-    record_type: type[RecordType],
-    score_range: tuple[float, float] = (0.0, 1.0),
-    weights: Mapping[str, float] | None = None,
-    tell: bool = False,
-) -> Sequence[RecordType]:
-    """The notebooks' own JSON lines, or pairs in a format of others; arguments and errors as in `read_preferences`."""
-    if _is_ours(path := Path(source).expanduser()):
+    if _is_ours(path):
         return read_records(path, record_type)
-    found = learnable(read_preferences(source, score_range, weights))
+    source = path if path.exists() else p.pairs_file
+    found = learnable(read_preferences(source, tuple(p.score_range), p.weights))
     if tell:
         print(found.account(), flush=True)
-    pairs, fields = scored_pairs(found, experiment, PAIR_SHARES), set(record_type.model_fields)
+    pairs, fields = scored_pairs(found, p.experiment, PAIR_SHARES), set(record_type.model_fields)
     return [record_type(**pair.model_dump(include=fields)) for pair in pairs]
 
 

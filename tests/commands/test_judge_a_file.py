@@ -6,7 +6,7 @@ import pytest
 
 from common.commands.judge import main
 from common.data.formats.read import read_preferences
-from common.schema import ScoredPair
+from common.schema import Pair, ScoredPair
 from common.storage import read_records
 
 KIND, RUDE = "gladly, here is a gentle way to do it", "no, go away and stop asking"
@@ -38,9 +38,9 @@ def test_pairs_get_scores_that_training_reads(judge, tmp_path, capsys):
     assert (tmp_path / "out" / "scored.jsonl").read_bytes() == before
 
 
-def test_scores_of_the_notebooks_own_pairs_are_replaced_and_all_else_is_kept(judge, pairs, tmp_path):
-    own = [pair.model_dump() for pair in pairs][:8]
-    main([written(tmp_path / "scored.jsonl", own), "--judge", judge, "--output", str(tmp_path / "out"), "--experiment", "safety"])
+def test_the_notebooks_own_pairs_keep_all_else(judge, pairs, tmp_path):
+    own = [pair.model_dump(include=set(Pair.model_fields)) for pair in pairs][:8]
+    main([written(tmp_path / "pairs.jsonl", own), "--judge", judge, "--output", str(tmp_path / "out"), "--experiment", "safety"])
     scored = [pair.model_dump() for pair in read_records(tmp_path / "out" / "scored.jsonl", ScoredPair)]
     kept = ("id", "split", "prompt", "response", "critique", "response_revised", "teacher", "kind")
     assert [[pair[name] for name in kept] for pair in scored] == [[pair[name] for name in kept] for pair in own]
@@ -50,6 +50,7 @@ def test_scores_of_the_notebooks_own_pairs_are_replaced_and_all_else_is_kept(jud
 @pytest.mark.parametrize(("more", "said"), [
     (["--judge", "lerned:x"], "judge: .*'lerned:x', did you mean learned"),
     (["--judge", "learned:nowhere.jsonl"], "judge: .*nowhere.jsonl"),
+    (["--judge", "miniature"], "judge: .*miniature.* knows its own world alone"),
     (["--judge", "learned:labels.jsonl", "--scale", "TEN"], "judge: .*unknown scale 'TEN'"),
 ])
 def test_bad_input_is_one_sentence(more, said, tmp_path, capsys):
