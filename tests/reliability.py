@@ -1,9 +1,9 @@
 """The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 20 minutes on 2 cores at rest.
 
-    python tests/reliability.py [--only kills rounds faults throughput growth kernels]
+    python tests/reliability.py [--only kills rounds trainings faults throughput growth kernels]
 
-Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, runs each in a
-short cut and holds the bars against
+Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, of trainings
+tests/trainer/test_resume.py, runs each in a short cut and holds the bars against
 results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
 (`fault_server.py`).
 """
@@ -143,6 +143,18 @@ def rounds(methods, folder):
     return figures
 
 
+def trainings(count, folder):
+    """{processes: figures} of `killed_at_random` preference trainings of a tiny model, in one process and in two."""
+    from tiny_models import tiny_causal_model
+    from trainer.killed import killed_at_random
+
+    model, figures, progress = str(tiny_causal_model(Path(folder) / "model")), {}, Progress("trainings that are killed", 2)
+    for processes in (1, 2):
+        figures[processes] = killed_at_random(model, Path(folder) / str(processes), processes, count)
+        progress(1)
+    return figures
+
+
 def faults(rates, count, folder, kinds=(*FAULTS, "refused"), concurrency=32):
     """{kind: {rate: figures}} of `count` chains each: how many prompts end as a pair, how many as a failure with its reason,
     how many of these are errors, and how many end as neither."""
@@ -260,6 +272,7 @@ def kernels(count, folder, side_by_side=4):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--trainings", type=int, default=20, help="kills of a training, in one process and again in two")
     parser.add_argument("--prompts", type=int, default=100, help="of each fault and rate")
     parser.add_argument("--chains", type=int, default=320, help="of the throughput")
     parser.add_argument("--examples", type=int, default=100_000)
@@ -268,6 +281,7 @@ def main():
     parts = {
         "kills": lambda folder: kills(wanted.kills, folder),
         "rounds": lambda folder: rounds(("iterative_dpo", "selm", "apl_hybrid"), folder),
+        "trainings": lambda folder: trainings(wanted.trainings, folder),
         "faults": lambda folder: faults(RATES, wanted.prompts, folder),
         "throughput": lambda folder: throughput(wanted.chains),
         "growth": lambda folder: growth(wanted.examples),

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -256,6 +256,7 @@ class RDPOTrainer(DPOTrainer):
         rows = dataset.select_columns([name for name in (*TOKENS, EXPLORED_IDS) if name in dataset.column_names])
         groups = [groups_of(self.data_collator([row])) for row in rows]
         keys = [fingerprint(*self._reference_key(of_pair), digits=32) for of_pair in groups]
+        (cache.values,) = broadcast_object_list([cache.values])  # another training may add to the file meanwhile
         missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
         if missing:
             mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
@@ -513,7 +514,13 @@ class RDPOTrainer(DPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
             (folder / "trainer_state.json").unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir):
+        """TRL's; every process has written before one of them writes the trainer's state, which comes last."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _save(self, *args, **kwargs):
         """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its
