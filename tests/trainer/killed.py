@@ -13,8 +13,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
+from common.runtime import quiet_libraries
 from common.trainer.config import RDPOConfig
 from common.trainer.prepare import last_whole_checkpoint
 from common.trainer.rdpo import RDPOTrainer
@@ -28,10 +29,11 @@ def trainer_for(model, folder, **options):
     rows = [{"prompt": said("user", f"Is tea {i} nice?"), "chosen": said("assistant", f"Yes, {i} is."), "rejected": said("assistant", "No.")} for i in range(12)]
     args = RDPOConfig(
         str(folder), method="dpo", bf16=False, use_cpu=True, gradient_checkpointing=False, per_device_train_batch_size=2, num_train_epochs=2,
-        learning_rate=1e-2, disable_dropout=False, save_steps=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        **{"gradient_accumulation_steps": 2, **options},
+        learning_rate=1e-2, save_steps=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
+        **{"gradient_accumulation_steps": 2, "disable_dropout": False, **options},
     )  # fmt: skip
     ready = isinstance(model, PeftModel)
+    quiet_libraries()
     tokenizer = AutoTokenizer.from_pretrained(model.get_base_model().name_or_path if ready else model)
     return RDPOTrainer(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=None if ready else LoraConfig(**LORA))
 
@@ -85,6 +87,7 @@ class Steps(TrainerCallback):
 def train(model, folder, **options):
     """Trains from the last whole checkpoint on, if there is one; what was trained and the losses go to `trained.pt`."""
     trainer = trainer_for(model, folder, **options)
+    trainer.remove_callback(PrinterCallback)
     if trainer.accelerator.is_main_process:
         trainer.add_callback(Steps(Path(folder, "steps")))
     try:
