@@ -125,8 +125,12 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
 def _try_backward(model: torch.nn.Module, rows: Packed, make: MaskMaker) -> None:
     """Raises where gradients cannot pass, before a training finds out: a kernel may know the way forward alone."""
     embedded: list[Tensor] = []
-    keep = causal_model(model).get_input_embeddings().register_forward_hook(
-        lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0]
+    keep = (
+        causal_model(model)
+        .get_input_embeddings()
+        .register_forward_hook(
+            lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0]
+        )
     )
     try:
         with torch.enable_grad():
