@@ -144,13 +144,13 @@ def rounds(methods, folder):
 
 
 def trainings(count, folder):
-    """{processes: figures} of `killed_at_random` preference trainings of a tiny model, in one process and in two."""
+    """Figures of `killed_at_random` preference trainings of a tiny model: in one process, in two, and spread over two."""
     from tiny_models import tiny_causal_model
     from trainer.killed import killed_at_random
 
-    model, figures, progress = str(tiny_causal_model(Path(folder) / "model")), {}, Progress("trainings that are killed", 2)
-    for processes in (1, 2):
-        figures[processes] = killed_at_random(model, Path(folder) / str(processes), processes, count)
+    model, figures, progress = str(tiny_causal_model(Path(folder) / "model")), {}, Progress("trainings that are killed", 3)
+    for name, processes, options in (("one process", 1, {}), ("two", 2, {}), ("two, FSDP", 2, {"fsdp": True})):
+        figures[name] = killed_at_random(model, Path(folder) / name, processes, count, **options)
         progress(1)
     return figures
 
@@ -272,7 +272,7 @@ def kernels(count, folder, side_by_side=4):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--trainings", type=int, default=20, help="kills of a training, in one process and again in two")
+    parser.add_argument("--trainings", type=int, default=20, help="kills of a training, in one process, in two, and spread over two")
     parser.add_argument("--prompts", type=int, default=100, help="of each fault and rate")
     parser.add_argument("--chains", type=int, default=320, help="of the throughput")
     parser.add_argument("--examples", type=int, default=100_000)

@@ -57,6 +57,7 @@ from common.trainer.logged import Side, of_answers, of_words
 from common.trainer.prepare import (
     check_answers,
     check_models,
+    check_sharding,
     checked,
     columns_of,
     explored_ids,
@@ -232,10 +233,14 @@ class RDPOTrainer(DPOTrainer):
         """TRL's; a reference that is the sharded model itself is computed when it is sharded."""
         model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
         stream = isinstance(self.train_dataset, IterableDataset)
-        if self.is_fsdp_enabled and self.precompute_ref_logps and not (
-            stream or REFERENCE[0] in self.train_dataset.column_names
+        if (
+            self.is_fsdp_enabled
+            and self.precompute_ref_logps
+            and not (stream or REFERENCE[0] in self.train_dataset.column_names)
         ):
             model.eval()
+            with torch.no_grad():  # FSDP takes for trained what is so at the first forward, and adapters are off below
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.accelerator.device))
             self.train_dataset = with_reference(self, self.train_dataset, "train")
             if isinstance(self.eval_dataset, dict):
                 self.eval_dataset = {name: with_reference(self, data, name) for name, data in self.eval_dataset.items()}
@@ -246,8 +251,8 @@ class RDPOTrainer(DPOTrainer):
 
     def create_accelerator_and_postprocess(self):
         super().create_accelerator_and_postprocess()
-        if self.is_fsdp_enabled and not self.accelerator.is_fsdp2:
-            raise ValueError("FSDP is taken in its version 2 alone; launch with --fsdp_version 2")
+        if self.is_fsdp_enabled:
+            check_sharding(self.accelerator, self.model)
 
     def _reference_key(self, groups: list[list[Sequence]]) -> list[Any]:
         """What decides a pair's reference numbers, for the cache."""

@@ -10,9 +10,11 @@ import traceback
 from pathlib import Path
 
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 
 from common.runtime import quiet_libraries
@@ -28,14 +30,32 @@ def trainer_for(model, folder, **options):
     said = lambda role, text: [{"role": role, "content": text}]  # noqa: E731
     rows = [{"prompt": said("user", f"Is tea {i} nice?"), "chosen": said("assistant", f"Yes, {i} is."), "rejected": said("assistant", "No.")} for i in range(12)]
     args = RDPOConfig(
-        str(folder), method="dpo", bf16=False, use_cpu=True, gradient_checkpointing=False, per_device_train_batch_size=2, num_train_epochs=2,
+        str(folder), method="dpo", use_cpu=True, gradient_checkpointing=False, per_device_train_batch_size=2, num_train_epochs=2,
         learning_rate=1e-2, save_steps=2, logging_steps=1, report_to="none", disable_tqdm=True, dataloader_pin_memory=False,
-        **{"gradient_accumulation_steps": 2, "disable_dropout": False, **options},
+        **{"gradient_accumulation_steps": 2, "disable_dropout": False, "bf16": False, **options},
     )  # fmt: skip
-    ready = isinstance(model, PeftModel)
     quiet_libraries()
-    tokenizer = AutoTokenizer.from_pretrained(model.get_base_model().name_or_path if ready else model)
-    return RDPOTrainer(model, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=None if ready else LoraConfig(**LORA))
+    data, base = Dataset.from_list(rows), model.get_base_model() if isinstance(model, PeftModel) else model
+    return RDPOTrainer(
+        model, args=args, train_dataset=data, eval_dataset=data.select([0]) if "eval_strategy" in options else None,
+        processing_class=AutoTokenizer.from_pretrained(base if isinstance(base, str) else base.name_or_path), peft_config=LoraConfig(**LORA) if base is model else None,
+    )  # fmt: skip
+
+
+def shards_on_a_cpu():
+    """Accelerate spreads models over accelerators alone; from here on also over processes on a CPU."""
+    begin = AcceleratorState.__init__
+
+    def spread(self, *args, fsdp_plugin=None, **kwargs):
+        new = not AcceleratorState._shared_state
+        begin(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if new and fsdp_plugin is not None:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+            if self._mixed_precision != "no":
+                fsdp_plugin.set_mixed_precision(self._mixed_precision)
+
+    AcceleratorState.__init__ = spread
 
 
 def started(processes, work):
@@ -86,6 +106,8 @@ class Steps(TrainerCallback):
 
 def train(model, folder, **options):
     """Trains from the last whole checkpoint on, if there is one; what was trained and the losses go to `trained.pt`."""
+    if options.get("fsdp"):
+        shards_on_a_cpu()
     trainer = trainer_for(model, folder, **options)
     trainer.remove_callback(PrinterCallback)
     if trainer.accelerator.is_main_process:
@@ -96,20 +118,27 @@ def train(model, folder, **options):
         trainer.train()
     else:
         trainer.train(resume_from_checkpoint=True)
+    weights = {name: parameter.data for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    weights = {name: values.full_tensor() if isinstance(values, DTensor) else values for name, values in weights.items()}
+    losses = [step[name] for step in trainer.state.log_history for name in ("loss", "eval_loss") if name in step]
     if trainer.accelerator.is_main_process:
-        weights = {name: parameter.data for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-        torch.save({"weights": weights, "losses": [step["loss"] for step in trainer.state.log_history if "loss" in step]}, Path(folder, "trained.pt"))
+        torch.save({"weights": weights, "losses": losses}, Path(folder, "trained.pt"))
+    return trainer
+
+
+def result(folder):
+    return torch.load(Path(folder, "trained.pt"))
 
 
 def equal(folder, other):
-    one, two = (torch.load(Path(at, "trained.pt")) for at in (folder, other))
+    one, two = result(folder), result(other)
     return one["losses"] == two["losses"] and one["weights"].keys() == two["weights"].keys() and all(torch.equal(two["weights"][name], values) for name, values in one["weights"].items())
 
 
-def killed_at_random(model, folder, processes, kills, per_life=3, seed=0):
+def killed_at_random(model, folder, processes, kills, per_life=3, seed=0, **options):
     """Figures of a training whose processes are all killed at so many random moments, `per_life` steps apart on average,
     and of what it ends with, beside the same training left alone."""
-    chance, options = random.Random(seed), {"max_steps": 2 * per_life * kills + 2, "save_total_limit": 3}
+    chance, options = random.Random(seed), {"max_steps": 2 * per_life * kills + 2, "save_total_limit": 3, **options}
     whole, at, torn = Path(folder, "whole"), Path(folder, "killed"), 0
     for path in (whole, at):
         path.mkdir(parents=True)
