@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
+from trl import DPOTrainer
 
 from common.logprobs.reference import ReferenceCache, reference_identity
 from common.logprobs.rows import is_sharded
@@ -17,11 +17,8 @@ from common.runtime import Progress
 from common.schema import fingerprint
 from common.trainer.collator import EXPLORED_IDS, EXPLORED_REFERENCE, REFERENCE, SECOND, TOKENS, groups_of
 
-if TYPE_CHECKING:
-    from common.trainer.rdpo import RDPOTrainer
 
-
-def with_reference(trainer: RDPOTrainer, dataset: Dataset, name: str) -> Dataset:
+def with_reference(trainer: DPOTrainer, dataset: Dataset, name: str) -> Dataset:
     """The dataset with the columns `REFERENCE`, `SECOND` where there is a second one, and `EXPLORED_REFERENCE` where
     there are explored answers."""
     trainer._forbid_cpu_repacking()
@@ -36,7 +33,7 @@ def with_reference(trainer: RDPOTrainer, dataset: Dataset, name: str) -> Dataset
 
 
 def _kept_logps(
-    trainer: RDPOTrainer,
+    trainer: DPOTrainer,
     model: torch.nn.Module,
     as_reference: AbstractContextManager,
     dataset: Dataset,
