@@ -1,9 +1,9 @@
 """The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 40 minutes on 2 cores at rest.
 
-    python tests/reliability.py [--only kills rounds faults throughput growth million kernels]
+    python tests/reliability.py [--only kills rounds trainings faults throughput growth million kernels]
 
-Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, runs each in a
-short cut and holds the bars against
+Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, of trainings
+tests/trainer/test_resume.py, runs each in a short cut and holds the bars against
 results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
 (`fault_server.py`).
 """
@@ -139,6 +139,18 @@ def rounds(methods, folder):
         looped(method, micro, at_records)
         equal = [contents(place) == contents(whole) for place in (at_boundaries, at_records)]
         figures[method] = {"stops": len(stops), "kills": signals.count(signal.SIGKILL), "equal_to_uninterrupted": all(equal)}
+    return figures
+
+
+def trainings(count, folder):
+    """Figures of `killed_at_random` preference trainings of a tiny model: in one process, in two, and spread over two."""
+    from tiny_models import tiny_causal_model
+    from trainer.killed import killed_at_random
+
+    model, figures, progress = str(tiny_causal_model(Path(folder) / "model")), {}, Progress("trainings that are killed", 3)
+    for name, processes, options in (("one process", 1, {}), ("two", 2, {}), ("two, FSDP", 2, {"fsdp": True})):
+        figures[name] = killed_at_random(model, Path(folder) / name, processes, count, **options)
+        progress(1)
     return figures
 
 
@@ -281,6 +293,7 @@ def kernels(count, folder, side_by_side=4):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--trainings", type=int, default=20, help="kills of a training, in one process, in two, and spread over two")
     parser.add_argument("--prompts", type=int, default=100, help="of each fault and rate")
     parser.add_argument("--chains", type=int, default=320, help="of the throughput")
     parser.add_argument("--examples", type=int, default=100_000)
@@ -290,6 +303,7 @@ def main():
     parts = {
         "kills": lambda folder: kills(wanted.kills, folder),
         "rounds": lambda folder: rounds(("iterative_dpo", "selm", "apl_hybrid"), folder),
+        "trainings": lambda folder: trainings(wanted.trainings, folder),
         "faults": lambda folder: faults(RATES, wanted.prompts, folder),
         "throughput": lambda folder: throughput(wanted.chains),
         "growth": lambda folder: growth(wanted.examples),

@@ -48,6 +48,12 @@ def target_logprobs(
     return torch.cat(logps), torch.cat(seen)
 
 
+def scored(logits: Tensor, targets: Tensor, watch: bool) -> tuple[Tensor, Tensor]:
+    """As `target_logprobs`, from logits (scored, vocabulary)."""
+    logps = logits.float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    return logps, watched(logits, targets, watch)
+
+
 @torch.no_grad()
 def watched(logits: Tensor, targets: Tensor, watch: bool = True) -> Tensor:
     """(tokens, 4), float32, without gradient, from logits (tokens, vocabulary): entropy of the next word in nats, mean
@@ -63,9 +69,7 @@ def watched(logits: Tensor, targets: Tensor, watch: bool = True) -> Tensor:
 def _score(
     logits_of: Callable[[Tensor], Tensor], watch: bool, states: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    logits = logits_of(states)
-    logps = logits.float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    return logps, watched(logits, targets, watch)
+    return scored(logits_of(states), targets, watch)
 
 
 def _logits(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from common.logprobs import attention as shared_attention
 from common.logprobs.packing import Packed, dense_mask, pack, sparse_mask, stretches_mask
-from common.logprobs.rows import causal_model, in_rows, layer_kinds, packed_logprobs
+from common.logprobs.rows import causal_model, in_rows, is_sharded, layer_kinds, packed_logprobs
 from common.student.load import forbid_cpu_repacking
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
         plain = in_rows(model, list(chain.from_iterable(groups)))[0]
         try:
             found = packed_logprobs(model, rows, make)
-            _try_backward(causal, rows, make)
+            _try_backward(model if is_sharded(model) else causal, rows, make)
         except Exception as error:
             return f"it takes no packed rows ({type(error).__name__}: {error})"
     tolerance = 1e-4 if causal.dtype == torch.float32 and not torch.is_autocast_enabled(plain.device.type) else 3e-2
@@ -122,15 +122,19 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
     return None if off < tolerance else f"packed rows change its log-probabilities by {off:.0e} of their size"
 
 
-def _try_backward(causal: PreTrainedModel, rows: Packed, make: MaskMaker) -> None:
+def _try_backward(model: torch.nn.Module, rows: Packed, make: MaskMaker) -> None:
     """Raises where gradients cannot pass, before a training finds out: a kernel may know the way forward alone."""
     embedded: list[Tensor] = []
-    keep = causal.get_input_embeddings().register_forward_hook(
-        lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0]
+    keep = (
+        causal_model(model)
+        .get_input_embeddings()
+        .register_forward_hook(
+            lambda module, args, output: embedded.append(output.detach().requires_grad_()) or embedded[0]
+        )
     )
     try:
         with torch.enable_grad():
-            torch.autograd.grad(packed_logprobs(causal, rows, make).sum(), embedded[0])
+            torch.autograd.grad(packed_logprobs(model, rows, make).sum(), embedded[0])
     finally:
         keep.remove()
 

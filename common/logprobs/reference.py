@@ -76,8 +76,11 @@ def reference_identity(model: PreTrainedModel, **computed: object) -> str:
     computed.
 
     Weights that are trained on top of a base (an adapter, a head kept in full) do not count: they are off in the
-    reference. Of a model whose adapters are frozen their strength counts beside their weights.
+    reference. Of a model whose adapters are frozen their strength counts beside their weights. Of a sharded model every
+    process must ask.
     """
+    from torch.distributed.tensor import DTensor
+
     trained = (
         {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         if hasattr(model, "disable_adapter")
@@ -86,6 +89,7 @@ def reference_identity(model: PreTrainedModel, **computed: object) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name not in trained:
+            tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             digest.update(
                 f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode()
             )

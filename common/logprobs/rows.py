@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.logprobs.head import target_logprobs, watched
+from common.logprobs.head import scored, target_logprobs, watched
 from common.logprobs.packing import Packed, Sequence, dense_mask
 
 if TYPE_CHECKING:
@@ -80,20 +80,24 @@ def packed_logprobs(model: torch.nn.Module, packed: Packed, make: MaskMaker) -> 
 def packed_tokens(
     model: torch.nn.Module, packed: Packed, make: MaskMaker, watch: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probability of every scored token, the number of its sequence, and what `target_logprobs` watched."""
-    causal = causal_model(model)
+    """Log-probability of every scored token, the number of its sequence, and what `target_logprobs` watched.
+
+    A sharded model has the weights of its head within its own forward alone; there the head sees all scored positions at
+    once.
+    """
+    causal, sharded = causal_model(model), is_sharded(model)
     packed = packed.to(next(model.parameters()).device)
     outputs: list[ModelOutput] = []
 
     def keep(decoder, args, output):
         outputs.append(output)
-        return type(output)(
-            last_hidden_state=output.last_hidden_state[0, :1].unsqueeze(0)
-        )  # a slice of three dimensions would copy the head
+        states = output.last_hidden_state.flatten(0, 1)
+        states = states.index_select(0, packed.source) if sharded else states[:1]
+        return type(output)(last_hidden_state=states.unsqueeze(0))  # a slice of three dimensions would copy the head
 
     hook = causal.base_model.register_forward_hook(keep)
     try:  # through the wrapper; the head sees one position here, and the scored ones below
-        model(
+        answer = model(
             input_ids=packed.input_ids,
             attention_mask=_masks(causal, packed, make),
             position_ids=packed.position_ids,
@@ -101,9 +105,19 @@ def packed_tokens(
         )
     finally:
         hook.remove()
-    states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
-    logps, seen = target_logprobs(causal, type(outputs[0]), states, packed.targets, watch)
+    if sharded:
+        logps, seen = scored(answer.logits[0], packed.targets, watch)
+    else:
+        states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
+        logps, seen = target_logprobs(causal, type(outputs[0]), states, packed.targets, watch)
     return logps, packed.sequence, seen
+
+
+def is_sharded(model: torch.nn.Module) -> bool:
+    """Whether its weights are spread over processes (FSDP2), which must then call it equally often."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
 
 
 def causal_model(model: torch.nn.Module) -> PreTrainedModel:

@@ -108,6 +108,8 @@ def load_student(
         "bnb_4bit_use_double_quant": True,
         "bnb_4bit_compute_dtype": compute_dtype,
     }
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        quantization["bnb_4bit_quant_storage"] = compute_dtype  # FSDP spreads floating dtypes alone
     model = AutoModelForCausalLM.from_pretrained(
         name,
         revision=revision,

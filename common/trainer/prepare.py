@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from trl import is_conversational
@@ -36,6 +37,23 @@ def check_models(model: str | torch.nn.Module, ref_model: torch.nn.Module | None
     ):
         raise ValueError(
             f"{model} is an adapter: to go on from it, give PeftModel.from_pretrained(base, {model!r}, is_trainable=True)"
+        )
+
+
+def check_sharding(accelerator: Accelerator, model: torch.nn.Module) -> None:
+    """Raises ValueError for FSDP in its first version, and for NF4 weights in a dtype that it cannot spread: it casts
+    floating weights to the training's precision, and other ones stay whole."""
+    if not accelerator.is_fsdp2:
+        raise ValueError("FSDP is taken in its second version alone: accelerate launch --fsdp_version 2")
+    quantised = getattr(model.config, "quantization_config", None)
+    if not getattr(quantised, "load_in_4bit", False):
+        return
+    storage, precision = quantised.bnb_4bit_quant_storage, accelerator.mixed_precision
+    wanted = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    if storage != wanted if wanted else not storage.is_floating_point:
+        raise ValueError(
+            f"FSDP cannot spread NF4 weights that are stored as {storage}: load the student with "
+            f"BitsAndBytesConfig(bnb_4bit_quant_storage={wanted or model.dtype})"
         )
 
 

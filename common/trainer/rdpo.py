@@ -21,12 +21,10 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset, IterableDataset
 from torch import Tensor
 from transformers import ProcessorMixin
@@ -39,10 +37,7 @@ from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
 from common.logprobs.masks import give_attention_back
 from common.logprobs.packing import Sequence
-from common.logprobs.reference import ReferenceCache, reference_identity
 from common.loss import LIKELIHOOD, LOOKS_AT, optimism_term, weighted_loss, weighted_references
-from common.runtime import Progress
-from common.schema import fingerprint
 from common.student.adapters import adapters_to_float32
 from common.student.load import forbid_cpu_repacking, learned_positions
 from common.trainer.collator import (
@@ -51,7 +46,6 @@ from common.trainer.collator import (
     REFERENCE,
     SECOND,
     TEXT_ONLY,
-    TOKENS,
     ScoreCollator,
     groups_of,
     sides_there,
@@ -63,6 +57,7 @@ from common.trainer.logged import Side, of_answers, of_words
 from common.trainer.prepare import (
     check_answers,
     check_models,
+    check_sharding,
     checked,
     columns_of,
     explored_ids,
@@ -70,6 +65,7 @@ from common.trainer.prepare import (
     settled,
     trainable,
 )
+from common.trainer.reference import with_reference
 
 
 class RDPOTrainer(DPOTrainer):
@@ -219,56 +215,44 @@ class RDPOTrainer(DPOTrainer):
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
-        """The dataset with the columns `REFERENCE`, `SECOND` where there is a second one, and `EXPLORED_REFERENCE` where
-        there are explored answers.
+        """The dataset with the columns of `with_reference`.
 
         A stream is left as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
+        So is what a model to be sharded is the reference of, for `_prepare_for_training`.
         """
-        if isinstance(dataset, IterableDataset) and (self.ref_model is not None or is_peft_model(self.model)):
+        adapters_off = self.ref_model is None and is_peft_model(self.model)
+        if isinstance(dataset, IterableDataset) and (self.ref_model is not None or adapters_off):
             return dataset
-        if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
-        self._forbid_cpu_repacking()
-        self._collate_scores()  # TRL calls this within its __init__
-        logps = self._kept_logps(self.ref_model or self.model, self._as_reference(), dataset, name)
-        columns = (*REFERENCE, *((EXPLORED_REFERENCE,) if EXPLORED_IDS in dataset.column_names else SECOND))
-        if self.second_reference is not None:
-            logps += self._kept_logps(self.second_reference, contextlib.nullcontext(), dataset, f"second of {name}")
-        for column, values in zip(columns, logps):
-            dataset = dataset.add_column(column, list(values))
-        return dataset
+        if self.is_fsdp_enabled and adapters_off:
+            return dataset
+        return with_reference(self, dataset, name)
 
-    def _kept_logps(
-        self, model: torch.nn.Module, as_reference: contextlib.AbstractContextManager, dataset: Dataset, name: str
-    ) -> list[tuple[float, ...]]:
-        """[of chosen, of rejected], and of explored completions where there are any, of every pair under a model as a
-        reference, from the cache where it has them.
+    def _prepare_for_training(self, max_steps, train_dataloader, resume_from_checkpoint):
+        """TRL's; a reference that is the sharded model itself is computed when it is sharded."""
+        model, loader = super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+        stream = isinstance(self.train_dataset, IterableDataset)
+        if (
+            self.is_fsdp_enabled
+            and self.precompute_ref_logps
+            and not (stream or REFERENCE[0] in self.train_dataset.column_names)
+        ):
+            model.eval()
+            with torch.no_grad():  # FSDP takes for trained what is so at the first forward, and adapters are off below
+                model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.accelerator.device))
+            self.train_dataset = with_reference(self, self.train_dataset, "train")
+            if isinstance(self.eval_dataset, dict):
+                self.eval_dataset = {name: with_reference(self, data, name) for name, data in self.eval_dataset.items()}
+            elif self.eval_dataset is not None:
+                self.eval_dataset = with_reference(self, self.eval_dataset, "eval")
+            loader = self.get_train_dataloader()
+        return model, loader
 
-        A missing pair is computed alone, so that its numbers hang on nothing but the pair and the model."""
-        how = {
-            "packed": self.args.packed,
-            "precision": self.accelerator.mixed_precision,
-            "device": self.accelerator.device.type,
-        }
-        cache = ReferenceCache(
-            self.args.reference_cache or Path(self.args.output_dir, "reference"), reference_identity(model, **how)
-        )
-        rows = dataset.select_columns([name for name in (*TOKENS, EXPLORED_IDS) if name in dataset.column_names])
-        groups = [groups_of(self.data_collator([row])) for row in rows]
-        keys = [fingerprint(*self._reference_key(of_pair), digits=32) for of_pair in groups]
-        missing = {key: number for number, key in enumerate(keys) if key not in cache.values}
-        if missing:
-            mine = list(missing)[self.accelerator.process_index :: self.accelerator.num_processes]
-            progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
-            with torch.no_grad(), self._attention_given_back(), as_reference:
-                for key in mine:
-                    row, (answers,) = rows[missing[key]], groups[missing[key]]
-                    batch = self._prepare_inputs(self.data_collator([row]))
-                    found[key] = tuple(float(logps) for logps, _ in zip(self._logps(model, batch), answers))
-                    cache.add_now_and_then(found)
-                    progress(1)
-            cache.add(dict(gather_object(list(found.items()))))
-        return list(zip_longest(*(cache.values[key] for key in keys), fillvalue=0.0))
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        if self.is_fsdp_enabled:
+            check_sharding(self.accelerator, self.model)
 
     def _reference_key(self, groups: list[list[Sequence]]) -> list[Any]:
         """What decides a pair's reference numbers, for the cache."""
@@ -513,7 +497,13 @@ class RDPOTrainer(DPOTrainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial), f"checkpoint-{self.state.global_step}")
             (folder / "trainer_state.json").unlink(missing_ok=True)
+        self.accelerator.wait_for_everyone()
         super()._save_checkpoint(model, trial)
+
+    def _save_rng_state(self, output_dir):
+        """TRL's; every process has written before one of them writes the trainer's state, which comes last."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _save(self, *args, **kwargs):
         """TRL's, which pickles the settings: a method that cannot be pickled (a lambda, a local function) goes by its
