@@ -25,17 +25,6 @@ from common.schema import fingerprint
 from common.storage import claim
 
 DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in RewardScore.model_fields.items()}
-OPTIONS = (
-    "experiment",
-    "output",
-    "judge",
-    "providers",
-    "labels",
-    "least_kappa",
-    "scale",
-    "unscored_limit",
-    "score_range",
-)
 
 
 def parser() -> CommandParser:
@@ -80,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(asked: argparse.Namespace) -> None:
-    given = {name: getattr(asked, name) for name in OPTIONS} | {"weights": weights_of(asked.weights)}
-    p = RewardScore.of({"pairs_file": asked.rows, **given})
+    given = {name: value for name, value in vars(asked).items() if name != "rows"}
+    p = RewardScore.of({**given, "pairs_file": asked.rows, "weights": weights_of(asked.weights)})
     pairs = pairs_to_score(p, tell=True)
     judge, checks = check_judge(open_judge(p), p)
     of = fingerprint([fingerprint(pair.id, pair.teacher, pair.response, pair.response_revised) for pair in pairs])
