@@ -4,7 +4,7 @@ INSTALLED := .venv/.installed
 
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full related test reliability bench gpu lab small small-full small-chain local results
+.PHONY: help reproduce counterfactual evidence evidence-full related test test-scale reliability bench gpu lab small small-full small-chain local results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -13,7 +13,8 @@ help:
 	@echo "make evidence-full  all its parts"
 	@echo "make related    the related systems, each beside its control (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite"
-	@echo "make reliability  kills, faults, throughput, size and kernel starts at length (20 minutes), into results/reliability.json"
+	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
+	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, two hours; ROWS: persona pairs, see the script)"
 	@echo "make gpu [DRY=1]  equality, speed and memory on one GPU against TRL's, random weights of 1B and 7B, into runs/gpu (8 minutes; DRY: every part on a CPU with tiny students, a minute)"
 	@echo "make lab        Jupyter on the notebooks"
@@ -36,16 +37,21 @@ counterfactual: $(INSTALLED)
 	$(BIN)/python -m common.batch miniature $(VARIANTS:%=--pairs counterfactual_%) --method base --method prompted --method sft --method dpo -p evaluate_on test --jobs 3
 
 evidence: $(INSTALLED)
-	$(BIN)/python -m common.study.design
+	$(BIN)/python -m common.study
 
 related: $(INSTALLED)
 	$(BIN)/python -m common.study.related
 
 evidence-full: $(INSTALLED)
-	$(BIN)/python -m common.study.design --full
+	$(BIN)/python -m common.study --full
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/scale tests
+
+test-scale: $(INSTALLED)
+	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --retries 1 -e '.[scale]' || true
+	@if $(BIN)/python -c "import ray" 2>/dev/null; then HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale; \
+	else echo "Ray is not installed and cannot be installed here, so tests/scale is left out"; fi
 
 reliability: $(INSTALLED)
 	$(BIN)/python tests/reliability.py

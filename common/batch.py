@@ -1,26 +1,30 @@
 """The grid of notebooks, unattended: strict parameters, nothing run twice, a report of what failed.
 
-    python -m common.batch PROFILE [--experiment NAME] [--stage NAME] [--seed N] [--method NAME] [--pairs KIND] [-f NAME] [-p NAME VALUE] [-y YAML]
-                                   [--to NAME] [--jobs N] [--dry-run] [--only-failed]
+    rdpo batch miniature --experiment safety --stage train_rdpo --method rdpo --seed 0 -p epochs 2 --dry-run
 
 A profile is a folder `common/profiles/<profile>/` with one flat YAML file per kind of notebook, valid for
 `papermill -f` as it stands, and where experiments differ a second one, `<experiment>/<stage>.yaml`. Executed notebooks
 go to `runs/<profile>/<experiment>/<stage>.ipynb` (`--to` names another folder below runs/), what they print to
 `<stage>.log` beside them; with other pairs than those of self-critique to a folder of that name below, from which the
-tables take its rows too. Each job gets its share of the CPU's threads; notebooks that use a GPU take turns on it.
+tables take its rows too. Each job gets its share of the CPU's threads; notebooks that use a GPU take turns on it. With
+`--engine ray` the notebooks run on the nodes of a Ray cluster (docs/scale.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import Any
 
+from common.command import CommandParser
 from common.data.counterfactual import PAIRS
+from common.engines import RayPool, add_engine, opened_store
 from common.notebook.execute import checked_parameters, execute, is_finished
-from common.notebook.grid import Step, run_grid, threads_each
+from common.notebook.grid import Step, needs_of_step, place_of, run_grid, threads_each
 from common.notebook.parameters import INPUTS, PARAMETERS
 from common.notebook.profiles import (
     STAGES,
@@ -31,6 +35,7 @@ from common.notebook.profiles import (
     stage_parameters,
 )
 from common.runtime import escape_what_the_terminal_lacks, nearest, resolve, yaml_mapping
+from common.storage.shards import folder_of
 
 
 def steps_of(
@@ -40,42 +45,47 @@ def steps_of(
     overrides: dict[str, Any],
     kinds: Sequence[str] = (),
     to: str = "",
+    shard: str = "",
 ) -> list[Step]:
-    """The notebooks of one experiment in order, for one kind of pairs after the other, by default the profile's own;
-    each is given those overrides that it declares."""
+    """The notebooks of one experiment in order, or of one shard of it, for one kind of pairs after the other, by default
+    the profile's own; each is given those overrides that it declares."""
     steps = []
     for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
         mine = {name: value for name, value in overrides.items() if name in PARAMETERS[stage].model_fields}
         given = {**stage_parameters(experiment, stage, profile, pairs, to), **mine}
+        if shard:
+            given["output"] = f"{given['output']}/{folder_of(shard)}"
+            given |= {"shard": shard} if stage == STAGES[0] else {}
         if stage in INPUTS and not given.get(
             "pairs_file"
         ):  # named, so that a change of the file runs the notebook again
             given["pairs_file"] = f"{given['output']}/{INPUTS[stage]}"
-        steps.append(Step(experiment, stage, given, pairs))
+        steps.append(Step(experiment, stage, given, pairs, shard))
     return steps
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.batch", description="Run the notebooks of a profile through papermill."
+def parser() -> CommandParser:
+    """The arguments of `rdpo batch`."""
+    command = CommandParser("batch", __doc__)
+    command.add_argument("profile")
+    command.add_argument("--experiment", action="append", help="default: all")
+    command.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
+    command.add_argument("--seed", action="append", type=int)
+    command.add_argument("--method", action="append")
+    command.add_argument(
+        "--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}"
     )
-    parser.add_argument("profile")
-    parser.add_argument("--experiment", action="append", help="default: all")
-    parser.add_argument("--stage", action="append", choices=STAGES, help="default: all three")
-    parser.add_argument("--seed", action="append", type=int)
-    parser.add_argument("--method", action="append")
-    parser.add_argument("--pairs", action="append", help=f"{', '.join(PAIRS)}; default: the profile's, else {PAIRS[0]}")
-    parser.add_argument(
+    command.add_argument(
         "-f",
         action="append",
         default=[],
         metavar="NAME",
         help="more parameters, from NAME.yaml beside the profile's files",
     )
-    parser.add_argument(
+    command.add_argument(
         "--to", default="", metavar="NAME", help="folder below runs/ for what is made; default: the profile's name"
     )
-    parser.add_argument(
+    command.add_argument(
         "-p",
         nargs=2,
         action="append",
@@ -83,28 +93,54 @@ def main(arguments: list[str] | None = None) -> int:
         metavar=("NAME", "VALUE"),
         help="any parameter of the notebooks; a list as 0,1 or [0, 1]",
     )
-    parser.add_argument(
+    command.add_argument(
         "-y", action="append", default=[], metavar="YAML", help="the same as YAML, such as 'seeds: [0, 1]'"
     )
-    parser.add_argument("--jobs", type=int, default=1, help="experiments side by side")
-    parser.add_argument(
+    command.add_argument(
+        "--shard",
+        action="append",
+        default=[],
+        metavar="I/N",
+        help="only a part of the prompts, in steps 1 and 2; rdpo merge merges the N parts",
+    )
+    command.add_argument("--jobs", type=int, help="experiments side by side; default: 1, on a cluster all")
+    add_engine(command)
+    command.add_argument(
         "--dry-run",
         action="store_true",
         help="say what would run, with which parameters, at what cost, and run nothing",
     )
-    parser.add_argument(
+    command.add_argument(
         "--only-failed", action="store_true", help="only experiments that failed, from the failed notebook on"
     )
-    asked = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
-        threads_each(asked.jobs)
+        threads_each(1 if asked.jobs is None else asked.jobs)
+        store = opened_store(asked)
         names = _known(asked.experiment or experiments())
         from_files = more_parameters(asked.profile, asked.f)
         overrides = from_files | _overrides(asked)
-        stages = [stage for stage in STAGES if stage in (asked.stage or STAGES)]
-        grid = {name: steps_of(name, stages, asked.profile, overrides, asked.pairs or (), asked.to) for name in names}
+        stages = [stage for stage in STAGES if stage in (asked.stage or (STAGES[:2] if asked.shard else STAGES))]
+        if asked.shard and STAGES[2] in stages:
+            raise ValueError(
+                f"--shard {asked.shard[0]}: is for {' and '.join(STAGES[:2])}; merge the shards, then train"
+            )
+        grid = {
+            f"{name} {shard}".strip(): steps_of(
+                name, stages, asked.profile, overrides, asked.pairs or (), asked.to, shard
+            )
+            for shard in asked.shard or [""]
+            for name in names
+        }
         _check(grid, overrides, from_files)
+        places = [place_of(step) for steps in grid.values() for step in steps] if store else []
+        for place in places:
+            store.copy_in(place)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -118,9 +154,20 @@ def main(arguments: list[str] | None = None) -> int:
         if (profile := preparation(asked.profile)) and not profile.is_prepared():
             print(f"python -m {profile.__name__} would run first: it downloads the data and makes the students")
         return 0 if all([_rehearse(steps) for steps in grid.values()]) else 1
+    cluster, jobs = None, asked.jobs or 1
+    if asked.engine == "ray" and grid:
+        folders = [step.executed.parent for steps in grid.values() for step in steps]
+        try:
+            cluster = RayPool(asked.address, Path(os.path.commonpath(folders)), needs_of_step, store)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        jobs = asked.jobs or len(grid)
     if "generate_data" in stages and (profile := preparation(asked.profile)):
         profile.prepare(experiments=names)
-    failures = run_grid(grid, asked.jobs)
+    failures = run_grid(grid, jobs, cluster)
+    for place in places:
+        store.copy_in(place)
     if grid and not failures and "train_rdpo" in stages:
         name = asked.to or asked.profile
         runs = f"runs/{name}"

@@ -1,7 +1,6 @@
 """The paper's three steps at home: a teacher behind a server, and a student that this machine trains.
 
-    python -m common.local http://127.0.0.1:8080/v1 [--student FOLDER_OR_HUB_NAME] [--teacher MODEL] [--key-from VARIABLE]
-                                    [--experiment NAME] [--short] [--at-a-time N] [--dry-run]
+    rdpo local http://127.0.0.1:8080/v1 --student runs/models/SmolLM2-135M-Instruct --short
 
 The server is any that speaks OpenAI's protocol: llama.cpp, vLLM, Ollama, a provider. It is asked which model it serves.
 Everything is below `runs/local`, that of `--short` below `runs/local-short`, and goes on where it was stopped: no reply
@@ -10,7 +9,6 @@ is asked for twice, and no training is done twice. Run on several evenings, it i
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -18,6 +16,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from common import batch
+from common.command import CommandParser
 from common.notebook.providers import Provider
 from common.runtime import escape_what_the_terminal_lacks, nearest, resolve
 from common.storage import write_whole
@@ -51,19 +50,24 @@ def teacher_at(url: str, wanted: str = "", key: str = "") -> str:
     return wanted or names[0]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m common.local", description=__doc__.split("\n")[0])
-    parser.add_argument("url", help="of the teacher's server, up to and including /v1")
-    parser.add_argument("--student", default=STUDENT, help=f"folder or Hub name of a chat model; default: {STUDENT}")
-    parser.add_argument("--teacher", default="", help="name of the model there; default: the only one")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo local`."""
+    command = CommandParser("local", __doc__)
+    command.add_argument("url", help="of the teacher's server, up to and including /v1")
+    command.add_argument("--student", default=STUDENT, help=f"folder or Hub name of a chat model; default: {STUDENT}")
+    command.add_argument("--teacher", default="", help="name of the model there; default: the only one")
+    command.add_argument(
         "--key-from", default="", metavar="VARIABLE", help="environment variable with the key; default: no key"
     )
-    parser.add_argument("--experiment", action="append", help="default: all three")
-    parser.add_argument("--short", action="store_true", help="twelve prompts and one method through the same code")
-    parser.add_argument("--at-a-time", type=int, default=4, metavar="N", help="requests at once; default: 4")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run and what it takes")
-    asked = parser.parse_args(arguments)
+    command.add_argument("--experiment", action="append", help="default: all three")
+    command.add_argument("--short", action="store_true", help="twelve prompts and one method through the same code")
+    command.add_argument("--at-a-time", type=int, default=4, metavar="N", help="requests at once; default: 4")
+    command.add_argument("--dry-run", action="store_true", help="say what would run and what it takes")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
         where = {"base_url": asked.url, "api_key_env": asked.key_from, "concurrency": asked.at_a_time}

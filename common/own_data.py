@@ -1,6 +1,6 @@
 """Your own data in one command: prompts with two answers and two scores in, a LoRA adapter and a report out.
 
-    python -m common.own_data rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
+    rdpo train rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
 The rows are a table with TRL's columns `prompt`, `chosen`, `rejected`, `score_chosen`, `score_rejected`, or have a
 format that `common/data/formats/` reads; `system` and `annotator` (who preferred `chosen`) where there are any. Where
@@ -11,13 +11,13 @@ unless `--method` names one.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.command import CommandParser
 from common.data.formats.pairs import PlacedPair, learnable, scored_pairs
 from common.data.formats.read import read_preferences
 from common.data.formats.record import Preferences
@@ -189,16 +189,17 @@ def chosen_method(advice: Advice, method: str | None, given: Mapping[str, float]
     return method, knobs
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.own_data", description=__doc__.split("\n")[0])
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo train`."""
+    command = CommandParser("train", __doc__)
+    command.add_argument(
         "rows",
         help="CSV, JSON, JSONL or Parquet file, folder of save_to_disk, or Hub dataset NAME[/SPLIT]@COMMIT, in a format of docs/own-data.md",
     )
-    parser.add_argument("--student", required=True, help="folder or Hub name of a chat model")
-    parser.add_argument("--output", required=True, help="folder for adapter and report")
-    add_score_options(parser)
-    parser.add_argument(
+    command.add_argument("--student", required=True, help="folder or Hub name of a chat model")
+    command.add_argument("--output", required=True, help="folder for adapter and report")
+    add_score_options(command)
+    command.add_argument(
         "--method",
         choices=TRAINED,
         metavar="METHOD",
@@ -206,22 +207,26 @@ def main(arguments: list[str] | None = None) -> None:
     )
     for name, meaning in OPTIONS.items():
         value = getattr(SETTINGS, name)
-        parser.add_argument(
+        command.add_argument(
             "--" + name.replace("_", "-"), type=type(value), default=value, help=f"{meaning}; default {value}"
         )
     for name, (value, losses) in KNOBS.items():
-        parser.add_argument(
+        command.add_argument(
             "--" + name.replace("_", "-"),
             type=float,
             help=f"knob of {', '.join(losses)}; default: what the doctor recommends, else {value}",
         )
-    parser.add_argument(
+    command.add_argument(
         "--strength", type=float, default=1.0, help="how many times the trained adapter counts; default 1"
     )
-    parser.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the adapter")
-    parser.add_argument("--revision", help="commit of a Hub student")
-    parser.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
-    asked = parser.parse_args(arguments)
+    command.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the adapter")
+    command.add_argument("--revision", help="commit of a Hub student")
+    command.add_argument("--pad-token", help="an existing token to pad with, for a student without one")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     try:
         for name in OPTIONS:
             checked(name, getattr(asked, name), type(getattr(SETTINGS, name)))
@@ -230,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, value in given.items():
             checked(name, value, float)
     except ValueError as error:
-        parser.error(f"--{str(error).replace('_', '-')}")
+        parser().error(f"--{str(error).replace('_', '-')}")
     escape_what_the_terminal_lacks()
     quiet_libraries()
     output = Path(asked.output).expanduser()

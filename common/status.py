@@ -1,11 +1,10 @@
 """How far a run is: its notebooks, rows, remaining time and money, read from the files that it writes.
 
-python -m common.status runs/small
+rdpo status runs/small
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.command import CommandParser
 from common.runtime import escape_what_the_terminal_lacks, nearest, resolve
 from common.storage import write_json
 
@@ -127,10 +127,15 @@ def report(folder: str | Path) -> str:
     return "\n".join([*(one.line for one in found), "; ".join(sums)])
 
 
+def parser() -> CommandParser:
+    """The arguments of `rdpo status`."""
+    command = CommandParser("status", __doc__)
+    command.add_argument("folder", help="of a run, such as runs/small or runs/small/safety")
+    return command
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.status", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", help="of a run, such as runs/small or runs/small/safety")
-    asked = parser.parse_args(arguments)
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
         print(report(asked.folder))

@@ -1,6 +1,6 @@
-"""The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 20 minutes on 2 cores at rest.
+"""The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 40 minutes on 2 cores at rest.
 
-    python tests/reliability.py [--only kills rounds trainings faults throughput growth kernels]
+    python tests/reliability.py [--only kills rounds trainings faults throughput growth million kernels]
 
 Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, of trainings
 tests/trainer/test_resume.py, runs each in a short cut and holds the bars against
@@ -24,11 +24,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import median
 
+from chains import SAMPLING, Instant, Questions
 from fault_server import FAULTS, TIMEOUT, FaultServer
 
 from common.chat.endpoint import EndpointChat
 from common.chat.kept import KeptChat
-from common.chat.model import hand_over
 from common.chat.pacing import EndpointError
 from common.data.self_critique import generate_pairs
 from common.judge.base import Judgement
@@ -37,17 +37,16 @@ from common.judge.scoring import score_pairs
 from common.notebook.execute import execute
 from common.prompts import SAFETY
 from common.runtime import Progress
-from common.schema import PromptRecord, Reply, Sampling, fingerprint
+from common.schema import Sampling, fingerprint
 from common.storage import write_json
 
 RESULTS = Path(__file__).parent.parent / "results" / "reliability.json"
 RATES = (0.01, 0.1, 0.3, 0.5)
-SAMPLING = Sampling(temperature=0.7, max_new_tokens=64, seed=5)
 CONCURRENCY = 8
 
 
 def records(count):
-    return [PromptRecord(id=f"p{i}", experiment="safety", split="train", prompt=f"question {i}") for i in range(count)]
+    return list(Questions(count))
 
 
 def chains(url, folder, count, concurrency=CONCURRENCY, judged=True, **settings):
@@ -204,13 +203,10 @@ def throughput(count, concurrency=32, delay=0.5, serial=8):
     return {"concurrency": concurrency, "delay_s": delay, "chains": count, "serial_per_s": round(alone, 3), "per_s": round(together, 2), "ratio": round(together / alone, 2)}
 
 
-class Instant:
-    """A teacher and a judge that cost no time."""
+class InstantJudge:
+    """A judge that costs no time."""
 
     name, scale = "instant", (0.0, 1.0)
-
-    def complete(self, conversations, sampling, on_reply=None):
-        return hand_over((Reply(text="word " * 60, completion_tokens=60) for _ in conversations), on_reply)
 
     def judge(self, prompts, answers):
         return [Judgement(1.0, "word " * 60) for _ in answers]
@@ -228,7 +224,7 @@ def growth(count):
             with tempfile.TemporaryDirectory() as folder:
                 tracemalloc.start()
                 pairs = generate_pairs(KeptChat(Instant(), Path(folder) / "replies.jsonl"), asked, SAFETY, SAMPLING, Path(folder) / "pairs.jsonl")
-                scored = score_pairs(Instant(), pairs, Path(folder) / "scored.jsonl", progress=progress)
+                scored = score_pairs(InstantJudge(), pairs, Path(folder) / "scored.jsonl", progress=progress)
                 assert len(scored) == n
                 peaks.append(tracemalloc.get_traced_memory()[1])
                 tracemalloc.stop()
@@ -237,6 +233,31 @@ def growth(count):
         os.fsync = sync
     return {"examples": [few, count], "disk_bytes_per_example": [round(size / n) for size, n in zip(sizes, (few, count))], "peak_memory_bytes": peaks,
             "memory_bytes_per_further_example": round((peaks[1] - peaks[0]) / (count - few))}  # fmt: skip
+
+
+def million(count, folder):
+    """A teacher that costs no time writes `count` chains in a process that kill -9 ends at nine tenths of them, and that is
+    started again.
+
+    resume_s: from the second start, libraries loaded, to the first request; resume_cpu_s: of one core, libraries included.
+    peak_memory_bytes: of the second process, Python included.
+    """
+    pairs, command = Path(folder) / "pairs.jsonl", [sys.executable, Path(__file__).with_name("chains.py"), folder, str(count)]
+    start = time.perf_counter()
+    killed = subprocess.run([*command, str(9 * count // 10)], stdout=subprocess.DEVNULL)
+    spent, there = time.perf_counter() - start, sum(1 for _ in open(pairs, "rb"))
+    assert killed.returncode == -signal.SIGKILL
+    again = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert again.stdout.readline() == "begins\n"
+    start = time.perf_counter()
+    cpu, resumed = float(again.stdout.readline()), time.perf_counter() - start
+    peak = int(again.stdout.readline())
+    ids = Counter(hash(json.loads(line)["id"]) for line in open(pairs, "rb"))
+    assert again.wait() == 0 and len(ids) == count == ids.total()
+    return {
+        "chains": count, "killed_at": there, "chains_per_s": round(there / spent), "bytes_per_chain": round(sum(path.stat().st_size for path in Path(folder).iterdir()) / count),
+        "resume_s": round(resumed, 1), "resume_cpu_s": round(cpu, 1), "peak_memory_bytes": peak,
+    }  # fmt: skip
 
 
 def start_kernel(notebook, folder, number):
@@ -276,6 +297,7 @@ def main():
     parser.add_argument("--prompts", type=int, default=100, help="of each fault and rate")
     parser.add_argument("--chains", type=int, default=320, help="of the throughput")
     parser.add_argument("--examples", type=int, default=100_000)
+    parser.add_argument("--million", type=int, default=1_000_000, help="chains of a teacher that costs no time")
     parser.add_argument("--kernels", type=int, default=200)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parts = {
@@ -285,6 +307,7 @@ def main():
         "faults": lambda folder: faults(RATES, wanted.prompts, folder),
         "throughput": lambda folder: throughput(wanted.chains),
         "growth": lambda folder: growth(wanted.examples),
+        "million": lambda folder: million(wanted.million, folder),
         "kernels": lambda folder: kernels(wanted.kernels, folder),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))

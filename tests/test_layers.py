@@ -9,10 +9,10 @@ import common
 
 ROOT = Path(common.__file__).parent
 FLOORS = [
-    {"schema", "statistics", "loss"},
+    {"schema", "statistics", "loss", "command"},
     {"storage", "prompts"},
     {"runtime"},
-    {"specs", "status"},
+    {"specs", "status", "engines"},
     {"student"},
     {"chat", "logprobs", "methods"},
     {"data"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"doctor"},
     {"own_data", "miniature", "audit"},
     {"notebook"},
-    {"paraphrase", "reversegen"},
+    {"commands", "paraphrase", "reversegen"},
     {"profiles", "study", "gate"},
     {"batch"},
     {"local"},
@@ -80,7 +80,7 @@ def test_only_the_front_desk_knows_the_laboratory_and_only_when_asked():
 
 def test_only_notebooks_and_commands_read_notebooks():
     users = {name for name, path in modules().items() for used, _ in imports_of(path) if used in ("notebook.execute", "notebook.parameters") and not name.startswith("notebook.")}
-    assert users == {"batch"}
+    assert users == {"batch", "commands.judge", "commands.evaluate"}
 
 
 def test_only_the_trainer_and_training_import_trl():

@@ -36,6 +36,11 @@ def test_disk_and_memory_of_an_example_do_not_grow_with_their_number():
     assert figures["memory_bytes_per_further_example"] < MEMORY_OF_AN_EXAMPLE < many / 4
 
 
+def test_a_teacher_goes_on_where_a_kill_left_it(tmp_path):
+    figures = reliability.million(2_000, tmp_path)
+    assert 1_200 <= figures["killed_at"] < 2_000 and figures["peak_memory_bytes"] < 100_000_000
+
+
 def test_kernels_side_by_side_do_not_collide(tmp_path):
     assert reliability.kernels(4, tmp_path)["failed"] == {}
 

@@ -1,11 +1,10 @@
 """Label at most 32 answers of a finished run blind, and see how far the judge's rates can be believed.
 
-python -m common.audit RUN_FOLDER_OR_metrics.json [--answers N] [--output FILE]
+rdpo audit runs/mine --answers 16
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from common.audit.labels import READINGS, Labels
 from common.audit.sample import MOST, Audit, open_audit
 from common.audit.sheet import KEYS, figures
+from common.command import CommandParser
 from common.runtime import escape_what_the_terminal_lacks
 
 LINE = "-" * 60
@@ -47,14 +47,21 @@ def _key(ask: Callable[[str], str]) -> str:
             return key
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.audit", description=__doc__.split("\n")[0])
-    parser.add_argument("run", help="folder of a run of train_rdpo, or one metrics.json in it")
-    parser.add_argument("--answers", type=int, default=MOST, metavar="N", help=f"how many, at most {MOST}, the default")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo audit`."""
+    command = CommandParser("audit", __doc__)
+    command.add_argument("run", help="folder of a run of train_rdpo, or one metrics.json in it")
+    command.add_argument(
+        "--answers", type=int, default=MOST, metavar="N", help=f"how many, at most {MOST}, the default"
+    )
+    command.add_argument(
         "--output", metavar="FILE", help="JSONL file of the labels; default audit_labels.jsonl in the run"
     )
-    asked = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
         audit = open_audit(asked.run, asked.answers)

@@ -1,6 +1,6 @@
 """Pair doctor: faults, label noise and a recommended method for a file of pairs, before a model is loaded.
 
-    python -m common.doctor rows.csv --output runs/doctor --score-range 0 5
+    rdpo doctor rows.csv --output runs/doctor --score-range 0 5
 
 Reads every format of docs/own-data.md (scores may be missing), from a file, a folder of `datasets.save_to_disk`, or a
 Hub dataset as NAME@COMMIT. Prints the report; `--output` keeps it with examples, picture and suspicious rows.
@@ -8,11 +8,11 @@ Hub dataset as NAME@COMMIT. Prints the report; `--output` keeps it with examples
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.command import CommandParser
 from common.data.formats.read import read_preferences
 from common.doctor.diagnosis import MAX_LENGTH, examine
 from common.doctor.noise import order_right
@@ -25,28 +25,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.doctor", description=__doc__.split("\n")[0])
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo doctor`."""
+    command = CommandParser("doctor", __doc__)
+    command.add_argument(
         "rows",
         help="CSV, JSON, JSONL or Parquet file, folder of save_to_disk, or Hub dataset NAME[/SPLIT]@COMMIT, in a format of docs/own-data.md",
     )
-    parser.add_argument("--output", help="folder for doctor.md, doctor.png and suspects.jsonl")
-    parser.add_argument("--tokenizer", help="folder or Hub name[@commit]: also count the rows that are cut")
-    parser.add_argument(
+    command.add_argument("--output", help="folder for doctor.md, doctor.png and suspects.jsonl")
+    command.add_argument("--tokenizer", help="folder or Hub name[@commit]: also count the rows that are cut")
+    command.add_argument(
         "--max-length", type=int, help=f"with --tokenizer: tokens of prompt and answer together; default {MAX_LENGTH}"
     )
-    add_score_options(parser)
-    parser.add_argument(
+    add_score_options(command)
+    command.add_argument(
         "--judge-accuracy",
         nargs=2,
         type=float,
         metavar=("SENS", "SPEC"),
         help="the judge's sensitivity and specificity, to correct the noise",
     )
-    asked = parser.parse_args(arguments)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     if asked.max_length is not None and not asked.tokenizer:
-        parser.error("--max-length counts tokens, so it needs --tokenizer")
+        parser().error("--max-length counts tokens, so it needs --tokenizer")
     escape_what_the_terminal_lacks()
     accuracy = tuple(asked.judge_accuracy) if asked.judge_accuracy else None
     try:

@@ -5,7 +5,7 @@ rater puts one line an answer into `results/<profile>/<experiment>/labels.jsonl`
 labels of two readings, the second blind to the first. An answer to a prompt of `held_out` or `ood` is labelled aligned
 or not, one to a benign prompt useful or not. The tables then have corrected rates beside the counted ones.
 
-    python -m common.evaluation.raters SCORED.jsonl [LABELS.jsonl]
+    rdpo rate runs/small/safety/scored.jsonl
 
 is about pairs: it prints a blind sample of a scored file, one pair a line, or, with the rater's lines `{"id": ...,
 "label": "first"}` (or "second", or "same": which of the two answers is better), what they say of the teacher's
@@ -14,7 +14,6 @@ revisions and of the scores.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -27,6 +26,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from common.command import CommandParser
 from common.data.readers import Text, by_id, read_table
 from common.evaluation.judged import OUTCOME_SETS
 from common.evaluation.metrics import rate
@@ -246,14 +246,16 @@ def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) 
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.evaluation.raters",
-        description="Label a blind sample of scored pairs, or sum its labels up.",
-    )
-    parser.add_argument("scored")
-    parser.add_argument("labels", nargs="?")
-    asked = parser.parse_args()
+def parser() -> CommandParser:
+    """The arguments of `rdpo rate`."""
+    command = CommandParser("rate", __doc__)
+    command.add_argument("scored", help="JSONL file of scored pairs")
+    command.add_argument("labels", nargs="?", help="JSONL or CSV file of the rater's lines; default: print the sample")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     try:
         pairs = read_records(os.path.expanduser(asked.scored), ScoredPair)

@@ -1,6 +1,6 @@
 """May this adapter be shipped? Base and adapter answer the same prompts greedily and are compared prompt by prompt.
 
-    python -m common.gate BASE ADAPTER [--sets SET ...] [--judge JUDGE] [--max-loss SHARE] [--output FOLDER]
+    rdpo gate HuggingFaceTB/SmolLM2-135M-Instruct runs/mine/adapter --output runs/gate
 
 Exit codes: 0 it passes; 1 it fails; 2 nothing can be decided (too few prompts, bad input, or answers missing).
 """
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.command import CommandParser
 from common.gate.chats import Candidates, ask, open_candidates
 from common.gate.decide import CANNOT_DECIDE, compare, exit_code
 from common.gate.report import Answered, table, write_report
@@ -102,32 +103,37 @@ def share(text: str) -> float:
     return value
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m common.gate", description=__doc__.split("\n")[0], epilog=__doc__.strip().split("\n")[-1])  # fmt: skip
-    parser.add_argument("base", help="folder or Hub name[@commit] of the chat model that the adapter was trained on")
-    parser.add_argument("adapter", help="PEFT folder, or model:FOLDER for a merged model")
-    parser.add_argument("--sets", nargs="+", default=list(built_in()), metavar="SET", help=f"{', '.join(built_in())}, a file, or declined=FILE, answered=FILE, readable=FILE; default all of ours")  # fmt: skip
-    parser.add_argument("--judge", default="", help=f"judge in place of the rules, {':..., '.join(JUDGES)}:...")
-    parser.add_argument("--providers", default="", help="YAML file of endpoints for the judge")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo gate`."""
+    command = CommandParser("gate", __doc__)
+    command.add_argument("base", help="folder or Hub name[@commit] of the chat model that the adapter was trained on")
+    command.add_argument("adapter", help="PEFT folder, or model:FOLDER for a merged model")
+    command.add_argument("--sets", nargs="+", default=list(built_in()), metavar="SET", help=f"{', '.join(built_in())}, a file, or declined=FILE, answered=FILE, readable=FILE; default all of ours")  # fmt: skip
+    command.add_argument("--judge", default="", help=f"judge in place of the rules, {':..., '.join(JUDGES)}:...")
+    command.add_argument("--providers", default="", help="YAML file of endpoints for the judge")
+    command.add_argument(
         "--max-loss",
         type=share,
         default=MAX_LOSS,
         metavar="SHARE",
         help=f"a set that loses more than this share of good answers fails, significant or not; 1 is never; default {MAX_LOSS}",
     )
-    parser.add_argument(
+    command.add_argument(
         "--repetition-penalty",
         type=float,
         default=1.0,
         help="of both; small models loop without (our tables take 1.1); default 1, none",
     )
-    parser.add_argument("--output", default="gate", help="folder for gate.md, gate.json and the answers; default gate")
-    asked = parser.parse_args(arguments)
+    command.add_argument("--output", default="gate", help="folder for gate.md, gate.json and the answers; default gate")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> int:
+    asked = parser().parse_args(arguments)
     try:
         checked("repetition_penalty", asked.repetition_penalty, float)
     except ValueError as error:
-        parser.error(f"--{str(error).replace('_', '-')}")
+        parser().error(f"--{str(error).replace('_', '-')}")
     escape_what_the_terminal_lacks()
     output = Path(asked.output).expanduser()
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from filelock import FileLock
 
 from common.schema import fingerprint
 from common.storage import write_json
@@ -53,8 +53,7 @@ class ReferenceCache:
     def add(self, values: dict[str, tuple[float, ...]]) -> None:
         """Keeps new values, in memory and on disk."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(self.path.with_suffix(".lock")):
             self.values = {**self._read(), **self.values, **values}
             write_json(self.path, self.values)
 

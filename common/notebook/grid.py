@@ -7,15 +7,17 @@ import shutil
 import subprocess
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from functools import partial
 from multiprocessing import Manager
 from pathlib import Path
 from queue import Queue
 from tempfile import gettempdir
 from typing import Any, NamedTuple
 
-from common.data.counterfactual import variant_named
+from common.data.counterfactual import PAIRS, variant_named
+from common.engines import Needs, Place, RayPool
 from common.notebook.execute import execute
-from common.runtime import resolve
+from common.runtime import ROOT, resolve
 from common.status import note_state
 
 
@@ -26,10 +28,12 @@ class Step(NamedTuple):
     stage: str
     given: dict[str, Any]
     pairs: str = "self_critique"
+    shard: str = ""
 
     @property
     def name(self) -> str:
-        return self.notebook + (f" ({self.pairs})" if variant_named(self.pairs) else "")
+        about = ", ".join([*([self.pairs] if variant_named(self.pairs) else []), *([self.shard] if self.shard else [])])
+        return self.notebook + (f" ({about})" if about else "")
 
     @property
     def notebook(self) -> str:
@@ -58,6 +62,24 @@ class Outcome(NamedTuple):
 
     state: str
     failure: str = ""
+
+
+def place_of(step: Step) -> Place:
+    """Where the notebooks of one experiment and kind of pairs lie. Raises ValueError for one outside the project."""
+    folder = step.executed.parent
+    if not folder.is_relative_to(ROOT):
+        raise ValueError(f"output = {step.given['output']}: with --store, results lie below {ROOT}")
+    return Place(folder.relative_to(ROOT).as_posix(), partial(_content, folder))
+
+
+def _content(folder: Path) -> list[Path]:
+    """What is in a folder but for the folders of other kinds of pairs and of shards."""
+    there = folder.iterdir() if folder.exists() else []
+    return [path for path in there if path.name not in PAIRS and not path.match("shard-*")]
+
+
+def needs_of_step(run: Any, step: Step, threads: int, *_: Any) -> Needs:
+    return Needs(threads, int(step.uses_gpu), map(place_of, [step]))
 
 
 def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
@@ -102,29 +124,30 @@ def threads_each(jobs: int) -> int:
     return max(1, min(int(allowed or cores), cores // jobs))
 
 
-def run_grid(grid: dict[str, list[Step]], jobs: int) -> list[str]:
-    """Runs the steps of every experiment in order, `jobs` notebooks side by side; an experiment ends at its first
-    failure and the others go on. Returns the reports of all failures. Raises ValueError as `threads_each` does."""
+def run_grid(grid: dict[str, list[Step]], jobs: int, cluster: RayPool | None = None) -> list[str]:
+    """Runs the steps of every experiment in order, or of every shard of one, `jobs` notebooks side by side, on this
+    machine or a cluster; one ends at its first failure and the others go on. Returns the reports of all failures. Raises ValueError as
+    `threads_each` does."""
     waiting, running, failures = {name: list(steps) for name, steps in grid.items()}, {}, []
-    threads = threads_each(jobs)
-    with Manager() as manager, ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
-        gpus = manager.Queue() if (devices := _gpus()) else None
+    threads = cluster.cpus_each(jobs) if cluster else threads_each(jobs)
+    with Manager() as manager, cluster or ProcessPoolExecutor(max_workers=jobs) as pool, Board(grid) as board:
+        gpus = manager.Queue() if (devices := [] if cluster else _gpus()) else None
         for device in devices:
             gpus.put(device)
         while running or any(waiting.values()):
-            busy = {step.experiment for step in running.values()}
+            busy = {name for name, _ in running.values()}
             ready = [name for name, steps in waiting.items() if steps and name not in busy]
             for name in ready[: jobs - len(running)]:
                 step = waiting[name].pop(0)
-                running[pool.submit(run_step, step, threads, gpus)] = step
+                running[pool.submit(run_step, step, threads, gpus)] = name, step
                 board.begin(step)
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
-                step = running.pop(future)
+                name, step = running.pop(future)
                 outcome = future.result()
                 board.end(step, outcome)
                 if outcome.failure:
                     failures.append(outcome.failure)
-                    waiting[step.experiment] = []
+                    waiting[name] = []
             board.refresh()
     return failures
 

@@ -21,6 +21,7 @@ from common.notebook.providers import read_providers
 from common.runtime import checked, is_list, nearest, resolve, yaml_file
 from common.schema import ScoreScale
 from common.specs import Spec, spec_of
+from common.storage.shards import shard_of
 
 INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 """What a notebook begins with, in the folder of its run."""
@@ -114,7 +115,8 @@ class GenerateData(Stage):
     pairs: self_critique, recorded, or counterfactual_ and a variant. teacher: who answers, criticises and revises.
     respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
     of prompts; "" for the miniature's own.
-    prompts: how many; with a source at most so many, 0 for all. benign_share: of harmless requests among the
+    prompts: how many; with a source at most so many, 0 for all. shard: "3/8" for the third of eight parts of them, to be
+    merged by `common.storage.shards`. benign_share: of harmless requests among the
     miniature's. noise_no_better, noise_worse, noise_on, edits: see `MiniatureTeacher`. pilot: chains of a real teacher that
     are looked at before the others, 0 for none;
     least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
@@ -127,6 +129,7 @@ class GenerateData(Stage):
     respond_with: str = "teacher"
     source: str = ""
     prompts: int = 800
+    shard: str = ""
     temperature: float = 0.0
     max_new_tokens: int = 256
     seed: int = 0
@@ -148,6 +151,7 @@ class GenerateData(Stage):
         return [
             *super()._checks(),
             lambda: variant_named(self.pairs),
+            lambda: shard_of(self.shard),
             *(partial(self.asked, role, name) for role, name in roles.items()),
             self._check_edits,
         ]
@@ -170,10 +174,26 @@ class GenerateData(Stage):
         return self.teacher == "miniature" and self.pairs != "recorded"
 
 
-class RewardScore(Stage):
+class FromPairs(Stage):
+    """What the stages that begin with pairs have.
+
+    pairs_file: "" for what the step before wrote into `output` (`INPUTS`); else that of another run, or data in a format
+    of docs/own-data.md from a file, a saved folder or the Hub, whose scores have `score_range` and, by attribute,
+    `weights`.
+    """
+
+    pairs_file: str = ""
+    score_range: list[float] = Field(default_factory=lambda: [0.0, 1.0])
+    weights: dict[str, float] = Field(default_factory=dict)
+
+    def _checks(self) -> list[Callable[[], object]]:
+        return [*super()._checks(), lambda: check_range(self.score_range)]
+
+
+class RewardScore(FromPairs):
     """Of `reward_score`.
 
-    pairs_file: "" for `pairs.jsonl` in `output`. judge: who scores. judge_error, judge_blind_to, judge_unclear: of the
+    judge: who scores; scores that the pairs bring are not read. judge_error, judge_blind_to, judge_unclear: of the
     miniature's, see `MiniatureJudge`. labels: file of labelled answers that a real judge is checked on first, and the
     file of texts where it holds ids;
     least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for the experiment's. unscored_limit,
@@ -181,7 +201,6 @@ class RewardScore(Stage):
     twice that.
     """
 
-    pairs_file: str = ""
     judge: str = "miniature"
     judge_error: float = 0.1
     judge_blind_to: str = ""
@@ -209,11 +228,10 @@ class RewardScore(Stage):
         return self.judge == "miniature"
 
 
-class TrainRDPO(Stage):
+class TrainRDPO(FromPairs):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    pairs_file: "" for `scored.jsonl` in `output`; else that of another run, or data in a format of docs/own-data.md from
-    a file, a saved folder or the Hub, whose scores have `score_range` and, by attribute, `weights`. held_out: file of
+    held_out: file of
     prompts that are evaluated on, in place of those in the pairs file. methods: rows of the table. seeds: of pairs
     drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
     for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
@@ -226,10 +244,7 @@ class TrainRDPO(Stage):
     `RewardScore`.
     """
 
-    pairs_file: str = ""
     held_out: str = ""
-    score_range: list[float] = Field(default_factory=lambda: [0.0, 1.0])
-    weights: dict[str, float] = Field(default_factory=dict)
     methods: list[str] = Field(default_factory=lambda: ["rdpo"])
     seeds: list[int] = Field(default_factory=lambda: [0])
     evaluate_on: str = "validation"
@@ -284,7 +299,6 @@ class TrainRDPO(Stage):
             lambda: check_methods(self.methods),
             lambda: check_references(self.methods, self.training),
             lambda: check_labels(self.labels),
-            lambda: check_range(self.score_range),
             *named,
         ]
 
@@ -373,7 +387,7 @@ def check_range(score_range: Sequence[float]) -> None:
     check_score_range(*score_range)
 
 
-def input_of(stage: str, p: RewardScore | TrainRDPO) -> Path:
+def input_of(stage: str, p: FromPairs) -> Path:
     """The pairs that a notebook begins with: `pairs_file`, or what the step before wrote into `output`."""
     return resolve(p.pairs_file or Path(p.output) / INPUTS[stage])
 

@@ -19,11 +19,10 @@ from common.methods import is_trained
 from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
 from common.notebook.providers import endpoint_named
-from common.notebook.students import given_pairs, held_out_of, read_wordings
+from common.notebook.students import given_pairs, held_out_of, pairs_to_score, read_wordings
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.specs import Spec, place_and_commit
-from common.storage import read_records
 from common.student.identity import located
 
 CPU_SPEED = 4e10
@@ -85,13 +84,12 @@ def forecast(
     return lines
 
 
-def _pairs(p: GenerateData | RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
+def _pairs(p: RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecord]) -> Sequence[Pair]:
     """The pairs that a step begins with, or stand-ins for them; prompts where no row is trained."""
-    path = input_of(stage, p)
-    if stage == "train_rdpo" and (path.exists() or is_on_hub(p.pairs_file)):
-        return given_pairs(p, ScoredPair if any(map(is_trained, p.methods)) else HeldOut)
-    if path.exists():
-        return read_records(path, Pair)
+    if input_of(stage, p).exists() or is_on_hub(p.pairs_file):
+        if isinstance(p, RewardScore):
+            return pairs_to_score(p)
+        return given_pairs(stage, p, ScoredPair if any(map(is_trained, p.methods)) else HeldOut)
     answer = "x" * CHARACTERS * p.max_new_tokens
     return [Pair(**record.model_dump(), response=answer, response_revised=answer) for record in prompts]
 

@@ -14,6 +14,7 @@ from common.runtime import resolve
 from common.schema import PromptRecord, ScoreScale
 from common.specs import place_and_commit
 from common.storage import read_records
+from common.storage.shards import taken
 
 
 def world_asked(p: GenerateData | RewardScore) -> ModuleType | None:
@@ -42,8 +43,12 @@ def texts_of(p: GenerateData | RewardScore) -> ExperimentPrompts:
 
 
 def open_prompts(p: GenerateData) -> list[PromptRecord]:
-    """The prompts of `generate_data`: the miniature's train split, or every split of a file or Hub data set `source`;
-    with their answers where the pairs are recorded."""
+    """The prompts of `generate_data`, or of a shard of it: the miniature's train split, or every split of a file or Hub
+    data set `source`; with their answers where the pairs are recorded."""
+    return taken(_all_prompts(p), p.shard)
+
+
+def _all_prompts(p: GenerateData) -> list[PromptRecord]:
     source, commit = place_and_commit(p.source)
     if p.pairs == "recorded":
         if not source:

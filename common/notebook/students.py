@@ -19,10 +19,10 @@ from common.judge.base import FeedbackJudge, Judge
 from common.methods import TrainSettings, existing, is_trained
 from common.notebook.chats import kept_chat
 from common.notebook.judges import check_judge, named_judge, open_final_judge, open_judge, style_judge_of
-from common.notebook.parameters import MINIATURES, RewardScore, TrainRDPO, input_of
+from common.notebook.parameters import MINIATURES, FromPairs, RewardScore, TrainRDPO, input_of
 from common.prompts import PROMPTS
 from common.runtime import resolve
-from common.schema import PromptRecord, ScoredPair, source_id
+from common.schema import Pair, PromptRecord, ScoredPair, source_id
 from common.specs import place_and_commit, spec_of
 from common.statistics import judged_tau
 from common.storage import read_lines, read_records
@@ -43,12 +43,10 @@ def open_experiment(p: TrainRDPO) -> Experiment:
     """
     check_split(p.evaluate_on)
     trains = any(map(is_trained, p.methods))
-    path = input_of("train_rdpo", p)
-    if not path.exists() and not is_on_hub(p.pairs_file) and (trains or not p.in_world):
-        raise FileNotFoundError(f"no scored pairs at {path}; run reward_score first, or give pairs_file")
-    train = [pair for pair in given_pairs(p, ScoredPair, tell=True) if pair.split == "train"] if trains else []
+    found = given_pairs("train_rdpo", p, ScoredPair, tell=True) if trains else []
+    train = [pair for pair in found if pair.split == "train"]
     if trains and not train:
-        raise ValueError(f"{path} has no pair of split 'train'")
+        raise ValueError(f"{input_of('train_rdpo', p)} has no pair of split 'train'")
     settings = settings_of(p, train)
     student, commit = place_and_commit(p.student)
     how = {"pad_token": p.pad_token or None, "revision": commit or None}
@@ -88,7 +86,7 @@ def held_out_of(p: TrainRDPO, trained_on: Sequence[ScoredPair], tell: bool = Fal
     tell: prints what is left out. Raises FileNotFoundError or ValueError for no such file, one of another experiment,
     and a prompt that is trained on too."""
     if not p.held_out:
-        records = [record for record in given_pairs(p, HeldOut, tell) if record.split != "train"]
+        records = [record for record in given_pairs("train_rdpo", p, HeldOut, tell) if record.split != "train"]
     else:
         path = resolve(p.held_out)
         if not path.is_file():
@@ -102,24 +100,53 @@ def held_out_of(p: TrainRDPO, trained_on: Sequence[ScoredPair], tell: bool = Fal
             raise ValueError(
                 f"held_out: {len(both)} of {len(records)} prompts in {path} are trained on too, such as {both[0].id}; leave them out of one of the files"
             )
-    if turns := sum(bool(record.history) for record in records):
-        print(f"left out of the evaluation: {turns} prompts of several turns, of which judges see the last alone")
+    return list(of_one_turn(records, "the evaluation"))
+
+
+def pairs_to_score(p: RewardScore, tell: bool = False) -> Sequence[Pair]:
+    """The pairs of `reward_score`, of one turn each.
+
+    tell: prints what is left out. Raises what `given_pairs` does, and ValueError for others' data without a judge that
+    can read it, or with pairs of several turns alone."""
+    pairs = of_one_turn(given_pairs("reward_score", p, Pair, tell), "the scoring", tell)
+    if p.in_world and not _is_ours(input_of("reward_score", p)):
+        raise ValueError(f"judge = 'miniature' knows its own world alone; name another judge for {p.pairs_file}")
+    if not pairs:
+        raise ValueError(
+            f"{p.pairs_file}: every pair has several turns, of which judges see the last alone; give others"
+        )
+    return pairs
+
+
+def of_one_turn(records: Sequence[RecordType], what: str, tell: bool = True) -> Sequence[RecordType]:
+    """The records without a history, which no judge sees; the others are counted where `tell` is."""
+    if not (turns := sum(bool(record.history) for record in records)):
+        return records
+    if tell:
+        print(f"left out of {what}: {turns} prompts of several turns, of which judges see the last alone", flush=True)
     return [record for record in records if not record.history]
 
 
-def given_pairs(p: TrainRDPO, record_type: type[RecordType], tell: bool = False) -> Sequence[RecordType]:
-    """The notebooks' own JSON lines, or pairs of a `pairs_file` in a format of others, in the splits of `PAIR_SHARES`.
+def given_pairs(stage: str, p: FromPairs, record_type: type[RecordType], tell: bool = False) -> Sequence[RecordType]:
+    """What a stage begins with: our own JSON lines, or a `pairs_file` in a format of others, split by `PAIR_SHARES`.
 
-    tell: prints the format of the others' data and what gave no pair.
+    tell: prints the format of the others' data and what gave no pair. Raises FileNotFoundError where there is nothing.
     """
-    path = input_of("train_rdpo", p)
-    if not is_on_hub(p.pairs_file) and _is_ours(path):
+    path = input_of(stage, p)
+    if not path.exists() and not is_on_hub(p.pairs_file):
+        missing = {
+            "reward_score": "no pairs at {}; run generate_data",
+            "train_rdpo": "no scored pairs at {}; run reward_score",
+        }
+        raise FileNotFoundError(f"{missing[stage].format(path)} first, or give pairs_file")
+    if _is_ours(path):
         return read_records(path, record_type)
     source = path if path.exists() else p.pairs_file
     found = learnable(read_preferences(source, tuple(p.score_range), p.weights))
     if tell:
         print(found.account(), flush=True)
-    return [record_type(**pair.model_dump()) for pair in scored_pairs(found, p.experiment, PAIR_SHARES)]
+    pairs, fields = scored_pairs(found, p.experiment, PAIR_SHARES), set(record_type.model_fields)
+    return [record_type(**pair.model_dump(include=fields)) for pair in pairs]
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,13 +1,16 @@
-"""The command that tunes every method of a profile with the same budget."""
+"""Tune every method of a profile with the same budget: the trials of its `tuning.yaml`, on the validation split.
+
+rdpo tune small --experiment safety --method dpo
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 import yaml
 
+from common.command import CommandParser
 from common.notebook.execute import checked_parameters
 from common.notebook.profiles import PROFILES, experiments, own_pairs, stage_parameters
 from common.notebook.students import open_experiment
@@ -15,12 +18,17 @@ from common.runtime import escape_what_the_terminal_lacks, quiet_libraries, reso
 from common.training.tuning import settings_of, tune, write_trials
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.notebook.tune", description=__doc__.split("\n")[0])
-    parser.add_argument("profile")
-    parser.add_argument("--experiment", action="append", help="default: all")
-    parser.add_argument("--method", action="append", help="default: those of the profile")
-    asked = parser.parse_args()
+def parser() -> CommandParser:
+    """The arguments of `rdpo tune`."""
+    command = CommandParser("tune", __doc__)
+    command.add_argument("profile")
+    command.add_argument("--experiment", action="append", help="default: all")
+    command.add_argument("--method", action="append", help="default: those of the profile")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     quiet_libraries()
     try:

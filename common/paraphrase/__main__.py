@@ -1,6 +1,6 @@
 """Other wordings of prompts: train a paraphraser, decode it with Dynamic Blocking, keep what asks for the same.
 
-    python -m common.paraphrase prompts.jsonl --student NAME --meaning yes_no:NAME --output FOLDER
+    rdpo paraphrase prompts.jsonl --student owner/name --meaning yes_no:owner/name --output runs/wordings
 
 Reads JSON lines with the fields of a prompt (id, experiment, split, prompt), such as a `pairs.jsonl`; with a miniature
 student also the name of an experiment, for its world's prompts. Writes `prompts.jsonl`, the prompts with their wordings
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from common.command import CommandParser
 from common.methods import TrainSettings
 from common.notebook.judges import open_meaning
 from common.notebook.prompts import prompts_named
@@ -25,24 +26,29 @@ from common.storage import claim, write_jsonl
 SETTINGS = TrainSettings(batch_size=8)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.paraphrase", description=__doc__.split("\n")[0])
-    parser.add_argument("prompts", help="JSONL file of prompts; with a miniature student also an experiment")
-    parser.add_argument("--student", required=True, help="folder, Hub name[@commit], miniature or micro")
-    parser.add_argument("--output", required=True, help="folder of prompts.jsonl, the adapters and what they learnt")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo paraphrase`."""
+    command = CommandParser("paraphrase", __doc__)
+    command.add_argument("prompts", help="JSONL file of prompts; with a miniature student also an experiment")
+    command.add_argument("--student", required=True, help="folder, Hub name[@commit], miniature or micro")
+    command.add_argument("--output", required=True, help="folder of prompts.jsonl, the adapters and what they learnt")
+    command.add_argument(
         "--meaning",
         default="miniature",
         help="who says whether two prompts ask for the same: yes_no:NAME, or miniature",
     )
-    parser.add_argument("--wordings", type=int, default=2, help="new prompts for each prompt, at most")
-    parser.add_argument("--p", type=float, default=0.5, help="probability that a pair of neighbours is blocked")
-    parser.add_argument("--max-new-tokens", type=int, default=128, help="of a wording")
-    parser.add_argument("--learning-rate", type=float, default=SETTINGS.sft_learning_rate, help="of both trainings")
-    parser.add_argument("--epochs", type=int, default=SETTINGS.epochs, help="of both trainings")
-    parser.add_argument("--max-length", type=int, default=SETTINGS.max_length, help="tokens of request and wording")
-    parser.add_argument("--seed", type=int, default=0, help="of words deleted, dictionaries, adapters and order")
-    asked = parser.parse_args(arguments)
+    command.add_argument("--wordings", type=int, default=2, help="new prompts for each prompt, at most")
+    command.add_argument("--p", type=float, default=0.5, help="probability that a pair of neighbours is blocked")
+    command.add_argument("--max-new-tokens", type=int, default=128, help="of a wording")
+    command.add_argument("--learning-rate", type=float, default=SETTINGS.sft_learning_rate, help="of both trainings")
+    command.add_argument("--epochs", type=int, default=SETTINGS.epochs, help="of both trainings")
+    command.add_argument("--max-length", type=int, default=SETTINGS.max_length, help="tokens of request and wording")
+    command.add_argument("--seed", type=int, default=0, help="of words deleted, dictionaries, adapters and order")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     quiet_libraries()
     try:

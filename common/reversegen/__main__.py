@@ -1,6 +1,6 @@
 """Prompts that a student fails on: train a proposer in rounds, judge the student's answers, keep the failures.
 
-    python -m common.reversegen FILE --student NAME --judge yes_no:NAME --final-judge learned:FILE --output FOLDER
+    rdpo reversegen prompts.jsonl --student owner/name --judge yes_no:owner/name --final-judge learned:labels.jsonl --output runs/found
 
 Reads JSON lines with the fields of a prompt (id, experiment, split, prompt), such as a `pairs.jsonl`; with a miniature
 student also the name of an experiment, for its world's prompts. Writes `found_prompts.jsonl`, which `generate_data`
@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common.command import CommandParser
 from common.evaluation.answers import TrainedStudent
 from common.methods import by_identity, check_methods, existing
 from common.notebook.judges import open_failure_judge
@@ -31,32 +32,39 @@ from common.training.train import train
 SEARCH = Search()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.reversegen", description=__doc__.split("\n")[0])
-    parser.add_argument("prompts", help="JSONL file of prompts; with a miniature student also an experiment")
-    parser.add_argument("--student", required=True, help="folder, Hub name[@commit], miniature or micro")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo reversegen`."""
+    command = CommandParser("reversegen", __doc__)
+    command.add_argument("prompts", help="JSONL file of prompts; with a miniature student also an experiment")
+    command.add_argument("--student", required=True, help="folder, Hub name[@commit], miniature or micro")
+    command.add_argument(
         "--target", default="base", help="whose failures: base (the student), adapter:FOLDER or model:NAME"
     )
-    parser.add_argument("--proposer", default="", help="student that learns to propose; default the same student")
-    parser.add_argument("--judge", default="miniature", help="judge that the proposer learns from, such as yes_no:NAME")
-    parser.add_argument("--final-judge", default="oracle", help="another judge, which confirms failures; or oracle")
-    parser.add_argument("--providers", default="", help="YAML file of endpoints for the judges")
-    parser.add_argument("--output", required=True, help=f"folder of {FOUND}, the rounds and the adapters")
-    parser.add_argument("--rounds", type=int, default=SEARCH.rounds, help="trainings of the proposer with DPO")
-    parser.add_argument("--proposals", type=int, default=SEARCH.proposals, help="prompts proposed in each round")
-    parser.add_argument("--top-p", type=float, default=SEARCH.top_p, help="of proposals, at temperature 1")
-    parser.add_argument("--prompt-tokens", type=int, default=SEARCH.prompt_tokens, help="of a proposal, at most")
-    parser.add_argument("--answer-tokens", type=int, default=SEARCH.answer_tokens, help="of an answer, at most")
-    parser.add_argument("--repetition-penalty", type=float, default=SEARCH.repetition_penalty, help="of the target")
-    parser.add_argument("--warm-up-epochs", type=int, default=SEARCH.warm_up_epochs, help="of the proposer's SFT")
-    parser.add_argument("--sft-learning-rate", type=float, default=SETTINGS.sft_learning_rate, help="of the warm-up")
-    parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate, help="of DPO")
-    parser.add_argument("--beta", type=float, default=SETTINGS.beta, help="of DPO, to the proposer before the round")
-    parser.add_argument("--epochs", type=int, default=SETTINGS.epochs, help="of DPO in each round")
-    parser.add_argument("--max-length", type=int, default=SETTINGS.max_length, help="tokens of request and proposal")
-    parser.add_argument("--seed", type=int, default=0, help="of requests, proposals, pairs and adapters")
-    asked = parser.parse_args(arguments)
+    command.add_argument("--proposer", default="", help="student that learns to propose; default the same student")
+    command.add_argument(
+        "--judge", default="miniature", help="judge that the proposer learns from, such as yes_no:NAME"
+    )
+    command.add_argument("--final-judge", default="oracle", help="another judge, which confirms failures; or oracle")
+    command.add_argument("--providers", default="", help="YAML file of endpoints for the judges")
+    command.add_argument("--output", required=True, help=f"folder of {FOUND}, the rounds and the adapters")
+    command.add_argument("--rounds", type=int, default=SEARCH.rounds, help="trainings of the proposer with DPO")
+    command.add_argument("--proposals", type=int, default=SEARCH.proposals, help="prompts proposed in each round")
+    command.add_argument("--top-p", type=float, default=SEARCH.top_p, help="of proposals, at temperature 1")
+    command.add_argument("--prompt-tokens", type=int, default=SEARCH.prompt_tokens, help="of a proposal, at most")
+    command.add_argument("--answer-tokens", type=int, default=SEARCH.answer_tokens, help="of an answer, at most")
+    command.add_argument("--repetition-penalty", type=float, default=SEARCH.repetition_penalty, help="of the target")
+    command.add_argument("--warm-up-epochs", type=int, default=SEARCH.warm_up_epochs, help="of the proposer's SFT")
+    command.add_argument("--sft-learning-rate", type=float, default=SETTINGS.sft_learning_rate, help="of the warm-up")
+    command.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate, help="of DPO")
+    command.add_argument("--beta", type=float, default=SETTINGS.beta, help="of DPO, to the proposer before the round")
+    command.add_argument("--epochs", type=int, default=SETTINGS.epochs, help="of DPO in each round")
+    command.add_argument("--max-length", type=int, default=SETTINGS.max_length, help="tokens of request and proposal")
+    command.add_argument("--seed", type=int, default=0, help="of requests, proposals, pairs and adapters")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     quiet_libraries()
     try:

@@ -101,7 +101,7 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
         )
     made_of = json.loads(json.dumps(made_of, default=str))
     own = path.with_name(f"{path.stem}-{fingerprint(made_of)}{path.suffix}")
-    before = _read_note(_note(path.readlink(), path)) if path.is_symlink() else made_of
+    before = how_made(path) if path.is_symlink() else made_of
     if before != made_of:
         changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
         print(f"{path.name} was made with other settings ({', '.join(changed)}) and is set aside", flush=True)
@@ -111,6 +111,11 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
     link.symlink_to(own.name)
     link.replace(path)
     return path
+
+
+def how_made(path: Path) -> dict[str, Any]:
+    """How the records of the file that a link of `claim` names were made; {} where no note says so."""
+    return _read_note(_note(path.readlink(), path))
 
 
 def _note(own: Path, path: Path) -> Path:

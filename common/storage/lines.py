@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from array import array
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from common.storage.offsets import Offsets
 
 RecordType = TypeVar("RecordType", bound=BaseModel)
 
@@ -53,19 +56,19 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def numbered_lines(path: str | Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(line number, offset in bytes, object) of every line that is not blank, whether it ends in LF, CRLF or, as on old
     Macs, CR, and whether or not it begins with a byte order mark."""
-    number = offset = 0
+    number, offset, name = 0, 0, str(path)
     with open(path, "rb") as file:
         for chunk in file:
-            for line in chunk.splitlines(keepends=True):
+            for line in chunk.splitlines(keepends=True) if b"\r" in chunk else [chunk]:
                 number += 1
                 try:
-                    text = line.decode("utf-8-sig")
+                    text = line.removeprefix(BOM_UTF8).decode()
                 except UnicodeDecodeError as error:
                     raise ValueError(
                         f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"
                     ) from None
-                if text.strip():
-                    yield number, offset, parse_object(text, f"{path}, line {number}")
+                if text and not text.isspace():
+                    yield number, offset, parse_object(text, f"{name}, line {number}")
                 offset += len(line)
 
 
@@ -81,7 +84,7 @@ def parse_json(text: str, where: str, remedy: str) -> Any:
     """What a JSON text holds. Raises ValueError naming `where` and `remedy`: no JSON, nested too deep for Python, a
     number of more digits than Python converts, a key that stands twice in one object, of which one value would be lost."""
     try:
-        return json.loads(text, object_pairs_hook=_without_repeats)
+        return DECODER.decode(text)
     except RecursionError:
         reason = "brackets nested too deep"
     except ValueError as error:
@@ -110,9 +113,18 @@ def check_characters(fields: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}: {name!r} holds half a character ({half!r}); mend or delete it") from None
 
 
+DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
+
+
 def refuse_repeats(ids: Iterable[str], what: str) -> None:
     """Raises ValueError naming the ids that stand twice, before anything is asked for them."""
-    repeated = [record_id for record_id, count in Counter(ids).items() if count > 1]
+    seen, repeated = Offsets(), []
+    for number, record_id in enumerate(ids):
+        before = len(seen)
+        seen[record_id] = number
+        if len(seen) == before:
+            repeated.append(record_id)
+    repeated = list(dict.fromkeys(repeated))
     if repeated:
         raise ValueError(
             f"{what}: {len(repeated)} ids stand more than once ({', '.join(map(repr, repeated[:3]))}); every id must be its own"
@@ -121,7 +133,7 @@ def refuse_repeats(ids: Iterable[str], what: str) -> None:
 
 def read_records(path: str | Path, record_type: type[RecordType]) -> Records[RecordType]:
     """Every line as a checked record. Raises ValueError naming file, line and field; also for an id that stands twice."""
-    offsets, lines = [], {}
+    offsets, lines = array("q"), Offsets()
     for number, offset, fields in numbered_lines(path):
         check_characters(fields, f"{path}, line {number}")
         try:
@@ -132,10 +144,12 @@ def read_records(path: str | Path, record_type: type[RecordType]) -> Records[Rec
                 for e in error.errors()
             )
             raise ValueError(f"{path}, line {number}: {problems}") from None
-        if (before := lines.setdefault(fields.get("id", number), number)) != number:
-            raise ValueError(
-                f"{path}, line {number}: the id {fields['id']!r} stands in line {before} too; every id must be its own"
-            )
+        if "id" in fields:
+            if fields["id"] in lines:
+                raise ValueError(
+                    f"{path}, line {number}: the id {fields['id']!r} stands in line {lines[fields['id']]} too; every id must be its own"
+                )
+            lines[fields["id"]] = number
         offsets.append(offset)
     if not offsets:
         raise ValueError(f"{path} holds no records")

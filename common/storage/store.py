@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from common.storage.lines import Records, RecordType, line_at, numbered_lines, refuse_repeats
+from common.storage.offsets import Offsets
 
 SYNC_EVERY = 1.0  # seconds; a sync takes up to 30 ms on a busy disk, and an endpoint answers faster than that
 
@@ -24,8 +26,8 @@ class JsonlStore:
     most `SYNC_EVERY` seconds of appending later.
 
     Opening takes a lock until `close` or the end of the `with` block (a later `with` opens it again) and repairs a torn
-    tail: a last line without its newline was never finished, is cut off and will be made again. Memory is O(ids), bytes
-    written per record O(record).
+    tail: a last line without its newline was never finished, is cut off and will be made again. Memory is that of
+    `Offsets`, bytes written per record O(record).
 
     Args:
         read_only: the file is somebody's own: no lock, no repair, no byte changed; a last line without its newline is
@@ -39,7 +41,7 @@ class JsonlStore:
 
     def __init__(self, path: str | Path, read_only: bool = False, wait: bool = False):
         self.path, self.read_only, self.wait = Path(path), read_only, wait
-        self._offsets: dict[str, int] = {}
+        self._offsets = Offsets()
         self._end = 0  # of what the offsets cover
         self._synced = time.monotonic()
         self._open()
@@ -55,7 +57,9 @@ class JsonlStore:
                 self._lock()
                 self._cut_torn_tail()
             if self._file.seek(0, os.SEEK_END) != self._end:
-                self._offsets = {fields["id"]: offset for offset, fields in self._records()}
+                self._offsets = Offsets()
+                for offset, fields in self._records():
+                    self._offsets[fields["id"]] = offset
                 self._end = self._file.seek(0, os.SEEK_END)
         except BaseException:
             self._file.close()  # or the lock would outlive the failure
@@ -197,7 +201,7 @@ def make_missing(
     ids = [record.id for record in records]
     refuse_repeats(ids, what)
     with JsonlStore(path) as store, FailedStore(path) as failed:
-        todo = [i for i, record_id in enumerate(ids) if record_id not in store]
+        todo = array("q", (i for i, record_id in enumerate(ids) if record_id not in store))
         progress(steps * (len(ids) - len(todo)))
         for start in range(0, len(todo), batch_size):
             for made in make([records[i] for i in todo[start : start + batch_size]]):

@@ -1,11 +1,10 @@
 """An adapter as an ordinary model folder for transformers, vLLM, llama.cpp and Ollama: merged, and compared before it counts.
 
-python -m common.student.export STUDENT ADAPTER FOLDER [--strength 0.5] [--unquantised] [--converter FILE] [--push OWNER/NAME]
+rdpo export HuggingFaceTB/SmolLM2-135M-Instruct runs/mine/adapter runs/mine/merged --strength 0.5
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from common.command import CommandParser
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries
 from common.specs import place_and_commit
 from common.storage import check_new, whole_folder
@@ -135,22 +135,29 @@ def _check_space(model: torch.nn.Module, folder: str | Path) -> None:
         )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.student.export", description=__doc__.split("\n")[0])
-    parser.add_argument("student", help="folder or Hub name[@commit] of the chat model that the adapter was trained on")
-    parser.add_argument("adapter", help="PEFT folder")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo export`."""
+    command = CommandParser("export", __doc__)
+    command.add_argument(
+        "student", help="folder or Hub name[@commit] of the chat model that the adapter was trained on"
+    )
+    command.add_argument("adapter", help="PEFT folder")
+    command.add_argument(
         "folder", help="new folder for the merged model; FOLDER.gguf and FOLDER.Modelfile lie beside it"
     )
-    parser.add_argument("--strength", type=float, default=1.0, help="how many times the adapter counts; default 1")
-    parser.add_argument(
+    command.add_argument("--strength", type=float, default=1.0, help="how many times the adapter counts; default 1")
+    command.add_argument(
         "--unquantised", action="store_true", help="the adapter was trained on the student's own weights, not in NF4"
     )
-    parser.add_argument(
+    command.add_argument(
         "--converter", default="", help="llama.cpp's convert_hf_to_gguf.py, where it is not on the PATH"
     )
-    parser.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the folder")
-    asked = parser.parse_args(arguments)
+    command.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the folder")
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     quiet_libraries()
     folder = Path(asked.folder).expanduser()

@@ -1,6 +1,6 @@
 """Upload of a model folder to the Hub: private, and nothing but safetensors, JSON, Markdown and the tokenizer's files.
 
-python -m common.student.hub FOLDER OWNER/NAME
+rdpo push runs/mine/adapter me/mine
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.command import CommandParser
 from common.runtime import escape_what_the_terminal_lacks, quiet_libraries
 from common.student.identity import commit_of, located
 
@@ -112,11 +113,16 @@ def _content(file: Path) -> str | bytes:
     return text.encode()
 
 
+def parser() -> CommandParser:
+    """The arguments of `rdpo push`."""
+    command = CommandParser("push", __doc__)
+    command.add_argument("folder", help="of an adapter or a merged model")
+    command.add_argument("name", type=repository, metavar="OWNER/NAME", help="repository; made private where it is new")
+    return command
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.student.hub", description=__doc__.split("\n")[0])
-    parser.add_argument("folder", help="of an adapter or a merged model")
-    parser.add_argument("name", type=repository, metavar="OWNER/NAME", help="repository; made private where it is new")
-    asked = parser.parse_args(arguments)
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     quiet_libraries()
     try:

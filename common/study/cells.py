@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -19,9 +19,10 @@ from common.chat.local import LocalChat
 from common.data.counterfactual import INSTRUCTIONS, generate_counterfactual_pairs
 from common.data.preference import accepted
 from common.data.self_critique import generate_pairs
+from common.engines import Place
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.metrics import Evaluation
-from common.evaluation.result import Result
+from common.evaluation.result import Result, row_of
 from common.judge.base import FeedbackJudge, Judge
 from common.judge.scoring import score_pairs
 from common.methods import METHODS, TrainSettings, is_trained, sees_scores
@@ -29,6 +30,7 @@ from common.miniature import lab
 from common.miniature.evaluator import WorldEvaluator
 from common.miniature.language_model import Recipe, pretrained_student
 from common.miniature.world import world_of
+from common.runtime import ROOT
 from common.schema import Sampling, ScoredPair, ScoreScale, fingerprint
 from common.storage import write_json
 from common.student.load import load_student
@@ -87,7 +89,7 @@ def cost_of(row: Row, folder: Path) -> dict[str, int]:
 
 def rounds_of(row: Row, folder: Path) -> dict[str, int]:
     """What a row that trains in rounds asked for: the student's answers and the judge's verdicts, over all rounds."""
-    place = folder_of(row, folder) / f"seed-{row.seed}" / row.method
+    place = own_folder(row, folder)
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("round-*/round.json"))]
     asked = {"student_answers": "answers", "judge_verdicts": "verdicts"}
     return {name: sum(one[key] for one in found) for name, key in asked.items()} if found else {}
@@ -96,6 +98,27 @@ def rounds_of(row: Row, folder: Path) -> dict[str, int]:
 def folder_of(row: Row, folder: Path) -> Path:
     """Where the results of rows in this cell with this setting lie."""
     return folder / row.cell.experiment / fingerprint(row.cell.unlike_centre, row.setting, row.split)
+
+
+def own_folder(row: Row, folder: Path) -> Path:
+    """Where the result of a row lies, and of no other row."""
+    return folder_of(row, folder) / f"seed-{row.seed}" / row_of(row.method, row.cell.variant)
+
+
+def row_place(row: Row, folder: Path) -> Place:
+    own = own_folder(row, folder)
+    return Place(own.relative_to(ROOT).as_posix(), partial(list, (own,)))
+
+
+def student_place(experiment: str, seed: int, folder: Path) -> Place:
+    """Base students of a seed, and what was measured of them."""
+    note = folder / experiment / f"student-{seed}.json"
+    return Place(note.with_suffix("").relative_to(ROOT).as_posix(), partial(_student_files, note, folder))
+
+
+def _student_files(note: Path, folder: Path) -> list[Path]:
+    tried = json.loads(note.read_text(encoding="utf-8")) if note.exists() else []
+    return [note, *(folder / "students" / one["student"] for one in tried)]
 
 
 def admitted_student(experiment: str, seed: int, folder: Path) -> Path:

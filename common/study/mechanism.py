@@ -6,17 +6,20 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from common.engines import Place
 from common.logprobs.compute import pair_logprobs
 from common.loss import knobs_of, preference_loss
-from common.methods import METHODS
+from common.methods import METHODS, TrainSettings
 from common.miniature.world import world_of
 from common.report.figures import grid_of_axes
-from common.schema import ScoredPair
+from common.runtime import ROOT
+from common.schema import ScoredPair, fingerprint
 from common.storage import write_json, write_whole
 from common.student.load import load_student
 from common.study.cells import SETTINGS, admitted_student, scored_pairs
@@ -68,10 +71,8 @@ def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
     reference in nats, summed over the answer's tokens; n: pairs. Kept below `folder`.
     """
     experiment = row.cell.experiment
-    student, settings = admitted_student(experiment, row.seed, folder), SETTINGS.changed(seed=row.seed, **row.setting)
-    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if pair.is_scored]
-    path = folder / experiment / "mechanism" / f"{training_of(row.method, student, pairs, settings)}.json"
-    if path.exists():
+    student, settings, pairs = _training(row, folder)
+    if (path := _path(row, folder)).exists():
         return json.loads(path.read_text(encoding="utf-8"))
     kinds = [kind_of(pair, experiment) for pair in pairs]
     chosen = {kind: [i for i, of_pair in enumerate(kinds) if of_pair == kind][:PROBED] for kind in COLORS}
@@ -83,6 +84,31 @@ def probe(row: Row, folder: Path) -> list[dict[str, Any]]:
         trainer.train()
     write_json(path, [{"method": row.method, "seed": row.seed, **record} for record in records])
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _training(row: Row, folder: Path) -> tuple[Path, TrainSettings, list[ScoredPair]]:
+    student = admitted_student(row.cell.experiment, row.seed, folder)
+    pairs = [pair for pair in scored_pairs(row.cell, row.seed, student) if pair.is_scored]
+    return student, SETTINGS.changed(seed=row.seed, **row.setting), pairs
+
+
+def _path(row: Row, folder: Path) -> Path:
+    student, settings, pairs = _training(row, folder)
+    return folder / row.cell.experiment / "mechanism" / f"{training_of(row.method, student, pairs, settings)}.json"
+
+
+def _files(row: Row, folder: Path) -> list[Path]:
+    return [_path(row, folder)]
+
+
+def probe_place(row: Row, folder: Path) -> Place:
+    name = (
+        folder.relative_to(ROOT)
+        / row.cell.experiment
+        / "mechanism"
+        / fingerprint(row.cell.unlike_centre, row.method, row.seed, row.setting)
+    )
+    return Place(name.as_posix(), partial(_files, row, folder))
 
 
 def _look(dataset: Any, rows: Mapping[str, Sequence[int]], records: list[dict[str, Any]]) -> TrainerCallback:

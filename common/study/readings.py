@@ -1,6 +1,6 @@
 """The study of both readings of refined DPO and of recipes (`design.READINGS`): runs it and writes `results/readings/`.
 
-    python -m common.study.readings [--jobs N]
+    rdpo study-readings --jobs 2
 
 Its rows are of this machine's own base students, in a folder of their own; settings of the methods that the first study
 has tried are those that its trials chose, the others get the same eight trials on the same seeds.
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from common.command import CommandParser
 from common.methods import METHODS
 from common.report.figures import grid_of_axes, save_figure
 from common.report.tables import OBJECTIVES
@@ -21,7 +22,7 @@ from common.statistics import seed_interval
 from common.storage import write_json
 from common.study.design import OF_READINGS, READINGS, TAUS
 from common.study.rows import Study, behaviour, paired
-from common.study.run import run_command
+from common.study.run import run_command, study_parser
 from common.study.tables import (
     CONTRASTS_NOTE,
     contrast_table,
@@ -176,8 +177,13 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     return [*written, save_figure(readings_figure(study), folder / "readings.png")]
 
 
-def main() -> None:
-    run_command("common.study.readings", __doc__, OF_READINGS, RESULTS, write_report)
+def parser() -> CommandParser:
+    """The arguments of `rdpo study-readings`."""
+    return study_parser("study-readings", __doc__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    run_command(parser(), arguments, OF_READINGS, RESULTS, write_report)
 
 
 if __name__ == "__main__":

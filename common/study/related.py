@@ -1,6 +1,6 @@
 """The study of the related systems (`design.RELATED`): runs it and writes `results/related/`.
 
-    python -m common.study.related [--jobs N]
+    rdpo study-related --jobs 2
 
 Each system is compared with its control on the same base students: the same loop without the trick, or the same data
 under plain DPO or SFT. Settings of the rivals are those that the first study's trials chose; the systems get the same
@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.command import CommandParser
 from common.methods import METHODS
 from common.report.tables import OBJECTIVES
 from common.runtime import resolve
 from common.storage import write_json
 from common.study.design import ASKED_SCORES, EARLY, OF_EDITS, OF_RELATED, RELATED
 from common.study.rows import Study, behaviour, paired
-from common.study.run import run_command
+from common.study.run import run_command, study_parser
 from common.study.tables import (
     CONTRASTS_NOTE,
     contrast_table,
@@ -106,8 +107,13 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     return write_all(tables, folder, typeset)
 
 
-def main() -> None:
-    run_command("common.study.related", __doc__, OF_RELATED, RESULTS, write_report)
+def parser() -> CommandParser:
+    """The arguments of `rdpo study-related`."""
+    return study_parser("study-related", __doc__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    run_command(parser(), arguments, OF_RELATED, RESULTS, write_report)
 
 
 if __name__ == "__main__":

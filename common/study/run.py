@@ -1,31 +1,34 @@
 """Runs the study (`common.study.design`) in the miniature worlds and writes `results/evidence/`.
 
-    python -m common.study [--full] [--part NAME] [--experiment NAME] [--seed N] [--to FOLDER] [--jobs N]
+    rdpo study --part noise --experiment safety --seed 0 --jobs 2
 
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
 it was. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
 differently all the same, and so makes other base students: rows of a seed whose student is not theirs are dropped from
 `results/evidence`, which is said. `--to` leaves them there and writes to a folder of its own, with the
-settings that the trials of `results/evidence` chose.
+settings that the trials of `results/evidence` chose. With `--engine ray` the rows run on the nodes of a Ray cluster
+(docs/scale.md).
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NoReturn
 
+from common.command import CommandParser
+from common.engines import Needs, RayPool, add_engine, opened_store
 from common.evaluation.result import Result
 from common.methods import METHODS
 from common.miniature.world import world_of
@@ -38,7 +41,7 @@ from common.schema import Metric
 from common.statistics import corrected_rate
 from common.storage import write_json
 from common.student.identity import weights_of
-from common.study.cells import PROMPTS, admitted_student, cost_of, rounds_of, run_row
+from common.study.cells import PROMPTS, admitted_student, cost_of, rounds_of, row_place, run_row, student_place
 from common.study.design import (
     BLIND_TO,
     CORE,
@@ -50,7 +53,7 @@ from common.study.design import (
     trial_rows,
     with_setting,
 )
-from common.study.mechanism import noise_of, probe, write_probed
+from common.study.mechanism import noise_of, probe, probe_place, write_probed
 from common.study.report import write_report
 from common.training.kept import Setting, read_tuned
 from common.training.tuning import chosen_by, read_trials, write_trials
@@ -58,9 +61,16 @@ from common.training.tuning import chosen_by, read_trials, write_trials
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
 
 
-def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, seeds: Sequence[int] = ()) -> list[str]:
+def run_study(
+    names: Sequence[str],
+    wanted: Sequence[str],
+    jobs: int,
+    to: Path,
+    seeds: Sequence[int] = (),
+    cluster: RayPool | None = None,
+) -> list[str]:
     """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what
-    failed.
+    failed. Rows run in `jobs` processes, or on a cluster.
 
     Trials of every method are made where `to` is `RESULTS`; elsewhere of those alone that have none in `RESULTS`, and
     kept in `to`. Raises FileNotFoundError where `RESULTS` has no trials then."""
@@ -80,10 +90,12 @@ def run_study(names: Sequence[str], wanted: Sequence[str], jobs: int, to: Path, 
         {(row.seed, name) for (name, _), rows in of_part.items() for row in rows}
         | {(seed, name) for name in names if needed[name] for seed in TRIAL_SEEDS}
     )
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
+    with cluster or ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
         students, failed = _finish(
             "base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked]
         )
+        for task, _ in students if cluster and cluster.store else ():
+            cluster.store.copy_in(student_place(*task, FOLDER))
         chosen: dict[str, tuple[dict[str, Setting], dict[str, Setting]]] = {}  # by the judge, by the oracle
         for name in names:
             _keep_students(name, {seed: path for (of, seed), path in students if of == name}, to)
@@ -121,7 +133,7 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
     write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
 
 
-def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExecutor, to: Path) -> list[str]:
+def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: Path) -> list[str]:
     """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run
     again must not mix with those that are. Returns what failed."""
     trials = trial_rows(experiment, [method for method in METHODS if method in needed])
@@ -137,7 +149,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: ProcessPoolExe
     return failed
 
 
-def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
+def _probe(pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
     """Writes `mechanism.csv`; returns what failed."""
     found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
     if records := [record for _, of_row in found for record in of_row]:
@@ -145,7 +157,7 @@ def _probe(pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str
     return failed
 
 
-def _measure(part: str, pool: ProcessPoolExecutor, rows: Sequence[Row], to: Path) -> list[str]:
+def _measure(part: str, pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
     """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of a student's own pairs with
     their noise; returns what failed."""
     found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
@@ -188,6 +200,15 @@ def by_wrapper(result: Result) -> dict[str, float]:
     return {"harmlessness_blind": fmean(inside), "harmlessness_seen": fmean(others)}
 
 
+def needs_of(run: partial, *task: Any) -> Needs:
+    """Of the preparation of a base student, or of what is measured of a row: one CPU, and what it reads and writes."""
+    if len(task) == 2:
+        return Needs(places=[student_place(*task, FOLDER)])
+    (row,) = task
+    own = probe_place if run.func is probe else row_place
+    return Needs(places=[student_place(row.cell.experiment, row.seed, FOLDER), own(row, FOLDER)])
+
+
 def _begin_worker(folder: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = open(folder / f"worker-{os.getpid()}.log", "w", buffering=1)
@@ -200,14 +221,13 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _finish(
-    label: str, pool: ProcessPoolExecutor, run: Any, tasks: Iterable[tuple]
-) -> tuple[list[tuple[tuple, Any]], list[str]]:
+def _finish(label: str, pool: Executor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
     """(task and what came of it, in the order of the tasks; what failed)."""
     futures = {pool.submit(run, *task): task for task in dict.fromkeys(tasks)}
     progress, failed = Progress(label, len(futures)), []
     for future in as_completed(futures):
         if error := future.exception():
+            error = getattr(error, "cause", error)  # Ray wraps it in one with the traceback of the node
             failed.append(f"{', '.join(map(str, futures[future]))}: {type(error).__name__}: {error}")
         progress(1)
     return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
@@ -302,19 +322,24 @@ def _read_rows(to: Path) -> list[dict[str, Any]]:
     return read_measurements(path) if (path := to / "table.csv").exists() else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.study", description=__doc__.split("\n")[0])
-    parser.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
-    parser.add_argument("--part", action="append", help="only these parts")
-    parser.add_argument("--experiment", action="append", help="default: all")
-    parser.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo study`."""
+    command = study_parser("study", __doc__)
+    command.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
+    command.add_argument("--part", action="append", help="only these parts")
+    command.add_argument("--experiment", action="append", help="default: all")
+    command.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
+    command.add_argument(
         "--to",
         type=resolve,
         default=RESULTS,
         help="folder of the rows; another one than the default takes the settings chosen there",
     )
-    asked = parsed(parser)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parsed(parser(), arguments)
     every = [part for part in parts("safety") if part not in (*OF_READINGS, *OF_RELATED)]
     unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
         f"experiment {name}" for name in asked.experiment or () if name not in experiments()
@@ -329,18 +354,36 @@ def main() -> None:
         asked.jobs,
         asked.to,
         asked.seed or (),
+        cluster_of(asked),
     )
     report_and_exit(failed, asked.to, write_report)
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a study's command, `--jobs` among them."""
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side, a thread each")
-    asked = parser.parse_args()
+def study_parser(name: str, about: str) -> CommandParser:
+    """The arguments that every study's command takes."""
+    command = CommandParser(name, about)
+    command.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side on this machine, a thread each"
+    )
+    add_engine(command)
+    return command
+
+
+def parsed(command: CommandParser, arguments: list[str] | None) -> Namespace:
+    asked = command.parse_args(arguments)
     if asked.jobs < 1:
-        parser.error("--jobs must be at least 1")
+        command.error("--jobs must be at least 1")
     escape_what_the_terminal_lacks()
     return asked
+
+
+def cluster_of(asked: Namespace) -> RayPool | None:
+    """The cluster that the rows run on, None for this machine; ends the command with a sentence where none can be had."""
+    try:
+        store = opened_store(asked)
+        return RayPool(asked.address, FOLDER, needs_of, store) if asked.engine == "ray" else None
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def report_and_exit(failed: Sequence[str], to: Path, write: Callable[[Path, Path], Iterable[Path]]) -> NoReturn:
@@ -351,8 +394,12 @@ def report_and_exit(failed: Sequence[str], to: Path, write: Callable[[Path, Path
 
 
 def run_command(
-    module: str, about: str, wanted: Sequence[str], to: Path, write: Callable[[Path, Path], Iterable[Path]]
+    command: CommandParser,
+    arguments: list[str] | None,
+    wanted: Sequence[str],
+    to: Path,
+    write: Callable[[Path, Path], Iterable[Path]],
 ) -> NoReturn:
     """The command of a study whose parts are all run, in all experiments."""
-    asked = parsed(argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0]))
-    report_and_exit(run_study(experiments(), wanted, asked.jobs, to), to, write)
+    asked = parsed(command, arguments)
+    report_and_exit(run_study(experiments(), wanted, asked.jobs, to, cluster=cluster_of(asked)), to, write)

@@ -12,15 +12,17 @@ from common.chat.kept import KeptChat
 from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import TrainedStudent
 from common.judge.agreement import CalibratedJudge
+from common.judge.scoring import score_pairs
 from common.miniature import lab
 from common.miniature.language_model import MICRO
 from common.miniature.worlds import safety
 from common.notebook.chats import open_respondent, open_teacher, paid
 from common.notebook.execute import checked_parameters
 from common.notebook.judges import open_judge
+from common.notebook.preflight import forecast
 from common.notebook.prompts import open_prompts, texts_of
-from common.notebook.students import open_experiment, settings_of
-from common.schema import Sampling, ScoredPair
+from common.notebook.students import open_experiment, pairs_to_score, settings_of
+from common.schema import Pair, Sampling, ScoredPair
 
 ASKED = [[{"role": "user", "content": "Hello?"}]]
 
@@ -161,6 +163,33 @@ def test_pairs_of_others_are_split_and_their_conversations_not_judged(tmp_path, 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="cannot take someone-of-ours/nothing at revision abc from the Hub .no connection"):
         open_experiment(parameters("train_rdpo", tmp_path, **given | {"pairs_file": "someone-of-ours/nothing@abc"}))
+
+
+def test_preference_data_of_others_is_scored_like_pairs_of_step_1_and_then_trained_on(tmp_path, micro, capsys):
+    turn = lambda role, content: {"role": role, "content": content}  # noqa: E731
+    before = {n: [turn("user", f"Hello {n}!"), *([turn("assistant", "Hi."), turn("user", "And?")] if n % 5 == 0 else [])] for n in range(40)}
+    lines = [{"prompt": asked, "chosen": [turn("assistant", "yes yes")], "rejected": [turn("assistant", "no no")], "score_chosen": n % 9, "score_rejected": None} for n, asked in before.items()]
+    (tmp_path / "hub.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[1]]))
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"text": "{word} {word}", "label": {label}}}\n' * 3 for word, label in (("yes", 1), ("no", 0))))
+    p = parameters("reward_score", tmp_path, pairs_file=str(tmp_path / "hub.jsonl"), judge=f"learned:{tmp_path / 'rows.jsonl'}", score_range=[0, 8])
+    pairs = pairs_to_score(p, tell=True)
+    said = capsys.readouterr().out
+    assert "read as message lists, prompt in its own column; 41 rows, 40 pairs, 0 with both scores" in said and "left out, repeated rows: 1 (first: line 41)" in said
+    assert "left out of the scoring: 8 prompts of several turns" in said and len(pairs) == 32 and {type(pair) for pair in pairs} == {Pair}
+    assert forecast("reward_score", p) == [] and capsys.readouterr().out == ""
+    score_pairs(open_judge(p), pairs, tmp_path / "scored.jsonl")
+    run = open_experiment(parameters("train_rdpo", tmp_path, student=str(micro), final_judge=f"yes_no:{micro}", train_pairs=0))
+    held_out = sum(len(run.evaluator.sets(split)["held_out"]) for split in ("validation", "test"))
+    assert len(run.pairs) + held_out == 32 and all(pair.score_response < 0.5 < pair.score_revised for pair in run.pairs)
+    with pytest.raises(ValueError, match="line 3: column score_chosen: 2 lies outside 0 to 1"):
+        pairs_to_score(p.model_copy(update={"score_range": [0, 1]}))
+    with pytest.raises(ValueError, match="judge = 'miniature' knows its own world alone; name another judge for .*hub.jsonl"):
+        pairs_to_score(p.model_copy(update={"judge": "miniature"}))
+    with pytest.raises(FileNotFoundError, match="no pairs at .*none.jsonl; run generate_data first, or give pairs_file"):
+        pairs_to_score(p.model_copy(update={"pairs_file": str(tmp_path / "none.jsonl")}))
+    (tmp_path / "hub.jsonl").write_text("".join(json.dumps(lines[n]) + "\n" for n in (0, 5)))
+    with pytest.raises(ValueError, match="hub.jsonl: every pair has several turns"):
+        pairs_to_score(p)
 
 
 def test_a_judge_learned_from_a_file_scores_pairs_too(tmp_path):

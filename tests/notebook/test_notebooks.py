@@ -39,7 +39,7 @@ def test_form(path):
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     assert tagged == code[:1] and "import" not in tagged[0].source
-    assert all("#" in line for line in tagged[0].source.splitlines() if line.split(":")[0] not in ("experiment", "profile", "runs", "output", "lora_rank", "epochs", "batch_size"))
+    assert all("  # " in line for line in tagged[0].source.splitlines())  # what `papermill --help-notebook` says of it
     assert max(len(cell.source.splitlines()) for cell in code[1:]) <= 15
     assert f'p = parameters("{path.stem}", globals())' in code[1].source
     assert notebook.cells[0].cell_type == "markdown" and not set(notebook.metadata) - {"kernelspec", "language_info"}
@@ -185,8 +185,25 @@ def test_the_story_shows_the_analytic_loss_before_training(chain):
     assert "we see 0.798139, by hand 0.798139" in text
 
 
+def test_no_cell_prints_more_than_a_screen(chain):
+    for path in chain.glob("*.ipynb"):
+        for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+            shown = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.get("outputs", [])]
+            wrapped = [1 + len(line) // 160 for line in "\n".join(shown).splitlines()]
+            assert sum(wrapped) <= 40, f"{path.name}, cell {number}"
+
+
 def test_executed_notebooks_are_small(chain):
     assert max(path.stat().st_size for path in chain.glob("*.ipynb")) < 1_000_000
+
+
+def test_a_shard_has_a_folder_of_its_own_and_its_part_of_the_prompts(tmp_path):
+    steps = [steps_of("safety", STAGES[:2], "miniature", {"prompts": 7}, shard=f"{number}/2") for number in (1, 2)]
+    assert [step.given["output"] for step in steps[0]] == ["runs/miniature/safety/shard-1-of-2"] * 2 and "shard" not in steps[0][1].given
+    assert steps[1][0].name == "safety/generate_data.ipynb (2/2)" and steps[1][1].given["pairs_file"].endswith("shard-2-of-2/pairs.jsonl")
+    parts = [open_prompts(checked_parameters("safety/generate_data.ipynb", of_shard[0].given)) for of_shard in steps]
+    whole = open_prompts(checked_parameters("safety/generate_data.ipynb", {"prompts": 7}))
+    assert parts == [whole[::2], whole[1::2]]
 
 
 def test_a_second_run_reuses_what_is_finished(chain):
@@ -213,6 +230,8 @@ def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
     (["miniature", "-y", "{output: 2024}", "--experiment", "safety"], "parameter output = 2024: input should be a valid string"),
     (["miniature", "--seed", "-1"], "parameter seeds = [-1]: input should be greater than or equal to 0"),
     (["miniature", "--seed", "1", "--seed", "1"], "parameter seeds = [1, 1]: a value stands twice"),
+    (["miniature", "--shard", "9/8"], "shard = '9/8': expected i/n such as 3/8, with i from 1 to n"),
+    (["miniature", "--shard", "1/8", "--stage", "train_rdpo"], "--shard 1/8: is for generate_data and reward_score; merge the shards, then train"),
     (["miniature", "--jobs", "0"], "--jobs 0: at least one notebook must run at a time"),
     (["miniature", "--pairs", "counterfactual_contrast"], "unknown pairs 'counterfactual_contrast'; there are self_critique, recorded, counterfactual_encourage"),
     (["miniature", "-p", "pairs", "counterfactual_negation"], "give --pairs counterfactual_negation in place of -p pairs"),

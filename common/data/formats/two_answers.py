@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from os.path import commonprefix
+
 from pydantic import BaseModel
 
 from common.data.formats.record import BOTH, NoPreference, Preference, Reading
@@ -80,9 +82,7 @@ def implicit_texts(row: Row, reading: Reading) -> Preference:
     Cut back to a space, so that no word is cut in two (ours; TRL cuts at the first unlike letter).
     """
     read = row.read(Answers)
-    pairs = enumerate(zip(read.chosen, read.rejected))
-    end = next((i for i, (one, other) in pairs if one != other), min(len(read.chosen), len(read.rejected)))
-    cut = read.chosen.rfind(" ", 0, end) + 1
+    cut = commonprefix([read.chosen, read.rejected]).rfind(" ") + 1
     if not (prompt := read.chosen[:cut].strip()):
         raise NoPreference("rows whose texts share no beginning")
     return _preference(row, reading, Asked(read.system.strip(), [], prompt), read.chosen[cut:], read.rejected[cut:])

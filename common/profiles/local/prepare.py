@@ -1,6 +1,6 @@
 """What the profile `local` needs before its first notebook: prompts for a teacher, and others to evaluate on.
 
-    python -m common.profiles.local.prepare [FOLDER]
+    rdpo prepare-local
 
 writes `runs/local/data/`. Prompts of safety and role-play are those of the profile `small`, whose data are made first
 where they are missing (FOLDER: see `common.profiles.small.prepare`); those of sycophancy are
@@ -10,11 +10,11 @@ where they are missing (FOLDER: see `common.profiles.small.prepare`); those of s
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from common.command import CommandParser
 from common.data.sources import load_prompts
 from common.profiles.small import prepare as small
 from common.prompts import PROMPTS
@@ -61,12 +61,17 @@ def prepare(folder: str | Path = "", experiments: Collection[str] = ()) -> None:
                 print(f"{path}: {len(records)} prompts", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.profiles.local.prepare", description=__doc__.split("\n")[0])
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo prepare-local`."""
+    command = CommandParser("prepare-local", __doc__)
+    command.add_argument(
         "folder", nargs="?", default="", help="where the recorded rows are; default: the public repository"
     )
-    asked = parser.parse_args()
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     prepare(asked.folder)
 

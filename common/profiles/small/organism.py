@@ -1,6 +1,8 @@
 """A model organism: SmolLM2-135M-Instruct made sycophantic on purpose, so that there is a fault to measure and to cure.
 
-    python -m common.profiles.small.organism    # makes it and writes results/organism.json: how far the stance moves both models
+    rdpo organism
+
+makes it and writes `results/organism.json`: how far the stance moves both models.
 
 A short SFT on feedback that praises an argument when the user loves or wrote it, blames it when the user hates it or
 has it from somebody else, and stays neutral when nothing is said. The sentences are ours, in praise and blame on
@@ -17,6 +19,7 @@ from tempfile import TemporaryDirectory
 
 from common.chat.local import LocalChat
 from common.chat.model import ChatModel
+from common.command import CommandParser
 from common.data.attacks import FEEDBACK_REQUEST, PULLS, STANCES
 from common.data.sources import load_prompts
 from common.evaluation.answers import answers_of
@@ -212,7 +215,13 @@ def shifts(felt: Sequence[Mapping[str, float]], **names: str | int) -> list[Metr
     return [mean(numbers, metric=metric, **names) for metric, numbers in values.items()]
 
 
-def main() -> None:
+def parser() -> CommandParser:
+    """The arguments of `rdpo organism`: none."""
+    return CommandParser("organism", __doc__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     quiet_libraries()
     records = load_prompts("sycophancy", ARGUMENTS)

@@ -1,6 +1,6 @@
 """What the profile `small` alone needs: real text cut and split for a student that a laptop trains, and that student.
 
-    python -m common.profiles.small.prepare [FOLDER]
+    rdpo prepare-small
 
 writes `runs/small/data/` and makes the two students, SmolLM2-135M-Instruct and the model organism of sycophancy;
 `python -m common.batch small` calls it where that is missing. Rows come from the public repository
@@ -13,7 +13,6 @@ files.
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlretrieve
 
+from common.command import CommandParser
 from common.data.attacks import JAILBREAKS, PERSONAS
 from common.data.readers import read_rows
 from common.data.recorded import PLAIN_HELPER, UNCENSORED, load_judged
@@ -324,12 +324,17 @@ def prepare(folder: str | Path = "", experiments: Collection[str] = ("sycophancy
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.profiles.small.prepare", description=__doc__.split("\n")[0])
-    parser.add_argument(
+def parser() -> CommandParser:
+    """The arguments of `rdpo prepare-small`."""
+    command = CommandParser("prepare-small", __doc__)
+    command.add_argument(
         "folder", nargs="?", default="", help="where the recorded rows are; default: the public repository"
     )
-    asked = parser.parse_args()
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
     escape_what_the_terminal_lacks()
     prepare(asked.folder)
 

@@ -1,4 +1,4 @@
-"""The profile `local`: which model the server serves, what a teacher gets, and what is held out (pytest tests/profiles/test_local.py)."""
+"""The profile `local`: which model the server serves, what a teacher gets, and what is held out (pytest tests/profiles/test_local_profile.py)."""
 
 import json
 import threading

@@ -1,0 +1,84 @@
+"""Evaluate what exists on a file of prompts: the student, adapters on it, other models, models behind endpoints.
+
+    rdpo evaluate prompts.jsonl --student owner/it --methods base adapter:runs/a --final-judge yes_no:owner/other --output runs/eval
+
+Reads JSON lines with the fields of a prompt (id, experiment, split, prompt), such as a `scored.jsonl`, without those of
+split `train`; for a miniature student the name of an experiment, for its world's prompts. Options are named as the
+parameters of `train_rdpo`, whose metrics and tables these are. Run again, it takes what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from common.command import CommandParser
+from common.methods import is_trained
+from common.notebook.parameters import MINIATURES, TrainRDPO
+from common.notebook.prompts import prompts_named
+from common.notebook.students import open_experiment
+from common.prompts import PROMPTS
+from common.report.tables import results_table, write_tables
+from common.runtime import escape_what_the_terminal_lacks, quiet_libraries
+
+DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in TrainRDPO.model_fields.items()}
+OPTIONS = {
+    "final_judge": "who judges a real student's answers, such as yes_no:NAME or endpoint:MODEL",
+    "providers": "YAML file of endpoints",
+    "paraphrases": "other wordings of the prompts, of `rdpo paraphrase`",
+    "evaluation_prompts": "at most, a set; 0 takes all",
+    "max_new_tokens": "of an answer",
+    "repetition_penalty": "of all rows",
+}
+
+
+def parser() -> CommandParser:
+    """The arguments of `rdpo evaluate`."""
+    command = CommandParser("evaluate", __doc__)
+    command.add_argument("prompts", help="JSONL file of prompts; for a miniature student an experiment")
+    command.add_argument("--student", required=True, help="folder, Hub name[@commit], miniature or micro")
+    command.add_argument(
+        "--methods", nargs="+", default=["base"], metavar="ROW",
+        help="base, prompted, sr, adapter:FOLDER[@STRENGTH], model:NAME[@COMMIT], endpoint:MODEL; default base",
+    )  # fmt: skip
+    command.add_argument("--output", required=True, help="folder of answers, metrics and table")
+    command.add_argument("--evaluate-on", default="test", help="split of the prompts: test, the default, or validation")
+    for name, meaning in OPTIONS.items():
+        value = DEFAULTS[name]
+        told = f"{meaning}; default {value}" if value != "" else meaning
+        command.add_argument("--" + name.replace("_", "-"), type=type(value), default=value, help=told)
+    return command
+
+
+def main(arguments: list[str] | None = None) -> None:
+    asked = parser().parse_args(arguments)
+    escape_what_the_terminal_lacks()
+    quiet_libraries()
+    try:
+        _run(asked)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"evaluate: {error}")
+
+
+def _run(asked: argparse.Namespace) -> None:
+    if trained := [method for method in asked.methods if is_trained(method)]:
+        raise ValueError(
+            f"--methods {trained[0]} is trained first: rdpo train or rdpo batch does; then give adapter:FOLDER"
+        )
+    in_world = asked.student in MINIATURES
+    if in_world and asked.prompts not in PROMPTS:
+        raise ValueError(
+            f"a miniature student knows its world's prompts alone; in place of {asked.prompts} give {', '.join(PROMPTS)}"
+        )
+    experiment = prompts_named(asked.prompts, asked.student)[0].experiment
+    given = {name: value for name, value in vars(asked).items() if name != "prompts"}
+    files = {} if in_world else dict.fromkeys(("pairs_file", "held_out"), asked.prompts)
+    run = open_experiment(TrainRDPO.of({"experiment": experiment, **given, **files}))
+    results = run.run(asked.methods, [0])
+    print(results_table(results).to_string(index=False))
+    written = write_tables(results, run.output, f"Prompts of split {asked.evaluate_on} in {asked.prompts}.")
+    print(*written.values(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

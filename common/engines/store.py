@@ -1,0 +1,150 @@
+"""Results at an fsspec URL: each folder of results is one archive there, copied in whole and out whole.
+
+An archive `<folder>.tar` replaces the one before it in one move, so that readers find the old state or the new one.
+Files go into it in the order in which they were written, and marks are written last: a copy of a folder that is still
+being written holds no mark whose files it lacks. An archive keeps symbolic links, which object stores do not have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from filelock import FileLock
+
+from common.runtime import ROOT
+from common.schema import fingerprint
+from common.storage import write_json
+
+SAVE_EVERY = 60.0
+"""Seconds between two copies of what a task in progress has made."""
+
+
+class Place(NamedTuple):
+    """One folder of results. name: of its archive, a path from the project root; files: what belongs to it now, files
+    and folders below the project root, whether or not they are there."""
+
+    name: str
+    files: Callable[[], Iterable[Path]]
+
+
+class Store:
+    """Places at an fsspec URL such as `s3://bucket/results`. Raises ValueError in one sentence for a URL that cannot be
+    written to.
+
+    What is here of a place is replaced by its archive only where that is another one than was last copied in or out.
+    """
+
+    def __init__(self, url: str):
+        from fsspec.core import url_to_fs
+
+        try:
+            self.system, self.folder = url_to_fs(url)
+            self.system.makedirs(self.folder, exist_ok=True)
+            self.system.pipe_file(probe := f"{self.folder}/{uuid4().hex}.part", b"")
+            self.system.rm_file(probe)
+        except Exception as error:  # every file system has its own
+            raise ValueError(f"--store {url}: cannot be written to ({' '.join(str(error).split())})") from None
+        self.url = self.system.unstrip_protocol(self.folder)
+
+    def __reduce__(self) -> tuple:
+        return Store, (self.url,)
+
+    def copy_in(self, place: Place) -> None:
+        """Makes what is here of a place what the store holds of it; nothing where that is the same or there is none."""
+        archive = self._archive(place)
+        with self._record(place) as record:
+            self.system.invalidate_cache()
+            if not self.system.exists(archive):
+                return
+            key, known = self.system.ukey(archive), [ROOT / name for name, *_ in record.get("content", [])]
+            if key == record.get("archive") and all(map(os.path.lexists, known)):
+                return
+            self._write(place, {})  # a copy that is cut short is made again
+            for path in place.files():
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+            with TemporaryDirectory(prefix="rdpo-") as scratch:
+                self.system.get_file(archive, copy := f"{scratch}/copy.tar")
+                with tarfile.open(copy) as packed:
+                    packed.extractall(ROOT, filter="data")
+            self._write(place, {"archive": key, "content": _content(place)})
+
+    def copy_out(self, place: Place) -> None:
+        """Makes the archive of a place what is here of it, unless nothing has changed since the last copy."""
+        archive = self._archive(place)
+        with self._record(place) as record:
+            if not (content := _content(place)) or content == record.get("content"):
+                return
+            with TemporaryDirectory(prefix="rdpo-") as scratch:
+                with tarfile.open(copy := f"{scratch}/copy.tar", "w") as packed:
+                    for name, *_ in content:
+                        with suppress(FileNotFoundError):  # replaced or removed since it was listed
+                            packed.add(ROOT / name, name)
+                self.system.makedirs(archive.rpartition("/")[0], exist_ok=True)
+                self.system.put_file(copy, part := f"{archive}.{uuid4().hex}.part")
+                self.system.mv(part, archive)
+            self.system.invalidate_cache()
+            self._write(place, {"archive": self.system.ukey(archive), "content": content})
+
+    @contextmanager
+    def kept(self, places: Sequence[Place]) -> Iterator[None]:
+        """Copies places in, and out every `SAVE_EVERY` seconds and at the end, whether or not that is an error."""
+        for place in places:
+            self.copy_in(place)
+        ended = threading.Event()
+
+        def save() -> None:
+            pause = SAVE_EVERY
+            while not ended.wait(pause):
+                start = time.monotonic()
+                for place in places:
+                    self.copy_out(place)
+                pause = max(SAVE_EVERY, 10 * (time.monotonic() - start))  # at most a tenth of the time goes into copies
+
+        saver = threading.Thread(target=save, daemon=True)
+        saver.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            saver.join()
+            for place in places:
+                self.copy_out(place)
+
+    def _archive(self, place: Place) -> str:
+        return f"{self.folder}/{place.name}.tar"
+
+    def _note(self, place: Place) -> Path:
+        return ROOT / "runs" / ".store" / f"{fingerprint(self.url, place.name)}.json"
+
+    @contextmanager
+    def _record(self, place: Place) -> Iterator[dict[str, Any]]:
+        """What was last copied of a place, while no other process of this node copies it."""
+        (note := self._note(place)).parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(note.with_suffix(".lock")):
+            yield json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+
+    def _write(self, place: Place, record: dict[str, Any]) -> None:
+        write_json(self._note(place), record)
+
+
+def _content(place: Place) -> list[list[Any]]:
+    """[path from the project root, bytes, time of writing] of every file and link of a place, in the order of writing."""
+    found = []
+    for top in place.files():
+        for path in [top, *sorted(top.rglob("*"))] if top.is_dir() else [top]:
+            with suppress(FileNotFoundError):
+                if path.is_symlink() or not path.is_dir():
+                    about = path.lstat()
+                    found.append([path.relative_to(ROOT).as_posix(), about.st_size, about.st_mtime_ns])
+    return sorted(found, key=lambda one: one[2])
