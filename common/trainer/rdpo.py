@@ -20,7 +20,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
 from common.logprobs.masks import give_attention_back
 from common.logprobs.packing import Sequence
+from common.logprobs.rows import is_sharded
 from common.loss import LIKELIHOOD, LOOKS_AT, optimism_term, weighted_loss, weighted_references
 from common.student.adapters import adapters_to_float32
 from common.student.load import forbid_cpu_repacking, learned_positions
@@ -225,7 +226,7 @@ class RDPOTrainer(DPOTrainer):
             return dataset
         if isinstance(dataset, IterableDataset) or self.is_deepspeed_enabled:
             return super()._precompute_ref_logps(dataset, name, batch_size)  # parts of the model live elsewhere
-        if self.is_fsdp_enabled and adapters_off:
+        if self.is_fsdp_enabled and adapters_off and not is_sharded(self.model):
             return dataset
         return with_reference(self, dataset, name)
 
@@ -241,11 +242,12 @@ class RDPOTrainer(DPOTrainer):
             model.eval()
             with torch.no_grad():  # FSDP takes for trained what is so at the first forward, and adapters are off below
                 model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.accelerator.device))
-            self.train_dataset = with_reference(self, self.train_dataset, "train")
+            compute = partial(self._precompute_ref_logps, batch_size=1)
+            self.train_dataset = compute(self.train_dataset, "train")
             if isinstance(self.eval_dataset, dict):
-                self.eval_dataset = {name: with_reference(self, data, name) for name, data in self.eval_dataset.items()}
+                self.eval_dataset = {name: compute(data, name) for name, data in self.eval_dataset.items()}
             elif self.eval_dataset is not None:
-                self.eval_dataset = with_reference(self, self.eval_dataset, "eval")
+                self.eval_dataset = compute(self.eval_dataset, "eval")
             loader = self.get_train_dataloader()
         return model, loader
 

@@ -32,6 +32,8 @@ def test_dpo_trainer_has_the_methods_that_we_replace():
     assert parameters(DPOTrainer.compute_ref_log_probs) == ["self", "model", "inputs"]
     assert parameters(DPOTrainer._set_signature_columns_if_needed) == ["self"]
     assert parameters(DPOTrainer._precompute_ref_logps) == ["self", "dataset", "name", "batch_size"]
+    assert parameters(DPOTrainer._prepare_for_training) == ["self", "max_steps", "train_dataloader", "resume_from_checkpoint"]
+    assert parameters(DPOTrainer.create_accelerator_and_postprocess) == ["self"] and parameters(DPOTrainer._save_rng_state) == ["self", "output_dir"]
     assert [*parameters(DPOTrainer.__init__)[1:], "second_reference"] == parameters(RDPOTrainer.__init__)[1:]
     assert "self" in parameters(DPOTrainer._save) and "self" in parameters(DPOTrainer.evaluation_loop) and parameters(DPOTrainer.train)[0] == "self"
 
