@@ -6,7 +6,8 @@ import difflib
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -152,6 +153,17 @@ def quiet_libraries() -> None:
     if transformers := sys.modules.get("transformers"):
         transformers.utils.logging.disable_progress_bar()
         transformers.utils.logging.set_verbosity_error()
+
+
+@contextmanager
+def errors_in_a_line(command: str, *more: type[Exception]) -> Iterator[None]:
+    """What a command does when it has read its arguments: OSError, ValueError and `more` end it with exit code 1 and one
+    line on stderr, whatever the terminal can show."""
+    escape_what_the_terminal_lacks()
+    try:
+        yield
+    except (OSError, ValueError, *more) as error:
+        sys.exit(f"{command}: {error}")
 
 
 def write_manifest(folder: str | Path, stage: str, parameters: Mapping[str, Any], **more: Any) -> Path:

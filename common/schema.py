@@ -135,6 +135,10 @@ class Pair(PromptRecord):
     annotator: str = Field(default="", exclude_if=lambda annotator: not annotator)
 
 
+JUDGED = ("id", "teacher", "response", "response_revised")
+"""What a file of scores notes of each pair, as one fingerprint: with another text it is another pair."""
+
+
 class ScoredPair(Pair):
     """A pair with the judge's scores on the judge's own scale; None = unscored, which is a state and not a number.
 

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.command import CommandParser
-from common.runtime import escape_what_the_terminal_lacks, nearest, resolve
+from common.runtime import errors_in_a_line, nearest, resolve
 from common.storage import write_json
 
 SUFFIX = ".status.json"
@@ -136,11 +135,8 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
-    try:
+    with errors_in_a_line("status"):
         print(report(asked.folder))
-    except (OSError, ValueError) as error:
-        sys.exit(f"status: {error}")
 
 
 if __name__ == "__main__":

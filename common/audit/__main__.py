@@ -6,7 +6,6 @@ rdpo audit runs/mine --answers 16
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from common.audit.labels import READINGS, Labels
 from common.audit.sample import MOST, Audit, open_audit
 from common.audit.sheet import KEYS, figures
 from common.command import CommandParser
-from common.runtime import escape_what_the_terminal_lacks
+from common.runtime import errors_in_a_line
 
 LINE = "-" * 60
 
@@ -62,12 +61,9 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
-    try:
+    with errors_in_a_line("audit"):
         audit = open_audit(asked.run, asked.answers)
         labels = Labels(Path(asked.output).expanduser() if asked.output else audit.folder / "audit_labels.jsonl")
-    except (OSError, ValueError) as error:
-        sys.exit(f"audit: {error}")
     if labels.reading(audit.items):
         read_blind(audit, labels, input)
     print(f"{LINE}\n{figures(audit, labels.first()).text}")

@@ -10,7 +10,6 @@ parameters of `train_rdpo`, whose metrics and tables these are. Run again, it ta
 from __future__ import annotations
 
 import argparse
-import sys
 
 from common.command import CommandParser
 from common.methods import is_trained
@@ -19,7 +18,7 @@ from common.notebook.prompts import prompts_named
 from common.notebook.students import open_experiment
 from common.prompts import PROMPTS
 from common.report.tables import results_table, write_tables
-from common.runtime import escape_what_the_terminal_lacks, quiet_libraries
+from common.runtime import errors_in_a_line, quiet_libraries
 
 DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in TrainRDPO.model_fields.items()}
 OPTIONS = {
@@ -52,12 +51,9 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
     quiet_libraries()
-    try:
+    with errors_in_a_line("evaluate", RuntimeError):
         _run(asked)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"evaluate: {error}")
 
 
 def _run(asked: argparse.Namespace) -> None:

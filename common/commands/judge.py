@@ -9,19 +9,17 @@ The rows have any format of docs/own-data.md; scores that they have are not read
 from __future__ import annotations
 
 import argparse
-import sys
 
 from common.command import CommandParser
 from common.doctor.rows import add_score_options, weights_of
-from common.judge.scoring import score_pairs
+from common.judge.scoring import judged_texts, score_pairs
 from common.notebook.chats import paid
 from common.notebook.judges import check_judge, open_judge
 from common.notebook.parameters import RewardScore
 from common.notebook.prompts import texts_of
 from common.notebook.students import pairs_to_score
 from common.prompts import PROMPTS
-from common.runtime import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve, write_manifest
-from common.schema import fingerprint
+from common.runtime import Progress, errors_in_a_line, quiet_libraries, resolve, write_manifest
 from common.storage import claim
 
 DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in RewardScore.model_fields.items()}
@@ -60,12 +58,9 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
     quiet_libraries()
-    try:
+    with errors_in_a_line("judge", RuntimeError):
         _run(asked)
-    except (OSError, ValueError, RuntimeError) as error:
-        sys.exit(f"judge: {error}")
 
 
 def _run(asked: argparse.Namespace) -> None:
@@ -73,9 +68,8 @@ def _run(asked: argparse.Namespace) -> None:
     p = RewardScore.of({**given, "pairs_file": asked.rows, "weights": weights_of(asked.weights)})
     pairs = pairs_to_score(p, tell=True)
     judge, checks = check_judge(open_judge(p), p)
-    of = fingerprint([fingerprint(pair.id, pair.teacher, pair.response, pair.response_revised) for pair in pairs])
-    made_of = {"judge": judge.name, "prompts": texts_of(p).hash, "max_new_tokens": p.max_new_tokens, "pairs": of}
-    path = claim(resolve(p.output) / "scored.jsonl", made_of)
+    how = {"prompts": texts_of(p).hash, "max_new_tokens": p.max_new_tokens, "pairs": judged_texts(pairs)}
+    path = claim(resolve(p.output) / "scored.jsonl", {"judge": judge.name, **how})
     limits = {"unscored_limit": p.unscored_limit, "failed_limit": p.failed_limit}
     scored = score_pairs(judge, pairs, path, **limits, progress=Progress("judged", len(pairs)))
     gaps = [chosen - rejected for rejected, chosen in (pair.normalised() for pair in scored if pair.is_scored)]

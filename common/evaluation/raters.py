@@ -32,7 +32,7 @@ from common.evaluation.judged import OUTCOME_SETS
 from common.evaluation.metrics import rate
 from common.evaluation.result import Result, excerpts
 from common.judge.agreement import Readings
-from common.runtime import escape_what_the_terminal_lacks
+from common.runtime import errors_in_a_line
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import agreement, corrected_rate, mcnemar_exact, wilson_interval
 from common.storage import read_records, refuse_repeats
@@ -256,16 +256,13 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
-    try:
+    with errors_in_a_line("rating"):
         pairs = read_records(os.path.expanduser(asked.scored), ScoredPair)
         found = (
             [revisions(pairs, [row.model_dump() for row in by_id(read_table(asked.labels), BetterRow).values()])]
             if asked.labels
             else blind_pairs(pairs)
         )
-    except (ValueError, OSError) as error:
-        sys.exit(f"rating: {error}")
     for line in found:
         print(json.dumps(line, ensure_ascii="utf" not in sys.stdout.encoding.lower()))
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.judge.base import FeedbackJudge, Judge, PairScores
-from common.schema import Pair, ScoredPair
+from common.schema import JUDGED, Pair, ScoredPair, fingerprint
 from common.storage import Records, make_missing
 
 ENOUGH = 20
 """Answers with one and the same score from which a judge is said to tell nothing."""
+
+
+def judged_texts(pairs: Iterable[Pair]) -> str:
+    """What a file of scores notes of the pairs that were scored."""
+    return fingerprint([fingerprint(*(getattr(pair, name) for name in JUDGED)) for pair in pairs])
 
 
 def answer_scores(judge: Judge, pairs: Sequence[Pair]) -> list[PairScores]:

@@ -5,7 +5,6 @@ rdpo tune small --experiment safety --method dpo
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import yaml
@@ -14,7 +13,7 @@ from common.command import CommandParser
 from common.notebook.execute import checked_parameters
 from common.notebook.profiles import PROFILES, experiments, own_pairs, stage_parameters
 from common.notebook.students import open_experiment
-from common.runtime import escape_what_the_terminal_lacks, quiet_libraries, resolve
+from common.runtime import errors_in_a_line, quiet_libraries, resolve
 from common.training.tuning import settings_of, tune, write_trials
 
 
@@ -29,13 +28,10 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
     quiet_libraries()
-    try:
+    with errors_in_a_line("tuning"):
         for experiment in asked.experiment or experiments():
             _tune_experiment(asked.profile, experiment, asked.method)
-    except (ValueError, OSError) as error:
-        sys.exit(f"tuning: {error}")
 
 
 def _tune_experiment(profile: str, experiment: str, methods: Sequence[str] | None) -> None:

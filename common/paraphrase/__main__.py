@@ -10,7 +10,6 @@ behind them, which `generate_data` takes as `source` and `train_rdpo` as `paraph
 from __future__ import annotations
 
 import argparse
-import sys
 
 from common.command import CommandParser
 from common.methods import TrainSettings
@@ -19,7 +18,7 @@ from common.notebook.prompts import prompts_named
 from common.notebook.students import student_named
 from common.paraphrase.training import chat_of, paraphraser, told
 from common.paraphrase.wordings import group_of, paraphrases
-from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, resolve, write_manifest
+from common.runtime import checked, errors_in_a_line, quiet_libraries, resolve, write_manifest
 from common.schema import fingerprint
 from common.storage import claim, write_jsonl
 
@@ -49,12 +48,9 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
     quiet_libraries()
-    try:
+    with errors_in_a_line("paraphrase"):
         _run(asked)
-    except (OSError, ValueError) as error:
-        sys.exit(f"paraphrase: {error}")
 
 
 def _run(asked: argparse.Namespace) -> None:

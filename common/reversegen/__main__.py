@@ -12,7 +12,6 @@ takes as `source`. Run again, it goes on. Found prompts of a real model are work
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from common.notebook.prompts import prompts_named, reads_as_in
 from common.notebook.students import student_named
 from common.reversegen.proposals import plain_reader
 from common.reversegen.rounds import FOUND, SETTINGS, Search, Target, find_failures
-from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, resolve, write_manifest
+from common.runtime import checked, errors_in_a_line, quiet_libraries, resolve, write_manifest
 from common.student.identity import identity
 from common.training.train import train
 
@@ -65,12 +64,9 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
     quiet_libraries()
-    try:
+    with errors_in_a_line("reversegen", RuntimeError, LookupError):
         _run(asked)
-    except (OSError, ValueError, RuntimeError, LookupError) as error:
-        sys.exit(f"reversegen: {error}")
 
 
 def _run(asked: argparse.Namespace) -> None:

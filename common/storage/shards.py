@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.command import CommandParser
-from common.schema import fingerprint
+from common.schema import JUDGED, fingerprint
 from common.storage.files import claim, how_made
 from common.storage.lines import read_lines
 from common.storage.offsets import Offsets
@@ -106,10 +106,7 @@ def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
 
 def _texts(pairs: Path) -> list[str]:
     """What `reward_score` puts into its mark of every pair."""
-    return [
-        fingerprint(pair["id"], pair["teacher"], pair["response"], pair["response_revised"])
-        for _, pair in read_lines(pairs)
-    ]
+    return [fingerprint(*(pair[name] for name in JUDGED)) for _, pair in read_lines(pairs)]
 
 
 def parser() -> CommandParser:

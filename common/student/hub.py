@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.command import CommandParser
-from common.runtime import escape_what_the_terminal_lacks, quiet_libraries
+from common.runtime import errors_in_a_line, quiet_libraries
 from common.student.identity import commit_of, located
 
 if TYPE_CHECKING:
@@ -123,12 +122,9 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    escape_what_the_terminal_lacks()
     quiet_libraries()
-    try:
+    with errors_in_a_line("hub"):
         push(Path(asked.folder).expanduser(), asked.name)
-    except (OSError, ValueError) as error:
-        sys.exit(f"hub: {error}")
 
 
 if __name__ == "__main__":

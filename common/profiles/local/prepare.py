@@ -3,7 +3,7 @@
     rdpo prepare-local
 
 writes `runs/local/data/`. Prompts of safety and role-play are those of the profile `small`, whose data are made first
-where they are missing (FOLDER: see `common.profiles.small.prepare`); those of sycophancy are
+where they are missing, as by `rdpo prepare-small`; those of sycophancy are
 `sycophancy/arguments.jsonl`. The teacher gets only what is trained on. All other prompts are in
 `<experiment>_held_out.jsonl`, with the right and wrong answers by which utility is measured.
 """
@@ -63,11 +63,7 @@ def prepare(folder: str | Path = "", experiments: Collection[str] = ()) -> None:
 
 def parser() -> CommandParser:
     """The arguments of `rdpo prepare-local`."""
-    command = CommandParser("prepare-local", __doc__)
-    command.add_argument(
-        "folder", nargs="?", default="", help="where the recorded rows are; default: the public repository"
-    )
-    return command
+    return small.parser("prepare-local", __doc__)
 
 
 def main(arguments: list[str] | None = None) -> None:

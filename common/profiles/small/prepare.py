@@ -324,9 +324,9 @@ def prepare(folder: str | Path = "", experiments: Collection[str] = ("sycophancy
     )
 
 
-def parser() -> CommandParser:
-    """The arguments of `rdpo prepare-small`."""
-    command = CommandParser("prepare-small", __doc__)
+def parser(name: str = "prepare-small", about: str | None = __doc__) -> CommandParser:
+    """The arguments of `rdpo prepare-small`, and of another preparation that begins with these data."""
+    command = CommandParser(name, about)
     command.add_argument(
         "folder", nargs="?", default="", help="where the recorded rows are; default: the public repository"
     )
