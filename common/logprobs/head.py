@@ -50,20 +50,21 @@ def target_logprobs(
 
 def scored(logits: Tensor, targets: Tensor, watch: bool) -> tuple[Tensor, Tensor]:
     """As `target_logprobs`, from logits (scored, vocabulary)."""
-    logps = logits.float().log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    return logps, watched(logits, targets, watch)
+    logps = logits.float().log_softmax(dim=1)
+    return logps.gather(1, targets.unsqueeze(1)).squeeze(1), watched(logits, logps, targets, watch)
 
 
 @torch.no_grad()
-def watched(logits: Tensor, targets: Tensor, watch: bool = True) -> Tensor:
-    """(tokens, 4), float32, without gradient, from logits (tokens, vocabulary): entropy of the next word in nats, mean
-    logit over the vocabulary, whether the target is the likeliest word, and 1. (tokens, 0) where nobody watches."""
+def watched(logits: Tensor, logps: Tensor, targets: Tensor, watch: bool = True) -> Tensor:
+    """(tokens, 4), float32, without gradient, from logits and their log-softmax (tokens, vocabulary): entropy of the next
+    word in nats, mean logit over the vocabulary, whether the target is the likeliest word, and 1. (tokens, 0) where
+    nobody watches."""
     if not watch:
         return torch.empty(len(targets), 0, device=logits.device)
-    logits = logits.float()
-    entropy = torch.special.entr(logits.softmax(dim=1)).sum(dim=1)
+    finite = logps.clamp(min=torch.finfo(logps.dtype).min)  # a word that cannot come adds 0
+    entropy = -torch.linalg.vecdot(logps.exp(), finite)
     likeliest = (logits.argmax(dim=1) == targets).float()
-    return torch.stack((entropy, logits.mean(dim=1), likeliest, torch.ones_like(entropy)), dim=1)
+    return torch.stack((entropy, logits.float().mean(dim=1), likeliest, torch.ones_like(entropy)), dim=1)
 
 
 def _score(
@@ -105,10 +106,9 @@ class _ScoreWithGradient(torch.autograd.Function):
             states = states.detach().requires_grad_()
             logits = logits_of(states)
         logps = logits.detach().float().log_softmax(dim=1)
-        scores = logps.gather(1, at)
+        scores, seen = logps.gather(1, at), watched(logits, logps, targets, watch)
         push = logps.exp_().neg_().scatter_add_(1, at, torch.ones_like(scores))  # d score / d logits = onehot - softmax
         ctx.save_for_backward(torch.autograd.grad(logits, states, push.to(logits.dtype))[0])
-        seen = watched(logits, targets, watch)
         ctx.mark_non_differentiable(seen)
         return scores.squeeze(1), seen
 

@@ -41,7 +41,8 @@ def logprobs_and_output(
     logits = output.logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
     targets, scored = input_ids[:, first:], completion_mask[:, first:].bool()
     logps = torch.gather(logits, 2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
-    seen = watched(logits[scored] if watch else logits, targets[scored], watch)
+    of_words = logits[scored] if watch else logits
+    seen = watched(of_words, of_words.log_softmax(dim=-1) if watch else of_words, targets[scored], watch)
     return torch.where(scored, logps, torch.zeros_like(logps)), output, seen
 
 
