@@ -59,23 +59,18 @@ def run_row(row: Row, folder: Path) -> Result:
 
 def cost_of(row: Row, folder: Path) -> dict[str, int]:
     """What a row takes before it is measured: the teacher's replies, the reward judge's verdicts, and the tokens of
-    prompts and answers that training reads over all epochs (a prompt once a pair; the reference pass not counted).
-    Zeros for an untrained row."""
+    prompts and answers that training reads over all epochs (a prompt once a pair; the reference pass not counted; an
+    answer that the student itself makes as it trains is reckoned as long as the good one). Zeros for an untrained row."""
     if not is_trained(row.method):
         return {"teacher_replies": 0, "judge_verdicts": 0, "tokens_trained_on": 0}
     student = admitted_student(row.cell.experiment, row.seed, folder)
     pairs, tokenizer = scored_pairs(row.cell, row.seed, student), AutoTokenizer.from_pretrained(student)
-    learns = METHODS[row.method].sft_on
-    used = accepted(pairs) if learns == "accepted" else [pair for pair in pairs if pair.is_scored]
-    texts = [
-        text
-        for pair in used
-        for text in (
-            pair.prompt,
-            pair.response_revised,
-            *([pair.response] if METHODS[row.method].loss or learns in ("weighted", "conditioned") else []),
-        )
-    ]
+    method = METHODS[row.method]
+    accepted_only = method.sft_on == "accepted" or method.accepted_only
+    used = accepted(pairs) if accepted_only else [pair for pair in pairs if pair.is_scored]
+    both = bool(method.loss) or method.sft_on in ("weighted", "conditioned")
+    second = lambda pair: pair.response_revised if method.remakes else pair.response  # noqa: E731
+    texts = [text for pair in used for text in (pair.prompt, pair.response_revised, *([second(pair)] if both else []))]
     tokens = sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
     replies, verdicts = (
         (4, 5) if world_of(row.cell.experiment).PROMPTS.quality else (3, 2)

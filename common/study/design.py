@@ -29,17 +29,22 @@ READINGS = ("base", *MAIN, "dpo_nll", "rdpo_label", "rdpo_ml", "label_nll", "fil
 """The rivals, and what is new beside them, of the second study."""
 TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
 RELATED = (
-    *("base", *MAIN, "fa", "rwr", "ca", "figa", "token_dpo", "dpo_expo", "rdpo_expo"),
     *(
+        "base",
+        *MAIN,
+        "fa",
+        "rwr",
+        "ca",
+        "figa",
+        "token_dpo",
+        "dpo_expo",
+        "rdpo_expo",
         "mrpo",
         "dpo_second",
         "multi_dpo",
-        "iterative_dpo",
-        "iterative_nll",
-        "rdpo_rounds",
-        "apl_random",
-        "apl_certainty",
     ),
+    *("sapo", "sapo_nll", "sapo_accepted", "self_play"),
+    *("iterative_dpo", "iterative_nll", "rdpo_rounds", "selm", "selm_nll", "apl_random", "apl_certainty", "apl_nll"),
 )
 """Rivals, and the related systems of the third study, each beside its control."""
 OF_EDITS = ("base", "sft", "dpo", "figa", "token_dpo")
@@ -72,6 +77,9 @@ SEEDS, FEW = tuple(range(10)), tuple(range(5))
 """At the centre, and elsewhere. A seed is one of prompts, teacher, judge, adapter, order of pairs, and base student."""
 TRIAL_SEEDS = (100, 101, 102, 103)
 """Of the trials: other data and students than any that is reported."""
+TRIAL_SEEDS_OF_ROUNDS = TRIAL_SEEDS[:1]
+"""Of the rows that train in rounds: a training of theirs takes as long as several of the others, and each is compared
+with another one in rounds."""
 TRIALS = 8
 LEARNING_RATES, BETAS = (2e-4, 2e-3), (0.1, 1.0)
 """Where settings are looked for, on a logarithmic scale; a loss's own knob where its record in `METHODS` says."""
@@ -157,7 +165,7 @@ def trial_rows(experiment: str, methods: Iterable[str]) -> list[Row]:
         Row(Cell(experiment), method, seed, setting, "validation")
         for method in methods
         for setting in trial_settings(method)
-        for seed in TRIAL_SEEDS
+        for seed in (TRIAL_SEEDS_OF_ROUNDS if METHODS[method].rounds else TRIAL_SEEDS)
     ]
 
 

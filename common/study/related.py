@@ -4,7 +4,7 @@
 
 Each system is compared with its control on the same base students: the same loop without the trick, or the same data
 under plain DPO or SFT. Settings of the rivals are those that the first study's trials chose; the systems get the same
-eight trials on the same seeds.
+eight trials on the same four seeds, those in rounds on the first of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 RESULTS = resolve("results/related")
 NAMED = (
     ("dpo_expo", "dpo"), ("ca", "dsc"), ("rwr", "sft"), ("token_dpo", "dpo"), ("figa", "sft"), ("mrpo", "dpo"),
-    ("iterative_dpo", "dpo"), ("iterative_nll", "iterative_dpo"), ("rdpo_rounds", "iterative_dpo"), ("apl_certainty", "apl_random"),
+    ("iterative_dpo", "dpo"), ("iterative_nll", "iterative_dpo"), ("rdpo_rounds", "iterative_dpo"), ("selm", "iterative_dpo"),
+    ("apl_certainty", "apl_random"), ("sapo", "self_play"), ("sapo", "sft"),
 )  # fmt: skip
 """Contrasts named beforehand; Holm's correction is over these alone, in all worlds."""
 OVER_SEEDS = "Means over seeds with 95 % t-intervals, five students; 400 pairs, 30 % teacher noise, 10 % judge error"

@@ -56,6 +56,7 @@ from common.study.design import (
 from common.study.mechanism import noise_of, probe, probe_place, write_probed
 from common.study.report import write_report
 from common.training.kept import Setting, read_tuned
+from common.training.self_augmented.counts import counts_of
 from common.training.tuning import chosen_by, read_trials, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
@@ -261,6 +262,7 @@ def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
         "lambda": result.matched_lambda,
         "train_seconds": seconds[0] if seconds else None,
         "pairs_used": result.pairs_used or None,
+        "student_answers": made.answers if (made := counts_of(result.history)) else None,
         **more,
     }
     for point in result.frontier if not row.unlike_centre else []:

@@ -87,7 +87,7 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
     rows = [with_setting(row, chosen, by_oracle) for part in found.values() for row in part]
     assert set(CORE) - set(found) <= {"judge"} and {row.cell.experiment for row in rows} == {experiment} and {row.split for row in rows} == {"test"}
     for row in rows:
-        loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo", "dpo_expo": "dpo", "rdpo_expo": "rdpo", "dpo_second": "dpo", "multi_dpo": "mrpo"}.get(row.method, row.method)
+        loss = {"dpo_nll": "dpo", "rdpo_nll": "rdpo", "dpo_nll_accepted": "dpo", "rdpo_nll_accepted": "rdpo", "dpo_expo": "dpo", "rdpo_expo": "rdpo", "dpo_second": "dpo", "multi_dpo": "mrpo", "sapo_nll": "sapo", "sapo_accepted": "sapo", "apl_nll": "apl_certainty"}.get(row.method, row.method)
         assert METHODS[row.method].tuned_as == ("" if row.method in UNTRAINED else loss)
         if row.changed == {"chosen_by": "oracle"}:
             assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
@@ -183,9 +183,10 @@ def test_the_oracle_may_choose_another_setting_than_the_judge():
 
 def test_a_row_costs_what_its_method_asks_and_reads(tiny, tmp_path):
     cell = replace(CENTRE, pairs=24)
-    costs = {method: cost_of(Row(cell, method, 1, {"epochs": epochs}), tmp_path) for method, epochs in (("sft", 1), ("dsc", 1), ("dpo", 1), ("rdpo", 2))}
-    assert {method: (cost["teacher_replies"], cost["judge_verdicts"]) for method, cost in costs.items()} == {"sft": (72, 0), "dsc": (72, 48), "dpo": (72, 0), "rdpo": (72, 48)}
+    costs = {method: cost_of(Row(cell, method, 1, {"epochs": epochs}), tmp_path) for method, epochs in (("sft", 1), ("dsc", 1), ("dpo", 1), ("rdpo", 2), ("sapo", 1), ("sapo_accepted", 1))}
+    assert {method: (cost["teacher_replies"], cost["judge_verdicts"]) for method, cost in costs.items()} == {"sft": (72, 0), "dsc": (72, 48), "dpo": (72, 0), "rdpo": (72, 48), "sapo": (72, 0), "sapo_accepted": (72, 48)}
     assert 0 < costs["dsc"]["tokens_trained_on"] < costs["sft"]["tokens_trained_on"] < costs["dpo"]["tokens_trained_on"] == costs["rdpo"]["tokens_trained_on"] / 2
+    assert costs["dsc"]["tokens_trained_on"] < costs["sapo_accepted"]["tokens_trained_on"] < costs["sapo"]["tokens_trained_on"] != costs["dpo"]["tokens_trained_on"]
     assert set(cost_of(Row(cell, "base", 1), tmp_path).values()) == {0}
 
 
