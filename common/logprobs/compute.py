@@ -4,12 +4,17 @@ positions that predict a completion, in chunks."""
 from __future__ import annotations
 
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from common.logprobs.packing import Sequence, dense_mask, pack, stretches_mask
+from common.logprobs.packing import Packed, Sequence, dense_mask, pack, stretches_mask
 from common.logprobs.rows import in_rows, logprobs_and_output, packed_tokens, summed, tokens_in_rows
+
+if TYPE_CHECKING:
+    from common.logprobs.rows import MaskMaker
+
 
 SHORT_ROW = 192
 """Tokens of a row below which a CPU computes one masked attention sooner than many small ones."""
@@ -98,12 +103,18 @@ def token_logprobs(
 def _tokens(
     model: torch.nn.Module, groups: list[list[Sequence]], packed: bool, watch: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if not packed or (make := _mask_maker(model)) is None:
+    if not packed or (laid := laid_out(model, groups)) is None:
         return tokens_in_rows(model, list(chain.from_iterable(groups)), watch)
+    return packed_tokens(model, *laid, watch)
+
+
+def laid_out(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Packed, MaskMaker] | None:
+    """Packed rows and what makes their masks; None for a model that cannot be packed exactly."""
+    if (make := _mask_maker(model)) is None:
+        return None
     rows = pack(groups)
-    if make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW:
-        make = dense_mask
-    return packed_tokens(model, rows, make, watch)
+    short = make is stretches_mask and rows.input_ids.size(1) < SHORT_ROW
+    return rows, dense_mask if short else make
 
 
 def balanced_logprobs(model: torch.nn.Module, groups: list[list[Sequence]]) -> tuple[Tensor, Tensor, Tensor]:

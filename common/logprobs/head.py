@@ -35,36 +35,48 @@ def target_logprobs(
     Returns:
         (scored,), float32, nats; and (scored, 4) of `watched`, or (scored, 0) where nobody watches.
     """
-    head, logits_of = causal.get_output_embeddings(), partial(_logits, causal, output)
+    head, logits_of = causal.get_output_embeddings(), partial(logits_by_head, causal, output)
     if not (torch.is_grad_enabled() and states.requires_grad):
         score = _score
     elif any(parameter.requires_grad for parameter in head.parameters()):
         score = partial(checkpoint, _score, use_reentrant=False)
     else:
         score = _ScoreWithGradient.apply
-    size = max(1, LOGITS_AT_ONCE // head.weight.shape[0])
+    size = positions_at_once(causal)
     chunks = [score(logits_of, watch, *chunk) for chunk in zip(states.split(size), targets.split(size))]
     logps, seen = zip(*chunks)
     return torch.cat(logps), torch.cat(seen)
 
 
+def positions_at_once(causal: PreTrainedModel) -> int:
+    return max(1, LOGITS_AT_ONCE // causal.get_output_embeddings().weight.shape[0])
+
+
 def scored(logits: Tensor, targets: Tensor, watch: bool) -> tuple[Tensor, Tensor]:
     """As `target_logprobs`, from logits (scored, vocabulary)."""
-    logps = logits.float().log_softmax(dim=1)
-    return logps.gather(1, targets.unsqueeze(1)).squeeze(1), watched(logits, logps, targets, watch)
+    logits = logits.float()
+    logps = logits.log_softmax(dim=1)
+    scores = logps.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return scores, watched(logits, logps.exp(), targets) if watch else unwatched(targets)
 
 
 @torch.no_grad()
-def watched(logits: Tensor, logps: Tensor, targets: Tensor, watch: bool = True) -> Tensor:
-    """(tokens, 4), float32, without gradient, from logits and their log-softmax (tokens, vocabulary): entropy of the next
-    word in nats, mean logit over the vocabulary, whether the target is the likeliest word, and 1. (tokens, 0) where
-    nobody watches."""
-    if not watch:
-        return torch.empty(len(targets), 0, device=logits.device)
-    finite = logps.clamp(min=torch.finfo(logps.dtype).min)  # a word that cannot come adds 0
-    entropy = -torch.linalg.vecdot(logps.exp(), finite)
-    likeliest = (logits.argmax(dim=1) == targets).float()
-    return torch.stack((entropy, logits.float().mean(dim=1), likeliest, torch.ones_like(entropy)), dim=1)
+def watched(logits: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
+    """(tokens, 4), float32, without gradient, from logits and probabilities (tokens, vocabulary), float32, and the ids of
+    targets (tokens,): entropy of the next word in nats, mean logit over the vocabulary, whether the target is the
+    likeliest word, and 1."""
+    likeliest = logits.argmax(dim=1, keepdim=True)
+    of_all = (logits.gather(1, likeliest) - probabilities.gather(1, likeliest).log()).squeeze(1)  # their logsumexp
+    entropy = of_all - torch.linalg.vecdot(probabilities, logits)
+    if entropy.isnan().any():  # a word that cannot come adds 0
+        entropy = of_all - torch.linalg.vecdot(probabilities, logits.clamp(min=torch.finfo(logits.dtype).min))
+    right = (likeliest.squeeze(1) == targets).float()
+    return torch.stack((entropy, logits.mean(dim=1), right, torch.ones_like(entropy)), dim=1)
+
+
+def unwatched(targets: Tensor) -> Tensor:
+    """(tokens, 0): what nobody watches."""
+    return torch.empty(len(targets), 0, device=targets.device)
 
 
 def _score(
@@ -73,7 +85,7 @@ def _score(
     return scored(logits_of(states), targets, watch)
 
 
-def _logits(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:
+def logits_by_head(causal: PreTrainedModel, output: type[ModelOutput], states: Tensor) -> Tensor:
     """(positions, width) to (positions, vocabulary) by the model's own forward, its decoder replaced by what it
     returned before: so whatever an architecture does between decoder and logits (Gemma's soft cap, scales) is done."""
     states = states.unsqueeze(0)
@@ -105,9 +117,13 @@ class _ScoreWithGradient(torch.autograd.Function):
         with torch.enable_grad():
             states = states.detach().requires_grad_()
             logits = logits_of(states)
-        logps = logits.detach().float().log_softmax(dim=1)
-        scores, seen = logps.gather(1, at), watched(logits, logps, targets, watch)
-        push = logps.exp_().neg_().scatter_add_(1, at, torch.ones_like(scores))  # d score / d logits = onehot - softmax
+        floats = logits.detach().float()
+        logps = floats.log_softmax(dim=1)
+        scores, probabilities = logps.gather(1, at), logps.exp_()
+        seen = watched(floats, probabilities, targets) if watch else unwatched(targets)
+        push = probabilities.neg_().scatter_add_(
+            1, at, torch.ones_like(scores)
+        )  # d score / d logits = onehot - softmax
         ctx.save_for_backward(torch.autograd.grad(logits, states, push.to(logits.dtype))[0])
         ctx.mark_non_differentiable(seen)
         return scores.squeeze(1), seen

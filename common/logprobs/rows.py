@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from common.logprobs.head import scored, target_logprobs, watched
+from common.logprobs.head import scored, target_logprobs, unwatched, watched
 from common.logprobs.packing import Packed, Sequence, dense_mask
 
 if TYPE_CHECKING:
@@ -41,8 +41,11 @@ def logprobs_and_output(
     logits = output.logits[:, -kept - 1 : -1].float()  # position t predicts token t + 1
     targets, scored = input_ids[:, first:], completion_mask[:, first:].bool()
     logps = torch.gather(logits, 2, targets.unsqueeze(2)).squeeze(2) - logits.logsumexp(dim=2)
-    of_words = logits[scored] if watch else logits
-    seen = watched(of_words, of_words.log_softmax(dim=-1) if watch else of_words, targets[scored], watch)
+    if watch:
+        of_words = logits.detach()[scored]
+        seen = watched(of_words, of_words.softmax(dim=-1), targets[scored])
+    else:
+        seen = unwatched(targets[scored])
     return torch.where(scored, logps, torch.zeros_like(logps)), output, seen
 
 
@@ -86,18 +89,32 @@ def packed_tokens(
     A sharded model has the weights of its head within its own forward alone; there the head sees all scored positions at
     once.
     """
-    causal, sharded = causal_model(model), is_sharded(model)
-    packed = packed.to(next(model.parameters()).device)
+    packed, sharded = packed.to(next(model.parameters()).device), is_sharded(model)
+    states, output, logits = packed_states(model, packed, make, whole_head=sharded)
+    if sharded:
+        logps, seen = scored(logits, packed.targets, watch)
+    else:
+        logps, seen = target_logprobs(causal_model(model), output, states, packed.targets, watch)
+    return logps, packed.sequence, seen
+
+
+def packed_states(
+    model: torch.nn.Module, packed: Packed, make: MaskMaker, whole_head: bool = False
+) -> tuple[Tensor, type[ModelOutput], Tensor]:
+    """The decoder's states that predict the scored tokens, (scored, width), the type of its output, and logits: of the
+    scored tokens where the head sees them all, else of one position."""
+    causal = causal_model(model)
     outputs: list[ModelOutput] = []
 
     def keep(decoder, args, output):
-        outputs.append(output)
         states = output.last_hidden_state.flatten(0, 1)
-        states = states.index_select(0, packed.source) if sharded else states[:1]
+        asked = states.index_select(0, packed.source)
+        outputs.append(type(output)(last_hidden_state=asked))
+        states = asked if whole_head else states[:1]
         return type(output)(last_hidden_state=states.unsqueeze(0))  # a slice of three dimensions would copy the head
 
     hook = causal.base_model.register_forward_hook(keep)
-    try:  # through the wrapper; the head sees one position here, and the scored ones below
+    try:  # through the wrapper; the head sees one position here
         answer = model(
             input_ids=packed.input_ids,
             attention_mask=_masks(causal, packed, make),
@@ -106,12 +123,7 @@ def packed_tokens(
         )
     finally:
         hook.remove()
-    if sharded:
-        logps, seen = scored(answer.logits[0], packed.targets, watch)
-    else:
-        states = outputs[0].last_hidden_state.flatten(0, 1).index_select(0, packed.source)
-        logps, seen = target_logprobs(causal, type(outputs[0]), states, packed.targets, watch)
-    return logps, packed.sequence, seen
+    return outputs[0].last_hidden_state, type(outputs[0]), answer.logits[0]
 
 
 def is_sharded(model: torch.nn.Module) -> bool:

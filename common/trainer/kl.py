@@ -8,17 +8,20 @@ from common.trainer.displacement import KL, TIMES
 
 ANSWERS = 4
 """Chosen answers of a batch that KL is measured on."""
+EVERY = 5
+"""Steps from one measurement to the next, at least: one takes as long as a third of a step."""
 
 
 class KLMeter(TrainerCallback):
-    """Measures KL in every tenth of a training, with a budget at every logged step, and ends the training where it is
-    above the budget."""
+    """Measures KL in every tenth of a training, `EVERY` steps apart at least, with a budget at every logged step, and
+    ends the training where it is above the budget."""
 
     def __init__(self, trainer, budget: float):
         self.trainer, self.budget = trainer, budget
 
     def on_step_end(self, args, state, control, **kwargs):
-        due = {max(1, round(tenth * state.max_steps / TIMES)) for tenth in range(1, TIMES + 1)}
+        times = max(1, min(TIMES, state.max_steps // EVERY))
+        due = {round(part * state.max_steps / times) for part in range(1, times + 1)}
         if state.global_step not in due and not (self.budget and control.should_log):
             return
         kl = self.trainer.chosen_kl()

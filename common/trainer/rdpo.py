@@ -40,6 +40,7 @@ from common.logprobs.packing import Sequence
 from common.logprobs.rows import is_sharded
 from common.loss import LIKELIHOOD, LOOKS_AT, optimism_term, weighted_loss, weighted_references
 from common.student.adapters import adapters_to_float32
+from common.student.dequantised import dequantised
 from common.student.load import forbid_cpu_repacking, learned_positions
 from common.trainer.collator import (
     EXPLORED_IDS,
@@ -487,7 +488,11 @@ class RDPOTrainer(DPOTrainer):
         killed."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-        with self._attention_given_back():
+        whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        with (
+            self._attention_given_back(),
+            dequantised(self.model, training=True) if whole else contextlib.nullcontext(),
+        ):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def evaluation_loop(self, *args, **kwargs):

@@ -15,6 +15,7 @@ from common.logprobs.reference import ReferenceCache, reference_identity
 from common.logprobs.rows import is_sharded
 from common.runtime import Progress
 from common.schema import fingerprint
+from common.student.dequantised import dequantised
 from common.trainer.collator import EXPLORED_IDS, EXPLORED_REFERENCE, REFERENCE, SECOND, TOKENS, groups_of
 
 
@@ -62,7 +63,8 @@ def _kept_logps(
         todo, process, processes = list(missing), trainer.accelerator.process_index, trainer.accelerator.num_processes
         mine = [todo[number % len(todo)] for number in range(process, len(todo) + process, processes)]
         progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
-        with torch.no_grad(), trainer._attention_given_back(), as_reference:
+        unpacked = nullcontext() if is_sharded(model) else dequantised(model, training=True)
+        with torch.no_grad(), trainer._attention_given_back(), as_reference, unpacked:
             for key in mine:
                 row, (answers,) = rows[missing[key]], groups[missing[key]]
                 batch = trainer._prepare_inputs(trainer.data_collator([row]))

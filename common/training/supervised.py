@@ -27,6 +27,7 @@ from common.logprobs.edits import changed
 from common.methods import METHODS, TrainSettings
 from common.schema import Message, ScoredPair
 from common.student.adapters import adapters_to_float32, lora_settings
+from common.student.dequantised import dequantised
 from common.student.load import check_prompt_is_prefix
 from common.trainer.finite import StopWhenNotFinite
 
@@ -116,6 +117,10 @@ class CompletionTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self):
         super()._set_signature_columns_if_needed()
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *BESIDE]))
+
+    def train(self, *args, **kwargs):
+        with dequantised(self.model, training=True):
+            return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         scored = (inputs["labels"] != -100).sum(dim=1)  # prompt and completion: the end of every row

@@ -23,7 +23,6 @@ from common.methods import (
 from common.runtime import Progress, resolve
 from common.schema import ScoredPair
 from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_adapter, lora_settings
-from common.student.dequantised import dequantised
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
 from common.training.second import base_again, load_second
@@ -101,28 +100,27 @@ def train(
     used_pairs, reward_gaps = trained_on(pairs, method, METHODS[method].sees_scores), {}
     if weights is not None and len(used_pairs) < len(pairs):
         weights = [weight for pair, weight in zip(pairs, weights, strict=True) if pair.is_scored]
-    with dequantised(model):
-        if METHODS[method].loss:
-            trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output), weights)
-        else:
-            from common.training.supervised import supervised_trainer
+    if METHODS[method].loss:
+        trainer, used = preference_trainer(method, model, tokenizer, used_pairs, settings, Path(output), weights)
+    else:
+        from common.training.supervised import supervised_trainer
 
-            arguments = common_arguments(model, settings, Path(output))
-            trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
-        if settings.steps_share < 1.0:
-            from common.trainer.finite import EndAfter
+        arguments = common_arguments(model, settings, Path(output))
+        trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
+    if settings.steps_share < 1.0:
+        from common.trainer.finite import EndAfter
 
-            trainer.add_callback(EndAfter(settings.steps_share))
-        if settings.report_to != "none":
-            from common.training.tracking import track
+        trainer.add_callback(EndAfter(settings.steps_share))
+    if settings.report_to != "none":
+        from common.training.tracking import track
 
-            track(trainer, settings.report_to, method, settings.as_dict(method))
-        _report_progress(trainer, f"training {method}, seed {settings.seed}")
-        trainer.train()
-        if weights is not None:
-            reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
-        for copy in sorted(set(trainer.model.peft_config) - {"default"}):  # what stood or moved beside the policy
-            trainer.model.delete_adapter(copy)
+        track(trainer, settings.report_to, method, settings.as_dict(method))
+    _report_progress(trainer, f"training {method}, seed {settings.seed}")
+    trainer.train()
+    if weights is not None:
+        reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
+    for copy in sorted(set(trainer.model.peft_config) - {"default"}):  # what stood or moved beside the policy
+        trainer.model.delete_adapter(copy)
     trained = TrainedStudent(
         method, trainer.model.eval(), tokenizer, trainer.state.log_history, used, len(pairs) - len(used_pairs),
         asked_for=settings.asked_for(method), reward_gaps=reward_gaps,

@@ -12,6 +12,7 @@ from common.student import dequantised as module
 from common.student.adapters import lora_settings
 from common.student.dequantised import dequantised
 from common.student.load import load_student
+from common.student.product import AdaptedProduct
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -81,7 +82,7 @@ def test_training_through_dequantised_weights_gives_the_same_gradients_and_nests
         return {name: parameter.grad.clone() for name, parameter in adapter.items()}
 
     before = gradients()
-    with dequantised(model):
+    with dequantised(model, training=True):
         inside = gradients()
         with dequantised(model):  # such as an answer within a training
             model(ids)
@@ -93,4 +94,53 @@ def test_training_through_dequantised_weights_gives_the_same_gradients_and_nests
             assert torch.equal(model(ids).logits, once)
         assert torch.equal(model(ids).logits, once)
     assert all(torch.equal(inside[name], gradient) and gradient.any() for name, gradient in before.items())
+    assert not any("forward" in vars(layer) for layer in model.modules())
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_product_and_its_adapter_in_one_have_the_gradients_of_both(with_bias):
+    torch.manual_seed(0)
+    x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (4, 5), (6, 4)))
+    weight, bias = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, dtype=torch.float64) if with_bias else None
+    torch.testing.assert_close(AdaptedProduct.apply(x, weight, bias, a, b, 0.5), torch.nn.functional.linear(x, weight, bias) + 0.5 * x @ a.T @ b.T)
+    assert torch.autograd.gradcheck(lambda *given: AdaptedProduct.apply(given[0], weight, bias, *given[1:], 0.5), (x, a, b))
+
+
+def test_training_in_bfloat16_agrees_with_pefts_chain_to_its_rounding_and_minds_what_is_active(tmp_path):
+    model, tokenizer = load_student(tiny_causal_model(tmp_path, "qwen2"), compute_dtype=torch.bfloat16)
+    model = get_peft_model(model, lora_settings(4)).train()
+    model.add_adapter("second", lora_settings(4))
+    torch.manual_seed(0)
+    adapter = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+    for parameter in adapter.values():
+        parameter.data = 0.05 * torch.randn(parameter.shape)
+    ids = tokenizer("How do I lift the barn?", return_tensors="pt")["input_ids"]
+
+    def computed():
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(ids, labels=ids)
+        output.loss.backward()
+        active = model.active_adapter
+        return output.logits.detach().float(), torch.cat([parameter.grad.float().flatten() for name, parameter in adapter.items() if f".{active}." in name])
+
+    def alike(first, second):
+        """By the angle and length of all that was computed: single numbers are rounded one by one."""
+        for one, other in zip(first, second):
+            assert torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0) > 0.999 and float(one.norm()) == pytest.approx(float(other.norm()), rel=1e-2)
+
+    chain = {}
+    for name in ("default", "second"):
+        model.set_adapter(name)
+        chain[name] = computed()
+    with model.disable_adapter(), torch.no_grad():
+        base = model(ids).logits
+    with dequantised(model, training=True):
+        for name, expected in chain.items():
+            model.set_adapter(name)
+            inside = computed()
+            alike(inside, expected)
+            assert not torch.equal(inside[1], expected[1])  # it is the other way of computing them
+        with model.disable_adapter(), torch.no_grad():
+            assert torch.equal(model(ids).logits, base)
     assert not any("forward" in vars(layer) for layer in model.modules())

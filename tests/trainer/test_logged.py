@@ -67,7 +67,7 @@ def test_everything_that_trl_logs_is_logged_with_its_value(options, llama, tmp_p
 
 def test_watched_words_by_hand():
     logits, targets = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(2), 0.0, 0.0, -math.inf], [3.0, 3.0, -6.0, 0.0]]), torch.tensor([3, 0, 1])
-    seen = head.watched(logits, logits.float().log_softmax(dim=1), targets)
+    seen = head.watched(logits.float(), logits.float().softmax(dim=1), targets)
     entropies = [math.log(4), 1.5 * math.log(2), -sum(p * math.log(p) for p in torch.softmax(logits[2], 0).tolist())]
     assert seen[:, 0].tolist() == pytest.approx(entropies, abs=1e-6)  # 1/2, 1/4, 1/4 and a word that cannot come
     assert (seen[0, 1], seen[2, 1]) == (0.0, 0.0) and seen[:, 2].tolist() == [0, 1, 0] and seen[:, 3].tolist() == [1, 1, 1]  # of equals the first is the likeliest
@@ -83,7 +83,7 @@ def test_watching_changes_no_log_probability_and_counts_every_answer_token_once(
     monkeypatch.setattr(head, "LOGITS_AT_ONCE", 2 * model.vocab_size)  # chunks of two
     torch.testing.assert_close(watched_logprobs(model, groups, packed=packed), whole)
     logits = model(torch.tensor([[11, 12, 13, 14]])).logits[0, :-1]
-    torch.testing.assert_close(whole[1][2], head.watched(logits, logits.float().log_softmax(dim=1), torch.tensor([12, 13, 14])).sum(dim=0))
+    torch.testing.assert_close(whole[1][2], head.watched(logits, logits.softmax(dim=1), torch.tensor([12, 13, 14])).sum(dim=0))
 
 
 def test_means_are_over_tokens_and_of_answers_that_were_computed(llama, tmp_path):
