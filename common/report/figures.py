@@ -160,8 +160,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100, metadata={"Software": None})
-    colours = Image.open(drawn).convert("RGB").quantize(
-        64, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE
+    colours = (
+        Image.open(drawn).convert("RGB").quantize(64, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     )  # the median cut, Pillow's own choice, merges the colours of small marks
     colours.save(path, optimize=True)
     return Path(path)

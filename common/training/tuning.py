@@ -31,6 +31,8 @@ from common.training.kept import Setting
 CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
 
 OF_TRIAL = ("method", "swapped", "seed", "criterion")
+LEFT_OUT = ("answer_words", "gibberish", "judged", "style")
+"""Metrics that no choice is made or compared by."""
 
 
 def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
@@ -73,7 +75,7 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
     that are there stay."""
     rows = [
         {"method": method, "swapped": result.swapped, "seed": result.seed, "setting": setting, "criterion": round(criterion(result), 4),
-         "metrics": {m.metric: round(m.value, 4) for m in result.metrics}}
+         "metrics": {m.metric: round(m.value, 4) for m in result.metrics if m.metric not in LEFT_OUT}}
         for method, setting, result in trials
     ]  # fmt: skip
     tried = {row["method"] for row in rows}
