@@ -37,7 +37,11 @@ def write_measurements(path: str | Path, measurements: Iterable[Mapping[str, Any
     for found in sorted(measurements, key=student_of):
         row = rows.setdefault(
             student_of(found),
-            {name: json.dumps(found[name]) if name == "cell" else found[name] for name in STUDENT if name in found},
+            {
+                name: json.dumps(found[name], separators=(",", ":")) if name == "cell" else found[name]
+                for name in STUDENT
+                if name in found
+            },
         )
         metric, value, n, low, high = (found[name] for name in ("metric", "value", "n", "low", "high"))
         row[metric] = value

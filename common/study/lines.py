@@ -19,9 +19,9 @@ from common.study.cells import PROMPTS
 from common.study.design import BLIND_TO, Row
 from common.training.self_augmented.counts import counts_of
 
-WITHOUT_BOUNDS = ("answer_words", "kl", "shift", "signed_shift")
+WITHOUT_BOUNDS = ("answer_words", "kl")
 """Means over the prompts of one student; tables and figures have intervals over students."""
-LEFT_OUT = ("gibberish", "judged_ood", "reward_utility", "style")
+LEFT_OUT = ("gibberish", "judged_ood", "reward_utility", "shift", "signed_shift", "style")
 """What no table or figure of the study shows; the results of the rows in `runs/evidence` have it."""
 
 
@@ -51,7 +51,7 @@ def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
     seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
     single = {
         "lambda": result.matched_lambda,
-        "train_seconds": seconds[0] if seconds else None,
+        "train_seconds": round(seconds[0], 2) if seconds else None,
         "pairs_used": result.pairs_used or None,
         "student_answers": made.answers if (made := counts_of(result.history)) else None,
         **more,

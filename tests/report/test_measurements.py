@@ -27,7 +27,7 @@ def test_what_is_written_is_read_again_and_what_can_be_computed_is_not_written(t
     assert [type(one["value"]) for one in found if one["metric"] == "pairs_used"] == [int]
     assert path.read_text() == (
         "experiment,method,noise,judge_error,seed,cell,kl,kl_n,kl_low,kl_high,pairs_used,utility,utility_n\n"
-        'safety,dpo,0.3,0.1,0,"{""alpha"": 8.0, ""chosen_by"": ""oracle""}",,,,,,0.5,\n'
+        'safety,dpo,0.3,0.1,0,"{""alpha"":8.0,""chosen_by"":""oracle""}",,,,,,0.5,\n'
         "safety,dpo,0.3,0.1,0,{},-1.25,150,-1.5,-1.0,400,0.9333,150\n"
         "safety,dpo,0.3,0.1,1,{},0.1,1,0.0,0.30000000000000004,,,\n"
     )
