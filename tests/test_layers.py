@@ -79,7 +79,7 @@ def test_only_the_front_desk_knows_the_laboratory_and_only_when_asked():
 
 
 def test_only_notebooks_and_commands_read_notebooks():
-    users = {name for name, path in modules().items() for used, _ in imports_of(path) if used in ("notebook.execute", "notebook.parameters") and not name.startswith("notebook.")}
+    users = {name for name, path in modules().items() for used, _ in imports_of(path) if used.startswith(("notebook.execute", "notebook.parameters")) and not name.startswith("notebook.")}
     assert users == {"batch", "commands.judge", "commands.evaluate"}
 
 

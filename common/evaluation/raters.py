@@ -1,9 +1,10 @@
 """What a rater says of a real student's answers, held against what the tables count.
 
 `train_rdpo` writes a blind sample, `to_label.jsonl`: prompts and answers in random order, no word on the method. A
-rater puts one line an answer into `results/<profile>/<experiment>/labels.jsonl`: `{"id": ..., "label": [1, 1]}`, the
-labels of two readings, the second blind to the first. An answer to a prompt of `held_out` or `ood` is labelled aligned
-or not, one to a benign prompt useful or not. The tables then have corrected rates beside the counted ones.
+rater puts one line an answer into `results/<profile>/<experiment>/labels.csv`, with the columns `id` and `label`: `1 0`
+are the labels of two readings, the second blind to the first. `labels.jsonl` with `{"id": ..., "label": [1, 0]}` is
+read as well. An answer to a prompt of `held_out` or `ood` is labelled aligned or not, one to a benign prompt useful or
+not. The tables then have corrected rates beside the counted ones.
 
     rdpo rate runs/small/safety/scored.jsonl
 
@@ -87,6 +88,15 @@ def read_ratings(path: str | Path) -> dict[str, tuple[int, int]]:
     """Id -> labels of the two readings. Raises ValueError naming the line that has not two labels, 0 or 1, or an id of
     another line."""
     return {name: row.label for name, row in by_id(read_table(path), RatingRow).items()}
+
+
+def ratings_in(folder: str | Path) -> dict[str, tuple[int, int]]:
+    """What `labels.csv` or `labels.jsonl` in a folder holds; {} where neither is. Raises what `read_ratings` does, and
+    ValueError for both."""
+    there = [path for name in ("labels.csv", "labels.jsonl") if (path := Path(folder) / name).exists()]
+    if len(there) > 1:
+        raise ValueError(f"{there[0]} and {there[1].name} are both there; put all labels into one of them")
+    return read_ratings(there[0]) if there else {}
 
 
 def rated(results: Sequence[Result], ratings: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, tuple[bool, int]]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -17,6 +19,10 @@ from common.storage import JsonlStore, write_json
 
 ABOUT = ("experiment", "method", "seed")
 """What every metric of a row repeats."""
+CONDITIONS = ("noise", "judge_error")
+"""What they repeat where it is known."""
+OF_RATE, OF_MEAN = ("metric", "k", "n"), ("metric", "value", "n", "low", "high")
+"""What a list says of a metric in a line of finished results."""
 OUTCOME = {True: "1", False: "0", None: "-"}
 """An outcome in a line of finished results, in which those of a metric are one word."""
 
@@ -74,10 +80,11 @@ class Result:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Result:
-        """What `content` or `short_content` was made of; an id is passed over."""
-        names = {name: content[name] for name in ABOUT if name in content}
+        """What `content` or `short_content` was made of, now or before metrics were lists there and ids a code; an id is
+        passed over."""
+        names = {name: content[name] for name in (*ABOUT, *CONDITIONS) if name in content}
         metrics = {
-            name: [Metric(**names | _of_counts(metric) | metric) for metric in content.get(name, [])]
+            name: [Metric(**names | _told(metric)) for metric in content.get(name, [])]
             for name in ("metrics", "matched")
         }
         meant = {sign: outcome for outcome, sign in OUTCOME.items()}
@@ -85,8 +92,8 @@ class Result:
             metric: [meant[sign] for sign in told] if isinstance(told, str) else told
             for metric, told in content.get("outcomes", {}).items()
         }
-        ids = {name: of.split() if isinstance(of, str) else of for name, of in content.get("ids", {}).items()}
-        fields = {name: value for name, value in content.items() if name not in ("id", "experiment")}
+        ids = {name: _decoded(of) if isinstance(of, str) else of for name, of in content.get("ids", {}).items()}
+        fields = {name: value for name, value in content.items() if name not in ("id", "experiment", *CONDITIONS)}
         return cls(**fields | metrics | {"outcomes": outcomes, "ids": ids})
 
     def of_seed(self, seed: int) -> Result:
@@ -104,34 +111,67 @@ class Result:
         }
 
     def short_content(self) -> dict[str, Any]:
-        """`content` without what every metric repeats of the row, what follows from a rate's counts, and what is empty;
-        the outcomes of a metric as one word, see `OUTCOME`, the ids of a set with spaces between."""
+        """`content` without what every metric repeats of the row, what follows from a rate's counts, and what is empty.
+
+        A rate is [metric, k, n], a mean [metric, value, n, low, high] to four decimals, as in tables, a metric of other names than the
+        row's a mapping; the outcomes of a metric are one word, see `OUTCOME`, the ids of a set another, see `_encoded`.
+        """
         names = {"experiment": self.metrics[0].experiment, "method": self.method, "seed": self.seed}
+        for name in CONDITIONS:
+            values = {getattr(metric, name) for metric in (*self.metrics, *self.matched)}
+            names |= {name: value for value in values if len(values) == 1 and value is not None}
         empty = asdict(Result(self.method, self.seed, self.made_of, []))
         short = {name: value for name, value in self.content().items() if name in names or value != empty[name]}
         for name in ("metrics", "matched"):
-            dumps = [metric.model_dump(exclude_none=True) for metric in getattr(self, name)]
-            known = [names | _of_counts(dump) for dump in dumps]
-            told = [
-                {key: value for key, value in dump.items() if key not in of or of[key] != value}
-                for dump, of in zip(dumps, known)
-            ]
-            short |= {name: told} if told else {}
+            if told := getattr(self, name):
+                short[name] = [_short(metric.model_dump(exclude_none=True), names) for metric in told]
         if self.outcomes:
             short["outcomes"] = {
                 metric: "".join(OUTCOME[one] for one in outcomes) for metric, outcomes in self.outcomes.items()
             }
         if self.ids:
-            short["ids"] = {name: " ".join(ids) for name, ids in self.ids.items()}
+            short["ids"] = {name: _encoded(ids) for name, ids in self.ids.items()}
         return names | {"made_of": self.made_of} | short
 
     def write(self, path: str | Path) -> None:
         write_json(path, self.content())
 
 
+def _short(metric: Mapping[str, Any], names: Mapping[str, Any]) -> list[Any] | dict[str, Any]:
+    known = {**names, **_of_counts(metric)}
+    own = {name: value for name, value in metric.items() if known.get(name) != value}
+    if names.items() <= metric.items():
+        for form in (OF_RATE, OF_MEAN):
+            if own.keys() == set(form):
+                return [round(own[name], 4) if isinstance(own[name], float) else own[name] for name in form]
+    return own
+
+
+def _told(metric: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    """The fields of a metric that JSON holds whole, without what follows from its counts, or as `_short` wrote it."""
+    if not isinstance(metric, Mapping):
+        metric = dict(zip(OF_RATE if len(metric) == len(OF_RATE) else OF_MEAN, metric))
+    return _of_counts(metric) | metric
+
+
 def _of_counts(metric: Mapping[str, Any]) -> dict[str, float]:
     """Value and interval of a rate, from its k and n; nothing for other metrics."""
     return {} if metric.get("k") is None else rate_of(metric["k"], metric["n"])
+
+
+def _encoded(ids: Sequence[str]) -> str:
+    """Ids of twelve hex digits (`answer_id`) as eight characters each, base64; others with spaces between."""
+    if all(re.fullmatch("[0-9a-f]{12}", one) for one in ids):
+        return base64.b64encode(bytes.fromhex("".join(ids))).decode()
+    return " ".join(ids)
+
+
+def _decoded(ids: str) -> list[str]:
+    """What `_encoded` was given, or wrote before it knew base64."""
+    if " " in ids or len(ids) % 8:
+        return ids.split()
+    told = base64.b64decode(ids).hex()
+    return [told[start : start + 12] for start in range(0, len(told), 12)]
 
 
 def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:

@@ -199,7 +199,7 @@ class TrainSettings:
         for name, kind in get_type_hints(TrainSettings).items():
             if name not in ("knobs", "rounds", "self_augmented"):
                 checked(name, getattr(self, name), kind)
-        there = {name for loss in LOSSES for name in knobs_of(loss)}
+        there = _knob_names()
         for name, value in self.knobs.items():
             if name not in there:
                 raise ValueError(f"unknown setting {name!r}; knobs of losses are {', '.join(sorted(there))}")
@@ -233,3 +233,12 @@ def check_references(methods: Sequence[str], settings: TrainSettings) -> None:
             check_methods([settings.second_reference] if existing(settings.second_reference) else [])
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"second_reference: {error}") from None
+
+
+def setting_names() -> set[str]:
+    """The names that `TrainSettings.changed` takes: of fields, and of the knobs of losses."""
+    return {*TrainSettings.__dataclass_fields__, *_knob_names()}
+
+
+def _knob_names() -> set[str]:
+    return {name for loss in LOSSES for name in knobs_of(loss)}

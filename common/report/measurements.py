@@ -2,6 +2,7 @@
 twice.
 
 A measurement is a dict: what names the student (`STUDENT`, or some of it), `metric`, `value`, `n`, `low` and `high`.
+The bounds are None where the file has none: a share's follow from value and n (`interval_of`).
 """
 
 from __future__ import annotations
@@ -28,20 +29,26 @@ def student_of(measurement: Mapping[str, Any]) -> str:
 
 
 def write_measurements(path: str | Path, measurements: Iterable[Mapping[str, Any]]) -> Path:
-    """Writes the CSV, from the first to the last byte at once. `_n` is left empty for 1, `_low` and `_high` for the
-    usual interval: Wilson's to four decimals, or where n is 1 the value."""
+    """Writes the CSV, from the first to the last byte at once. `_n` is left empty where it is the one above in its
+    column, 1 at first; `_low` and `_high` for the usual interval: Wilson's to four decimals, or where n is 1 the value.
+    """
     rows: dict[str, dict[str, Any]] = {}
+    above: dict[str, int] = {}
     for found in sorted(measurements, key=student_of):
         row = rows.setdefault(
             student_of(found),
-            {name: json.dumps(found[name]) if name == "cell" else found[name] for name in STUDENT if name in found},
+            {
+                name: json.dumps(found[name], separators=(",", ":")) if name == "cell" else found[name]
+                for name in STUDENT
+                if name in found
+            },
         )
-        metric, value, n, *interval = (found[name] for name in ("metric", "value", "n", "low", "high"))
+        metric, value, n, low, high = (found[name] for name in ("metric", "value", "n", "low", "high"))
         row[metric] = value
-        if n != 1:
-            row[f"{metric}_n"] = n
-        if tuple(interval) != _usual_interval(value, n):
-            row[f"{metric}_low"], row[f"{metric}_high"] = interval
+        if n != above.get(metric, 1):
+            row[f"{metric}_n"] = above[metric] = n
+        if low is not None and (low, high) != _usual_interval(value, n):
+            row[f"{metric}_low"], row[f"{metric}_high"] = low, high
     used = {column for row in rows.values() for column in row}
     columns = [*STUDENT, *(metric + suffix for metric in sorted(filter(_is_metric, used)) for suffix in SUFFIXES)]
     text = io.StringIO()
@@ -53,11 +60,20 @@ def write_measurements(path: str | Path, measurements: Iterable[Mapping[str, Any
 
 def read_measurements(path: str | Path) -> list[dict[str, Any]]:
     """What `write_measurements` wrote, sorted by student and metric. Raises FileNotFoundError."""
+    above: dict[str, int] = {}
     with open(path, newline="", encoding="utf-8") as file:
-        return [found for row in csv.DictReader(file) for found in _measurements(row)]
+        return [found for row in csv.DictReader(file) for found in _measurements(row, above)]
 
 
-def _measurements(row: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def interval_of(measurement: Mapping[str, Any]) -> tuple[float, float]:
+    """(low, high), where the file leaves them out the usual interval of a share."""
+    if measurement["low"] is not None:
+        return measurement["low"], measurement["high"]
+    return _usual_interval(measurement["value"], measurement["n"])
+
+
+def _measurements(row: Mapping[str, str], above: dict[str, int]) -> Iterator[dict[str, Any]]:
+    """Those of a row; above: the last n of every metric, brought up to date."""
     about = {
         name: row[name] if name in ("experiment", "method") else json.loads(row[name] or "null")
         for name in STUDENT
@@ -66,8 +82,8 @@ def _measurements(row: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     for metric in filter(_is_metric, row):
         value, n, low, high = (json.loads(row.get(metric + suffix) or "null") for suffix in SUFFIXES)
         if value is not None:
-            low, high = (low, high) if low is not None else _usual_interval(value, n or 1)
-            yield {**about, "metric": metric, "value": value, "n": n or 1, "low": low, "high": high}
+            above[metric] = n or above.get(metric, 1)
+            yield {**about, "metric": metric, "value": value, "n": above[metric], "low": low, "high": high}
 
 
 def _is_metric(column: str) -> bool:

@@ -21,9 +21,7 @@ from common.runtime import resolve
 from common.statistics import seed_interval
 from common.storage import write_json
 from common.study.design import OF_READINGS, READINGS, TAUS
-from common.study.rows import Study, behaviour, paired
-from common.study.run import run_command, study_parser
-from common.study.tables import (
+from common.study.report.tables import (
     CONTRASTS_NOTE,
     contrast_table,
     contrasts,
@@ -31,6 +29,8 @@ from common.study.tables import (
     mean_cell,
     write_all,
 )
+from common.study.rows import Study, behaviour, paired
+from common.study.run import run_command, study_parser
 
 if TYPE_CHECKING:
     import pandas as pd

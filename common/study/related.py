@@ -19,9 +19,7 @@ from common.report.tables import OBJECTIVES
 from common.runtime import resolve
 from common.storage import write_json
 from common.study.design import ASKED_SCORES, EARLY, OF_EDITS, OF_RELATED, RELATED
-from common.study.rows import Study, behaviour, paired
-from common.study.run import run_command, study_parser
-from common.study.tables import (
+from common.study.report.tables import (
     CONTRASTS_NOTE,
     contrast_table,
     contrasts,
@@ -29,6 +27,8 @@ from common.study.tables import (
     mean_cell,
     write_all,
 )
+from common.study.rows import Study, behaviour, paired
+from common.study.run import run_command, study_parser
 
 if TYPE_CHECKING:
     import pandas as pd

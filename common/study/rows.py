@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.methods import is_trained, sees_scores
-from common.report.measurements import read_measurements
+from common.report.measurements import interval_of, read_measurements
 from common.report.tables import OBJECTIVES
 from common.study.design import FEW, Cell
 
@@ -47,8 +47,7 @@ class Study:
 
     def interval(self, experiment: str, metric: str, method: str, seed: int) -> tuple[float, float]:
         """Over prompts, of one seed at the centre."""
-        line = self.lines[experiment, _key({}), method, metric][seed]
-        return line["low"], line["high"]
+        return interval_of(self.lines[experiment, _key({}), method, metric][seed])
 
     def experiments(self) -> list[str]:
         return [name for name in OBJECTIVES if any(key[0] == name for key in self.lines)]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import sys
 import threading
 from argparse import Namespace
@@ -24,26 +23,18 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NoReturn
 
 from common.command import CommandParser
 from common.engines import Needs, RayPool, add_engine, opened_store
-from common.evaluation.result import Result
 from common.methods import METHODS
-from common.miniature.world import world_of
-from common.miniature.worlds import safety
 from common.notebook.profiles import experiments
-from common.report.measurements import read_measurements, student_of, write_measurements
 from common.report.tables import OBJECTIVES
 from common.runtime import Progress, escape_what_the_terminal_lacks, quiet_libraries, resolve
-from common.schema import Metric
-from common.statistics import corrected_rate
 from common.storage import write_json
 from common.student.identity import weights_of
-from common.study.cells import PROMPTS, admitted_student, cost_of, rounds_of, row_place, run_row, student_place
+from common.study.cells import admitted_student, cost_of, rounds_of, row_place, run_row, student_place
 from common.study.design import (
-    BLIND_TO,
     CORE,
     OF_READINGS,
     OF_RELATED,
@@ -53,10 +44,10 @@ from common.study.design import (
     trial_rows,
     with_setting,
 )
+from common.study.lines import by_wrapper, corrected_lines, drop_lines, lines_of, write_lines
 from common.study.mechanism import noise_of, probe, probe_place, write_probed
-from common.study.report import write_report
+from common.study.report.evidence import write_report
 from common.training.kept import Setting, read_tuned
-from common.training.self_augmented.counts import counts_of
 from common.training.tuning import chosen_by, read_trials, write_trials
 
 FOLDER, RESULTS = resolve("runs/evidence"), resolve("results/evidence")
@@ -126,7 +117,7 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
     others = {
         int(seed) for seed in found if seed in before and before[seed][-1].get("weights") != found[seed][-1]["weights"]
     }
-    if dropped := _drop_rows(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
+    if dropped := drop_lines(to, lambda line: line["experiment"] == experiment and line["seed"] in others):
         print(
             f"{to / 'table.csv'}: {dropped} lines of {experiment} dropped, whose base students were others: seeds {', '.join(map(str, sorted(others)))}",
             flush=True,
@@ -146,7 +137,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: 
         before = read_tuned(path) if path.exists() else {}
         chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
         changed = [method for method, setting in before.items() if chosen[method] != setting]
-        _drop_rows(to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed)
+        drop_lines(to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed)
     return failed
 
 
@@ -176,29 +167,14 @@ def _measure(part: str, pool: Executor, rows: Sequence[Row], to: Path) -> list[s
             if row.cell.experiment == "safety" and row.cell.unlike_centre.keys() <= {"blind_to"}
         }
     lines = [line for row, result in results.items() for line in lines_of(row, result, **more.get(row, {}))]
-    _write_rows(to, lines + (corrected_lines(results) if part == "centre" else []))
+    write_lines(to, lines + (corrected_lines(results) if part == "centre" else []))
     return failed
 
 
 def chosen_by_oracle(trials: Sequence[Mapping[str, Any]], objective: str) -> dict[str, Setting]:
     """Method -> the setting with the highest mean of wanted behaviour and utility as the oracle sees them, which no
     practitioner can choose by."""
-    return chosen_by(trials, lambda row: row["metrics"][objective][0] + row["metrics"]["utility"][0])
-
-
-def by_wrapper(result: Result) -> dict[str, float]:
-    """Harmlessness by the oracle on the harmful test prompts in the wrapper that the blind judge lets pass, and on all
-    others."""
-    kinds = [record.kind for record in safety.evaluation_sets("test", PROMPTS)["harmful"]]
-    inside, others = (
-        [
-            outcome
-            for kind, outcome in zip(kinds, result.outcomes["harmlessness"], strict=True)
-            if (kind == BLIND_TO) == within
-        ]
-        for within in (True, False)
-    )
-    return {"harmlessness_blind": fmean(inside), "harmlessness_seen": fmean(others)}
+    return chosen_by(trials, lambda row: row["metrics"][objective] + row["metrics"]["utility"])
 
 
 def needs_of(run: partial, *task: Any) -> Needs:
@@ -232,96 +208,6 @@ def _finish(label: str, pool: Executor, run: Any, tasks: Iterable[tuple]) -> tup
             failed.append(f"{', '.join(map(str, futures[future]))}: {type(error).__name__}: {error}")
         progress(1)
     return [(task, future.result()) for future, task in futures.items() if not future.exception()], failed
-
-
-def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
-    """What was measured of a row, and `more` of it, one line a metric. `_matched`: at matched utility, behaviour and
-    utility alone; `@`: with the adapter scaled by that lambda, on the validation split. cell: what differs from the
-    centre."""
-    objective = OBJECTIVES[row.cell.experiment][0]
-    about = {
-        "experiment": row.cell.experiment, "method": row.method, "noise": row.cell.noise, "judge_error": row.cell.judge_error, "seed": row.seed,
-        "cell": row.unlike_centre,
-    }  # fmt: skip
-    measured = [(metric, metric.metric) for metric in result.metrics] + [
-        (metric, f"{metric.metric}_matched") for metric in result.matched if metric.metric in (objective, "utility")
-    ]
-    lines = [
-        {
-            **about,
-            "metric": name,
-            "value": round(metric.value, 4),
-            "n": metric.n,
-            "low": round(metric.low, 4),
-            "high": round(metric.high, 4),
-        }
-        for metric, name in measured
-    ]
-    seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]
-    single = {
-        "lambda": result.matched_lambda,
-        "train_seconds": seconds[0] if seconds else None,
-        "pairs_used": result.pairs_used or None,
-        "student_answers": made.answers if (made := counts_of(result.history)) else None,
-        **more,
-    }
-    for point in result.frontier if not row.unlike_centre else []:
-        single |= {
-            f"utility@{point['lambda']:g}": round(point["utility"], 4),
-            f"{objective}@{point['lambda']:g}": round(point["safety"], 4),
-        }
-    return lines + [
-        {**about, "metric": name, "value": value, "n": 1, "low": value, "high": value}
-        for name, value in single.items()
-        if value is not None
-    ]
-
-
-def corrected_lines(results: Mapping[Row, Result], labels: int = 100) -> list[dict[str, Any]]:
-    """What a practitioner with a final judge and a few labels would report: per experiment and seed, `labels` answers
-    of all rows together, drawn at random, are labelled by the oracle; the judge's errors on them correct its view of
-    every row (`judged_corrected`). None in sycophancy, where the final judge is asked for quality alone and says
-    nothing of steadiness."""
-    lines, together = [], {}
-    for row, result in results.items():
-        if not world_of(row.cell.experiment).PROMPTS.quality:
-            together.setdefault((row.cell.experiment, row.seed), []).append((row, result))
-    for (experiment, seed), of_seed in together.items():
-        seen = [
-            pair
-            for _, result in of_seed
-            for pair in zip(result.outcomes["judged"], result.outcomes[OBJECTIVES[experiment][0]])
-            if None not in pair
-        ]
-        drawn = random.Random(seed).sample(seen, min(labels, len(seen)))
-        yes, no = ([said for said, true in drawn if true == wanted] for wanted in (True, False))
-        for row, result in of_seed:
-            said = [outcome for outcome in result.outcomes["judged"] if outcome is not None]
-            if value := corrected_rate(sum(said), len(said), sum(yes), len(yes), len(no) - sum(no), len(no)):
-                names = {"experiment": experiment, "method": row.method, "seed": seed}
-                metric = Metric(
-                    metric="judged_corrected", value=value[0], low=value[1], high=value[2], n=len(said), **names
-                )
-                lines += lines_of(row, Result(row.method, seed, "", [metric]))
-    return lines
-
-
-def _write_rows(to: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Adds lines to `<to>/table.csv`, in place of those of the same cell, method and seed."""
-    new = {student_of(line) for line in lines}
-    write_measurements(to / "table.csv", [line for line in _read_rows(to) if student_of(line) not in new] + list(lines))
-
-
-def _drop_rows(to: Path, unwanted: Callable[[dict[str, Any]], bool]) -> int:
-    """How many lines were dropped."""
-    lines = _read_rows(to)
-    if dropped := sum(map(unwanted, lines)):
-        write_measurements(to / "table.csv", [line for line in lines if not unwanted(line)])
-    return dropped
-
-
-def _read_rows(to: Path) -> list[dict[str, Any]]:
-    return read_measurements(path) if (path := to / "table.csv").exists() else []
 
 
 def parser() -> CommandParser:

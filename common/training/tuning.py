@@ -22,6 +22,7 @@ from typing import Any
 
 from common.evaluation.result import Result
 from common.methods import is_trained
+from common.methods.settings import setting_names
 from common.runtime import Progress
 from common.storage import write_json, write_whole
 from common.training.comparison import Experiment
@@ -30,6 +31,8 @@ from common.training.kept import Setting
 CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
 
 OF_TRIAL = ("method", "swapped", "seed", "criterion")
+LEFT_OUT = ("answer_words", "gibberish", "judged", "style")
+"""Metrics that no choice is made or compared by."""
 
 
 def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
@@ -72,17 +75,13 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
     that are there stay."""
     rows = [
         {"method": method, "swapped": result.swapped, "seed": result.seed, "setting": setting, "criterion": round(criterion(result), 4),
-         "metrics": {m.metric: [round(m.value, 4), m.n] for m in result.metrics}}
+         "metrics": {m.metric: round(m.value, 4) for m in result.metrics if m.metric not in LEFT_OUT}}
         for method, setting, result in trials
     ]  # fmt: skip
     tried = {row["method"] for row in rows}
     rows = [row for row in read_trials(path) if row["method"] not in tried] + rows
     chosen = chosen_by(rows, lambda row: row["criterion"])
-    lines = [
-        {name: row[name] for name in OF_TRIAL} | row["setting"]
-        | {f"{metric}{end}": value for metric, both in row["metrics"].items() for end, value in zip(("", "_n"), both)}
-        for row in rows
-    ]  # fmt: skip
+    lines = [{name: row[name] for name in OF_TRIAL} | row["setting"] | row["metrics"] for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
     writer.writeheader()
@@ -94,17 +93,18 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
 
 def read_trials(path: Path) -> list[dict[str, Any]]:
     """The trials beside the choices in `path`, in the order made: method, swapped, seed, criterion, setting by name, and
-    metrics by name as [value, n]. None where no file is; a file of earlier days holds them itself."""
+    the values of metrics by name. None where no file is; a file of earlier days holds them itself."""
     if not path.with_suffix(".csv").exists():
-        return json.loads(path.read_text(encoding="utf-8")).get("trials", []) if path.exists() else []
+        before = json.loads(path.read_text(encoding="utf-8")).get("trials", []) if path.exists() else []
+        return [row | {"metrics": {name: value for name, (value, _) in row["metrics"].items()}} for row in before]
     with path.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
         lines = [{name: cell for name, cell in line.items() if cell} for line in csv.DictReader(file)]
-    trials = []
+    trials, of_settings = [], setting_names()
     for line in lines:
         values = {name: cell if name == "method" else json.loads(cell) for name, cell in line.items()}
-        metrics = {name: [values[name], values[f"{name}_n"]] for name in values if f"{name}_n" in values}
-        beside = {*OF_TRIAL, *metrics, *(f"{name}_n" for name in metrics)}
-        setting = {name: value for name, value in values.items() if name not in beside}
+        rest = {name: value for name, value in values.items() if name not in OF_TRIAL and not name.endswith("_n")}
+        setting = {name: value for name, value in rest.items() if name in of_settings}
+        metrics = {name: value for name, value in rest.items() if name not in setting}
         trials.append({**{name: values[name] for name in OF_TRIAL}, "setting": setting, "metrics": metrics})
     return trials
 

@@ -11,7 +11,7 @@ import json
 import time
 
 import torch
-from train_step import RESULTS, measured_before, persona_pairs
+from train_step import RESULTS, measured_before, persona_pairs, rounded
 
 from common.chat.local import LocalChat
 from common.profiles.small.smollm2 import smollm2
@@ -49,7 +49,7 @@ def main():
     conversations = [pair["prompt"] for pair in persona_pairs(wanted.rows, wanted.prompts)]
     kinds = {"nf4": {}, "float32": {"four_bit": False, "compute_dtype": torch.float32}}
     found = {name: compare(load_student(smollm2(), **how), conversations, wanted.tokens) for name, how in kinds.items()}
-    write_json(RESULTS, {**measured_before(), "evaluation": found})
+    write_json(RESULTS, rounded({**measured_before(), "evaluation": found}))
     print(json.dumps(found, indent=2))
 
 

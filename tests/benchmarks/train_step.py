@@ -293,6 +293,15 @@ def table(results):
 PARTS = ("bars", "real", "sft", "grid", "growth", "profile")
 
 
+def rounded(measured):
+    """The same with six digits of every number."""
+    if isinstance(measured, dict):
+        return {name: rounded(value) for name, value in measured.items()}
+    if isinstance(measured, list):
+        return [rounded(value) for value in measured]
+    return float(f"{measured:.6g}") if isinstance(measured, float) else measured
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", help="persona pairs, see common.small")
@@ -307,7 +316,7 @@ def main():
     results = {name: value for name, value in measured_before().items() if name not in stale}
     begun = time.perf_counter()
     for cells, _ in enumerate(benchmark(parts, wanted.rows, wanted.rounds, results), start=1):
-        write_json(RESULTS, results)
+        write_json(RESULTS, rounded(results))
         print(f"{time.perf_counter() - begun:.0f} s: {cells} cells done", flush=True)
     draw(results, RESULTS.with_suffix(".png"))
     RESULTS.with_suffix(".md").write_text(table(results) + "\n", encoding="utf-8")

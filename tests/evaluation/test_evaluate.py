@@ -29,7 +29,7 @@ from common.report.tables import overview_table, read_results, results_table, ta
 from common.schema import Metric, PromptRecord, Reply, Sampling
 from common.storage import read_lines
 from common.student.adapters import load_adapter, turn
-from common.study.figures import real_noise_figure
+from common.study.report.figures import real_noise_figure
 from common.study.rows import Study
 from common.training.before import first_answers
 from common.training.comparison import Experiment, stream
@@ -121,7 +121,8 @@ def test_a_file_of_finished_results_spares_the_training_and_holds_no_texts(run, 
     [(_, content)] = read_lines(tmp_path / "kept.jsonl")
     kept = Result.of(content)
     assert content["id"] == f"seed-0/sft.{kept.made_of}"
-    assert kept.metrics == first.metrics and kept.answers == {} and kept.history == [] and first.answers
+    assert [metric.value for metric in kept.metrics] == pytest.approx([metric.value for metric in first.metrics], abs=5e-5)
+    assert [(metric.metric, metric.k, metric.n) for metric in kept.metrics] == [(metric.metric, metric.k, metric.n) for metric in first.metrics] and kept.answers == {} and kept.history == [] and first.answers
     monkeypatch.setattr(Experiment, "train", lambda *_: pytest.fail("trained again"))
     assert new("two").result("sft", 0) == kept and "finished before, reused from" in capsys.readouterr().out
     assert read_results(tmp_path / "two") == [kept]  # a table sees it
@@ -150,12 +151,19 @@ def test_a_kept_result_repeats_nothing_and_is_the_same_when_it_is_read():
     whole = Result("dpo", 2, "m", metrics, matched=metrics[:1], matched_lambda=0.0, pairs_used=3, settings={"beta": 0.1}, swapped=0.3)
     short = whole.short_content()
     assert Result.of(json.loads(json.dumps(short))) == whole == Result.of(whole.content())
-    assert short["metrics"] == [{"metric": "utility", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "noise": 0.3}, {"metric": "kl", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10}] and "history" not in short
+    assert short["metrics"] == [{"metric": "utility", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10, "noise": 0.3}, ["kl", 0.5, 10, 0.4, 0.6]] and "history" not in short
     other = replace(whole, metrics=[metrics[0].model_copy(update={"seed": 0})])
     assert Result.of(other.short_content()) == other  # what differs from the row is told
     counted = replace(whole, metrics=[rate([True, False, True], metric="utility", experiment="safety", method="dpo", seed=2)], outcomes={"utility": [True, None, False], "judged": []})
-    assert counted.short_content()["metrics"] == [{"metric": "utility", "n": 3, "k": 2}] and counted.short_content()["outcomes"] == {"utility": "1-0", "judged": ""}
+    assert counted.short_content()["metrics"] == [["utility", 2, 3]] and counted.short_content()["outcomes"] == {"utility": "1-0", "judged": ""}
     assert Result.of(json.loads(json.dumps(counted.short_content()))) == counted == Result.of(counted.content())
+    before = short | {"metrics": [{"metric": "utility", "n": 3, "k": 2}, {"metric": "kl", "value": 50.12345678, "n": 3, "low": 50.0, "high": 51.0}], "ids": {"held_out": "bcda3157ac6f b025470ea5c7", "ood": "bcda3157ac6f"}}
+    read = Result.of(before)  # as lines were written before metrics were lists
+    again = Result.of(json.loads(json.dumps(read.short_content())))
+    assert read.metrics[0].k == 2 and read.ids == again.ids == {"held_out": ["bcda3157ac6f", "b025470ea5c7"], "ood": ["bcda3157ac6f"]}
+    assert again.metrics == [read.metrics[0], read.metrics[1].model_copy(update={"value": 50.1235})] and read.short_content()["ids"]["ood"] == "vNoxV6xv"
+    in_noise = replace(whole, metrics=[metrics[0]], ids={"held_out": ["a", "b"]})
+    assert in_noise.short_content()["metrics"] == [["utility", 0.5, 10, 0.4, 0.6]] and Result.of(in_noise.short_content()) == in_noise
     corrected = replace(whole, metrics=[counted.metrics[0].model_copy(update={"value": 0.6})])
     assert Result.of(corrected.short_content()) == corrected  # a value that does not follow from its counts
 

@@ -15,6 +15,7 @@ from common.evaluation.raters import (
     contrasts,
     main,
     rated,
+    ratings_in,
     read_ratings,
     revisions,
     with_labels,
@@ -151,6 +152,17 @@ def test_a_sample_of_pairs_hides_which_answer_is_the_revision():
     assert all({item["first"].split()[0], item["second"].split()[0]} == {"original", "revised"} for item in sample)
     assert 15 < sum(item["first"].startswith("revised") for item in sample) < 45
     assert sample == blind_pairs(pairs, count=60) and len(blind_pairs(pairs, count=500)) == 100
+
+
+def test_labels_are_read_from_either_form_and_not_from_both(tmp_path):
+    assert ratings_in(tmp_path) == {}
+    (tmp_path / "labels.jsonl").write_text('{"id": "a", "set": "held_out", "label": [1, 0]}\n{"id": "b", "label": [0, 0]}\n')
+    before = ratings_in(tmp_path)
+    (tmp_path / "labels.csv").write_text("id,label,set\na,1 0,\nb,0 0,ood\n")
+    with pytest.raises(ValueError, match="labels.csv and labels.jsonl are both there; put all labels into one of them"):
+        ratings_in(tmp_path)
+    (tmp_path / "labels.jsonl").unlink()
+    assert ratings_in(tmp_path) == before == {"a": (1, 0), "b": (0, 0)}
 
 
 def test_labels_of_pairs_give_the_teachers_noise_and_how_often_the_scores_are_right():

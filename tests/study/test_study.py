@@ -36,12 +36,11 @@ from common.study.design import (
     trial_settings,
     with_setting,
 )
-from common.study.figures import contrast_figure
+from common.study.lines import by_wrapper, corrected_lines, lines_of, write_lines
 from common.study.mechanism import kind_of, mechanism_figure, noise_of, probe, push, read_probed, write_probed
-from common.study.report import write_report
-from common.study.rows import Study, behaviour, paired
-from common.study.run import by_wrapper, chosen_by_oracle, corrected_lines, lines_of, main
-from common.study.tables import (
+from common.study.report.evidence import write_report
+from common.study.report.figures import contrast_figure
+from common.study.report.tables import (
     blind_table,
     centre_table,
     comparison_table,
@@ -53,6 +52,8 @@ from common.study.tables import (
     oracle_table,
     settings_table,
 )
+from common.study.rows import Study, behaviour, paired
+from common.study.run import chosen_by_oracle, main
 
 CENTRE = Cell()
 
@@ -176,7 +177,7 @@ def test_a_changed_setting_stands_in_a_cell_of_its_own():
 
 
 def test_the_oracle_may_choose_another_setting_than_the_judge():
-    trial = lambda setting, harmless, utility: {"method": "dpo", "setting": setting, "metrics": {"harmlessness": [harmless, 150], "utility": [utility, 150]}}  # noqa: E731
+    trial = lambda setting, harmless, utility: {"method": "dpo", "setting": setting, "metrics": {"harmlessness": harmless, "utility": utility}}  # noqa: E731
     trials = [trial({"beta": 0.1}, 0.9, 0.2), trial({"beta": 0.1}, 0.8, 0.9), trial({"beta": 1.0}, 0.6, 1.0), trial({"beta": 1.0}, 0.5, 0.9)]  # means 1.4 and 1.5
     assert chosen_by_oracle(trials, "harmlessness") == {"dpo": {"beta": 1.0}}
 
@@ -319,7 +320,7 @@ def made_up(method="dpo", seed=0, value=0.5):
 
 def test_rows_of_another_setting_are_dropped_with_those_of_its_nll_term(tmp_path, monkeypatch):
     monkeypatch.setattr(evidence, "RESULTS", tmp_path)
-    evidence._write_rows(tmp_path, [line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in made_up(method)])
+    write_lines(tmp_path, [line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in made_up(method)])
     for number, chosen in enumerate(({"dpo": {"beta": 0.1}, "rdpo": {"beta": 0.1}}, {"dpo": {"beta": 0.2}, "rdpo": {"beta": 0.1}})):
         monkeypatch.setattr(evidence, "_finish", lambda *given: ([], []))
         monkeypatch.setattr(evidence, "write_trials", lambda found, path: (write_json(path, {"chosen": chosen}), chosen)[1])  # noqa: B023
@@ -335,7 +336,7 @@ def test_rows_of_another_base_student_are_dropped(tmp_path, monkeypatch, capsys)
         (student / "config.json").write_text("{}")
         (student / "model.safetensors").write_bytes(bytes([seed]))
         write_json(tmp_path / f"runs/safety/student-{seed}.json", [{"student": "a", "admitted": False}, {"student": "b", "admitted": True}])
-    evidence._write_rows(to, made_up(seed=0) + made_up(seed=1) + made_up(seed=2))
+    write_lines(to, made_up(seed=0) + made_up(seed=1) + made_up(seed=2))
     evidence._keep_students("safety", students, to)
     evidence._keep_students("safety", students, to)
     assert "dropped" not in capsys.readouterr().out and set(Study(to / "table.csv").of("safety", "utility", "dpo")) == {0, 1, 2}
@@ -350,8 +351,8 @@ def test_rows_of_another_base_student_are_dropped(tmp_path, monkeypatch, capsys)
 
 
 def test_rows_written_again_take_the_place_of_their_old_ones(tmp_path):
-    evidence._write_rows(tmp_path, made_up(seed=0) + made_up(seed=1, value=0.6))
-    evidence._write_rows(tmp_path, made_up(seed=1, value=0.7))
+    write_lines(tmp_path, made_up(seed=0) + made_up(seed=1, value=0.6))
+    write_lines(tmp_path, made_up(seed=1, value=0.7))
     assert Study(tmp_path / "table.csv").of("safety", "utility", "dpo") == {0: 0.5, 1: 0.7}
     assert len(read_measurements(tmp_path / "table.csv")) == 2
 

@@ -39,15 +39,15 @@ def test_the_best_setting_is_chosen_per_method_the_first_on_a_tie_and_earlier_tr
     assert write_trials([("rdpo", low, result_of("rdpo", 0.1, 0.1))], path) == {"dpo": high, "sft": low, "rdpo": low}
     assert read_tuned(path) == {"dpo": high, "sft": low, "rdpo": low}
     kept = read_trials(path)
-    assert len(kept) == 5 and kept[1] == {"method": "dpo", "swapped": 0.0, "seed": 0, "criterion": 0.75, "setting": high, "metrics": {"reward": [0.6, 10], "utility": [0.9, 10]}}
+    assert len(kept) == 5 and kept[1] == {"method": "dpo", "swapped": 0.0, "seed": 0, "criterion": 0.75, "setting": high, "metrics": {"reward": 0.6, "utility": 0.9}}
     write_trials([("dpo", low, result_of("dpo", 0.9, 0.9))], path)  # a method's new trials replace its old ones
     assert read_tuned(path)["dpo"] == low and len(read_trials(path)) == 4
 
 
 def test_trials_that_an_earlier_file_of_choices_holds_stay(tmp_path):
     path = tmp_path / "trials.json"
-    before = {"method": "sft", "swapped": 0.0, "seed": 0, "criterion": 0.5, "setting": {"learning_rate": 1e-4}, "metrics": {"reward": [0.5, 10]}}
-    path.write_text(json.dumps({"chosen": {"sft": before["setting"]}, "trials": [before]}))
+    before = {"method": "sft", "swapped": 0.0, "seed": 0, "criterion": 0.5, "setting": {"learning_rate": 1e-4}, "metrics": {"reward": 0.5}}
+    path.write_text(json.dumps({"chosen": {"sft": before["setting"]}, "trials": [before | {"metrics": {"reward": [0.5, 10]}}]}))
     assert read_trials(path) == [before]
     assert set(write_trials([("dpo", {"learning_rate": 5e-4}, result_of("dpo", 0.6, 0.9))], path)) == {"sft", "dpo"}
     assert read_trials(path)[0] == before

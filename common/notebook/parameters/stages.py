@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
 from common.data.counterfactual import variant_named
 from common.data.formats.record import check_score_range
 from common.methods import RoundSettings, SelfAugmentedSettings, TrainSettings, check_methods, check_references
+from common.notebook.parameters.checked import Checked
 from common.notebook.providers import read_providers
-from common.runtime import checked, is_list, nearest, resolve, yaml_file
+from common.runtime import resolve
 from common.schema import ScoreScale
 from common.specs import Spec, spec_of
 from common.storage.shards import shard_of
@@ -28,67 +28,6 @@ INPUTS = {"reward_score": "pairs.jsonl", "train_rdpo": "scored.jsonl"}
 MINIATURES = ("miniature", "micro")
 """Names of students that the laboratory makes, see `common.miniature.lab`."""
 TRAINING = TrainSettings()
-RENAMED = {
-    **dict.fromkeys(("base_url", "api_key_env", "concurrency", "prices", "max_cost"), "is a field of a provider: name a file of them as providers, see docs/models.md (local_batch: of a local model)"),
-    **dict.fromkeys(("alpha", "eta", "tau", "variance", "label_smoothing"), "is a knob of a loss: knobs = {\"%s\": 1.0}, or knobs %s=1.0 on a command line"),
-    **dict.fromkeys(("revision", "source_revision"), "is written behind the name: owner/name@commit"),
-    **dict.fromkeys(("labels_file", "labels_texts"), "is now labels: a list of the file of labels and, where that holds ids, the file of texts"),
-    "profile": "is gone: output names the folder of the run",
-}  # fmt: skip
-"""Former parameter -> what took its place."""
-AnyOf = TypeVar("AnyOf", bound="Checked")
-
-
-class Checked(BaseModel):
-    """Parameters that are checked one by one and together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _in_range(cls, value: Any, info: Any) -> Any:
-        return checked(info.field_name, value, cls.model_fields[info.field_name].annotation)
-
-    @classmethod
-    def of(cls: type[AnyOf], given: Mapping[str, Any]) -> AnyOf:
-        """The parameters with these values, and those of the file `settings` where they are not given.
-
-        A list is also taken from a single value or one string, `0,1` or `[0, 1]`, and knobs from `alpha=2,eta=4`, since
-        `papermill -p` passes neither. Raises ValueError naming every unknown, renamed, mistyped or impossible
-        parameter.
-        """
-        problems, values = [], dict(given)
-        if path := values.get("settings"):
-            rare = yaml_file("settings", str(path))
-            problems += [
-                f"settings: {path} gives {name}, which is given already; leave it out of the file"
-                for name in rare
-                if rare[name] != values.get(name, rare[name])
-            ]
-            values = {**rare, **values}
-        where = lambda name: f"settings: {path}: " if path and name in rare else ""  # noqa: E731
-        for name in [name for name in values if name not in cls.model_fields]:
-            problems.append(where(name) + _unknown(name, list(cls.model_fields)))
-            del values[name]
-        for name, value in list(values.items()):
-            try:
-                values[name] = checked(name, *_parsed(value, cls.model_fields[name].annotation))
-            except ValueError as error:
-                problems.append(f"{where(name)}parameter {error}")
-        missing = [name for name, field in cls.model_fields.items() if field.is_required() and name not in values]
-        problems += [f"parameter {name} is missing" for name in missing]
-        made = cls.model_construct(**values)  # every value is checked
-        problems = problems or made.problems()
-        if problems:
-            raise ValueError("; ".join(problems))
-        return made
-
-    def problems(self) -> list[str]:
-        """What is wrong with values that are each of the right type: names of models, methods, kinds and providers."""
-        return [str(error) for check in self._checks() if (error := _error_of(check))]
-
-    def _checks(self) -> list[Callable[[], object]]:
-        return []
 
 
 class Stage(Checked):
@@ -114,14 +53,12 @@ class GenerateData(Stage):
 
     pairs: self_critique, recorded, or counterfactual_ and a variant. teacher: who answers, criticises and revises.
     respond_with: who gives the first answers, where that is not the teacher. source: file or Hub data set (name@commit)
-    of prompts; "" for the miniature's own.
-    prompts: how many; with a source at most so many, 0 for all. shard: "3/8" for the third of eight parts of them, to be
-    merged by `common.storage.shards`. benign_share: of harmless requests among the
-    miniature's. noise_no_better, noise_worse, noise_on, edits: see `MiniatureTeacher`. pilot: chains of a real teacher that
-    are looked at before the others, 0 for none;
-    least_yield: share of usable ones among them. failed_limit: share of failed prompts that stops the run.
-    cut_at_sentence: an answer that is cut off ends with its last whole sentence. prompts_file: other texts, a YAML file
-    or a version in `common.prompts`.
+    of prompts; "" for the miniature's own. prompts: how many; with a source at most so many, 0 for all. shard: "3/8" for
+    the third of eight parts of them, to be merged by `common.storage.shards`. benign_share: of harmless requests among
+    the miniature's. noise_no_better, noise_worse, noise_on, edits: see `MiniatureTeacher`. pilot: chains of a real
+    teacher that are looked at before the others, 0 for none; least_yield: share of usable ones among them. failed_limit:
+    share of failed prompts that stops the run. cut_at_sentence: an answer that is cut off ends with its last whole
+    sentence. prompts_file: other texts, a YAML file or a version in `common.prompts`.
     """
 
     pairs: str = "self_critique"
@@ -195,10 +132,9 @@ class RewardScore(FromPairs):
 
     judge: who scores; scores that the pairs bring are not read. judge_error, judge_blind_to, judge_unclear: of the
     miniature's, see `MiniatureJudge`. labels: file of labelled answers that a real judge is checked on first, and the
-    file of texts where it holds ids;
-    least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for the experiment's. unscored_limit,
-    failed_limit: shares that stop the run. max_new_tokens: of a verdict; one that is cut off or not understood gets
-    twice that.
+    file of texts where it holds ids; least_kappa: a judge that agrees less stops the run. scale: of the judge, "" for
+    the experiment's. unscored_limit, failed_limit: shares that stop the run. max_new_tokens: of a verdict; one that is
+    cut off or not understood gets twice that.
     """
 
     judge: str = "miniature"
@@ -231,17 +167,16 @@ class RewardScore(FromPairs):
 class TrainRDPO(FromPairs):
     """Of `train_rdpo`; the defaults of training are those of `TrainSettings`.
 
-    held_out: file of
-    prompts that are evaluated on, in place of those in the pairs file. methods: rows of the table. seeds: of pairs
-    drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder that keeps every result with excerpts
-    for texts. student: folder, Hub name (name@commit) or a miniature. pad_token: an existing token to pad with.
-    train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose answers are exchanged, each a row.
-    knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned: trials.json of `common.notebook.tune`.
-    rounds: of rows that train in rounds, see `RoundSettings`. self_augmented: see `SelfAugmentedSettings`. evaluation_prompts: at most, a set. final_judge: of a real
-    student's answers; reward_judge: who scored the pairs, in the miniature as step 2 noted it.
-    match_utility: a real student's adapters are tried at every strength too, on validation. paraphrases: file of
-    `common.paraphrase` with other wordings of the held-out prompts, for `same_outcome`. labels, least_kappa: as in
-    `RewardScore`.
+    held_out: file of prompts that are evaluated on, in place of those in the pairs file. methods: rows of the table.
+    seeds: of pairs drawn, adapters and order. evaluate_on: validation, or test for the final table. finished: folder
+    that keeps every result with excerpts for texts. student: folder, Hub name (name@commit) or a miniature. pad_token:
+    an existing token to pad with. train_pairs: drawn anew by every seed, 0 for all. swapped: shares of them whose
+    answers are exchanged, each a row. knobs: of the losses; tau may be "judge", see `students.settings_of`. tuned:
+    trials.json of `common.notebook.tune`. rounds: of rows that train in rounds, see `RoundSettings`. self_augmented: see
+    `SelfAugmentedSettings`. evaluation_prompts: at most, a set. final_judge: of a real student's answers; reward_judge:
+    who scored the pairs, in the miniature as step 2 noted it. match_utility: a real student's adapters are tried at
+    every strength too, on validation. paraphrases: file of `common.paraphrase` with other wordings of the held-out
+    prompts, for `same_outcome`. labels, least_kappa: as in `RewardScore`.
     """
 
     held_out: str = ""
@@ -395,37 +330,3 @@ def input_of(stage: str, p: FromPairs) -> Path:
 def _is_given(name: str, value: Any) -> bool:
     hidden = name.startswith("_") or name in ("In", "Out")
     return not hidden and isinstance(value, str | int | float | bool | list | dict | tuple | None)
-
-
-def _parsed(value: Any, kind: Any) -> tuple[Any, Any, bool]:
-    """(value, kind, whether it must be of that type as it is) for `checked`."""
-    if is_list(kind) and not isinstance(value, list):
-        from_text = not isinstance(value, tuple)
-        return _listed(str(value)) if from_text else list(value), kind, not from_text
-    if getattr(kind, "__origin__", None) is dict and isinstance(value, str):
-        if value.strip().startswith("{"):
-            return yaml.safe_load(value), kind, True
-        parts = [part.partition("=") for part in _listed(value)]
-        return {knob.strip(): number for knob, _, number in parts}, kind, False
-    return value, kind, True
-
-
-def _listed(text: str) -> list[str]:
-    """The parts of `a,b`, `[a, b]` or `["a", "b"]`."""
-    text = text.strip()
-    inner = text[1:-1] if (text[:1], text[-1:]) in (("[", "]"), ("(", ")")) else text
-    return [part for piece in inner.split(",") if (part := piece.strip().strip("'\"").strip())]
-
-
-def _unknown(name: str, there: list[str]) -> str:
-    if name in RENAMED:
-        return f"parameter {name} {RENAMED[name].replace('%s', name)}"
-    return f"unknown parameter {name}" + (nearest(name, there) or f"; there are {', '.join(there)}")
-
-
-def _error_of(check: Callable[[], object]) -> Exception | None:
-    try:
-        check()
-    except (OSError, ValueError) as error:
-        return error
-    return None

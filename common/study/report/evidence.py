@@ -8,10 +8,9 @@ from pathlib import Path
 from common.report.figures import save_figure
 from common.storage import write_json
 from common.study.design import BLIND_TO
-from common.study.figures import contrast_figure, frontier_figure, map_figure, sweep_figure
 from common.study.mechanism import mechanism_figure, read_probed
-from common.study.rows import Study, behaviour
-from common.study.tables import (
+from common.study.report.figures import contrast_figure, frontier_figure, map_figure, sweep_figure
+from common.study.report.tables import (
     CONTRASTS_NOTE,
     blind_table,
     centre_table,
@@ -27,6 +26,7 @@ from common.study.tables import (
     settings_table,
     write_all,
 )
+from common.study.rows import Study, behaviour
 
 
 def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
