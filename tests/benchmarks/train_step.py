@@ -5,7 +5,8 @@
 The same model with the same LoRA, the same pairs, batch, threads and gradient checkpointing. Every contestant runs in a
 process of its own, in turn: `--rounds` times three steps in the cases with SmolLM2's own size, two steps in grid and growth;
 medians count, minimum and maximum over the rounds stand beside them. A step is everything between two optimiser updates; a cold
-epoch adds what comes before the first one, our reference pass included. A step of dSC is one of SFT: it trains on fewer rows. Writes
+epoch adds what comes before the first one, our reference pass included, and what the last step takes more than others: ours
+measures KL there, as in every tenth of a long training. A step of dSC is one of SFT: it trains on fewer rows. Writes
 results/benchmarks.json after every cell, then a table and a figure.
 
 ROWS.jsonl holds the persona pairs that `common/profiles/small/prepare.py` describes; without it there is no real case.
@@ -71,21 +72,22 @@ def persona_pairs(rows_file, count):
 
 
 def measure(contestant, folder, pairs, batch, steps, four_bit, checkpointing, profiled=None):
-    """Trains one step that does not count, then `steps` more; figures of this process. `profiled`: one more callback."""
+    """Trains one step that does not count, `steps` more, and a last one, in which ours measures KL besides; figures of this
+    process. `profiled`: one more callback."""
     quiet_libraries()
     model, tokenizer = load_student(folder, four_bit=four_bit, compute_dtype=None if four_bit else torch.float32)
     dtype, begun = name_of(model.dtype), time.perf_counter()
-    trainer = trainer_for(contestant, model, tokenizer, pairs, tempfile.mkdtemp(dir=folder), per_device_train_batch_size=batch, gradient_checkpointing=checkpointing, max_steps=steps + 1)
+    trainer = trainer_for(contestant, model, tokenizer, pairs, tempfile.mkdtemp(dir=folder), per_device_train_batch_size=batch, gradient_checkpointing=checkpointing, max_steps=steps + 2)
     prepared, clock = time.perf_counter() - begun, Clock()
     trainer.add_callback(clock)
     if profiled:
         trainer.add_callback(profiled)
     loss = trainer.train().training_loss
-    step = statistics.median(clock.steps[1:])
+    step = statistics.median(clock.steps[1:-1])
     lengths = {name: statistics.mean(map(len, trainer.train_dataset[f"{name}_ids"])) for name in ("prompt", "chosen", "rejected") if f"{name}_ids" in trainer.train_dataset.column_names}
     return {
-        "seconds_per_step": step, "pairs_per_second": batch / step, "cold_seconds_per_pair": prepared / len(pairs) + step / batch,
-        "peak_gib": peak_gib(), "mean_loss": loss, "tokens": lengths, "computed_in": dtype,
+        "seconds_per_step": step, "pairs_per_second": batch / step, "cold_seconds_per_pair": (prepared + clock.steps[-1] - step) / len(pairs) + step / batch,
+        "last_step_seconds": clock.steps[-1], "peak_gib": peak_gib(), "mean_loss": loss, "tokens": lengths, "computed_in": dtype,
     }  # fmt: skip
 
 
@@ -179,7 +181,7 @@ def benchmark(parts, rows_file, rounds, results):
 
     def cell(part, shape, prompt, answer, batch, folder, steps=2, rounds=1, **how):
         print(f"{part}, prompt {prompt}, answers {answer}, {batch} pairs a step, {shape['num_hidden_layers']} layers, {shape['vocab_size']} words {how or ''}", flush=True)
-        row = compare(folder, random_pairs(batch * (steps + 1), prompt, answer, shape["vocab_size"]), batch, steps, rounds, **how)
+        row = compare(folder, random_pairs(batch * (steps + 2), prompt, answer, shape["vocab_size"]), batch, steps, rounds, **how)
         row = {"prompt": prompt, "answer": answer, "layers": shape["num_hidden_layers"], "vocabulary": shape["vocab_size"], **row}
         if part != "sft":
             operations = batch * floor_operations(shape, prompt, answer)
@@ -206,7 +208,7 @@ def benchmark(parts, rows_file, rounds, results):
             student = Path(scratch, "student")
             student.symlink_to(smollm2())
             print("real, persona pairs, 4 pairs a step, SmolLM2-135M", flush=True)
-            results["real"] = compare(student, persona_pairs(rows_file, 16), 4, 3, rounds)
+            results["real"] = compare(student, persona_pairs(rows_file, 20), 4, 3, rounds)
             yield print(f"  {describe(results['real'])}", flush=True)
         if "sft" in parts:
             for prompt, answer in ((300, 120), (60, 120)):
@@ -224,7 +226,7 @@ def benchmark(parts, rows_file, rounds, results):
         if "profile" in parts:
             for prompt, answer in ((300, 120), (60, 120)):
                 print(f"profile of our step, prompt {prompt}, answers {answer}", flush=True)
-                pairs = random_pairs(8, prompt, answer, SMOLLM2["vocab_size"])
+                pairs = random_pairs(12, prompt, answer, SMOLLM2["vocab_size"])
                 shares = in_own_process(where_time_goes, folder_of(SMOLLM2), pairs, 4, SMOLLM2["vocab_size"])
                 yield results.setdefault("where_time_goes", []).append({"prompt": prompt, "answer": answer, "batch": 4, "shares": shares})
 
