@@ -41,6 +41,7 @@ evidence: $(INSTALLED)
 
 related: $(INSTALLED)
 	$(BIN)/python -m common.study.related
+	$(BIN)/python -m common.study.systems
 
 evidence-full: $(INSTALLED)
 	$(BIN)/python -m common.study --full

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from common.miniature.evaluator import WorldEvaluator
 from common.miniature.language_model import Recipe, pretrained_student
 from common.miniature.world import world_of
 from common.runtime import ROOT
-from common.schema import Sampling, ScoredPair, ScoreScale, fingerprint
+from common.schema import PromptRecord, Sampling, ScoredPair, ScoreScale, fingerprint
 from common.storage import write_json
 from common.student.load import load_student
 from common.study.design import Cell, Row
@@ -49,7 +50,7 @@ CANDIDATES = 5
 
 def run_row(row: Row, folder: Path) -> Result:
     """The result of a row, kept below `folder` and taken from there where it was made of the same before."""
-    student, evaluator = admitted_student(row.cell.experiment, row.seed, folder), _evaluator(row.cell, row.seed)
+    student, evaluator = admitted_student(row.cell.experiment, row.seed, folder), evaluator_of(row.cell, row.seed)
     run = Experiment(
         student, scored_pairs(row.cell, row.seed, student), evaluator, folder_of(row, folder), SETTINGS, row.split, tuned={row.method: row.setting},
         match_utility=row.split == "test", evaluations=_evaluations(row.cell.experiment, row.seed, evaluator.reward_judge.name), **lab.LOADED,
@@ -125,7 +126,7 @@ def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
     for number in range(CANDIDATES):
         student = pretrained_student(world, Recipe(seed=seed + 1000 * number), cache=folder / "students")
         if len(tried) <= number or tried[number]["student"] != student.name:
-            evaluation = _evaluator(Cell(experiment), seed)(
+            evaluation = evaluator_of(Cell(experiment), seed)(
                 TrainedStudent("base", *load_student(student, **lab.LOADED)), "validation", seed
             )
             measured = {"utility": evaluation.value("utility"), "behaviour": evaluation.value(world.OBJECTIVE)}
@@ -147,8 +148,24 @@ def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
 def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
     """The pairs of a cell, with prompts, teacher and judge of this seed. `student` is the teacher where the cell wants
     that."""
-    world = world_of(cell.experiment)
-    records, texts = world.prompts_for("train", cell.pairs, cell.benign_share, seed), world.PROMPTS
+    records = world_of(cell.experiment).prompts_for("train", cell.pairs, cell.benign_share, seed)
+    scored = pairs_on(records, cell, seed, student)
+    rng = random.Random(seed)
+    usable = [pair for pair in scored if pair.is_scored]
+    if cell.control == "subset":
+        return rng.sample(usable, len(accepted(scored)))
+    if cell.control == "shuffled":
+        others = rng.sample(usable, len(usable))
+        return [
+            pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")})
+            for pair, other in zip(usable, others)
+        ]
+    return scored
+
+
+def pairs_on(records: Sequence[PromptRecord], cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
+    """Pairs on these prompts, made by the cell's teacher and scored by its judge."""
+    texts = world_of(cell.experiment).PROMPTS
     if cell.teacher == "program":
         noise = {"no_better": cell.noise / 2, "worse": cell.noise / 2, "noise_on": cell.noise_on}
         how = {"instructed": bool(cell.variant), "edits": cell.edits}
@@ -171,21 +188,10 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
             )
         else:
             pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
-        scored = list(score_pairs(_judge(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
-    rng = random.Random(seed)
-    usable = [pair for pair in scored if pair.is_scored]
-    if cell.control == "subset":
-        return rng.sample(usable, len(accepted(scored)))
-    if cell.control == "shuffled":
-        others = rng.sample(usable, len(usable))
-        return [
-            pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")})
-            for pair, other in zip(usable, others)
-        ]
-    return scored
+        return list(score_pairs(judge_of(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
 
 
-def _judge(cell: Cell, seed: int) -> Judge | FeedbackJudge:
+def judge_of(cell: Cell, seed: int) -> Judge | FeedbackJudge:
     """The judge that scores the cell's pairs."""
     texts = world_of(cell.experiment).PROMPTS
     prompts = texts.model_copy(update={"scale": ScoreScale.BINARY}) if cell.binary else texts
@@ -195,10 +201,10 @@ def _judge(cell: Cell, seed: int) -> Judge | FeedbackJudge:
 
 
 @lru_cache(maxsize=4)
-def _evaluator(cell: Cell, seed: int) -> WorldEvaluator:
+def evaluator_of(cell: Cell, seed: int) -> WorldEvaluator:
     """With the judge that scored the cell's pairs as reward judge, and another one with other errors as final judge."""
     return lab.evaluator(
-        cell.experiment, prompts=PROMPTS, max_new_tokens=MAX_NEW_TOKENS, reward_judge=_judge(cell, seed)
+        cell.experiment, prompts=PROMPTS, max_new_tokens=MAX_NEW_TOKENS, reward_judge=judge_of(cell, seed)
     )
 
 

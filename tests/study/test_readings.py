@@ -12,7 +12,17 @@ from common.methods import METHODS
 from common.storage import write_json
 from common.study import run as evidence
 from common.study.design import OF_READINGS, READINGS, SEEDS, TRIAL_SEEDS, TRIALS, Cell, parts, trial_settings
-from common.study.readings import BAR, NAMED, NOISES, TRAINED, against_the_best, noise_table, recipe_table, tau_table, write_report
+from common.study.readings import (
+    BAR,
+    NAMED,
+    NOISES,
+    TRAINED,
+    against_the_best,
+    noise_table,
+    recipe_table,
+    tau_table,
+    write_report,
+)
 from common.study.rows import Study, behaviour
 
 NEW = {"rdpo_label", "rdpo_ml", "label_nll", "filter_nll", "route"}
@@ -57,7 +67,7 @@ def test_only_methods_without_trials_get_them_and_beside_their_rows(tmp_path, mo
         return []
 
     monkeypatch.setattr(evidence, "ProcessPoolExecutor", lambda *given: nullcontext())
-    monkeypatch.setattr(evidence, "_finish", finish)
+    monkeypatch.setattr(evidence, "finish", finish)
     monkeypatch.setattr(evidence, "_keep_students", lambda *given: None)
     monkeypatch.setattr(evidence, "_try_settings", tried)
     monkeypatch.setattr(evidence, "_measure", lambda part, pool, rows, folder: asked.update({part: rows}) or [])
