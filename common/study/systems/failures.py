@@ -27,9 +27,10 @@ from common.training.kept import Setting, trained_once, training_of
 
 SEEDS, CASES, TUNED_AS = (0, 1, 2), ((),), "rdpo"
 CELL = Cell()
-SEARCH = Search(rounds=3, proposals=200, top_p=0.8, warm_up_epochs=10, prompt_tokens=64, answer_tokens=MAX_NEW_TOKENS)
-PROPOSER = AUTHORS.changed(learning_rate=1.3e-3, beta=0.27, sft_learning_rate=6e-3, max_length=512)
-"""Learning rates and beta are those of the miniature, found on the trial seed 100, see LOG.md."""
+SEARCH = Search(rounds=3, proposals=300, top_p=0.8, warm_up_epochs=20, prompt_tokens=64, answer_tokens=MAX_NEW_TOKENS)
+PROPOSER = AUTHORS.changed(learning_rate=1.3e-3, beta=0.27, epochs=3, sft_learning_rate=6e-3, max_length=512)
+"""The warm-up is long enough for a proposer of this size; learning rate and beta are those that the study's trials chose
+for DPO. Three epochs, since a round has tens of pairs here."""
 REPLACED = 100
 """Usual pairs that those on found prompts take the place of, at most."""
 MADE_OF = {
