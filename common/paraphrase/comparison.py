@@ -40,13 +40,21 @@ def compare_decoding(
         ]
         judged = meaning.judge([source for source, _ in rows], [reply.text for _, reply in rows])
         seen: set[tuple[str, str]] = set()
-        found: dict[str, list[bool]] = {"right": [], "changed": [], "right_and_changed": [], "distinct": [], "usable": []}
+        found: dict[str, list[bool]] = {
+            "right": [],
+            "changed": [],
+            "right_and_changed": [],
+            "distinct": [],
+            "usable": [],
+        }
         for (source, reply), judgement in zip(rows, judged, strict=True):
             right = reply.whole and judgement.score is not None and judgement.score > (low + high) / 2
             changed = words(reply.text) != words(source)
             new = (source, words(reply.text)) not in seen
             seen.add((source, words(reply.text)))
-            for shares, value in zip(found.values(), (right, changed, right and changed, new, right and changed and new)):
+            for shares, value in zip(
+                found.values(), (right, changed, right and changed, new, right and changed and new)
+            ):
                 shares.append(value)
         names = {"experiment": records[0].experiment, "method": name, "seed": seed}
         metrics += [rate(shares, metric=metric, **names) for metric, shares in found.items()]

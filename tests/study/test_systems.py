@@ -63,14 +63,14 @@ def test_annotators_are_measured_by_what_their_types_want(share, micro, pairs, e
 
 def test_ways_of_decoding_are_compared_on_held_out_requests(micro, tmp_path, monkeypatch):
     def learnt(student, records, meaning, settings, folder, **how):
-        assert {record.split for record in records} == {"train"} and settings.sft_learning_rate == wordings.LEARNT["sft_learning_rate"]
+        assert {(record.split, record.kind) for record in records} == {("train", "plain")} and settings.sft_learning_rate == wordings.LEARNT["sft_learning_rate"]
         return TrainedStudent("sft", *load_student(student, compute_dtype=torch.float32))
 
     monkeypatch.setattr(wordings, "paraphraser", learnt)
-    monkeypatch.setattr(wordings, "PROMPTS", 2)
+    monkeypatch.setattr(wordings, "PROMPTS", 4)
     metrics = wordings.measure(1, micro, tmp_path, {})
     assert {one.method for one in metrics} == set(wordings.WAYS) and {one.metric for one in metrics} == set(wordings.COLUMNS)
-    assert {(one.n, one.seed) for one in metrics} == {(16, 1)}  # four texts for two harmful and two benign requests
+    assert {(one.n, one.seed) for one in metrics} == {(16, 1)}  # four texts for each of four requests
 
 
 def test_prompts_are_failed_on_where_the_answer_is_wrong():

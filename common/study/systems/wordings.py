@@ -1,11 +1,13 @@
 """Dynamic Blocking: does it say requests in other words, and rightly, more often than greedy decoding or sampling?
 
 The world knows exactly: a wording is right where the same verb, object and wrapper are read in it; a right one with
-other words has another frame or other slots. Every way of decoding has the same trained paraphraser.
+other words has another frame or other slots. Every way of decoding has the same trained paraphraser. Requests are plain,
+since a wrapper has a single wording here, which blocking could only break.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from common.miniature import lab
@@ -18,7 +20,7 @@ from common.study.design import Cell
 from common.training.kept import Setting
 
 SEEDS, CASES, TUNED_AS = (0, 1, 2), ((),), ""
-CELL, LESSONS, PROMPTS, MAX_NEW_TOKENS = Cell(), 400, 50, 48
+CELL, LESSONS, PROMPTS, MAX_NEW_TOKENS = Cell(), 400, 100, 48
 LEARNT = {"sft_learning_rate": 6e-3, "epochs": 10}
 """Of both trainings of the paraphraser; found on the trial seed 100, see LOG.md."""
 MADE_OF = {"lessons": LESSONS, "prompts": PROMPTS, "max_new_tokens": MAX_NEW_TOKENS, "learnt": LEARNT}
@@ -31,8 +33,8 @@ NOTE = "Share of four texts for each of 100 held-out requests. Right: the same v
 
 def measure(seed: int, student: Path, folder: Path, setting: Setting) -> list[Metric]:
     """Every way of decoding one trained paraphraser, which is kept in `folder`."""
-    records, meaning = safety.prompts_for("train", LESSONS, CELL.benign_share, seed), lab.meaning("safety")
+    drawn = partial(safety.prompts_for, benign_share=CELL.benign_share, wrapped_share=0.0)
     settings, limit = SETTINGS.changed(**LEARNT, seed=seed), {"max_new_tokens": MAX_NEW_TOKENS}
+    records, meaning = drawn("train", LESSONS, seed=seed), lab.meaning("safety")
     trained = paraphraser(student, records, meaning, settings, folder, **limit, **lab.LOADED)
-    sets = safety.evaluation_sets("test", PROMPTS)
-    return compare_decoding(chat_of(trained), [*sets["harmful"], *sets["benign"]], meaning, seed, **limit)
+    return compare_decoding(chat_of(trained), drawn("test", PROMPTS, seed=1), meaning, seed, **limit)
