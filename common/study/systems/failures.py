@@ -7,6 +7,7 @@ pairs replaced by pairs on prompts that were found.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +19,7 @@ from common.miniature import lab
 from common.miniature.worlds import safety
 from common.reversegen.proposals import distinct
 from common.reversegen.rounds import SETTINGS as AUTHORS
-from common.reversegen.rounds import Search, Target, Verdict, find_failures
+from common.reversegen.rounds import FOUND, Search, Target, Verdict, find_failures
 from common.schema import Metric, PromptRecord
 from common.storage import read_records
 from common.study.cells import MAX_NEW_TOKENS, SETTINGS, evaluator_of, judge_of, pairs_on, scored_pairs
@@ -61,13 +62,16 @@ def measure(seed: int, student: Path, folder: Path, setting: Setting) -> list[Me
         training_of("rdpo", student, usual, settings, **lab.LOADED), partial(once, usual, folder=folder / "target")
     )
     records = safety.prompts_for("train", CELL.pairs, CELL.benign_share, seed)
-    new, rounds = find_failures(
-        student, target, records, judge, lab.oracle("safety"), partial(lab.proposal, "safety"), folder / "search",
-        PROPOSER.changed(seed=seed), SEARCH, read_as="world of safety", **lab.LOADED,
-    )  # fmt: skip
-    found = []
-    for number, (place, row) in enumerate(zip(sorted((folder / "search").glob("round-*")), rounds, strict=True)):
-        verdicts = read_records(place / "verdicts.jsonl", Verdict)
+    search, found = folder / "search", []
+    try:
+        find_failures(
+            student, target, records, judge, lab.oracle("safety"), partial(lab.proposal, "safety"), search,
+            PROPOSER.changed(seed=seed), SEARCH, read_as="world of safety", **lab.LOADED,
+        )  # fmt: skip
+    except ValueError as stopped:  # no failure, a collapse, or none confirmed: what was made until then counts
+        print(f"reversegen, seed {seed}: {stopped}", flush=True)
+    for number, path in enumerate(sorted(search.glob("round-*/round.json"))):
+        row, verdicts = json.loads(path.read_text(encoding="utf-8")), read_records(path.with_name("verdicts.jsonl"), Verdict)
         method = f"round_{number}" if number else "warm_up"
         found += failing(
             [one.prompt for one in verdicts], [one.answer for one in verdicts],
@@ -84,9 +88,13 @@ def measure(seed: int, student: Path, folder: Path, setting: Setting) -> list[Me
     trained = target.load()
     answers = answers_of(evaluator.chat(trained), others, MAX_NEW_TOKENS)
     found += failing(others, answers, found_good(judge, others, answers), method="random", **names)
-    replaced = new[:REPLACED]
-    pairs = [*usual[: len(usual) - len(replaced)], *pairs_on(replaced, CELL, seed, student)]
-    for method, one in (("usual", trained), ("found", once(pairs, folder=folder / "found"))):
+    replaced = list(read_records(search / FOUND, PromptRecord))[:REPLACED]
+    students = {"usual": trained}
+    if replaced:
+        pairs = [*usual[: len(usual) - len(replaced)], *pairs_on(replaced, CELL, seed, student)]
+        students["found"] = once(pairs, folder=folder / "found")
+        found.append(mean([float(len(replaced))], metric="replaced", method="found", **names))
+    for method, one in students.items():
         measured = evaluator(one, "test", seed).metrics
         found += [m.model_copy(update={"method": method}) for m in measured if m.metric in COLUMNS]
     return found
