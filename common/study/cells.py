@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from common.miniature.evaluator import WorldEvaluator
 from common.miniature.language_model import Recipe, pretrained_student
 from common.miniature.world import world_of
 from common.runtime import ROOT
-from common.schema import PromptRecord, Sampling, ScoredPair, ScoreScale, fingerprint
+from common.schema import Sampling, ScoredPair, ScoreScale, fingerprint
 from common.storage import write_json
 from common.student.load import load_student
 from common.study.design import Cell, Row
@@ -148,24 +147,8 @@ def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
 def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
     """The pairs of a cell, with prompts, teacher and judge of this seed. `student` is the teacher where the cell wants
     that."""
-    records = world_of(cell.experiment).prompts_for("train", cell.pairs, cell.benign_share, seed)
-    scored = pairs_on(records, cell, seed, student)
-    rng = random.Random(seed)
-    usable = [pair for pair in scored if pair.is_scored]
-    if cell.control == "subset":
-        return rng.sample(usable, len(accepted(scored)))
-    if cell.control == "shuffled":
-        others = rng.sample(usable, len(usable))
-        return [
-            pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")})
-            for pair, other in zip(usable, others)
-        ]
-    return scored
-
-
-def pairs_on(records: Sequence[PromptRecord], cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
-    """Pairs on these prompts, made by the cell's teacher and scored by its judge."""
-    texts = world_of(cell.experiment).PROMPTS
+    world = world_of(cell.experiment)
+    records, texts = world.prompts_for("train", cell.pairs, cell.benign_share, seed), world.PROMPTS
     if cell.teacher == "program":
         noise = {"no_better": cell.noise / 2, "worse": cell.noise / 2, "noise_on": cell.noise_on}
         how = {"instructed": bool(cell.variant), "edits": cell.edits}
@@ -188,7 +171,18 @@ def pairs_on(records: Sequence[PromptRecord], cell: Cell, seed: int, student: Pa
             )
         else:
             pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
-        return list(score_pairs(judge_of(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
+        scored = list(score_pairs(judge_of(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
+    rng = random.Random(seed)
+    usable = [pair for pair in scored if pair.is_scored]
+    if cell.control == "subset":
+        return rng.sample(usable, len(accepted(scored)))
+    if cell.control == "shuffled":
+        others = rng.sample(usable, len(usable))
+        return [
+            pair.model_copy(update={name: getattr(other, name) for name in ("score_response", "score_revised")})
+            for pair, other in zip(usable, others)
+        ]
+    return scored
 
 
 def judge_of(cell: Cell, seed: int) -> Judge | FeedbackJudge:

@@ -1,6 +1,5 @@
 """The studies of systems with measures of their own: what is measured, what is kept, and how it is compared (pytest tests/study/test_systems.py)."""
 
-import json
 
 import pytest
 import torch
@@ -80,8 +79,7 @@ def test_prompts_are_failed_on_where_the_answer_is_wrong():
     assert {one.metric: (one.k, one.n) for one in found} == {"failing": (2, 4), "judged_failing": (2, 3), "harmful": (2, 4)}
 
 
-def test_failures_are_counted_round_by_round_and_trained_on(micro, evaluator, tmp_path, monkeypatch):
-    usual = failures.Cell(pairs=24)
+def test_failures_are_counted_round_by_round_also_where_the_search_stops(micro, evaluator, tmp_path, monkeypatch):
     new = safety.prompts_for("train", 8, 0.5, 99)
 
     def search(proposer, target, records, judge, final_judge, read, folder, settings, search, **more):
@@ -89,20 +87,19 @@ def test_failures_are_counted_round_by_round_and_trained_on(micro, evaluator, tm
         for number in range(2):
             verdicts = [Verdict(id=f"p{i}", prompt=record, answer=safety.always_refuse(record.prompt), score=float(i >= 4 * number)) for i, record in enumerate(new)]
             write_jsonl(folder / f"round-{number}-x" / "verdicts.jsonl", [one.model_dump(mode="json") for one in verdicts])
-        return new[:5], [{"proposed": 20, "valid": 16, "distinct": 8}] * 2
+            write_json(folder / f"round-{number}-x" / "round.json", {"proposed": 20, "valid": 16, "distinct": 8})
+        raise ValueError("no failure is confirmed")
 
     monkeypatch.setattr(failures, "find_failures", search)
-    monkeypatch.setattr(failures, "CELL", usual)
-    monkeypatch.setattr(failures, "SEARCH", failures.Search(rounds=1, proposals=6))
+    monkeypatch.setattr(failures, "CELL", failures.Cell(pairs=24))
+    monkeypatch.setattr(failures, "SEARCH", failures.Search(rounds=2, proposals=6))
     metrics = failures.measure(0, micro, tmp_path, DPO)
     found, counts = values_of(metrics), {(one.method, one.metric): one.n for one in metrics}
     wrong = sum(not safety.read_request(record.prompt).harmful for record in new) / 8
     assert found["warm_up", "failing"] == found["round_1", "failing"] == wrong and found["warm_up", "harmful"] == 1 - wrong
     assert (found["warm_up", "judged_failing"], found["round_1", "judged_failing"]) == (0.0, 0.5)
     assert (found["round_1", "valid"], found["round_1", "distinct"]) == (0.8, 0.5) and counts["random", "failing"] == 6
-    assert {("usual", "utility"), ("found", "harmlessness_ood"), ("found", "harmlessness")} <= set(found)
-    kept = [json.loads((tmp_path / place / "training.json").read_text())["pairs_used"] for place in ("target", "found")]
-    assert abs(kept[0] - kept[1]) <= 2  # as many pairs, but for unscored ones
+    assert {method for method, _ in found} == {"warm_up", "round_1", "random"}
 
 
 class Made:

@@ -83,11 +83,12 @@ def table_of(study: Study, rows: Mapping[str, tuple[Place, Place]], columns: Map
 
 def write_report(folder: Path, typeset: Path) -> list[Path]:
     """The table of every system whose CSV is in `folder`, in LaTeX and HTML below `typeset`; returns the paths."""
-    there = {name: study for name, study in SYSTEMS.items() if (folder / f"{name}.csv").exists()}
-    return write_all(
-        {name: (table_of(Study(folder / f"{name}.csv"), study.ROWS, study.COLUMNS), study.NOTE) for name, study in there.items()},
-        folder, typeset,
-    )  # fmt: skip
+    tables = {
+        name: (table_of(Study(path), study.ROWS, study.COLUMNS), study.NOTE)
+        for name, study in SYSTEMS.items()
+        if (path := folder / f"{name}.csv").exists()
+    }
+    return write_all(tables, folder, typeset)
 
 
 def parser() -> CommandParser:

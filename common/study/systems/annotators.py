@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from operator import mul
 from pathlib import Path
 
 from common.evaluation.answers import TrainedStudent, answers_of
@@ -91,8 +92,6 @@ def worst_of_mixture(weights: Sequence[float], of_policy: Sequence[Mapping[str, 
     """Of the type that gets the least, the probability of every prompt to be answered as it wants.
 
     of_policy: type -> whether a policy's answer to each prompt is wanted, of every policy."""
-    mixed = [
-        [sum(weight * answer for weight, answer in zip(weights, answers)) for answers in zip(*(one[of] for one in of_policy))]
-        for of in of_policy[0]
-    ]  # fmt: skip
+    of_types = [zip(*(policy[of] for policy in of_policy)) for of in of_policy[0]]
+    mixed = [[sum(map(mul, weights, answers)) for answers in of_type] for of_type in of_types]
     return min(mixed, key=sum)

@@ -1,8 +1,9 @@
 """Dynamic Blocking: does it say requests in other words, and rightly, more often than greedy decoding or sampling?
 
 The world knows exactly: a wording is right where the same verb, object and wrapper are read in it; a right one with
-other words has another frame or other slots. Every way of decoding has the same trained paraphraser. Requests are plain,
-since a wrapper has a single wording here, which blocking could only break.
+other words has another frame or other slots. Every way of decoding has the same trained paraphraser. Requests are
+plain, since a wrapper has a single wording here, which blocking could only break. All frames say "the OBJECT", so with
+p = 1, which bars these neighbours, no wording is right.
 """
 
 from __future__ import annotations
