@@ -38,7 +38,7 @@ COMMANDS = {
         "study-readings": ("common.study.readings", "both readings of refined DPO, and recipes"),
         "study-related": ("common.study.related", "the related systems, each beside its control"),
         "study-systems": (
-            "common.study.systems.__main__",
+            "common.study.systems.run",
             "EM-DPO, Dynamic Blocking and ReverseGen by measures of their own",
         ),
     },

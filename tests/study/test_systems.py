@@ -12,7 +12,7 @@ from common.reversegen.rounds import Verdict
 from common.schema import Metric
 from common.storage import write_json, write_jsonl
 from common.student.load import load_student
-from common.study.systems import __main__ as command
+from common.study.systems import run as command
 from common.study.systems import annotators, failures, wordings
 
 FAST = TrainSettings(batch_size=8, max_length=256, epochs=1, lora_rank=4)
