@@ -141,7 +141,7 @@ def test_the_report_pairs_rows_by_seed(tmp_path, monkeypatch):
     command.write_measurements(tmp_path / "made.csv", lines)
     assert {path.name for path in command.write_report(tmp_path, tmp_path / "typeset")} == {"table.md", "table.tex", "table.html"}
     new, old = (tmp_path / "made" / "table.md").read_text().splitlines()[2:4]
-    assert new.split("|")[2].strip() == "0.65 [0.01, 1.29], +0.20 [+0.20, +0.20]" and old.split("|")[2].strip() == "0.25 [-0.39, 0.89]"
+    assert new.split("|")[2].strip() == "2" and new.split("|")[3].strip() == "0.65 [0.01, 1.29], +0.20 [+0.20, +0.20]" and old.split("|")[3].strip() == "0.25 [-0.39, 0.89]"
 
 
 def test_every_row_of_a_table_has_methods_and_cases_that_are_measured():

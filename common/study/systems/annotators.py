@@ -38,8 +38,8 @@ ROWS = {
     for share in SHARES
     for name, two in COMPARED.items()
 }
-COLUMNS = {"recovered": "annotators of the right type", "right": "as type `right` wants", "help": "as type `help` wants", "worst": "as the worst type wants, mixture"}  # fmt: skip
-NOTE = "Share of annotators whose type is found, and of 300 held-out prompts, half harmful, that are answered as a type wants, by the policy of that type where there are several. In the last column the policies answer as their mixture. Means over students, of each arm three to five, with 95 % t-intervals, then the difference to pooled DPO or the method named, paired by seed."
+COLUMNS = {"recovered": "annotators of the right type", "right": "as type `right` wants", "help": "as type `help` wants", "worst": "as the worst type wants"}  # fmt: skip
+NOTE = "Share of annotators whose type is found, and of 300 held-out prompts, half harmful, that are answered as a type wants, by the policy of that type where there are several. In the last column the policies answer as their mixture. Means over students with 95 % t-intervals, then the difference to pooled DPO or the method named, paired by seed."
 
 
 def measure(seed: int, student: Path, folder: Path, setting: Setting, help_share: float) -> list[Metric]:

@@ -40,7 +40,7 @@ ROWS = {
     "round 3, against random prompts": (("round_3", {}), ("random", {})),
 }
 COLUMNS = {"failing": "fails, by the oracle", "judged_failing": "fails, by the judge", "harmful": "harmful prompts", "valid": "valid of proposed", "distinct": "distinct of valid"}  # fmt: skip
-NOTE = "Share of valid, distinct prompts that rDPO's student fails on, and of proposals that are valid and distinct. Means over three students with 95 % t-intervals, then the difference, paired by seed: of the warm-up to random prompts, of a round to the warm-up or to what is named."
+NOTE = "Share of valid, distinct prompts that rDPO's student fails on, and of proposals that are valid and distinct. Means over students with 95 % t-intervals, then the difference, paired by seed: of the warm-up to random prompts, of a round to the warm-up or to what is named."
 
 
 def measure(seed: int, student: Path, folder: Path, setting: Setting) -> list[Metric]:

@@ -71,13 +71,14 @@ def table_of(study: Study, rows: Mapping[str, tuple[Place, Place]], columns: Map
 
     table = []
     for name, (own, other) in rows.items():
-        cells = {}
+        cells, seeds = {}, 0
         for metric, label in columns.items():
             values, control = (study.of("safety", metric, method, **case) for method, case in (own, other))
             difference = difference_cell(paired(values, control)) if own != other else "-"
+            seeds = max(seeds, len(values))
             cells[label] = mean_cell(values) + ("" if difference == "-" else f", {difference}")
-        if set(cells.values()) != {"-"}:
-            table.append({"row": name, **cells})
+        if seeds:
+            table.append({"row": name, "seeds": seeds, **cells})
     return pd.DataFrame(table)
 
 
