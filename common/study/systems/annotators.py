@@ -23,7 +23,7 @@ from common.study.design import Cell
 from common.training.annotators.run import run_types
 from common.training.kept import Setting, trained_once
 
-SHARES, SEEDS = (0.0, 0.3, 0.5), (0, 1, 2, 3, 4)
+SHARES, SEEDS = (0.0, 0.3, 0.5), (0, 1, 2)
 CASES = tuple((("help_share", share),) for share in SHARES)
 TUNED_AS = "dpo"
 CELL, ANNOTATORS, NOISE = Cell(noise=0.0), 40, 0.1
