@@ -37,6 +37,10 @@ COMMANDS = {
         "study": ("common.study.run", "many seeds, teacher and judge wrong at known rates"),
         "study-readings": ("common.study.readings", "both readings of refined DPO, and recipes"),
         "study-related": ("common.study.related", "the related systems, each beside its control"),
+        "study-systems": (
+            "common.study.systems.run",
+            "EM-DPO, Dynamic Blocking and ReverseGen by measures of their own",
+        ),
     },
 }
 """Group -> command -> module with `main` and `parser`, imported when it is called, and what it does."""

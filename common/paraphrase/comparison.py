@@ -25,12 +25,12 @@ TOP_P = 0.95
 def compare_decoding(
     chat: LocalChat, records: Sequence[PromptRecord], meaning: Judge, seed: int = 0, max_new_tokens: int = 64
 ) -> list[Metric]:
-    """What share of all texts is right, changed, both, and distinct, for greedy, top-p and blocking with p 0, .5 and 1;
-    each with its interval.
+    """What share of all texts is right, changed, both, distinct, and all three, for greedy, top-p and blocking with p 0,
+    .5 and 1; each with its interval.
 
     right: whole, and of the source's meaning, an unscored one being wrong. changed: not the source's words. distinct:
-    the first of its words for its source. Every way counts `TEXTS` texts a source, those that it cannot tell apart
-    being the same text again: greedy decoding has one. Blocking takes half as many dictionaries.
+    the first of its words for its source. usable: all three. Every way counts `TEXTS` texts a source, those that it
+    cannot tell apart being the same text again: greedy decoding has one. Blocking takes half as many dictionaries.
     """
     sources, (low, high) = [record.prompt for record in records], meaning.scale
     metrics = []
@@ -40,13 +40,21 @@ def compare_decoding(
         ]
         judged = meaning.judge([source for source, _ in rows], [reply.text for _, reply in rows])
         seen: set[tuple[str, str]] = set()
-        found: dict[str, list[bool]] = {"right": [], "changed": [], "right_and_changed": [], "distinct": []}
+        found: dict[str, list[bool]] = {
+            "right": [],
+            "changed": [],
+            "right_and_changed": [],
+            "distinct": [],
+            "usable": [],
+        }
         for (source, reply), judgement in zip(rows, judged, strict=True):
             right = reply.whole and judgement.score is not None and judgement.score > (low + high) / 2
             changed = words(reply.text) != words(source)
             new = (source, words(reply.text)) not in seen
             seen.add((source, words(reply.text)))
-            for shares, value in zip(found.values(), (right, changed, right and changed, new)):
+            for shares, value in zip(
+                found.values(), (right, changed, right and changed, new, right and changed and new)
+            ):
                 shares.append(value)
         names = {"experiment": records[0].experiment, "method": name, "seed": seed}
         metrics += [rate(shares, metric=metric, **names) for metric, shares in found.items()]

@@ -49,7 +49,7 @@ CANDIDATES = 5
 
 def run_row(row: Row, folder: Path) -> Result:
     """The result of a row, kept below `folder` and taken from there where it was made of the same before."""
-    student, evaluator = admitted_student(row.cell.experiment, row.seed, folder), _evaluator(row.cell, row.seed)
+    student, evaluator = admitted_student(row.cell.experiment, row.seed, folder), evaluator_of(row.cell, row.seed)
     run = Experiment(
         student, scored_pairs(row.cell, row.seed, student), evaluator, folder_of(row, folder), SETTINGS, row.split, tuned={row.method: row.setting},
         match_utility=row.split == "test", evaluations=_evaluations(row.cell.experiment, row.seed, evaluator.reward_judge.name), **lab.LOADED,
@@ -125,7 +125,7 @@ def admitted_student(experiment: str, seed: int, folder: Path) -> Path:
     for number in range(CANDIDATES):
         student = pretrained_student(world, Recipe(seed=seed + 1000 * number), cache=folder / "students")
         if len(tried) <= number or tried[number]["student"] != student.name:
-            evaluation = _evaluator(Cell(experiment), seed)(
+            evaluation = evaluator_of(Cell(experiment), seed)(
                 TrainedStudent("base", *load_student(student, **lab.LOADED)), "validation", seed
             )
             measured = {"utility": evaluation.value("utility"), "behaviour": evaluation.value(world.OBJECTIVE)}
@@ -171,7 +171,7 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
             )
         else:
             pairs = generate_pairs(teacher, records, texts, sampling, path, failed_limit=limit)
-        scored = list(score_pairs(_judge(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
+        scored = list(score_pairs(judge_of(cell, seed), list(pairs), Path(scratch, "scored.jsonl"), unscored_limit=0.1))
     rng = random.Random(seed)
     usable = [pair for pair in scored if pair.is_scored]
     if cell.control == "subset":
@@ -185,7 +185,7 @@ def scored_pairs(cell: Cell, seed: int, student: Path) -> list[ScoredPair]:
     return scored
 
 
-def _judge(cell: Cell, seed: int) -> Judge | FeedbackJudge:
+def judge_of(cell: Cell, seed: int) -> Judge | FeedbackJudge:
     """The judge that scores the cell's pairs."""
     texts = world_of(cell.experiment).PROMPTS
     prompts = texts.model_copy(update={"scale": ScoreScale.BINARY}) if cell.binary else texts
@@ -195,10 +195,10 @@ def _judge(cell: Cell, seed: int) -> Judge | FeedbackJudge:
 
 
 @lru_cache(maxsize=4)
-def _evaluator(cell: Cell, seed: int) -> WorldEvaluator:
+def evaluator_of(cell: Cell, seed: int) -> WorldEvaluator:
     """With the judge that scored the cell's pairs as reward judge, and another one with other errors as final judge."""
     return lab.evaluator(
-        cell.experiment, prompts=PROMPTS, max_new_tokens=MAX_NEW_TOKENS, reward_judge=_judge(cell, seed)
+        cell.experiment, prompts=PROMPTS, max_new_tokens=MAX_NEW_TOKENS, reward_judge=judge_of(cell, seed)
     )
 
 

@@ -82,8 +82,8 @@ def run_study(
         {(row.seed, name) for (name, _), rows in of_part.items() for row in rows}
         | {(seed, name) for name in names if needed[name] for seed in TRIAL_SEEDS}
     )
-    with cluster or ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker, (FOLDER,)) as pool:
-        students, failed = _finish(
+    with cluster or ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (FOLDER,)) as pool:
+        students, failed = finish(
             "base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked]
         )
         for task, _ in students if cluster and cluster.store else ():
@@ -129,9 +129,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: 
     """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run
     again must not mix with those that are. Returns what failed."""
     trials = trial_rows(experiment, [method for method in METHODS if method in needed])
-    found, failed = _finish(
-        f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials]
-    )
+    found, failed = finish(f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials])
     if not failed:
         path = to / experiment / "trials.json"
         before = read_tuned(path) if path.exists() else {}
@@ -143,7 +141,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: 
 
 def _probe(pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
     """Writes `mechanism.csv`; returns what failed."""
-    found, failed = _finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
+    found, failed = finish("mechanism", pool, partial(probe, folder=FOLDER), [(row,) for row in rows])
     if records := [record for _, of_row in found for record in of_row]:
         write_probed(to / "mechanism.csv", records)
     return failed
@@ -152,13 +150,11 @@ def _probe(pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
 def _measure(part: str, pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
     """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of a student's own pairs with
     their noise; returns what failed."""
-    found, failed = _finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
+    found, failed = finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
     results = {row: result for (row,), result in found}
     more: dict[Row, Mapping[str, float]] = {}
     if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of, "related": rounds_of}.get(part):
-        found, failures = _finish(
-            f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results]
-        )
+        found, failures = finish(f"{part}, its pairs", pool, partial(about, folder=FOLDER), [(row,) for row in results])
         more, failed = {row: of_row for (row,), of_row in found}, failed + failures
     if part in ("centre", "kinds"):
         more |= {
@@ -186,7 +182,7 @@ def needs_of(run: partial, *task: Any) -> Needs:
     return Needs(places=[student_place(row.cell.experiment, row.seed, FOLDER), own(row, FOLDER)])
 
 
-def _begin_worker(folder: Path) -> None:
+def begin_worker(folder: Path) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sys.stdout = sys.stderr = open(folder / f"worker-{os.getpid()}.log", "w", buffering=1)
     quiet_libraries()
@@ -198,7 +194,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _finish(label: str, pool: Executor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
+def finish(label: str, pool: Executor, run: Any, tasks: Iterable[tuple]) -> tuple[list[tuple[tuple, Any]], list[str]]:
     """(task and what came of it, in the order of the tasks; what failed)."""
     futures = {pool.submit(run, *task): task for task in dict.fromkeys(tasks)}
     progress, failed = Progress(label, len(futures)), []

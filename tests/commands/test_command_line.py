@@ -33,7 +33,7 @@ def test_the_list_of_commands_imports_none_of_them():
 
 
 @pytest.mark.parametrize(("words", "offered"), [
-    ("rdpo stu", ["study", "study-readings", "study-related"]),
+    ("rdpo stu", ["study", "study-readings", "study-related", "study-systems"]),
     ("rdpo status --h", ["--help"]),
     ("rdpo doctor rows.csv --score", ["--score-range"]),
     ("rdpo train rows.csv --method rdpo_f", ["rdpo_filter", "rdpo_flip"]),

@@ -188,6 +188,7 @@ def test_ways_of_decoding_are_compared_on_the_same_number_of_texts(load_micro):
     assert {one.n for one in metrics} == {12} and all(one.low <= one.value <= one.high for one in metrics)
     assert found["greedy", "distinct"].k == 3 and found["blocking p = 0", "distinct"].k <= 6 and found["top-p 0.95", "distinct"].k > 3
     assert all(found[method, "right_and_changed"].k <= min(found[method, "right"].k, found[method, "changed"].k) for method, _ in found)
+    assert all(found[method, "usable"].k <= min(found[method, "right_and_changed"].k, found[method, "distinct"].k) for method, _ in found)
 
 
 def test_a_model_that_copies_is_right_and_unchanged_and_greedy_has_one_text():

@@ -67,7 +67,7 @@ def test_only_methods_without_trials_get_them_and_beside_their_rows(tmp_path, mo
         return []
 
     monkeypatch.setattr(evidence, "ProcessPoolExecutor", lambda *given: nullcontext())
-    monkeypatch.setattr(evidence, "_finish", finish)
+    monkeypatch.setattr(evidence, "finish", finish)
     monkeypatch.setattr(evidence, "_keep_students", lambda *given: None)
     monkeypatch.setattr(evidence, "_try_settings", tried)
     monkeypatch.setattr(evidence, "_measure", lambda part, pool, rows, folder: asked.update({part: rows}) or [])

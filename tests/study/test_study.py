@@ -145,10 +145,10 @@ def tiny(monkeypatch):
     monkeypatch.setattr(laboratory, "MOST_BEHAVIOUR", 1.0)
     monkeypatch.setattr(laboratory, "PROMPTS", 6)
     monkeypatch.setattr(laboratory, "MAX_NEW_TOKENS", 16)
-    for cached in (laboratory.scored_pairs, laboratory._evaluator, laboratory._evaluations):
+    for cached in (laboratory.scored_pairs, laboratory.evaluator_of, laboratory._evaluations):
         cached.cache_clear()
     yield
-    for cached in (laboratory.scored_pairs, laboratory._evaluator, laboratory._evaluations):
+    for cached in (laboratory.scored_pairs, laboratory.evaluator_of, laboratory._evaluations):
         cached.cache_clear()
 
 
@@ -322,7 +322,7 @@ def test_rows_of_another_setting_are_dropped_with_those_of_its_nll_term(tmp_path
     monkeypatch.setattr(evidence, "RESULTS", tmp_path)
     write_lines(tmp_path, [line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in made_up(method)])
     for number, chosen in enumerate(({"dpo": {"beta": 0.1}, "rdpo": {"beta": 0.1}}, {"dpo": {"beta": 0.2}, "rdpo": {"beta": 0.1}})):
-        monkeypatch.setattr(evidence, "_finish", lambda *given: ([], []))
+        monkeypatch.setattr(evidence, "finish", lambda *given: ([], []))
         monkeypatch.setattr(evidence, "write_trials", lambda found, path: (write_json(path, {"chosen": chosen}), chosen)[1])  # noqa: B023
         assert evidence._try_settings("safety", ["dpo", "rdpo"], None, tmp_path) == []
         assert [line["method"] for line in read_measurements(tmp_path / "table.csv")] == [["base", "dpo", "dpo_nll", "rdpo"], ["base", "rdpo"]][number]
