@@ -12,8 +12,8 @@ from common.reversegen.rounds import Verdict
 from common.schema import Metric
 from common.storage import write_json, write_jsonl
 from common.student.load import load_student
-from common.study.systems import run as command
 from common.study.systems import annotators, failures, wordings
+from common.study.systems import run as command
 
 FAST = TrainSettings(batch_size=8, max_length=256, epochs=1, lora_rank=4)
 DPO = {"learning_rate": 3e-3, "beta": 0.3}

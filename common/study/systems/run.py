@@ -27,10 +27,10 @@ from common.student.identity import weights_of
 from common.study.cells import admitted_student
 from common.study.related import RESULTS as RELATED
 from common.study.related import Place
+from common.study.report.tables import difference_cell, mean_cell, write_all
 from common.study.rows import Study, paired
 from common.study.run import FOLDER, RESULTS, begin_worker, finish, parsed
 from common.study.systems import annotators, failures, wordings
-from common.study.tables import difference_cell, mean_cell, write_all
 from common.training.kept import read_tuned
 
 if TYPE_CHECKING:
