@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import common
@@ -35,12 +36,15 @@ FRONT_DESK = {"notebook.chats", "notebook.judges", "notebook.prompts", "notebook
 """Modules that open the miniature where a parameter asks for it, and import it only then."""
 
 
+@cache
 def modules():
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"}
 
 
+@cache
 def imports_of(path):
-    """(module, whether it is imported when the file is)."""
+    """(module, whether it is imported when the file is), of every import of a file."""
+    found = []
     tree = ast.parse(path.read_text(encoding="utf-8"))
     later = {node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)}
     for node in ast.walk(tree):
@@ -49,7 +53,8 @@ def imports_of(path):
                 whole = f"{node.module}.{alias.name}".removeprefix("common.")
                 if node.module == "common" and whole not in modules():
                     continue  # a name of the package itself, which every floor stands on
-                yield (whole if whole in modules() else node.module.removeprefix("common.")), node not in later
+                found.append((whole if whole in modules() else node.module.removeprefix("common."), node not in later))
+    return found
 
 
 def test_imports_point_downwards():

@@ -47,7 +47,7 @@ def test_relative_paths_start_at_the_project_root(monkeypatch, tmp_path):
 
 def test_every_command_is_listed_and_there():
     commands = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in (ROOT / "common").rglob("*.py") if '__name__ == "__main__"' in path.read_text(encoding="utf-8")}
-    assert commands - {"common"} == {name.removesuffix(".__main__").replace("study.run", "study") for name in MODULES.values()}
+    assert commands - {"common"} == {name.removesuffix(".__main__").removesuffix(".run") for name in MODULES.values()}
 
 
 def test_a_front_end_gets_a_bar_and_papermill_plain_lines():

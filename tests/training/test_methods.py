@@ -99,7 +99,7 @@ def test_adapters_stay_in_float32_and_compute_as_the_model_does(method, compute_
     scored = [pair for pair in pairs if pair.is_scored]
     trainer, _ = make(method, *load_student(micro, compute_dtype=compute_dtype), scored, TrainSettings(batch_size=8, epochs=1), tmp_path)
     seen = set()
-    layer = next(module for name, module in trainer.model.named_modules() if name.endswith("lora_A.default"))
+    layer = next(module for module in trainer.model.modules() if hasattr(module, "lora_A"))
     layer.register_forward_hook(lambda module, args, output: seen.add(output.dtype))
     trainer.train()
     assert {parameter.dtype for parameter in trainer.model.parameters() if parameter.requires_grad} == {torch.float32}

@@ -114,7 +114,3 @@ def main(arguments: list[str] | None = None) -> None:
                 write_measurements(RELATED / f"{system}.csv", [line for _, lines in found for line in lines])
     print(*write_report(RELATED, FOLDER / "tables" / RELATED.name), sep="\n")
     sys.exit("\n".join(f"FAILED {failure}" for failure in failed) if failed else 0)
-
-
-if __name__ == "__main__":
-    main()
