@@ -15,7 +15,7 @@ from common.data.counterfactual import VARIANTS
 from common.methods import METHODS, is_trained
 from common.schema import Metric
 from common.statistics import rate_of
-from common.storage import JsonlStore, write_json
+from common.storage import JsonlStore, read_lines, write_json
 
 ABOUT = ("experiment", "method", "seed")
 """What every metric of a row repeats."""
@@ -183,6 +183,13 @@ def finished_result(path: Path, name: str, of_any_seed: bool) -> Result | None:
         by_name = {fields["id"]: fields for fields in finished.load()}
     others = sorted(other for other in by_name if of_any_seed and Path(other).name == Path(name).name)
     return next((Result.of(by_name[one]) for one in (name, *others) if one in by_name), None)
+
+
+def finished_in(path: Path) -> list[Result]:
+    """The result of a `metrics.json`, or all of a JSONL file of finished ones."""
+    if path.suffix == ".jsonl":
+        return [Result.of(fields) for _, fields in read_lines(path)]
+    return [Result.read(path)]
 
 
 def add_finished(path: Path, name: str, result: Result) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.evaluation.result import Result, place_in_table
+from common.evaluation.result import Result, finished_in, place_in_table
 from common.methods import METHODS, is_trained, label_of
 from common.report.measurements import write_measurements
 from common.schema import Metric
@@ -44,12 +44,12 @@ STYLE_COLUMNS = {
 
 def result_files(folder: str | Path) -> list[Path]:
     """Every finished `metrics.json` of a run folder: its own, and those of the runs on pairs of Counterfactual DPO
-    below it."""
+    below it; and `finished.jsonl`, as the rows are kept in `results/`."""
     return [
         path
         for place in (".", "counterfactual_*")
         for path in sorted(Path(folder).glob(f"{place}/seed-*/*/metrics.json"))
-    ]
+    ] + sorted(Path(folder).glob("finished.jsonl"))
 
 
 def read_results(folder: str | Path) -> list[Result]:
@@ -60,7 +60,7 @@ def read_results(folder: str | Path) -> list[Result]:
     settings.
     """
     found: dict[tuple[str, int], Result] = {}
-    for result in map(Result.read, result_files(folder)):
+    for result in (result for path in result_files(folder) for result in finished_in(path)):
         kept = found.setdefault((result.row, result.seed), result)
         if len(result.metrics) > len(kept.metrics):
             found[result.row, result.seed] = result
