@@ -32,7 +32,7 @@ def answer_kl(
         with reference() as other:
             for of_other in _log_distributions(other, sequences):
                 own = policy[begin : begin + len(of_other)]
-                values.append(torch.linalg.vecdot(own.exp(), own - of_other))
+                values.append((own.exp() * (own - of_other)).sum(dim=1))
                 begin += len(of_other)
     return float(torch.stack([answer.mean() for answer in torch.cat(values).split(lengths)]).mean())
 

@@ -67,9 +67,9 @@ def watched(logits: Tensor, probabilities: Tensor, targets: Tensor) -> Tensor:
     likeliest word, and 1."""
     likeliest = logits.argmax(dim=1, keepdim=True)
     of_all = (logits.gather(1, likeliest) - probabilities.gather(1, likeliest).log()).squeeze(1)  # their logsumexp
-    entropy = of_all - torch.linalg.vecdot(probabilities, logits)
+    entropy = of_all - (probabilities * logits).sum(dim=1)  # autocast would take a dot product in bfloat16
     if entropy.isnan().any():  # a word that cannot come adds 0
-        entropy = of_all - torch.linalg.vecdot(probabilities, logits.clamp(min=torch.finfo(logits.dtype).min))
+        entropy = of_all - (probabilities * logits.clamp(min=torch.finfo(logits.dtype).min)).sum(dim=1)
     right = (likeliest.squeeze(1) == targets).float()
     return torch.stack((entropy, logits.mean(dim=1), right, torch.ones_like(entropy)), dim=1)
 
@@ -121,10 +121,8 @@ class _ScoreWithGradient(torch.autograd.Function):
         logps = floats.log_softmax(dim=1)
         scores, probabilities = logps.gather(1, at), logps.exp_()
         seen = watched(floats, probabilities, targets) if watch else unwatched(targets)
-        push = probabilities.neg_().scatter_add_(
-            1, at, torch.ones_like(scores)
-        )  # d score / d logits = onehot - softmax
-        ctx.save_for_backward(torch.autograd.grad(logits, states, push.to(logits.dtype))[0])
+        pull = probabilities.scatter_add_(1, at, -torch.ones_like(scores))  # d score / d logits = onehot - softmax
+        ctx.save_for_backward(-torch.autograd.grad(logits, states, pull.to(logits.dtype))[0])
         ctx.mark_non_differentiable(seen)
         return scores.squeeze(1), seen
 

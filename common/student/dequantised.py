@@ -86,7 +86,12 @@ def _with_adapter(adapter: torch.nn.Module, x: torch.Tensor, *args, weight, bias
     names = adapter.active_adapters
     name = names[0] if len(names) == 1 and names[0] in adapter.lora_A else ""
     off = not name or adapter.disable_adapters or adapter.merged or args or kwargs
-    if off or name in adapter.lora_variant or adapter.lora_bias.get(name) or getattr(adapter.lora_dropout[name], "p", 0):
+    if (
+        off
+        or name in adapter.lora_variant
+        or adapter.lora_bias.get(name)
+        or getattr(adapter.lora_dropout[name], "p", 0)
+    ):
         return type(adapter).forward(adapter, x, *args, **kwargs)
     a, b = adapter.lora_A[name].weight, adapter.lora_B[name].weight
     bias = None if bias is None else bias.to(weight.dtype)

@@ -97,3 +97,12 @@ def test_means_are_over_tokens_and_of_answers_that_were_computed(llama, tmp_path
     both.train(), one.train()
     for name in ("entropy", "logits/chosen", "logits/rejected", "mean_token_accuracy"):
         assert both.state.log_history[0][name] == pytest.approx(one.state.log_history[0][name], abs=1e-5), name
+
+
+def test_watched_words_are_of_float32_under_autocast():
+    """Which takes dot products in bfloat16, where an entropy of eight nats has two digits."""
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 4000), torch.arange(5)
+    plain = head.watched(logits, logits.softmax(dim=1), targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(head.watched(logits, logits.softmax(dim=1), targets), plain)
