@@ -88,6 +88,7 @@ def _with_adapter(adapter: torch.nn.Module, x: torch.Tensor, *args, weight, bias
     off = not name or adapter.disable_adapters or adapter.merged or args or kwargs
     if (
         off
+        or (bias is not None and bias.requires_grad)
         or name in adapter.lora_variant
         or adapter.lora_bias.get(name)
         or getattr(adapter.lora_dropout[name], "p", 0)

@@ -144,3 +144,15 @@ def test_training_in_bfloat16_agrees_with_pefts_chain_to_its_rounding_and_minds_
         with model.disable_adapter(), torch.no_grad():
             assert torch.equal(model(ids).logits, base)
     assert not any("forward" in vars(layer) for layer in model.modules())
+
+
+def test_a_bias_that_trains_gets_its_gradient(tmp_path):
+    model, tokenizer = load_student(tiny_causal_model(tmp_path, "qwen2"), compute_dtype=torch.bfloat16)
+    model = get_peft_model(model, lora_settings(4)).train()
+    biases = [layer.base_layer.bias for layer in model.modules() if hasattr(layer, "lora_A") and layer.base_layer.bias is not None]
+    for bias in biases:
+        bias.requires_grad_()
+    ids = tokenizer("How do I lift the barn?", return_tensors="pt")["input_ids"]
+    with dequantised(model, training=True), torch.autocast("cpu", dtype=torch.bfloat16):
+        model(ids, labels=ids).loss.backward()
+    assert biases and all(bias.grad is not None and bias.grad.any() for bias in biases)
