@@ -15,12 +15,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from common.schema import Metric
 from common.statistics import wilson_interval
 from common.storage import write_whole
 
 STUDENT = ("experiment", "method", "noise", "judge_error", "seed", "cell")
 SUFFIXES = ("", "_n", "_low", "_high")
 """Of the columns of a metric: value, n, low, high."""
+
+
+def measurement_of(metric: Metric) -> dict[str, Any]:
+    """A metric's own part of a measurement, numbers to four decimals."""
+    numbers = {name: round(getattr(metric, name), 4) for name in ("value", "low", "high")}
+    return {"metric": metric.metric, "n": metric.n, **numbers}
 
 
 def student_of(measurement: Mapping[str, Any]) -> str:

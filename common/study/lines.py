@@ -11,7 +11,7 @@ from typing import Any
 from common.evaluation.result import Result
 from common.miniature.world import world_of
 from common.miniature.worlds import safety
-from common.report.measurements import read_measurements, student_of, write_measurements
+from common.report.measurements import measurement_of, read_measurements, student_of, write_measurements
 from common.report.tables import OBJECTIVES
 from common.schema import Metric
 from common.statistics import corrected_rate
@@ -37,15 +37,9 @@ def lines_of(row: Row, result: Result, **more: float) -> list[dict[str, Any]]:
     measured = [(metric, metric.metric) for metric in result.metrics if metric.metric not in LEFT_OUT] + [
         (metric, f"{metric.metric}_matched") for metric in result.matched if metric.metric in (objective, "utility")
     ]
+    unbounded = {"low": None, "high": None}
     lines = [
-        {
-            **about,
-            "metric": name,
-            "value": round(metric.value, 4),
-            "n": metric.n,
-            "low": None if name in WITHOUT_BOUNDS else round(metric.low, 4),
-            "high": None if name in WITHOUT_BOUNDS else round(metric.high, 4),
-        }
+        {**about, **measurement_of(metric), "metric": name, **(unbounded if name in WITHOUT_BOUNDS else {})}
         for metric, name in measured
     ]
     seconds = [step["train_runtime"] for step in result.history if "train_runtime" in step]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.command import CommandParser
-from common.report.measurements import write_measurements
+from common.report.measurements import measurement_of, write_measurements
 from common.schema import Metric, fingerprint
 from common.storage import write_json
 from common.student.identity import weights_of
@@ -59,9 +59,8 @@ def measured(system: str, case: Case, seed: int, folder: Path) -> list[dict[str,
 
 def line_of(metric: Metric, case: Case) -> dict[str, Any]:
     """A metric as a line of a CSV; cell: the case."""
-    numbers = {name: round(getattr(metric, name), 4) for name in ("value", "low", "high")}
-    named = {name: getattr(metric, name) for name in ("experiment", "method", "seed", "metric", "n")}
-    return named | numbers | {"cell": dict(case)}
+    named = {name: getattr(metric, name) for name in ("experiment", "method", "seed")}
+    return named | measurement_of(metric) | {"cell": dict(case)}
 
 
 def table_of(study: Study, rows: Mapping[str, tuple[Place, Place]], columns: Mapping[str, str]) -> pd.DataFrame:
