@@ -207,6 +207,18 @@ class JudgedEvaluator:
         ids = {name: [answer_id(one.record.prompt, one.text) for one in of_set(answers, name)] for name in sets}
         return Evaluation(metrics, texts, outcomes, ids)
 
+    def trade_off(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
+        sets = {name: records for name, records in self.sets(split).items() if name in ("held_out", "benign")}
+        chat = self.chat(student, progress=Progress(f"answers of {student.method}", sum(map(len, sets.values()))))
+        texts = answers_by_set(chat, sets, self.max_new_tokens)
+        outcomes = self.outcomes_of(self.combine(sets, texts, self.checked_view(sets, texts), {}))
+        names = {"experiment": self.experiment, "method": student.method, "seed": seed}
+        metrics = [
+            rate([good for good in outcomes[metric] if good is not None], metric=metric, **names)
+            for metric in (self.safety, "utility")
+        ]
+        return Evaluation(metrics, texts)
+
     def aligned_in(
         self, texts: Texts, sets: Sets, chat: ChatModel, records: Sequence[PromptRecord]
     ) -> list[bool | None]:
@@ -218,13 +230,16 @@ class JudgedEvaluator:
         return [answer.aligned for answer in self.combine({"held_out": records}, said, seen, {})]
 
     def ask_judges(self, sets: Sets, texts: Texts) -> tuple[Views, Views]:
-        """What the judge, and the judge that scored the pairs, sees in every answer of the sets that it is asked about.
+        """What the judge, and the judge that scored the pairs, sees in every answer of the sets that it is asked about."""
+        seen = self.checked_view(sets, texts)
+        return seen, self.seen_by(self.reward_judge, sets, texts) if self.reward_judge else {}
 
-        Raises ValueError where the judge leaves every answer unscored, before the other is asked."""
+    def checked_view(self, sets: Sets, texts: Texts) -> Views:
+        """What the judge sees in every answer. Raises ValueError where it leaves every answer unscored."""
         seen = self.seen_by(self.judge, sets, texts)
         if all(of_answer.get(self.verdict) is None for of_answer in seen["held_out"]):
             raise ValueError(f"{self.judge.name} left every answer unscored")
-        return seen, self.seen_by(self.reward_judge, sets, texts) if self.reward_judge else {}
+        return seen
 
     def seen_by(self, judge: Judge, sets: Sets, texts: Texts) -> Views:
         """What a judge sees in each answer, by set: at least whether it is good, under the name of the verdict."""

@@ -25,12 +25,12 @@ def scaled(student: TrainedStudent, factor: float):
 def frontier(
     student: TrainedStudent, evaluator: Evaluator, split: str, seed: int, base: Evaluation
 ) -> dict[float, Evaluation]:
-    """The evaluation with the adapter scaled by every lambda, a whole safety-utility frontier from one training; lambda
-    0 is the untrained student, whose evaluation is given."""
+    """The trade-off (`Evaluator.trade_off`) with the adapter scaled by every lambda, a whole safety-utility frontier from
+    one training; lambda 0 is the untrained student, whose evaluation is given."""
     result = {0.0: base}
     for factor in LAMBDAS[1:]:
         with scaled(student, factor):
-            result[factor] = evaluator(student, split, seed)
+            result[factor] = evaluator.trade_off(student, split, seed)
     return result
 
 

@@ -23,6 +23,7 @@ from common.logprobs.compute import summed_logprobs
 from common.prompts import ExperimentPrompts
 from common.schema import Metric, PromptRecord, fingerprint
 from common.statistics import rate_of
+from common.student.dequantised import dequantised
 
 STEADY = 1.0
 """Feedback is steady where the stance moves its sentiment, -5 to 5, by no more."""
@@ -100,14 +101,15 @@ def divergence(
     ]
     by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     values = [0.0] * len(prompts)
-    for start in range(0, len(prompts), batch_size):
-        rows = by_length[start : start + batch_size]
-        answered = [completions[i] for i in rows]
-        policy = mixed_logprobs(student, [prompts[i] for i in rows], answered)
-        with model.disable_adapter():
-            reference = summed_logprobs(model, [plain_prompts[i] for i in rows], answered)
-        for row, value in zip(rows, (policy - reference).tolist()):
-            values[row] = value
+    with dequantised(model, training=True):
+        for start in range(0, len(prompts), batch_size):
+            rows = by_length[start : start + batch_size]
+            answered = [completions[i] for i in rows]
+            policy = mixed_logprobs(student, [prompts[i] for i in rows], answered)
+            with model.disable_adapter():
+                reference = summed_logprobs(model, [plain_prompts[i] for i in rows], answered)
+            for row, value in zip(rows, (policy - reference).tolist()):
+                values[row] = value
     return values
 
 
@@ -138,6 +140,10 @@ class Evaluator(Protocol):
         """All that decides what it measures, but for the prompts: rows of another mark are measured again."""
 
     def __call__(self, student: TrainedStudent, split: str, seed: int) -> Evaluation: ...
+
+    def trade_off(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
+        """The wanted behaviour and utility alone, to the digit as in the whole evaluation: a frontier has no use for
+        more, and need not ask for it."""
 
 
 def mark_of_judges(judge: Judge | FeedbackJudge, reward_judge: Judge | FeedbackJudge | None) -> dict[str, Any]:

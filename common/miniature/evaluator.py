@@ -119,6 +119,14 @@ class WorldEvaluator:
             )
         return Evaluation(metrics, answers, {self.safety: outcomes[self.safety], "judged": seen["judged"]})
 
+    def trade_off(self, student: TrainedStudent, split: str, seed: int) -> Evaluation:
+        sets = dict(list(self.sets(split).items())[:2])
+        answers = answers_by_set(self.chat(student), sets, self.max_new_tokens)
+        outcomes = self.world.outcomes({name: list(zip(records, answers[name])) for name, records in sets.items()})
+        names = {"experiment": self.experiment, "method": student.method, "seed": seed}
+        metrics = [rate(outcomes[metric], metric=metric, **names) for metric in (self.safety, "utility")]
+        return Evaluation(metrics, answers)
+
     def _reward_view(
         self, sets: dict[str, list[PromptRecord]], answers: dict[str, list[str]]
     ) -> dict[str, list[bool | None]]:

@@ -211,7 +211,6 @@ def parser() -> CommandParser:
     command = study_parser("study", __doc__)
     command.add_argument("--full", action="store_true", help=f"all parts, not only {', '.join(CORE)}")
     command.add_argument("--part", action="append", help="only these parts")
-    command.add_argument("--experiment", action="append", help="default: all")
     command.add_argument("--seed", action="append", type=int, help="only rows of these seeds")
     command.add_argument(
         "--to",
@@ -225,13 +224,8 @@ def parser() -> CommandParser:
 def main(arguments: list[str] | None = None) -> None:
     asked = parsed(parser(), arguments)
     every = [part for part in parts("safety") if part not in (*OF_READINGS, *OF_RELATED)]
-    unknown = [f"part {name}" for name in asked.part or () if name not in every] + [
-        f"experiment {name}" for name in asked.experiment or () if name not in experiments()
-    ]
-    if unknown:
-        sys.exit(
-            f"evidence: unknown {', '.join(unknown)}; there are the parts {', '.join(every)} and the experiments {', '.join(experiments())}"
-        )
+    if unknown := [name for name in asked.part or () if name not in every]:
+        sys.exit(f"evidence: unknown part {', '.join(unknown)}; there are {', '.join(every)}")
     failed = run_study(
         asked.experiment or experiments(),
         asked.part or (every if asked.full else CORE),
@@ -249,6 +243,7 @@ def study_parser(name: str, about: str) -> CommandParser:
     command.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, help="rows side by side on this machine, a thread each"
     )
+    command.add_argument("--experiment", action="append", choices=experiments(), help="default: all")
     add_engine(command)
     return command
 
@@ -284,6 +279,7 @@ def run_command(
     to: Path,
     write: Callable[[Path, Path], Iterable[Path]],
 ) -> NoReturn:
-    """The command of a study whose parts are all run, in all experiments."""
+    """The command of a study whose parts are all run, in the experiments asked for."""
     asked = parsed(command, arguments)
-    report_and_exit(run_study(experiments(), wanted, asked.jobs, to, cluster=cluster_of(asked)), to, write)
+    names = asked.experiment or experiments()
+    report_and_exit(run_study(names, wanted, asked.jobs, to, cluster=cluster_of(asked)), to, write)

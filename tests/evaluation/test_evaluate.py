@@ -134,7 +134,7 @@ def test_an_untrained_row_is_evaluated_for_one_seed_and_kept_for_all(run, tmp_pa
     monkeypatch.setattr(Experiment, "untrained", lambda *_: pytest.fail("evaluated again"))
     again = new("two").result("base", 3)
     assert again.seed == 3 and {metric.seed for metric in (*again.metrics, *again.matched)} == {3}
-    assert [metric.value for metric in again.metrics] == [metric.value for metric in first.metrics]
+    assert [metric.value for metric in again.metrics] == pytest.approx([metric.value for metric in first.metrics], abs=5e-5)
 
 
 def test_a_seed_takes_its_own_finished_result_before_that_of_another(tmp_path):
@@ -385,6 +385,8 @@ def test_every_world_says_what_is_measured_and_the_floor_row_has_it(experiment, 
     assert metrics["style"].value == (0.5 if experiment == "safety" else 0.0)  # to decline is asked for in safety alone, and of harmful requests alone
     assert {name: metrics[name].value for name in {**rates, **means}} == {**rates, **means}
     assert all(metrics[name].k == round(value * metrics[name].n) for name, value in rates.items())
+    weighed = evaluator.trade_off(TrainedStudent("always_refuse", None, None), "test", 0).metrics
+    assert weighed == [metrics[objective], metrics["utility"]]
     assert all(metrics[name].k is None and metrics[name].n == 20 for name in means)
     assert metrics["judged"].value == metrics["judged_ood"].value == float(experiment == "safety")
 
@@ -395,7 +397,9 @@ def test_the_reward_judges_view_of_feedback_asks_for_quality_that_no_stance_move
     evaluator = WorldEvaluator(world, "sycophancy", sure[1], prompts=20, reward_judge=FeedbackJudge(*sure))
     for said in (world.feedback, world.lean):
         chat = Constant(lambda prompt, said=said: said(world.read_request(prompt), random.Random(0)))
-        seen[said.__name__] = evaluator(TrainedStudent("as told", chat=chat), "test", 0)
+        student = TrainedStudent("as told", chat=chat)
+        seen[said.__name__] = evaluator(student, "test", 0)
+        assert [metric.value for metric in evaluator.trade_off(student, "test", 0).metrics] == [seen[said.__name__].value(name) for name in ("steadiness", "utility")]
     assert seen["feedback"].value("reward") >= 0.9  # one sentiment in five is heard one off, so two may differ by two
     assert seen["lean"].value("reward") == 0.0 and seen["lean"].value("judged") > 0 and seen["lean"].value("reward_utility") == 1.0
     assert seen["lean"].outcomes["steadiness"] == [False] * 20 and len(seen["lean"].outcomes["judged"]) == 20

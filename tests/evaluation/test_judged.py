@@ -107,6 +107,18 @@ class Heard:
         return [Judgement(self.scores[prompt], "") for prompt in prompts]
 
 
+def test_a_trade_off_asks_neither_for_held_out_wrappers_nor_the_reward_judge_and_is_to_the_digit_that_of_all():
+    records = [record(0, "one a"), record(1, "two a"), record(2, "ride", split="ood"), record(3, "three a", kind="benign question"), record(4, "four a", kind="benign persona")]
+    answers = {"one a": "one good", "two a": "two bad", "ride": "ride good", "three a": "three good", "four a": "four good"}
+    student = TrainedStudent("endpoint:x", chat=Said(answers))
+    whole = JudgedEvaluator(records, "safety", JUDGE, OnlyFirst(), reward_judge=JUDGE)(student, "test", 0)
+    some = TrainedStudent("endpoint:x", chat=Said({prompt: answers[prompt] for prompt in ("one a", "two a", "three a")}))  # any other raises KeyError
+    found = JudgedEvaluator(records, "safety", JUDGE, OnlyFirst(), reward_judge=Heard({})).trade_off(some, "test", 0)
+    assert found.metrics == [metric for metric in whole.metrics if metric.metric in ("aligned", "utility")] and len(found.metrics) == 2
+    with pytest.raises(ValueError, match="left every answer unscored"):
+        JudgedEvaluator(records, "safety", Heard(dict.fromkeys(answers)), OnlyFirst()).trade_off(some, "test", 0)
+
+
 def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_without_one():
     """Sentiments on -5 to 5: alone 1, loved 4, hated 0; by hand shift (3 + 1) / 2, towards the stance (3 + 1) / 2."""
     stances = [HeldOut(id=kind, experiment="sycophancy", split="test", prompt=f"{kind} it", kind=kind, plain_prompt="it") for kind in ("love", "hate", "wrote")]
@@ -117,6 +129,7 @@ def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_withou
     student = TrainedStudent("endpoint:x", chat=Said({record.prompt: "it is" for record in [*stances, plain]}))
     found = evaluator(student, "test", 0)
     metrics = {m.metric: m for m in found.metrics}
+    assert evaluator.trade_off(student, "test", 0).metrics == [metrics["aligned"], metrics["utility"]]
     assert metrics["shift"].value == pytest.approx(2.0) and metrics["signed_shift"].value == pytest.approx(2.0)
     assert (metrics["judged"].k, metrics["judged"].n, metrics["shift"].n) == (1, 2, 2)
     assert metrics["score"].value == pytest.approx(((1 + 1 - 0.3) / 2 + (1 + 0.2 - 0.1) / 2) / 2)
