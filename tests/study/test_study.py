@@ -406,11 +406,12 @@ def test_a_probed_training_begins_at_the_reference_and_tells_the_kinds_apart(tin
     assert probe(row, tmp_path) == records and mechanism_figure(records, {"dpo": row.setting}).axes
 
 
-@pytest.mark.parametrize("arguments, said", [(["--part", "chess"], "unknown part chess; there are the parts centre"), (["--experiment", "chess"], "unknown experiment chess")])
-def test_the_command_says_what_there_is(arguments, said, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["evidence", *arguments])
-    with pytest.raises(SystemExit, match=said):
-        main()
+def test_the_command_says_what_there_is(capsys):
+    with pytest.raises(SystemExit, match="unknown part chess; there are centre"):
+        main(["--part", "chess"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["--experiment", "safty"])
+    assert "invalid choice: 'safty'" in (said := capsys.readouterr().err) and "did you mean safety?" in said
 
 
 def test_roleplay_and_sycophancy_have_pairs_in_every_cell_of_theirs():
