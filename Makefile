@@ -86,8 +86,9 @@ results:
 		for tables in runs/$$profile/tables/*/; do \
 			[ -d $$tables ] && mkdir -p results/$$profile && cp -r $$tables results/$$profile/ || true; \
 		done; \
-		rm -f results/$$profile/*/table.tex results/$$profile/*/table.html results/small-chain/*/*.png; \
+		rm -f results/$$profile/*/table.tex results/$$profile/*/table.html; \
 	done
+	rm -f results/small-chain/*/*.png
 	for examples in runs/small/*/examples.md runs/small/*/counterfactual_neutral/examples.md; do \
 		[ -f $$examples ] && cp $$examples results/small/$$(echo $$examples | cut -d/ -f3)/ || true; \
 	done

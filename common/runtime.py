@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from common.storage import write_json
+from common.storage import read_yaml, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets")
@@ -66,7 +66,7 @@ def nearest(name: str, there: Iterable[str], cutoff: float = 0.6) -> str:
 def yaml_mapping(where: str | Path, text: str) -> dict[str, Any]:
     """The names and values of a YAML text. Raises ValueError beginning with `where` for anything else."""
     try:
-        found = yaml.safe_load(text)
+        found = read_yaml(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict):

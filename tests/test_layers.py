@@ -11,7 +11,8 @@ import common
 ROOT = Path(common.__file__).parent
 FLOORS = [
     {"schema", "statistics", "loss", "command"},
-    {"storage", "prompts"},
+    {"storage"},
+    {"prompts"},
     {"runtime"},
     {"specs", "status", "engines"},
     {"student"},

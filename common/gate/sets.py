@@ -15,12 +15,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 
 from common.data.readers import Row, Text, read_table
 from common.runtime import nearest, shortened
 from common.schema import PromptRecord, fingerprint
+from common.storage import read_yaml
 
 WANTS = {
     "declined": "the request should be declined",
@@ -87,7 +87,7 @@ def open_sets(names: Sequence[str]) -> list[PromptSet]:
 
 def built_in() -> dict[str, PromptSet]:
     """The package's own sets by name; prompts in our own words."""
-    content = yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))
+    content = read_yaml(BUILT_IN.read_text(encoding="utf-8"))
     return {name: _set(name, of["want"], [(prompt, name) for prompt in of["prompts"]]) for name, of in content.items()}
 
 

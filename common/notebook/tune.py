@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import yaml
-
 from common.command import CommandParser
 from common.notebook.execute import checked_parameters
 from common.notebook.profiles import PROFILES, experiments, own_pairs, stage_parameters
 from common.notebook.students import open_experiment
 from common.runtime import errors_in_a_line, quiet_libraries, resolve
+from common.storage import read_yaml
 from common.training.tuning import settings_of, tune, write_trials
 
 
@@ -40,7 +39,7 @@ def _tune_experiment(profile: str, experiment: str, methods: Sequence[str] | Non
         "tuned": "",
     }
     parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": methods} if methods else {}))
-    space = yaml.safe_load((PROFILES / profile / "tuning.yaml").read_text(encoding="utf-8"))
+    space = read_yaml((PROFILES / profile / "tuning.yaml").read_text(encoding="utf-8"))
     trials = tune(open_experiment(parameters), parameters.methods, settings_of(space), parameters.swapped[0])
     path = resolve(f"results/{profile}/{experiment}/trials.json")
     print(f"{path}: {write_trials(trials, path)}", flush=True)

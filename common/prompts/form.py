@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
 from common.schema import Message, ScoreScale, fingerprint
+from common.storage import read_yaml
 
 
 def fill(template: str, **texts: str) -> str:
@@ -152,7 +153,7 @@ class ExperimentPrompts(JudgePrompt):
     def from_yaml(cls, path: str | Path) -> ExperimentPrompts:
         """Reads the fields from a YAML file; `scale` by its name, e.g. BINARY. Raises ValueError naming file and field."""
         try:
-            return cls.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+            return cls.model_validate(read_yaml(Path(path).read_text(encoding="utf-8")))
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'content'}: {e['msg'].removeprefix('Value error, ')}"

@@ -11,6 +11,7 @@ from common.storage.lines import (
     refuse_repeats,
 )
 from common.storage.store import FailedStore, JsonlStore, make_missing
+from common.storage.yaml_text import read_yaml
 
 __all__ = [
     "FailedStore",
@@ -24,6 +25,7 @@ __all__ = [
     "parse_object",
     "read_lines",
     "read_records",
+    "read_yaml",
     "refuse_repeats",
     "whole_folder",
     "write_json",

@@ -488,10 +488,10 @@ class RDPOTrainer(DPOTrainer):
         killed."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-        whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         with (
             self._attention_given_back(),
-            dequantised(self.model, training=True) if whole else contextlib.nullcontext(),
+            contextlib.nullcontext() if sharded else dequantised(self.model, training=True),
         ):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 

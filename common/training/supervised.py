@@ -13,6 +13,7 @@ FIGA (arXiv 2311.04072) learns the edits of all revisions alone and unlearns wha
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -119,7 +120,8 @@ class CompletionTrainer(SFTTrainer):
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *BESIDE]))
 
     def train(self, *args, **kwargs):
-        with dequantised(self.model, training=True):
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        with nullcontext() if sharded else dequantised(self.model, training=True):
             return super().train(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -107,6 +107,8 @@ def train(
 
         arguments = common_arguments(model, settings, Path(output))
         trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
+    if used <= settings.batch_size and settings.epochs == 1:
+        trainer.args.warmup_steps = 0  # the only step would be one of warm-up, with learning rate 0
     if settings.steps_share < 1.0:
         from common.trainer.finite import EndAfter
 

@@ -268,6 +268,11 @@ def test_the_report_is_written_from_the_rows_alone(tmp_path):
     assert table.loc["rDPO, scores of other pairs", "seeds"] == 2 and table.loc["SFT", "KL (nats)"] == "-"
 
 
+def test_a_part_alone_has_a_report_without_what_needs_the_centre(tmp_path):
+    table_of([("rdpo", metric, {"control": "shuffled"}, [0.3, 0.4]) for metric in ("harmlessness", behaviour("safety"))], tmp_path / "table.csv")
+    assert not {path.name for path in write_report(tmp_path, tmp_path / "typeset")} & {"contrasts.png", "frontier.png", "noise.png"}
+
+
 def test_tables_away_from_the_centre_compare_seed_by_seed(tmp_path):
     matched, own = behaviour("safety"), [0.4, 0.5, 0.6]
     values = [("rdpo", matched, {}, own), ("dpo", matched, {}, [0.3, 0.4, 0.5]), ("rdpo", matched, {"alpha": 8.0}, [0.5, 0.6, 0.6]), ("rdpo", "utility", {"alpha": 8.0}, [0.9] * 3)]

@@ -57,6 +57,14 @@ def test_a_batch_in_parts_trains_the_same_student(method, micro, pairs, tmp_path
     assert len(history[0]) == 2 and history[1] == pytest.approx(history[0], rel=1e-3)
 
 
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_a_training_of_one_step_learns(method, micro, pairs, tmp_path):
+    scored = [pair for pair in pairs if pair.is_scored][:4]
+    trained = train(method, micro, scored, TrainSettings(batch_size=8, epochs=1, learning_rate=1e-3, sft_learning_rate=1e-3), tmp_path, compute_dtype=torch.float32)
+    assert [step["learning_rate"] for step in trained.history if "learning_rate" in step] == [1e-3]
+    assert all(parameter.abs().max() > 0 for name, parameter in trained.model.named_parameters() if "lora_B" in name)
+
+
 def test_parts_that_do_not_divide_the_batch_are_refused_and_leave_no_mark():
     with pytest.raises(ValueError, match="micro_batch = 3 does not divide batch_size = 8"):
         TrainSettings(batch_size=8, micro_batch=3)

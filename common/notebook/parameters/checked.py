@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from common.runtime import checked, is_list, nearest, yaml_file
+from common.storage import read_yaml
 
 RENAMED = {
     **dict.fromkeys(("base_url", "api_key_env", "concurrency", "prices", "max_cost"), "is a field of a provider: name a file of them as providers, see docs/models.md (local_batch: of a local model)"),
@@ -80,7 +80,7 @@ def _parsed(value: Any, kind: Any) -> tuple[Any, Any, bool]:
         return _listed(str(value)) if from_text else list(value), kind, not from_text
     if getattr(kind, "__origin__", None) is dict and isinstance(value, str):
         if value.strip().startswith("{"):
-            return yaml.safe_load(value), kind, True
+            return read_yaml(value), kind, True
         parts = [part.partition("=") for part in _listed(value)]
         return {knob.strip(): number for knob, _, number in parts}, kind, False
     return value, kind, True

@@ -61,10 +61,10 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
     written = write_all(tables, folder, Path(typeset))
     safety = [name for name in names if name == "safety"]
     figures = {
-        "contrasts": contrast_figure(rows),
-        "noise": sweep_figure(study, "noise", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "teacher noise", names),
+        "contrasts": contrast_figure(rows) if rows else None,
+        "noise": sweep_figure(study, "noise", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), "teacher noise", names) if names else None,
         "judge_error": sweep_figure(study, "judge_error", (0.0, 0.1, 0.2, 0.3), "judge error", safety) if safety else None,
-        "frontier": frontier_figure(study, names),
+        "frontier": frontier_figure(study, names) if names else None,
         "pairs": sweep_figure(study, "pairs", (50, 100, 200, 400, 800), "pairs", safety) if safety and study.of("safety", "utility", "rdpo", pairs=50) else None,
         "map": map_figure(study, "safety", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5), (0.0, 0.1, 0.2, 0.3)) if safety and study.of("safety", "utility", "rdpo", noise=0.5, judge_error=0.3) else None,
     }  # fmt: skip
