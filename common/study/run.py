@@ -4,7 +4,7 @@
 
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
-it was. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
+it was; trials of a study beside the first are kept in its results as well, method by method. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
 differently all the same, and so makes other base students: rows of a seed whose student is not theirs are dropped from
 `results/evidence`, which is said. `--to` leaves them there and writes to a folder of its own, with the
 settings that the trials of `results/evidence` chose. With `--engine ray` the rows run on the nodes of a Ray cluster
@@ -42,6 +42,7 @@ from common.study.design import (
     Row,
     parts,
     trial_rows,
+    trial_settings,
     with_setting,
 )
 from common.study.lines import by_wrapper, corrected_lines, drop_lines, lines_of, write_lines
@@ -64,8 +65,9 @@ def run_study(
     """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what
     failed. Rows run in `jobs` processes, or on a cluster.
 
-    Trials of every method are made where `to` is `RESULTS`; elsewhere of those alone that have none in `RESULTS`, and
-    kept in `to`. Raises FileNotFoundError where `RESULTS` has no trials then."""
+    Trials of every method are made where `to` is `RESULTS`; elsewhere of those alone that have none in `RESULTS` or in
+    `to`, where they are kept method by method: a study goes on from them on another machine too, and may be cut short
+    on each. Raises FileNotFoundError where `RESULTS` has no trials then."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
     of_part = {
@@ -73,7 +75,7 @@ def run_study(
         for part in wanted
         for name in names
     }
-    before = {name: {} if to == RESULTS else read_tuned(RESULTS / name / "trials.json") for name in names}
+    before = {name: {} if to == RESULTS else _tried_before(name, to) for name in names}
     needed = {
         name: {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]} - {"", *before[name]}
         for name in names
@@ -94,9 +96,9 @@ def run_study(
             failures = _try_settings(name, needed[name], pool, to) if needed[name] else []
             failed += failures
             if not failures:
-                path = (to if needed[name] else RESULTS) / name / "trials.json"
-                by_oracle = chosen_by_oracle(read_trials(path), OBJECTIVES[name][0])
-                chosen[name] = before[name] | read_tuned(path), by_oracle
+                made = read_tuned(to / name / "trials.json") if needed[name] else {}
+                trials = read_trials(RESULTS / name / "trials.json")
+                chosen[name] = before[name] | made, chosen_by_oracle(trials, OBJECTIVES[name][0])
         for part in wanted:
             rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]
             failed += _probe(pool, rows, to) if part == "mechanism" else _measure(part, pool, rows, to)
@@ -125,18 +127,42 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
     write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
 
 
+def _tried_before(experiment: str, to: Path) -> dict[str, Setting]:
+    """Method -> its setting, of the trials in `RESULTS` and of those in `to` that a method would try today."""
+    chosen, path = read_tuned(RESULTS / experiment / "trials.json"), to / experiment / "trials.json"
+    if path.exists():
+        tried: dict[str, list[Setting]] = {}
+        for trial in read_trials(path):
+            tried.setdefault(trial["method"], []).append(trial["setting"])
+        chosen |= {
+            method: setting
+            for method, setting in read_tuned(path).items()
+            if all(one in tried[method] for one in trial_settings(method))
+        }
+    return chosen
+
+
 def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: Path) -> list[str]:
-    """Writes `trials.json` and drops rows of methods that are trained with another setting now; parts that are not run
-    again must not mix with those that are. Returns what failed."""
-    trials = trial_rows(experiment, [method for method in METHODS if method in needed])
-    found, failed = finish(f"trials of {experiment}", pool, partial(run_row, folder=FOLDER), [(row,) for row in trials])
-    if not failed:
-        path = to / experiment / "trials.json"
-        before = read_tuned(path) if path.exists() else {}
-        chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
-        changed = [method for method, setting in before.items() if chosen[method] != setting]
-        drop_lines(to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as in changed)
-    return failed
+    """Writes `trials.json` after each method, and drops rows of methods that are trained with another setting now; parts
+    that are not run again must not mix with those that are. Returns what failed."""
+    path, all_failed = to / experiment / "trials.json", []
+    methods = [method for method in METHODS if method in needed]
+    for number, method in enumerate(methods, start=1):
+        label = f"trials of {experiment}, {method}, {number} of {len(methods)} methods"
+        trials = [(row,) for row in trial_rows(experiment, [method])]
+        found, failed = finish(label, pool, partial(run_row, folder=FOLDER), trials)
+        all_failed += failed
+        if not failed:
+            before = read_tuned(path) if path.exists() else {}
+            chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
+            if before.get(method, chosen[method]) != chosen[method]:
+                _drop_rows(experiment, method, to)
+    return all_failed
+
+
+def _drop_rows(experiment: str, method: str, to: Path) -> None:
+    """Those that are trained with the setting of this method."""
+    drop_lines(to, lambda line: line["experiment"] == experiment and METHODS[line["method"]].tuned_as == method)
 
 
 def _probe(pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:

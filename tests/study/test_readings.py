@@ -8,7 +8,9 @@ from contextlib import nullcontext
 import pytest
 from test_study import table_of
 
+from common.evaluation.result import Result
 from common.methods import METHODS
+from common.schema import Metric
 from common.storage import write_json
 from common.study import run as evidence
 from common.study.design import OF_READINGS, READINGS, SEEDS, TRIAL_SEEDS, TRIALS, Cell, parts, trial_settings
@@ -24,6 +26,7 @@ from common.study.readings import (
     write_report,
 )
 from common.study.rows import Study, behaviour
+from common.training.tuning import write_trials
 
 NEW = {"rdpo_label", "rdpo_ml", "label_nll", "filter_nll", "route"}
 
@@ -77,6 +80,17 @@ def test_only_methods_without_trials_get_them_and_beside_their_rows(tmp_path, mo
     assert {row.method: row.setting.get("learning_rate") for row in asked["readings"]} == {"base": None, **dict.fromkeys(rivals, 1e-3), "dpo_nll": 1e-3, **dict.fromkeys(NEW, 2e-3)}
     assert {row.setting["tau"] for row in asked["tau"]} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert json.loads((home / "safety" / "trials.json").read_text())["chosen"] == rivals
+
+
+def test_trials_that_were_kept_are_gone_on_from_unless_a_method_would_try_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "RESULTS", tmp_path / "evidence")
+    write_json(tmp_path / "evidence" / "safety" / "trials.json", {"chosen": {"dpo": {"beta": 0.1}}})
+    to = tmp_path / "readings"
+    assert evidence._tried_before("safety", to) == {"dpo": {"beta": 0.1}}
+    for method, settings in (("route", trial_settings("route")), ("filter_nll", trial_settings("filter_nll")[1:])):
+        seen = [Metric(experiment="safety", method=method, seed=100, metric=name, value=0.5, n=10, low=0.0, high=1.0) for name in ("reward", "utility")]
+        write_trials([(method, setting, Result(method, 100, "", seen)) for setting in settings], to / "safety" / "trials.json")
+    assert evidence._tried_before("safety", to) == {"dpo": {"beta": 0.1}, "route": trial_settings("route")[0]}
 
 
 def made_up(path):

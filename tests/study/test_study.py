@@ -327,7 +327,7 @@ def test_rows_of_another_setting_are_dropped_with_those_of_its_nll_term(tmp_path
     monkeypatch.setattr(evidence, "RESULTS", tmp_path)
     write_lines(tmp_path, [line for method in ("dpo", "dpo_nll", "rdpo", "base") for line in made_up(method)])
     for number, chosen in enumerate(({"dpo": {"beta": 0.1}, "rdpo": {"beta": 0.1}}, {"dpo": {"beta": 0.2}, "rdpo": {"beta": 0.1}})):
-        monkeypatch.setattr(evidence, "finish", lambda *given: ([], []))
+        monkeypatch.setattr(evidence, "finish", lambda *given: ([], []))  # trials of a method after the other
         monkeypatch.setattr(evidence, "write_trials", lambda found, path: (write_json(path, {"chosen": chosen}), chosen)[1])  # noqa: B023
         assert evidence._try_settings("safety", ["dpo", "rdpo"], None, tmp_path) == []
         assert [line["method"] for line in read_measurements(tmp_path / "table.csv")] == [["base", "dpo", "dpo_nll", "rdpo"], ["base", "rdpo"]][number]
