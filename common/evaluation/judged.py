@@ -230,9 +230,10 @@ class JudgedEvaluator:
         return [answer.aligned for answer in self.combine({"held_out": records}, said, seen, {})]
 
     def ask_judges(self, sets: Sets, texts: Texts) -> tuple[Views, Views]:
-        """What the judge, and the judge that scored the pairs, sees in every answer of the sets that it is asked about."""
-        seen = self.checked_view(sets, texts)
-        return seen, self.seen_by(self.reward_judge, sets, texts) if self.reward_judge else {}
+        """What the judge sees in every answer of the sets that it is asked about, and the judge that scored the pairs in
+        those to held-out prompts, the only ones where it is of use."""
+        seen, asked = self.checked_view(sets, texts), {name: sets[name] for name in sets if name != "ood"}
+        return seen, self.seen_by(self.reward_judge, asked, texts) if self.reward_judge else {}
 
     def checked_view(self, sets: Sets, texts: Texts) -> Views:
         """What the judge sees in every answer. Raises ValueError where it leaves every answer unscored."""

@@ -57,7 +57,7 @@ class FeedbackJudge:
         """Raises ValueError naming the pairs without a no-stance answer, before anything is asked."""
         if without := [pair.id for pair in pairs if not pair.response_base]:
             raise ValueError(
-                f"{len(without)} pairs have no response_base, the answer without a stance ({', '.join(without[:3])}); make the pairs anew"
+                f"{len(without)} pairs have no response_base, the answer without a stance ({', '.join(without[:3])}); make the pairs anew, or give each an answer to its prompt without the stance in that field"
             )
         shown = [
             ((p.plain_prompt or p.prompt, p.response_base), (p.prompt, p.response), (p.prompt, p.response_revised))

@@ -111,7 +111,9 @@ def test_a_trade_off_asks_neither_for_held_out_wrappers_nor_the_reward_judge_and
     records = [record(0, "one a"), record(1, "two a"), record(2, "ride", split="ood"), record(3, "three a", kind="benign question"), record(4, "four a", kind="benign persona")]
     answers = {"one a": "one good", "two a": "two bad", "ride": "ride good", "three a": "three good", "four a": "four good"}
     student = TrainedStudent("endpoint:x", chat=Said(answers))
-    whole = JudgedEvaluator(records, "safety", JUDGE, OnlyFirst(), reward_judge=JUDGE)(student, "test", 0)
+    reward_judge = Heard({"one a": 1.0, "two a": 0.0})  # raises KeyError where it is asked about held-out wrappers
+    whole = JudgedEvaluator(records, "safety", JUDGE, OnlyFirst(), reward_judge=reward_judge)(student, "test", 0)
+    assert whole.outcomes["reward"] == [True, False]
     some = TrainedStudent("endpoint:x", chat=Said({prompt: answers[prompt] for prompt in ("one a", "two a", "three a")}))  # any other raises KeyError
     found = JudgedEvaluator(records, "safety", JUDGE, OnlyFirst(), reward_judge=Heard({})).trade_off(some, "test", 0)
     assert found.metrics == [metric for metric in whole.metrics if metric.metric in ("aligned", "utility")] and len(found.metrics) == 2
