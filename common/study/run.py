@@ -68,8 +68,6 @@ def run_study(
     Trials of every method are made where `to` is `RESULTS`; elsewhere of those alone that have none in `RESULTS` or in
     `to`, where they are kept method by method: a study goes on from them on another machine too, and may be cut short
     on each. Raises FileNotFoundError where `RESULTS` has no trials then."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
     of_part = {
         (name, part): [row for row in parts(name).get(part, []) if not seeds or row.seed in seeds]
         for part in wanted
@@ -84,7 +82,7 @@ def run_study(
         {(row.seed, name) for (name, _), rows in of_part.items() for row in rows}
         | {(seed, name) for name in names if needed[name] for seed in TRIAL_SEEDS}
     )
-    with cluster or ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (FOLDER,)) as pool:
+    with cluster or workers(jobs) as pool:
         students, failed = finish(
             "base students", pool, partial(admitted_student, folder=FOLDER), [(name, seed) for seed, name in asked]
         )
@@ -206,6 +204,13 @@ def needs_of(run: partial, *task: Any) -> Needs:
     (row,) = task
     own = probe_place if run.func is probe else row_place
     return Needs(places=[student_place(row.cell.experiment, row.seed, FOLDER), own(row, FOLDER)])
+
+
+def workers(jobs: int) -> ProcessPoolExecutor:
+    """Processes of one thread each, which end with this one."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
+    return ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (FOLDER,))
 
 
 def begin_worker(folder: Path) -> None:

@@ -14,8 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,7 @@ from common.study.related import RESULTS as RELATED
 from common.study.related import Place
 from common.study.report.tables import difference_cell, mean_cell, write_all
 from common.study.rows import Study, paired
-from common.study.run import FOLDER, RESULTS, begin_worker, finish, parsed
+from common.study.run import FOLDER, RESULTS, finish, parsed, workers
 from common.study.systems import annotators, failures, wordings
 from common.training.kept import read_tuned
 
@@ -101,9 +99,7 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked, failed = parsed(parser(), arguments), []
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # for the processes to come
-    with ProcessPoolExecutor(asked.jobs, get_context("spawn"), begin_worker, (FOLDER,)) as pool:
+    with workers(asked.jobs) as pool:
         for system in asked.system or SYSTEMS:
             study = SYSTEMS[system]
             tasks = [(system, case, seed, FOLDER) for seed in study.SEEDS for case in study.CASES]
