@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import FRONT, PAGES, blocks
+from pages import PAGES, blocks
 
 from common.notebook.execute import checked_parameters
 from common.runtime import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-COMMANDS = [(name, line) for name in FRONT for block in blocks(PAGES[name], "bash") for line in block.replace("\\\n", " ").splitlines() if shlex.split(line, comments=True)]
+COMMANDS = [(name, line) for name in PAGES for block in blocks(PAGES[name], "bash") for line in block.replace("\\\n", " ").splitlines() if shlex.split(line, comments=True)]
 
 
 class Parsed(Exception):

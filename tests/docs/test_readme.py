@@ -10,6 +10,7 @@ from pages import PAGES, anchors, blocks
 from common.loss import LOSSES, uses_scores
 from common.methods import METHODS
 from common.runtime import ROOT
+from common.storage import write_jsonl
 
 README = PAGES["README.md"]
 TABLES = {"README.md": 1, "docs/doctor.md": 1, "docs/reproduce.md": 1, "docs/speed.md": 1, "results/README.md": 7, "results/small/README.md": 4}
@@ -79,10 +80,13 @@ def test_the_tree_names_folders_and_files_that_exist(page, most):
 [SCRIPT], [SCORES] = (blocks(PAGES[page], "python") for page in ("README.md", "docs/own-data.md"))
 
 
-def test_rows_without_scores_get_some_that_put_the_better_answer_first():
+def test_rows_without_scores_get_some_that_put_the_better_answer_first(tmp_path, monkeypatch):
     rows = [{"prompt": f"question {i}", "chosen": f"No, that is a myth, number {i}.", "rejected": f"Yes, certainly, number {i}."} for i in range(20)]
-    found = {"rows": rows}
-    exec(compile(SCORES, "docs/own-data.md", "exec"), found)
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("rows.jsonl", rows)
+    exec(compile(SCORES, "docs/own-data.md", "exec"), found := {})
+    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert [row["score_chosen"] for row in scored] == list(found["scores"][::2]) and scored[0].keys() == {"prompt", "chosen", "rejected", "score_chosen", "score_rejected"}
     assert len(found["scores"]) == 40 and all(chosen > rejected for chosen, rejected in zip(found["scores"][::2], found["scores"][1::2]))
 
 
