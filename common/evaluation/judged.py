@@ -128,6 +128,8 @@ class JudgedEvaluator:
             prompts,
             reward_judge,
         )
+        if match_utility and "benign" not in self.sets("validation"):
+            raise ValueError("match_utility needs benign prompts of split validation; set it false, or give some")
 
     def mark(self) -> dict[str, Any]:
         own = {

@@ -38,7 +38,11 @@ def target_logprobs(
     head, logits_of = causal.get_output_embeddings(), partial(logits_by_head, causal, output)
     if not (torch.is_grad_enabled() and states.requires_grad):
         score = _score
-    elif any(parameter.requires_grad for parameter in head.parameters()):
+    elif any(
+        parameter.requires_grad
+        for module in (head, *(child for child in causal.children() if child is not causal.base_model))
+        for parameter in module.parameters()
+    ):  # something is trained behind the decoder
         score = partial(checkpoint, _score, use_reentrant=False)
     else:
         score = _ScoreWithGradient.apply

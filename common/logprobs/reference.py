@@ -71,32 +71,57 @@ class ReferenceCache:
             return {}
 
 
-def reference_identity(model: PreTrainedModel, **computed: object) -> str:
-    """Hash of everything but the pair that decides a reference log-probability: frozen weights, config, and how it is
-    computed.
+def _adapters_on(model: torch.nn.Module) -> list[list]:
+    """[layer, adapter, its strength where it has one] of all adapters that a model computes with."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
-    Weights that are trained on top of a base (an adapter, a head kept in full) do not count: they are off in the
-    reference. Of a model whose adapters are frozen their strength counts beside their weights. Of a sharded model every
-    process must ask.
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    return [
+        [name, adapter, module.scaling.get(adapter) if isinstance(getattr(module, "scaling", None), dict) else None]
+        for name, module in layers
+        if not module.disable_adapters
+        for adapter in module.active_adapters
+    ]
+
+
+def _names_switched_off(model: torch.nn.Module, on: set[str]) -> set[str]:
+    """Names of the weights of adapters that are not on; of a learned prompt, those that are trained."""
+    if not hasattr(model, "disable_adapter"):
+        return set()
+    if model.active_peft_config.is_prompt_learning:
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {
+        name
+        for name in model.state_dict()
+        if any(part in name for part in switched_parts(model)) and not on & set(name.split("."))
+    }
+
+
+def switched_parts(model: torch.nn.Module) -> tuple[str, ...]:
+    """Parts of the names of weights that a PeftModel switches on and off."""
+    return model.base_model.prefix, "modules_to_save", "trainable_tokens_"
+
+
+def reference_identity(model: PreTrainedModel, **computed: object) -> str:
+    """Hash of everything but the pair that decides a reference log-probability: frozen weights, config, which adapters
+    are on and how strongly, and how it is computed. Ask for it while the model is the reference.
+
+    Weights on top of a base (an adapter, a head kept in full) count where they are on. Of a sharded model every process
+    must ask.
     """
     from torch.distributed.tensor import DTensor
 
-    trained = (
-        {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        if hasattr(model, "disable_adapter")
-        else set()
-    )
-    digest = hashlib.sha256()
+    on, digest = _adapters_on(model), hashlib.sha256()
+    off = _names_switched_off(model, {adapter for _, adapter, _ in on})
     for name, tensor in sorted(model.state_dict().items()):
-        if name not in trained:
+        if name not in off:
             tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             digest.update(
                 f"{name.replace('.base_layer', '').removeprefix('base_model.model.')} {tensor.dtype} {tuple(tensor.shape)}".encode()
             )
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    if hasattr(model, "disable_adapter") and not trained:
-        scaled = [(name, module.scaling) for name, module in model.named_modules() if hasattr(module, "scaling")]
-        computed = computed | {"strength": [[name, of] for name, of in scaled if isinstance(of, dict)]}
+    if on:
+        computed = computed | {"on": on}
     config = {name: value for name, value in model.config.to_dict().items() if name not in VOLATILE}
     versions = [VERSION, *(version(package) for package in PACKAGES)]
     return fingerprint(digest.hexdigest(), config, computed, versions, digits=32)

@@ -150,7 +150,8 @@ class TrainSettings:
 
     def as_dict(self, method: str) -> dict[str, Any]:
         """What a method's training reads of them, the seed included: another method's knob is no part of its mark, nor
-        is `micro_batch`, nor the usual reference. Empty for a row that is not trained."""
+        is the usual reference, nor `micro_batch` where parts of a batch make the training of the whole. Empty for a row
+        that is not trained."""
         if not is_trained(method):
             return {}
         row = METHODS[method]
@@ -160,6 +161,7 @@ class TrainSettings:
         own += ["unchanged_weight"] if row.edits else []
         own += ["optimism"] if row.explores else []
         own += {"weighted": ["rwr_temperature"], "conditioned": ["ca_score"]}.get(row.sft_on, [])
+        own += ["micro_batch"] if row.sft_on == "edits" and self.micro_batch else []
         own += ["steps_share"] if self.steps_share != 1.0 else []
         own += ["mrpo_eta", "mrpo_weight"] if row.references in ("combined", "both") else []
         own += {"em": ["annotator_types", "em_steps", "em_start"], "clusters": ["annotator_types"]}.get(row.types, [])

@@ -30,7 +30,7 @@ def dequantised(model: torch.nn.Module, training: bool = False) -> Iterator[None
     """
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.bnb import Linear4bit as Adapted4bit
 
     layers = [
         module for module in model.modules() if isinstance(module, Linear4bit) and module.weight.device.type == "cpu"
@@ -40,7 +40,7 @@ def dequantised(model: torch.nn.Module, training: bool = False) -> Iterator[None
     size = sum(math.prod(layer.weight.quant_state.shape) * dtype(layer).itemsize for layer in layers)
     if size > MOST_BYTES:
         layers = []
-    adapted = {id(module.base_layer): module for module in model.modules() if isinstance(module, LoraLayer)}
+    adapted = {id(module.base_layer): module for module in model.modules() if type(module) is Adapted4bit}
     changed = []
     for layer in layers:
         if any("forward" in vars(module) for module in (layer, adapted.get(id(layer), layer))):

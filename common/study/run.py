@@ -94,8 +94,9 @@ def run_study(
             failures = _try_settings(name, needed[name], pool, to) if needed[name] else []
             failed += failures
             if not failures:
-                made = read_tuned(to / name / "trials.json") if needed[name] else {}
+                found = read_tuned(to / name / "trials.json") if needed[name] else {}
                 trials = read_trials(RESULTS / name / "trials.json")
+                made = {method: found[method] for method in needed[name]}
                 chosen[name] = before[name] | made, chosen_by_oracle(trials, OBJECTIVES[name][0])
         for part in wanted:
             rows = [with_setting(row, *chosen[name]) for name in chosen for row in of_part[name, part]]

@@ -16,6 +16,7 @@ from torch import Tensor
 from trl import is_conversational
 
 from common.data.preference import CUT, EXPLORED, SCORES, WEIGHT
+from common.logprobs.reference import switched_parts
 from common.runtime import nearest
 from common.student.load import check_prompt_is_prefix, emulates_bfloat16
 from common.trainer.collator import EXPLORED_IDS
@@ -117,12 +118,42 @@ def trainable(model, ref_model) -> list[tuple[torch.nn.Parameter, Tensor]]:
         raise ValueError(
             f"the adapter to go on from must be named 'default', not {', '.join(map(repr, model.peft_config))}: load it without adapter_name="
         )
+    if ref_model is None and (active := list(model.active_adapters)) != ["default"]:
+        raise ValueError(
+            f"training goes on from the adapter 'default' alone, and active are {', '.join(map(repr, active)) or 'none'}: call model.set_adapter('default'), or give ref_model"
+        )
     parameters = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
     if not parameters:
         raise ValueError(
             "the PeftModel has no trainable parameter; load it with PeftModel.from_pretrained(base, folder, is_trainable=True)"
         )
     return parameters
+
+
+def check_switched_off(model) -> None:
+    """Raises ValueError for a PeftModel with a trainable parameter that stays on where its adapters are switched off: a
+    reference that moves with the policy is none."""
+    if model.active_peft_config.is_prompt_learning:
+        return
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if stay := [name for name in names if not any(part in name for part in switched_parts(model))]:
+        raise ValueError(
+            f"{stay[0]} ({len(stay)} parameters in all) is trained beside the adapter and would move the reference too: "
+            "leave bias='none' and the base model frozen, name whole modules in modules_to_save, or give ref_model"
+        )
+
+
+def complete_reference_copy(model, begun: list[tuple[torch.nn.Parameter, Tensor]]) -> None:
+    """Copies what TRL's copy of the adapter `default` to `ref` leaves fresh: parameters whose names end in the
+    adapter's, such as those of embeddings and IA3. Raises ValueError for one without a twin.
+
+    begun: parameters and their values before TRL rounded them."""
+    parameters, before = dict(model.named_parameters()), {id(parameter): values for parameter, values in begun}
+    for name, parameter in parameters.items():
+        if name.endswith(".default"):
+            if (twin := parameters.get(name.removesuffix("default") + "ref")) is None:
+                raise ValueError(f"{name} has no copy for the reference; give ref_model")
+            twin.data = before.get(id(parameter), parameter.data).clone()
 
 
 def explored_ids(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, list[int]]:

@@ -60,14 +60,16 @@ from common.trainer.prepare import (
     check_answers,
     check_models,
     check_sharding,
+    check_switched_off,
     checked,
     columns_of,
+    complete_reference_copy,
     explored_ids,
     last_whole_checkpoint,
     settled,
     trainable,
 )
-from common.trainer.reference import with_reference
+from common.trainer.reference import with_reference, without_dropout
 
 
 class RDPOTrainer(DPOTrainer):
@@ -126,6 +128,7 @@ class RDPOTrainer(DPOTrainer):
         self.second_reference = second_reference
         self.left_out: dict[str, dict[str, int]] = {}
         self._tag_names, self._name, self._paper = card_of(args)
+        self._begun, self._reference_checked = begun, False
         super().__init__(
             model=model, ref_model=ref_model, args=args, data_collator=data_collator, train_dataset=train_dataset, eval_dataset=eval_dataset,
             processing_class=processing_class, compute_metrics=compute_metrics, callbacks=callbacks, optimizers=optimizers,
@@ -134,8 +137,10 @@ class RDPOTrainer(DPOTrainer):
         if self._is_vlm:
             raise ValueError(TEXT_ONLY)
         self._collate_scores()
+        self._check_reference()
         for parameter, values in begun:
             parameter.data = values  # as they were before TRL rounded them
+        self._begun = []
         if is_peft_model(self.model):
             adapters_to_float32(self.model)
         self._forbid_cpu_repacking()
@@ -216,12 +221,22 @@ class RDPOTrainer(DPOTrainer):
         own = (*SCORES, *SECOND, EXPLORED_IDS, EXPLORED_REFERENCE, WEIGHT, "length")
         self._signature_columns = list(dict.fromkeys([*self._signature_columns, *own]))
 
+    def _check_reference(self) -> None:
+        """Once, before the reference is asked: the policy's adapters are all that will move, and a copy of them is
+        whole."""
+        if not self._reference_checked and self.ref_model is None and is_peft_model(self.model):
+            check_switched_off(self.model)
+            if "ref" in self.model.peft_config:
+                complete_reference_copy(self.model, self._begun)
+        self._reference_checked = True
+
     def _precompute_ref_logps(self, dataset, name: str, batch_size: int):
         """The dataset with the columns of `with_reference`.
 
         A stream is left as it is, for `_compute_loss`, where the reference outlives the training; else TRL refuses it.
         So is what a model to be sharded is the reference of, for `_prepare_for_training`.
         """
+        self._check_reference()
         adapters_off = self.ref_model is None and is_peft_model(self.model)
         if isinstance(dataset, IterableDataset) and (self.ref_model is not None or adapters_off):
             return dataset
@@ -278,8 +293,9 @@ class RDPOTrainer(DPOTrainer):
         return self._reference_logps(model, inputs)[:2]
 
     def _reference_logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        with torch.no_grad(), self._as_reference():
-            return self._logps(self.ref_model or model, inputs)
+        reference = self.ref_model or model
+        with torch.no_grad(), self._as_reference(), without_dropout(reference):
+            return self._logps(reference, inputs)
 
     def reward_gaps(self) -> Tensor:
         """Implicit reward of chosen minus rejected, beta * D, of every training pair under the policy as it is now:

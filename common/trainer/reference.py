@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,19 +25,31 @@ def with_reference(trainer: DPOTrainer, dataset: Dataset, name: str) -> Dataset:
     there are explored answers."""
     trainer._forbid_cpu_repacking()
     trainer._collate_scores()  # TRL calls this within its __init__
-    logps = _kept_logps(trainer, trainer.ref_model or trainer.model, trainer._as_reference(), dataset, name)
+    logps = _kept_logps(trainer, trainer.ref_model or trainer.model, trainer._as_reference, dataset, name)
     columns = (*REFERENCE, *((EXPLORED_REFERENCE,) if EXPLORED_IDS in dataset.column_names else SECOND))
     if trainer.second_reference is not None:
-        logps += _kept_logps(trainer, trainer.second_reference, nullcontext(), dataset, f"second of {name}")
+        logps += _kept_logps(trainer, trainer.second_reference, nullcontext, dataset, f"second of {name}")
     for column, values in zip(columns, logps):
         dataset = dataset.add_column(column, list(values))
     return dataset
 
 
+@contextmanager
+def without_dropout(model: torch.nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every module gets its own mode back."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _kept_logps(
     trainer: DPOTrainer,
     model: torch.nn.Module,
-    as_reference: AbstractContextManager,
+    as_reference: Callable[[], AbstractContextManager],
     dataset: Dataset,
     name: str,
 ) -> list[tuple[float, ...]]:
@@ -51,9 +64,9 @@ def _kept_logps(
         "device": trainer.accelerator.device.type,
         **({"sharded": True} if is_sharded(model) else {}),
     }
-    cache = ReferenceCache(
-        trainer.args.reference_cache or Path(trainer.args.output_dir, "reference"), reference_identity(model, **how)
-    )
+    with as_reference():
+        identity = reference_identity(model, **how)
+    cache = ReferenceCache(trainer.args.reference_cache or Path(trainer.args.output_dir, "reference"), identity)
     rows = dataset.select_columns([name for name in (*TOKENS, EXPLORED_IDS) if name in dataset.column_names])
     groups = [groups_of(trainer.data_collator([row])) for row in rows]
     keys = [fingerprint(*trainer._reference_key(of_pair), digits=32) for of_pair in groups]
@@ -64,7 +77,7 @@ def _kept_logps(
         mine = [todo[number % len(todo)] for number in range(process, len(todo) + process, processes)]
         progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
         unpacked = nullcontext() if is_sharded(model) else dequantised(model, training=True)
-        with torch.no_grad(), trainer._attention_given_back(), as_reference, unpacked:
+        with torch.no_grad(), trainer._attention_given_back(), as_reference(), without_dropout(model), unpacked:
             for key in mine:
                 row, (answers,) = rows[missing[key]], groups[missing[key]]
                 batch = trainer._prepare_inputs(trainer.data_collator([row]))

@@ -132,7 +132,11 @@ class CompletionTrainer(SFTTrainer):
             logps = grouped_logprobs(model, [[(ids[:length], start)] for ids, length, start in rows])  # (answers,)
         if "weight" in inputs:
             logps = logps * inputs["weight"]
-        return -logps.sum() / (scored.sum() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return -logps.sum() / scored.sum()
+        # tokens of all processes, whose gradients are averaged
+        shares = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        return -logps.sum() / num_items_in_batch * shares
 
 
 def figa_loss(logps: Tensor, learnt: Tensor, unlearnt: Tensor) -> Tensor:
@@ -148,7 +152,10 @@ def figa_loss(logps: Tensor, learnt: Tensor, unlearnt: Tensor) -> Tensor:
 
 
 class EditTrainer(CompletionTrainer):
-    """`figa_loss` of the batch. The end of a revision is always learnt."""
+    """`figa_loss` of the batch, or the mean of those of its parts: which tokens count is known only once they are
+    computed. The end of a revision is always learnt."""
+
+    loss_is_scaled_for_ga = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, learnt, unlearnt = [], [], []

@@ -119,6 +119,8 @@ def test_a_trade_off_asks_neither_for_held_out_wrappers_nor_the_reward_judge_and
     assert found.metrics == [metric for metric in whole.metrics if metric.metric in ("aligned", "utility")] and len(found.metrics) == 2
     with pytest.raises(ValueError, match="left every answer unscored"):
         JudgedEvaluator(records, "safety", Heard(dict.fromkeys(answers)), OnlyFirst()).trade_off(some, "test", 0)
+    with pytest.raises(ValueError, match="match_utility needs benign prompts of split validation"):
+        JudgedEvaluator([*records, record(5, "five a", split="validation")], "safety", JUDGE, OnlyFirst(), match_utility=True)
 
 
 def test_sentiment_that_follows_the_stance_is_measured_against_the_answer_without_one():

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from tiny_models import TEMPLATES, tiny_causal_model, tiny_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from common.chat.local import LocalChat
 from common.data.preference import preference_dataset
+from common.logprobs.compute import pair_logprobs
 from common.runtime import resolve
 from common.schema import Sampling, ScoredPair
 from common.student.adapters import load_adapter, lora_settings, save_adapter
@@ -94,6 +95,22 @@ def test_it_answers_with_a_system_prompt_alone_as_in_a_batch(architecture, templ
     together = LocalChat(model, tokenizer).complete(conversations, Sampling(max_new_tokens=6))
     alone = [LocalChat(model, tokenizer).complete([conversation], Sampling(max_new_tokens=6))[0] for conversation in conversations]
     assert [reply.text for reply in together] == [reply.text for reply in alone]
+
+
+def test_what_is_trained_between_decoder_and_head_gets_its_gradient(tmp_path):
+    """ModernBERT's decoder has a dense layer there."""
+    tokenizer = tiny_tokenizer(tmp_path, "chatml")
+    config = AutoConfig.for_model("modernbert-decoder", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+                                  pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2, local_attention=16)  # fmt: skip
+    torch.manual_seed(0)
+    lora, found = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False), []
+    model = get_peft_model(AutoModelForCausalLM.from_config(config), lora)
+    for packed in (True, False):
+        model.zero_grad()
+        chosen, rejected = pair_logprobs(model, [[5, 6, 7]], [[8, 9, 10]], [[11, 12]], packed=packed)
+        (chosen - rejected).sum().backward()
+        found.append([parameter.grad for name, parameter in model.named_parameters() if "lm_head.dense" in name and parameter.requires_grad])
+    assert len(found[0]) == 2 and all(torch.allclose(ours, theirs, rtol=1e-3, atol=1e-6) and theirs.norm() > 0 for ours, theirs in zip(*found))
 
 
 DROPS_IT = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] + '<|close|>' }}{% endfor %}"

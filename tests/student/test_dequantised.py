@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import AdaLoraConfig, get_peft_model
 from peft.helpers import rescale_adapter_scale
 from tiny_models import tiny_causal_model
 
@@ -65,6 +65,17 @@ def test_an_adapter_counts_as_often_as_it_does_without(tmp_path):
     assert (whole - base).abs().max() > 1e-3 and (half - base).abs().max() > 1e-4 and (whole - half).abs().max() > 1e-4
     layer = next(one for one in model.modules() if hasattr(one, "lora_A"))
     assert module._is_plain(layer) and not module._is_plain(layer.train())
+
+
+def test_adapters_of_other_kinds_stay_as_they_are(tmp_path):
+    model, tokenizer = load_student(tiny_causal_model(tmp_path), compute_dtype=torch.float32)
+    model = get_peft_model(model, AdaLoraConfig(task_type="CAUSAL_LM", init_r=4, target_r=2, total_step=10, target_modules=["q_proj", "down_proj"]))
+    ids = tokenizer("How do I lift the barn?", return_tensors="pt")["input_ids"]
+    for training in (False, True):
+        with torch.no_grad():
+            before = model.eval()(ids).logits
+            with dequantised(model, training=training):
+                torch.testing.assert_close(model(ids).logits, before, rtol=1e-5, atol=1e-5)
 
 
 def test_training_through_dequantised_weights_gives_the_same_gradients_and_nests(tmp_path):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Value
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft.helpers import rescale_adapter_scale
 from tiny_models import tiny_causal_model, tiny_tokenizer
 from transformers import (
     AutoModelForCausalLM,
@@ -24,6 +25,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from common.chat.local import LocalChat
 from common.data.preference import with_normalised_scores
+from common.logprobs.reference import reference_identity
 from common.methods import TrainSettings
 from common.schema import Sampling, ScoredPair
 from common.trainer.collator import ScoreCollator
@@ -501,3 +503,70 @@ def test_settings_stay_undecided_for_another_trainer(llama, tmp_path):
         table = RDPOTrainer(llama, args=args, train_dataset=data())
         stream = RDPOTrainer(llama, args=args, train_dataset=data().to_iterable_dataset())
     assert (table.args.precompute_ref_log_probs, stream.args.precompute_ref_log_probs, args.precompute_ref_log_probs) == (True, False, None)
+
+
+# Adapters that TRL's reference does not follow
+
+
+@pytest.mark.parametrize("adapter", [LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "embed_tokens"]), IA3Config(task_type="CAUSAL_LM")], ids=["embeddings", "IA3"])
+def test_a_ready_adapter_of_any_kind_is_its_own_reference(adapter, llama, tmp_path):
+    """TRL copies parameters named `.default.` alone, and so leaves those of embeddings and IA3 fresh in the reference."""
+    torch.manual_seed(1)
+    ready = get_peft_model(plain(llama), adapter)
+    for name, parameter in ready.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    trainer = RDPOTrainer(ready, args=settings(tmp_path, learning_rate=1e-9), train_dataset=data())
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(math.log(2), abs=1e-6) and losses(trainer, "shift/chosen")[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_stays_on_in_the_reference_must_not_be_trained(llama, tmp_path):
+    with pytest.raises(ValueError, match=r"base_layer.bias \(\d+ parameters in all\) is trained beside the adapter and would move the reference"):
+        with_bias = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=AutoTokenizer.from_pretrained(llama).vocab_size + 64))
+        RDPOTrainer(with_bias, args=settings(tmp_path), train_dataset=data(), processing_class=AutoTokenizer.from_pretrained(llama), peft_config=LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["c_attn"], fan_in_fan_out=True, bias="lora_only"))
+    ready = get_peft_model(plain(llama), LoraConfig(**LORA))
+    ready.base_model.model.model.norm.weight.requires_grad_(True)
+    with pytest.raises(ValueError, match="norm.weight .1 parameters"):
+        RDPOTrainer(ready, args=settings(tmp_path), train_dataset=data())
+    assert RDPOTrainer(ready, ref_model=plain(llama), args=settings(tmp_path), train_dataset=data()).pairs_used == 8
+    kept_whole = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    assert RDPOTrainer(plain(llama), args=settings(tmp_path), train_dataset=data(), peft_config=kept_whole).pairs_used == 8
+
+
+def test_training_goes_on_from_the_adapter_default_alone(llama, tmp_path):
+    ready = trained_before(llama)
+    ready.add_adapter("style", LoraConfig(**LORA))
+    for active in (["default", "style"], "style"):
+        ready.base_model.set_adapter(active)
+        with pytest.raises(ValueError, match="goes on from the adapter 'default' alone, and active are .*'style'"):
+            RDPOTrainer(ready, args=settings(tmp_path), train_dataset=data())
+    ready.set_adapter("default")
+    assert RDPOTrainer(ready, args=settings(tmp_path), train_dataset=data()).pairs_used == 8
+
+
+def test_the_reference_is_computed_without_dropout(llama, tmp_path):
+    ready = get_peft_model(plain(llama), LoraConfig(**LORA, lora_dropout=0.5))
+    for name, parameter in ready.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.3)
+    ready.train()
+    trainer = RDPOTrainer(ready, args=settings(tmp_path, disable_dropout=False), train_dataset=data(), eval_dataset=data())
+    assert trainer.model.training and trainer.evaluate()["eval_loss"] == pytest.approx(math.log(2), abs=1e-5)
+
+
+def test_references_that_differ_in_what_is_switched_on_are_kept_apart(llama):
+    model = trained_before(llama)
+    model.add_adapter("other", LoraConfig(**LORA))
+    model.requires_grad_(False)
+    found = []
+    for active in ("default", "other"):
+        model.set_adapter(active, inference_mode=True)
+        found.append(reference_identity(model))
+    model.set_adapter("default")  # whether it is trainable changes nothing
+    for strength in (1.0, 4.0):
+        with rescale_adapter_scale(model, strength):
+            found.append(reference_identity(model))
+    with model.disable_adapter():
+        found.append(reference_identity(model))
+    assert found[0] == found[2] and len(set(found)) == 4

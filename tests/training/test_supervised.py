@@ -167,6 +167,26 @@ def test_figa_worked_by_hand():
     assert figa_loss(-torch.tensor([0.5, 0.7]), torch.tensor([False] * 2), torch.tensor([False] * 2)).item() == 0.0
 
 
+def test_figa_in_parts_takes_steps_as_large_as_whole_and_has_a_mark_of_its_own(micro, load_micro, tmp_path):
+    edited, found = [pair(i, 0.2, 0.6).model_copy(update={"response": f"take {i} now", "response_revised": f"leave {i} now"}) for i in range(8)], []
+    for micro_batch in (0, 2):
+        settings = TrainSettings(batch_size=8, micro_batch=micro_batch, epochs=1, sft_learning_rate=1e-9, max_length=256)
+        trainer = trainer_of("figa", load_micro(), edited, tmp_path, settings)
+        trainer.train()
+        found.append((trainer.state.log_history[0]["loss"], trainer.state.log_history[0]["grad_norm"], training_of("figa", micro, edited, settings)))
+    (loss, norm, mark), (in_parts, norm_in_parts, its_mark) = found
+    assert in_parts == pytest.approx(loss, rel=0.2) and norm_in_parts == pytest.approx(norm, rel=0.2) and mark != its_mark
+
+
+def test_the_loss_of_several_processes_is_that_of_their_tokens_together(load_micro, tmp_path, monkeypatch):
+    """Both have this batch: twice the tokens, and gradients that are averaged."""
+    trainer = trainer_of("sft", load_micro(), PAIRS, tmp_path)
+    batch, tokens = next(iter(trainer.get_train_dataloader())), 50
+    alone = trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=torch.tensor(tokens)).item()
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda self: 2))
+    assert trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(2 * tokens)).item() == pytest.approx(alone, rel=1e-6)
+
+
 def test_figa_learns_the_edits_and_the_end_of_every_revision(load_micro, tmp_path):
     edited = [one.model_copy(update={"response": "I will help you copy it.", "response_revised": "I will not help you copy it."}) for one in PAIRS[:2]]
     trainer = trainer_of("figa", load_micro(), edited, tmp_path, TrainSettings(**{**FAST.__dict__, "epochs": 5}))
