@@ -36,7 +36,7 @@ def test_an_installed_one_runs_from_anywhere_and_writes_below_the_project(tmp_pa
 
 
 @pytest.mark.parametrize("notebook, folder, path, missing", [
-    ("safety/train_rdpo.ipynb", "elsewhere", [PACKAGES], "common"), ("paper_tables.ipynb", "elsewhere", [PACKAGES], "common"), ("safety/generate_data.ipynb", "safety", [], "yaml"),
+    ("safety/train_rdpo.ipynb", "elsewhere", [PACKAGES], "common"), ("paper_tables.ipynb", "elsewhere", [PACKAGES], "common"), ("safety/generate_data.ipynb", "safety", [], "pydantic"),
 ])  # fmt: skip
 def test_a_kernel_without_project_or_libraries_says_in_one_sentence_what_to_do(notebook, folder, path, missing, tmp_path):
     done = first_cells(notebook, tmp_path if folder == "elsewhere" else ROOT / folder, path)
