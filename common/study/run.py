@@ -4,11 +4,11 @@
 
 Base students, then trials on the validation split, then the parts with what the trials chose: the core, with `--full`
 all, or those named. Everything finished is kept in `runs/evidence` and taken from there, so a stopped run goes on where
-it was; trials of a study beside the first are kept in its results as well, method by method. Every process has one thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds
-differently all the same, and so makes other base students: rows of a seed whose student is not theirs are dropped from
-`results/evidence`, which is said. `--to` leaves them there and writes to a folder of its own, with the
-settings that the trials of `results/evidence` chose. With `--engine ray` the rows run on the nodes of a Ray cluster
-(docs/scale.md).
+it was; trials of a study beside the first are kept in its results as well, method by method. Every process has one
+thread, whatever the machine, so that the numbers do not hang on it. Another CPU rounds differently all the same, and so
+makes other base students: rows of a seed whose student is not theirs are dropped from `results/evidence`, which is
+said. `--to` leaves them there and writes to a folder of its own, with the settings that the trials of
+`results/evidence` chose. With `--engine ray` the rows run on the nodes of a Ray cluster (docs/scale.md).
 """
 
 from __future__ import annotations
