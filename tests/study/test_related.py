@@ -8,10 +8,12 @@ from test_study import table_of
 from common.methods import METHODS
 from common.report.tables import OBJECTIVES
 from common.storage import write_json
-from common.study.cells import SETTINGS, folder_of, rounds_of
+from common.study import cells
+from common.study.cells import SETTINGS, folder_of, rounds_of, run_row
 from common.study.design import EARLY, FEW, OF_RELATED, RELATED, Cell, Row, parts, trial_settings
 from common.study.related import NAMED, against_table, systems_table, write_report
 from common.study.rows import Study, behaviour
+from common.training.comparison import Experiment
 
 
 @pytest.mark.parametrize("experiment", OBJECTIVES)
@@ -27,6 +29,22 @@ def test_every_system_has_its_control_on_the_same_students(experiment):
 def test_a_second_reference_is_the_unquantised_student_and_in_the_mark_of_the_rows_that_read_it(method):
     assert SETTINGS.changed(**trial_settings(method)[0]).as_dict(method)["second_reference"] == "unquantised"
     assert "second_reference" not in SETTINGS.as_dict("dpo")
+
+
+@pytest.mark.parametrize("method", RELATED)
+def test_every_row_is_trained_with_the_setting_chosen_for_it(method, tmp_path, monkeypatch):
+    """An extrapolated row too, whose training is that of the method that it turns up."""
+    found = {}
+
+    class Asked(Experiment):
+        def result(self, method, seed):
+            found[method] = self.settings_of(method, seed)
+
+    monkeypatch.setattr(cells, "Experiment", Asked)
+    monkeypatch.setattr(cells, "admitted_student", lambda *given: tmp_path)
+    monkeypatch.setattr(cells, "scored_pairs", lambda *given: [])
+    run_row(Row(Cell(), method, 0, {"learning_rate": 0.00123, "sft_learning_rate": 0.00123, "epochs": 2} if METHODS[method].tuned_as else {}), tmp_path)
+    assert (found[method].learning_rate, found[method].epochs) == ((0.00123, 2) if METHODS[method].tuned_as else (SETTINGS.learning_rate, SETTINGS.epochs))
 
 
 def test_a_row_in_rounds_asked_for_what_its_rounds_add_up_to(tmp_path):
