@@ -301,6 +301,17 @@ def test_a_row_in_rounds_needs_the_judge_of_the_pairs(micro, tmp_path):
         looped("iterative_dpo", micro, tmp_path, settings=SETTINGS.changed(reference="unquantised"))
 
 
+def test_a_later_round_of_active_learning_without_new_pairs_trains_on_those_before(micro, tmp_path):
+    class EqualFromNowOn(ByLetters):
+        def judge(self, prompts, answers):
+            self.asked += answers
+            return [Judgement(number / 100 if len(self.asked) <= 6 else 0.5, "") for number, _ in enumerate(answers)]
+
+    trained = looped("apl_random", micro, tmp_path, evaluator=Evaluator(EqualFromNowOn()), settings=ONCE.changed(rounds=RoundSettings(schedule=[3, 5])))
+    added, used = zip(*((found["added"], found["pairs_used"]) for found in (json.loads((place / "round.json").read_text()) for place in rounds_of(tmp_path))))
+    assert added == (3, 0) and used == (3, 3) and trained.pairs_used == 3
+
+
 @pytest.mark.parametrize("method", ["iterative_dpo", "apl_random"])
 def test_a_judge_that_finds_all_answers_equal_ends_the_row_and_its_verdicts_stay(method, micro, tmp_path):
     class Same(ByLetters):

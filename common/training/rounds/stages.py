@@ -87,8 +87,9 @@ class Round:
         return scored
 
     def preferred(self, pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
-        """The pairs that the round adds to training, written. Raises ValueError for none."""
-        if not pairs:
+        """The pairs that the round adds to training, written. Raises ValueError for none, but for a later round that
+        trains on those of earlier ones too."""
+        if not pairs and (self.arm.goes_on or not self.number):
             raise ValueError(
                 f"{self.name}: no pair has a preferred answer (all were cut off, equal, tied or without a verdict), so there is nothing to train on; give more prompts or max_new_tokens, or a judge that tells answers apart. {self.folder} keeps what was judged"
             )
