@@ -110,7 +110,7 @@ def _reason_not_to_pack(model: torch.nn.Module, causal: PreTrainedModel, make: M
         [(token(12, 13, 14, 15, 16), 3), (token(12, 13, 14, 17, 18, 19), 3)],
     ]
     rows = pack(groups, row_tokens=64)
-    with _as_for_evaluation(model), _narrow_window(config), torch.no_grad():
+    with in_evaluation_mode(model), _narrow_window(config), torch.no_grad():
         plain = in_rows(model, list(chain.from_iterable(groups)))[0]
         try:
             found = packed_logprobs(model, rows, make)
@@ -140,7 +140,8 @@ def _try_backward(model: torch.nn.Module, rows: Packed, make: MaskMaker) -> None
 
 
 @contextmanager
-def _as_for_evaluation(model: torch.nn.Module) -> Iterator[None]:
+def in_evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """The model as for evaluation, without dropout; every module gets its own mode back."""
     forbid_cpu_repacking(model)  # one forward in evaluation mode would spoil the gradients of NF4 weights
     training = [module for module in model.modules() if module.training]
     model.eval()

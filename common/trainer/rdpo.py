@@ -35,7 +35,7 @@ from common.data.preference import EXPLORED, SCORES, WEIGHT, with_normalised_sco
 from common.logprobs.compute import balanced_logprobs, watched_logprobs
 from common.logprobs.divergence import answer_kl
 from common.logprobs.edits import changed
-from common.logprobs.masks import give_attention_back
+from common.logprobs.masks import give_attention_back, in_evaluation_mode
 from common.logprobs.packing import Sequence
 from common.logprobs.rows import is_sharded
 from common.loss import LIKELIHOOD, LOOKS_AT, optimism_term, weighted_loss, weighted_references
@@ -69,7 +69,7 @@ from common.trainer.prepare import (
     settled,
     trainable,
 )
-from common.trainer.reference import with_reference, without_dropout
+from common.trainer.reference import with_reference
 
 
 class RDPOTrainer(DPOTrainer):
@@ -294,7 +294,7 @@ class RDPOTrainer(DPOTrainer):
 
     def _reference_logps(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
         reference = self.ref_model or model
-        with torch.no_grad(), self._as_reference(), without_dropout(reference):
+        with torch.no_grad(), self._as_reference(), in_evaluation_mode(reference):
             return self._logps(reference, inputs)
 
     def reward_gaps(self) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from datasets import Dataset
 from trl import DPOTrainer
 
+from common.logprobs.masks import in_evaluation_mode
 from common.logprobs.reference import ReferenceCache, reference_identity
 from common.logprobs.rows import is_sharded
 from common.runtime import Progress
@@ -32,18 +33,6 @@ def with_reference(trainer: DPOTrainer, dataset: Dataset, name: str) -> Dataset:
     for column, values in zip(columns, logps):
         dataset = dataset.add_column(column, list(values))
     return dataset
-
-
-@contextmanager
-def without_dropout(model: torch.nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module gets its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _kept_logps(
@@ -77,7 +66,7 @@ def _kept_logps(
         mine = [todo[number % len(todo)] for number in range(process, len(todo) + process, processes)]
         progress, found = Progress(f"reference log-probabilities, {name}", len(mine)), {}
         unpacked = nullcontext() if is_sharded(model) else dequantised(model, training=True)
-        with torch.no_grad(), trainer._attention_given_back(), as_reference(), without_dropout(model), unpacked:
+        with torch.no_grad(), trainer._attention_given_back(), as_reference(), in_evaluation_mode(model), unpacked:
             for key in mine:
                 row, (answers,) = rows[missing[key]], groups[missing[key]]
                 batch = trainer._prepare_inputs(trainer.data_collator([row]))
