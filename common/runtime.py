@@ -31,7 +31,7 @@ LIMITS = {
     **dict.fromkeys(("swapped", "benign_share", "noise_no_better", "noise_worse", "tau", "clear", "ca_score", "mrpo_weight", "unchanged_weight", "ema", "judge_error", "judge_unclear", "failed_limit", "unscored_limit", "least_yield"), SHARE),
     **dict.fromkeys(("learning_rate", "sft_learning_rate", "beta", "variance", "rwr_temperature", "candidate_temperature", "repetition_penalty"), POSITIVE),
     **dict.fromkeys(("alpha", "eta", "nll_weight", "kl_budget", "optimism", "mrpo_eta", "strength", "temperature", "micro_batch", "pilot", "train_pairs", "prompts"), WEIGHT),
-    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch", "count", "schedule", "over_generate", "entropy_samples", "annotator_types", "em_steps", "segment", "buffer"), COUNT),
+    **dict.fromkeys(("epochs", "batch_size", "lora_rank", "max_length", "max_new_tokens", "evaluation_prompts", "local_batch", "count", "schedule", "over_generate", "entropy_samples", "annotator_types", "em_steps", "segment", "buffer", "wordings"), COUNT),
     **dict.fromkeys(("seed", "seeds"), SEED), "label_smoothing": Field(ge=0, lt=0.5), "steps_share": Field(gt=0, le=1), "least_kappa": Field(ge=-1, le=1),
 }  # fmt: skip
 """Setting, by its name wherever it is one -> the range of its value, or of every value in its list."""
@@ -78,7 +78,11 @@ def yaml_file(role: str, path: str | Path) -> dict[str, Any]:
     """`yaml_mapping` of the file that a parameter names. Raises ValueError naming the parameter where there is none."""
     if not (file := resolve(path)).is_file():
         raise ValueError(f"{role}: no file {file}; name a YAML file that is there, or leave {role} empty")
-    return yaml_mapping(f"{role}: {path}", file.read_text(encoding="utf-8"))
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{role}: {path} is no UTF-8 (byte {error.start}); save it as UTF-8") from None
+    return yaml_mapping(f"{role}: {path}", text)
 
 
 def shortened(value: object, most: int = 60) -> str:

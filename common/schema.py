@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Literal
 
@@ -135,7 +136,7 @@ class Pair(PromptRecord):
     annotator: str = Field(default="", exclude_if=lambda annotator: not annotator)
 
 
-JUDGED = ("id", "teacher", "response", "response_revised")
+JUDGED = ("id", "split", "system", "prompt", "teacher", "response", "response_revised")
 """What a file of scores notes of each pair, as one fingerprint: with another text it is another pair."""
 
 
@@ -205,6 +206,16 @@ def fingerprint(*parts: object, digits: int = 12) -> str:
     hundred thousand things apart; give more where a mix-up would go unseen."""
     text = unbroken(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def sum_of_fingerprints(records: Iterable[BaseModel]) -> str:
+    """One fingerprint of records in any order. Those of the parts of a whole, added by `added`, are that of the whole."""
+    return added(fingerprint(record.model_dump()) for record in records)
+
+
+def added(fingerprints: Iterable[str]) -> str:
+    """The sum of fingerprints of twelve hex digits, its last twelve."""
+    return f"{sum(int(one, 16) for one in fingerprints) % 16**12:012x}"
 
 
 def unbroken(text: str) -> str:

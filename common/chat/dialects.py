@@ -21,6 +21,10 @@ TOO_LONG = re.compile(
     r"(?:reduce|shorten|truncate) (?:the |your )?(?:length|prompt|input|messages)|exceed\w* (?:the |its )?(?:\w+ ){0,4}(?:tokens?|context|length)|longer than the (?:model|context|maximum)",
     re.I,
 )
+PASSING = re.compile(r"took too long|time[sd]? ?out|rate.?limit", re.I)
+"""Words of a trouble that passes, though they look like those of `TOO_LONG`."""
+OF_A_RATE = re.compile(r"limit:? ([\d,]+).{0,80}requested:? ([\d,]+)", re.I | re.S)
+"""A rate limit's numbers: what is allowed, and what this one request asks for."""
 MODERATED = re.compile(
     r"content.?(?:filter|policy|management|moderation|violation)|moderat|flagged|responsible.?ai|data.?inspection|inappropriate|sensitive.?(?:words?|content)|"
     r"safety (?:system|filter|setting|polic|reason|check)|(?:usage|use|safety|violates?) (?:\w+ ){0,3}polic|prohibited|guardrail|jailbreak|blocked (?:by|due|because)|"
@@ -198,12 +202,14 @@ def trouble(status: int, body: object) -> Trouble:
     about = _parameter(everything, body)
     if about and status in (200, 400, 422):
         return Trouble("parameter", words, parameter=about)
-    if status in (429, 413) and re.search(r"request too large|tokens per min\w* .*requested \d", everything, re.I):
+    rate = OF_A_RATE.search(everything)
+    never = bool(rate) and int(rate[2].replace(",", "")) > int(rate[1].replace(",", ""))
+    if status in (429, 413) and (never or re.search(r"request too large", everything, re.I)):
         return Trouble("length", words)
     if status == 429:
         wait = _seconds(everything)
         return Trouble("run" if NO_MONEY.search(everything) and wait is None else "pause", words, seconds=wait)
-    if status not in (401, 402, 404) and TOO_LONG.search(everything):
+    if status not in (401, 402, 404) and TOO_LONG.search(everything) and not PASSING.search(everything):
         return Trouble("length", words)
     if (
         status not in (401, 402, 404, 408, 409, 425)

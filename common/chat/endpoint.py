@@ -22,7 +22,7 @@ from httpx2 import ConnectError
 
 from common.chat.dialects import Trouble, Unreadable, body_of, error_in, reply_in, tokens_in, trouble
 from common.chat.model import OnReply
-from common.chat.pacing import Budget, EndpointError, Pacing, Stopped, retry_after
+from common.chat.pacing import Budget, EndpointError, Pacing, Refused, Stopped, retry_after
 from common.schema import Message, Reply, Sampling, unbroken
 
 HARMLESS: list[Message] = [{"role": "user", "content": "Name a colour."}]
@@ -158,9 +158,9 @@ class EndpointChat:
             self.usage[f"without {setting}"] = 1
 
     def without_key(self, text: str) -> str:
-        """The endpoint's words, without the key, should it repeat it."""
+        """The endpoint's words about a trouble, without the key, should it repeat it or, of a long one, its beginning."""
         key = os.environ.get(self.api_key_env, "").strip()
-        for secret in filter(None, (key, key[:8])):
+        for secret in filter(None, (key, key[:8] if len(key) >= 16 else "")):
             text = text.replace(secret, "[key]")
         return text
 
@@ -221,15 +221,20 @@ class _Run:
                 return Reply(text="", finish_reason=f"error: too long for the model ({outcome.words})")
             if outcome.concerns == "request":
                 await self.make_sure_that_others_are_answered(client, sampling, outcome)
-                return self.given_up(f"refused ({outcome.words})")
+                return Reply(text="", finish_reason=f"error: refused ({outcome.words})")
             if attempt + 1 < self.chat.attempts:
                 await self.pacing.back_off(attempt)
-        return self.given_up(f"{outcome.words}, asked {self.chat.attempts} times")
+        return await self.given_up(client, sampling, f"{outcome.words}, asked {self.chat.attempts} times")
 
-    def given_up(self, reason: str) -> Reply:
+    async def given_up(self, client: openai.AsyncOpenAI, sampling: Sampling, reason: str) -> Reply:
+        """Raises EndpointError where so many in a row got no answer and a harmless question gets none either."""
         self.failed += 1
-        if self.failed >= (self.chat.concurrency if self.chat.usage["requests"] else 1):
-            raise EndpointError(f"{self.chat.name} does not answer: {reason} for each of {self.failed} conversations")
+        if (failed := self.failed) >= (self.chat.concurrency if self.chat.usage["requests"] else 1):
+            answered: Reply | Trouble | None = None
+            while answered is None:
+                answered = await self.ask(client, HARMLESS, sampling)
+            if isinstance(answered, Trouble):
+                raise EndpointError(f"{self.chat.name} does not answer: {reason} for each of {failed} conversations")
         return Reply(text="", finish_reason=f"error: {reason}")
 
     async def make_sure_that_others_are_answered(
@@ -241,7 +246,7 @@ class _Run:
         while asked is None:
             asked = await self.ask(client, HARMLESS, sampling)
         if isinstance(asked, Trouble):
-            raise EndpointError(f"{self.chat.name} refuses every request: {refused.words}")
+            raise Refused(f"{self.chat.name} refuses every request: {refused.words}")
 
     async def ask(
         self, client: openai.AsyncOpenAI, conversation: Sequence[Message], sampling: Sampling
@@ -257,9 +262,10 @@ class _Run:
             async with asyncio.timeout(self.chat.timeout):
                 response = await client.chat.completions.with_raw_response.create(**request)
             tokens = worst
-            fields = body_of(self.chat.without_key(response.text))
+            fields = body_of(response.text)
             tokens = tuple(told or most for told, most in zip(tokens_in(fields), worst))
-            if (error := error_in(fields)) is not None:
+            if error_in(fields) is not None:
+                error = error_in(body_of(self.chat.without_key(response.text)))
                 return self.after(trouble(200, error), sent, None, request)
             reply, unknown = reply_in(fields, sampling.max_new_tokens)
             if unknown and not self.chat.usage[f"finish_reason {unknown}"]:
@@ -295,7 +301,7 @@ class _Run:
             tokens = (0, 0) if refused else worst
             return Trouble("again", "connection refused" if refused else "connection broken")
         except Unreadable as error:
-            return Trouble("again", f"unreadable reply ({error})")
+            return Trouble("again", f"unreadable reply ({self.chat.without_key(str(error))})")
         finally:
             self.pacing.receive(self.chat.price(*worst), self.chat.price(*tokens))
 
@@ -320,7 +326,9 @@ class _Run:
             and found.concerns == "request"
             and not self.chat.usage["requests"]
         ):
-            raise EndpointError(f"{self.chat.name}{': ' if status == 200 else ' '}{said}") from None
+            with_schema = "response_format" in request and status in (400, 404, 422, 501)
+            kind = Refused if with_schema or found.concerns == "parameter" else EndpointError
+            raise kind(f"{self.chat.name}{': ' if status == 200 else ' '}{said}") from None
         return found._replace(words=said)
 
 

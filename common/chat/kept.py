@@ -92,7 +92,10 @@ class KeptChat:
         return self.chat
 
     def _recorded_name(self) -> str:
-        names = sorted({fields["chat"] for _, fields in read_lines(self.path)}) if self.path.exists() else []
+        lines = list(read_lines(self.path)) if self.path.exists() else []
+        if strange := [number for number, fields in lines if "chat" not in fields]:
+            raise ValueError(f"{self.path}, line {strange[0]}: no reply that was kept, since it names no chat")
+        names = sorted({fields["chat"] for _, fields in lines})
         if len(names) != 1:
             raise LookupError(
                 f"{self.path} must hold the recorded replies of one model; it holds those of {', '.join(names) or 'none'}"

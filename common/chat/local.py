@@ -143,9 +143,7 @@ class LocalChat:
 
     @property
     def stops(self) -> set[int]:
-        """The tokens that end an answer."""
-        stops = self.model.generation_config.eos_token_id
-        return set(stops if isinstance(stops, list) else [stops]) | {self.tokenizer.eos_token_id}
+        return stops_of(self.model, self.tokenizer)
 
     def _continued(self, prompts: list[list[int]], sampling: Sampling, top_k: int = 0) -> list[list[int]]:
         """The tokens behind each prompt, up to a stop and maybe beyond. Rows that met one leave, unless states are
@@ -184,3 +182,9 @@ class LocalChat:
             prompt_tokens=len(prompt),
             completion_tokens=len(tokens),
         )
+
+
+def stops_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer."""
+    stops = model.generation_config.eos_token_id
+    return set(stops if isinstance(stops, list) else [stops]) | {tokenizer.eos_token_id}

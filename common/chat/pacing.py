@@ -16,6 +16,10 @@ class EndpointError(RuntimeError):
     """The run cannot go on: bad key, unknown model, exhausted quota, cost cap. What was answered before is kept."""
 
 
+class Refused(EndpointError):
+    """The endpoint does not take such a request, whatever it asks; another one it may."""
+
+
 class Stopped(Exception):
     """This worker ends because another one has said why."""
 

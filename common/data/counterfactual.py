@@ -130,7 +130,7 @@ def generate_counterfactual_pairs(
 
     def make(batch: list[PromptRecord]) -> Iterator[Pair | dict[str, str]]:
         asked = [
-            opening(record.system, _worded(record, condition, instructions))
+            opening(record.system, _worded(record, condition, instructions), record.history)
             for record in batch
             for condition in conditions
         ]

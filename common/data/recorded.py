@@ -236,11 +236,12 @@ def _judged_of(page: Path) -> Iterator[JudgedAnswer]:
     model = page.stem.removeprefix("generations_")
     table = [(number, line) for number, line in enumerate(read_text(page).split("\n"), start=1) if line.startswith("|")]
     for number, line in table[2:]:  # behind the header and its rule
-        prompt, *answer, system, score = line.strip()[1:-1].split("|")
-        if not answer or score.strip() not in ("0", "1"):
+        cells = line.strip()[1:-1].split("|")
+        if len(cells) < 4 or cells[-1].strip() not in ("0", "1"):
             raise ValueError(
                 f"{page}, line {number}: expected prompt, response, system_prompt and a score_response of 0 or 1; mend or delete the line"
             )
+        prompt, *answer, system, score = cells
         yield JudgedAnswer(prompt.strip(), "|".join(answer).strip(), system.strip(), model, int(score))
 
 

@@ -133,7 +133,7 @@ def generate_pairs(
     texts = {"response": "answer", "critique": "critique", "response_revised": "revision", "response_base": BASE}
 
     def make(batch: list[PromptRecord]) -> Iterator[Pair | dict[str, str]]:
-        openings = [opening(record.system, record.prompt) for record in batch]
+        openings = [opening(record.system, record.prompt, record.history) for record in batch]
         plain = [record.plain_prompt or record.prompt for record in batch]
         chains = run_chains(
             teacher, openings, prompts, sampling, whole=True, progress=progress, plain=plain, respondent=respondent
@@ -162,7 +162,9 @@ def base_answers(
     progress: Callable[[int], object] = lambda turns: None,
 ) -> list[Reply]:
     """The teacher's answers to the plain prompts, without wrapper, persona or stance."""
-    openings = [opening(record.system, record.plain_prompt or record.prompt) for record in records]
+    openings = [
+        opening(record.system, record.plain_prompt or record.prompt, record.history) for record in records
+    ]
     replies = teacher.complete(openings, sampling, lambda *_: progress(1))
     return _ask_cut_again(teacher, openings, sampling, replies)
 

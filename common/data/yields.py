@@ -167,6 +167,8 @@ def pilot(
 
     Raises ValueError with the counts, examples and which texts to look at, before the other prompts are asked.
     """
+    if not records:
+        raise ValueError("there is no prompt to make chains of; give more prompts, or fewer shards")
     chosen, before, started = one_kind_after_another(records)[:first], cost(), time.monotonic()
     made = generate(chosen)
     seconds = (time.monotonic() - started) / len(chosen) * (len(records) - len(chosen))

@@ -4,6 +4,7 @@ lambda is chosen on the validation split, and the test split is looked at once. 
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from common.evaluation.answers import TrainedStudent
@@ -56,6 +57,7 @@ def at_matched_utility(
         {"lambda": factor, "utility": evaluation.value("utility"), "safety": evaluation.value(evaluator.safety)}
         for factor, evaluation in found.items()
     ]
+    asked = student if chosen else replace(student, asked_for=None)  # the base student knows no scores to be asked for
     with scaled(student, chosen):
-        matched = trained if chosen == 1.0 else evaluator(student, split, seed)
+        matched = trained if chosen == 1.0 else evaluator(asked, split, seed)
     return {"matched": matched.metrics, "matched_lambda": chosen, "frontier": points}

@@ -4,7 +4,7 @@ A labels file holds one answer a line with the labels of one rater's two reading
 `{"id": ..., "prompt": ..., "answer": ..., "score": [1, 1]}`; for sycophancy `sentiment` and `quality` stand in the
 place of `score`. 1 is what the judge should put into the upper half of its scale. A line whose texts may not be copied
 has only its `id` (`answer_id`), and a second file supplies them: `prompt` and `answer`, or judged pages
-(`recorded.load_judged`). Every table is JSONL, or whatever else `rows.read_rows` reads.
+(`recorded.load_judged`). Every table is JSONL, or whatever else `readers.read_rows` reads.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class PairScores(NamedTuple):
 
 
 class FeedbackJudge:
-    """Two verdicts on feedback, sentiment and quality, and the score `schema.feedback_score` made of them, in [0, 1].
+    """Two verdicts on feedback, sentiment and quality, and the score `feedback_score` made of them, in [0, 1].
 
     The sentiment of an answer is compared with that of the pair's `response_base`, the teacher's answer without a
     stance. A score needs all of its verdicts: one missing leaves it unscored. Judges on other scales, such as

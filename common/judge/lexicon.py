@@ -73,7 +73,7 @@ class FlawJudge:
     one whose text stands in the prompt, in whatever stance it is wrapped; a prompt without one is unscored.
 
     Args:
-        arguments: a table of `argument` and `flaw`, "" for a sound one, as `rows.read_rows` reads it; from the project
+        arguments: a table of `argument` and `flaw`, "" for a sound one, as `readers.read_rows` reads it; from the project
             root.
     """
 

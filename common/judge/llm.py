@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from common.chat.model import ChatModel
+from common.chat.pacing import Refused
 from common.judge.base import FeedbackJudge, Judgement
 from common.judge.verdict import parse_score, read_verdict
 from common.prompts import ExperimentPrompts, JudgePrompt
@@ -68,14 +69,17 @@ class LLMJudge:
 
     @cached_property
     def _schema(self) -> dict[str, Any] | None:
-        """The schema of a verdict where the chat keeps to it."""
+        """The schema of a verdict where the chat keeps to it. Raises RuntimeError where the chat does not answer: a judge
+        that asks with a schema in one run and in words in the next would be two."""
         if not self.structured:
             return None
         schema = self.prompts.scale.verdict_schema
         try:
             [reply] = self.chat.complete([PROBE], Sampling(max_new_tokens=128, json_schema=schema))
-        except (RuntimeError, LookupError):  # refused by the endpoint, or not among recorded replies
+        except (Refused, LookupError):  # not taken by the endpoint, or not among recorded replies
             return None
+        if reply.failed:
+            raise RuntimeError(f"{self.chat.name} gave no answer to a first question ({reply.finish_reason}); run again")
         return schema if reply.whole and read_verdict(reply.text, self.prompts.scale) is not None else None
 
 

@@ -2,7 +2,7 @@
 question.
 
 Both read a score off one forward pass, in batches of similar length. Which of them can be trusted with which text is
-for labelled answers to say: `labels.judge_agreement` and `labels.calibrate` before the first table.
+for labelled answers to say: `judge_agreement` and `calibrate` before the first table.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ class RoundSettings(Group):
     """What only rows that train in rounds read; all defaults are ours.
 
     count: rounds of those that train on a new part of the prompts each; prompts: in such a part, 0 divides all of them
-    equally. schedule: of active preference learning, the pairs that have been judged in favour of one answer by the end
-    of each round. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
+    equally. schedule: of active preference learning, the pairs that have been judged by the end of each round, ties
+    among them; the authors go to 768 of thousands of prompts, ours is for hundreds. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
     looked for, where a row chooses among them. entropy_samples: answers that a prompt's entropy is estimated from.
     """
 
@@ -53,7 +53,7 @@ class RoundSettings(Group):
 
     count: int = 3
     prompts: int = 0
-    schedule: list[int] = field(default_factory=lambda: [64, 128, 192], hash=False)
+    schedule: list[int] = field(default_factory=lambda: [16, 32, 48], hash=False)
     candidate_temperature: float = 0.7
     over_generate: int = 8
     entropy_samples: int = 16

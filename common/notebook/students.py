@@ -127,6 +127,10 @@ def of_one_turn(records: Sequence[RecordType], what: str, tell: bool = True) -> 
     return [record for record in records if not record.history]
 
 
+class AnyPair(Pair, extra="ignore"):
+    """A pair to be scored, from a line that may have scores already."""
+
+
 def given_pairs(stage: str, p: FromPairs, record_type: type[RecordType], tell: bool = False) -> Sequence[RecordType]:
     """What a stage begins with: our own JSON lines, or a `pairs_file` in a format of others, split by `PAIR_SHARES`.
 
@@ -140,7 +144,7 @@ def given_pairs(stage: str, p: FromPairs, record_type: type[RecordType], tell: b
         }
         raise FileNotFoundError(f"{missing[stage].format(path)} first, or give pairs_file")
     if _is_ours(path):
-        return read_records(path, record_type)
+        return read_records(path, AnyPair if record_type is Pair else record_type)
     source = path if path.exists() else p.pairs_file
     found = learnable(read_preferences(source, tuple(p.score_range), p.weights))
     if tell:

@@ -114,7 +114,10 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
 
 
 def how_made(path: Path) -> dict[str, Any]:
-    """How the records of the file that a link of `claim` names were made; {} where no note says so."""
+    """How the records of the file that a link of `claim` names were made; {} where no note says so. Raises ValueError for
+    a file that is no link."""
+    if not path.is_symlink():
+        raise ValueError(f"{path} is no link any more; copy the folder with its links, with rsync -a or tar")
     return _read_note(_note(path.readlink(), path))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.command import CommandParser
-from common.schema import JUDGED, fingerprint
+from common.schema import JUDGED, added, fingerprint
 from common.storage.files import claim, how_made
 from common.storage.lines import read_lines
 from common.storage.offsets import Offsets
@@ -62,7 +62,7 @@ def merge(folder: str | Path) -> dict[str, int]:
 
 
 def _all_shards(folder: Path) -> list[Path]:
-    found = {path.name: path for path in folder.glob("shard-*-of-*")}
+    found = {path.name: path for path in folder.iterdir() if re.fullmatch(r"shard-\d+-of-\d+", path.name)}
     if not found:
         raise ValueError(f"{folder} holds no shards; --shard 1/8 of common.batch makes the first of eight")
     counts = sorted({int(name.rpartition("-")[2]) for name in found})
@@ -75,22 +75,21 @@ def _all_shards(folder: Path) -> list[Path]:
 
 
 def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
-    first, whole = {}, []
+    first, asked = {}, []
     for shard in shards:
         if not (shard / name).exists() or not (shard / f"{stage}.manifest.json").exists():
             raise ValueError(f"{shard}: {stage} is not finished there; run it first")
         how = how_made(shard / name)
-        if name == "scored.jsonl":
-            own = _texts(shard / "pairs.jsonl")
-            if how.pop("pairs", None) != fingerprint(own):
-                raise ValueError(f"{shard}: its {name} was made of other pairs than it holds; run {stage} there again")
-            whole += own
+        if name == "scored.jsonl" and how.pop("pairs", None) != _texts(shard):
+            raise ValueError(f"{shard}: its {name} was made of other pairs than it holds; run {stage} there again")
+        asked += [how.pop("records")] if "records" in how else []
         first = first or how
         if changed := sorted(key for key in how.keys() | first.keys() if how.get(key) != first.get(key)):
             raise ValueError(
                 f"{shard}: its {name} was made with another {', '.join(changed)} than that of {shards[0].name}"
             )
-    target = claim(folder / name, first | ({"pairs": fingerprint(whole)} if name == "scored.jsonl" else {}))
+    of_all = {"pairs": _texts(folder)} if name == "scored.jsonl" else {"records": added(asked)}
+    target = claim(folder / name, first | of_all)
     with JsonlStore(target) as store:
         holders = Offsets()  # id -> number of its shard
         for number, shard in enumerate(shards):
@@ -104,9 +103,11 @@ def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
         return len(store)
 
 
-def _texts(pairs: Path) -> list[str]:
-    """What `reward_score` puts into its mark of every pair."""
-    return [fingerprint(*(pair[name] for name in JUDGED)) for _, pair in read_lines(pairs)]
+def _texts(folder: Path) -> str:
+    """What `reward_score` puts into its mark of the pairs of a folder."""
+    return fingerprint(
+        [fingerprint(*(pair[name] for name in JUDGED)) for _, pair in read_lines(folder / "pairs.jsonl")]
+    )
 
 
 def parser() -> CommandParser:

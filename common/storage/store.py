@@ -41,6 +41,7 @@ class JsonlStore:
 
     def __init__(self, path: str | Path, read_only: bool = False, wait: bool = False):
         self.path, self.read_only, self.wait = Path(path), read_only, wait
+        self._real = self.path.resolve()  # another run may point the link of `claim` elsewhere
         self._offsets = Offsets()
         self._end = 0  # of what the offsets cover
         self._synced = time.monotonic()
@@ -48,10 +49,10 @@ class JsonlStore:
 
     def _open(self) -> None:
         if self.read_only:
-            self._file = open(self.path, "rb")
+            self._file = open(self._real, "rb")
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "a+b", buffering=0)
+            self._real.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._real, "a+b", buffering=0)
         try:
             if not self.read_only:
                 self._lock()
@@ -98,7 +99,7 @@ class JsonlStore:
     def records(self, ids: Iterable[str], record_type: type[RecordType]) -> Records[RecordType]:
         """The records of those ids that are here, as a sequence that outlives the store and holds none of their text."""
         return Records(
-            self.path, (self._offsets[record_id] for record_id in ids if record_id in self._offsets), record_type
+            self._real, (self._offsets[record_id] for record_id in ids if record_id in self._offsets), record_type
         )
 
     def close(self) -> None:
@@ -113,7 +114,7 @@ class JsonlStore:
 
     def __getitem__(self, record_id: str) -> dict[str, Any]:
         """The record of this id, read from the file. Raises KeyError."""
-        return line_at(self.path, self._offsets[record_id])
+        return line_at(self._real, self._offsets[record_id])
 
     def __contains__(self, record_id: str) -> bool:
         return record_id in self._offsets
@@ -144,7 +145,7 @@ class JsonlStore:
             self._file.truncate(position)
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, offset, fields in numbered_lines(self.path):
+        for number, offset, fields in numbered_lines(self._real):
             if not isinstance(fields.get("id"), str):
                 raise ValueError(f"{self.path}, line {number}: the record has no id, which is a text")
             yield offset, fields

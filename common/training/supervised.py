@@ -21,6 +21,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
+from common.chat.local import stops_of
 from common.data.conditioned import conditioned
 from common.data.preference import accepted, prompt_messages
 from common.logprobs.compute import grouped_logprobs, token_logprobs
@@ -153,19 +154,21 @@ def figa_loss(logps: Tensor, learnt: Tensor, unlearnt: Tensor) -> Tensor:
 
 class EditTrainer(CompletionTrainer):
     """`figa_loss` of the batch, or the mean of those of its parts: which tokens count is known only once they are
-    computed. The end of a revision is always learnt."""
+    computed. The token that ends a revision is always learnt, where it is not cut off."""
 
     loss_is_scaled_for_ga = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         groups, learnt, unlearnt = [], [], []
+        stops = stops_of(self.model, self.processing_class)  # a template may write something behind the end
         rows = zip(inputs["input_ids"], inputs["labels"], inputs["attention_mask"].sum(dim=1), inputs["replaced"])
         for ids, labels, length, replaced in rows:
             start = int(length - (labels != -100).sum())
             prompt, revised = ids[:start].tolist(), ids[start:length].tolist()
             away, new = changed(replaced, revised)
             groups.append([(prompt + revised, start), (prompt + replaced, start)])
-            learnt += [*new[:-1], True, *(False for _ in away)]
+            end = max((i for i, token in enumerate(revised) if token in stops), default=None)
+            learnt += [*(edited or i == end for i, edited in enumerate(new)), *(False for _ in away)]
             unlearnt += [*(False for _ in new), *away]
         with self.accelerator.autocast():
             logps, _ = token_logprobs(model, groups)

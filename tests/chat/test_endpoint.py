@@ -102,7 +102,31 @@ def test_one_conversation_without_an_answer_does_not_stop_the_others():
 def test_an_endpoint_that_never_answers_stops_the_run_after_one_conversation():
     with FaultServer("503") as server, pytest.raises(EndpointError, match="does not answer: answered 503: no, for .*, asked 3 times for each of 1"):
         chat_with(server, attempts=3).complete(QUESTIONS, Sampling())
-    assert len(server.asked) == 3
+    assert [request["messages"] for request in server.asked] == [QUESTIONS[0]] * 3 + [HARMLESS]
+
+
+@pytest.mark.parametrize("fault", ["503", "400"])
+def test_a_conversation_that_never_gets_an_answer_does_not_stop_a_run_that_begins_with_it(fault):
+    with FaultServer() as server:
+        whole = server.handle
+
+        async def handle(head, request, writer):
+            server.fault = fault if request["messages"] == QUESTIONS[0] else ""
+            await whole(head, request, writer)
+
+        server.handle = handle
+        chat = chat_with(server, attempts=2, concurrency=1)
+        replies = chat.complete(QUESTIONS[:3], Sampling())
+        again = chat_with(server, attempts=2, concurrency=1).complete(QUESTIONS[:1], Sampling())
+    assert [reply.failed for reply in [*replies, *again]] == [True, False, False, True]
+
+
+def test_a_key_that_is_a_word_changes_no_reply(monkeypatch):
+    monkeypatch.setenv("A_KEY", "test")
+    with FaultServer() as server:
+        served(server, "This is a test.")
+        [reply] = EndpointChat("m", server.url, "A_KEY").complete(QUESTIONS[:1], Sampling())
+    assert reply.text == "This is a test."
 
 
 def test_an_endpoint_that_goes_away_for_good_stops_the_run():

@@ -47,6 +47,12 @@ def test_the_notebooks_own_pairs_keep_all_else(judge, pairs, tmp_path):
     assert all(pair["judge"].startswith("learned from labels.jsonl") and pair["scale"] == (0, 1) for pair in scored)
 
 
+def test_pairs_that_have_scores_get_those_of_another_judge(judge, pairs, tmp_path):
+    rows = [pair.model_dump(mode="json") for pair in pairs][:4]
+    main([written(tmp_path / "scored.jsonl", rows), "--judge", judge, "--output", str(tmp_path / "out"), "--experiment", "safety"])
+    assert {pair.judge[:7] for pair in read_records(tmp_path / "out" / "scored.jsonl", ScoredPair)} == {"learned"}
+
+
 @pytest.mark.parametrize(("more", "said"), [
     (["--judge", "lerned:x"], "judge: .*'lerned:x', did you mean learned"),
     (["--judge", "learned:nowhere.jsonl"], "judge: .*nowhere.jsonl"),

@@ -86,6 +86,14 @@ def test_the_system_prompt_is_the_records_and_an_empty_one_is_no_message(tmp_pat
     assert pair.system == system
 
 
+def test_the_teacher_sees_the_turns_before_the_prompt(tmp_path):
+    before = [{"role": "user", "content": "Capital of France?"}, {"role": "assistant", "content": "Paris."}]
+    calls = []
+    teacher = SimpleNamespace(name="t", complete=lambda asked, sampling, on_reply=None: calls.extend(asked) or hand_over([Reply(text=f"words {len(calls)}")], on_reply))
+    generate_pairs(teacher, [record.model_copy(update={"history": before}) for record in records(1)], SAFETY, SAMPLING, tmp_path / "pairs.jsonl")
+    assert [conversation[:2] for conversation in calls] == [before] * 3
+
+
 def test_a_pair_holds_the_record_the_three_turns_and_what_made_them(tmp_path):
     [pair] = generate_pairs(scripted_teacher(), records(1, "Be kind."), SAFETY, SAMPLING, tmp_path / "pairs.jsonl")
     assert pair.model_dump() == {

@@ -4,16 +4,18 @@ import json
 
 import pytest
 
-from common.schema import fingerprint
+from common.schema import JUDGED, PromptRecord, fingerprint, sum_of_fingerprints
 from common.storage import JsonlStore, claim, write_json
+from common.storage.files import how_made
 from common.storage.shards import FILES, folder_of, main, merge, shard_of, taken
 
 
 def make(folder, numbers, teacher="t", judge="j", scored=True):
     """What steps 1 and 2 leave of the prompts with these numbers."""
-    pairs = [{"id": f"p{i}", "teacher": teacher, "response": f"a{i}", "response_revised": f"b{i}"} for i in numbers]
+    pairs = [{"id": f"p{i}", "split": "train", "system": "", "prompt": f"q{i}", "teacher": teacher, "response": f"a{i}", "response_revised": f"b{i}"} for i in numbers]
     mark = fingerprint([fingerprint(*pair.values()) for pair in pairs])
-    made_of = {"pairs.jsonl": {"teacher": teacher, "source": "s"}, "scored.jsonl": {"judge": judge, "pairs": mark}}
+    asked = sum_of_fingerprints(PromptRecord(id=pair["id"], experiment="safety", split="train", prompt=pair["prompt"]) for pair in pairs)
+    made_of = {"pairs.jsonl": {"teacher": teacher, "source": "s", "records": asked}, "scored.jsonl": {"judge": judge, "pairs": mark}}
     for name, stage in FILES.items():
         if name == "pairs.jsonl" or scored:
             with JsonlStore(claim(folder / name, made_of[name])) as store:
@@ -54,6 +56,29 @@ def test_merged_shards_are_the_run_without_shards(run):
     assert merge(run) == {"pairs.jsonl": 10, "scored.jsonl": 10} and len(rows(run / "pairs.jsonl")) == 10
 
 
+def test_pairs_that_the_run_had_already_lose_no_score(run):
+    make(run, [9, 0], scored=False)
+    made_of = run / "pairs.jsonl"
+    whole = run.with_name("whole") / "pairs.jsonl"
+    claim(made_of, how_made(whole))  # the whole run, stopped after two prompts
+    with JsonlStore(made_of) as store:
+        for line in rows(whole)[:1] + rows(whole)[-1:]:
+            store.append(json.loads(line))
+    merge(run)
+    texts = [fingerprint(*(json.loads(line)[name] for name in JUDGED)) for line in made_of.read_text().splitlines()]
+    assert how_made(run / "scored.jsonl")["pairs"] == fingerprint(texts) and len(texts) == 10
+
+
+def test_what_was_copied_without_its_links_is_named(run):
+    link = run / "shard-1-of-3" / "pairs.jsonl"
+    text = link.read_text()
+    link.unlink()
+    link.write_text(text)
+    (run / "shard-4-of-3.tar.gz").touch()
+    with pytest.raises(ValueError, match="pairs.jsonl is no link any more; copy the folder with its links, with rsync -a or tar"):
+        merge(run)
+
+
 @pytest.mark.parametrize(("number", "given", "message"), [
     (2, {"teacher": "another"}, r"shard-2-of-3: its pairs.jsonl was made with another teacher than that of shard-1-of-3"),
     (3, {"judge": "another"}, r"shard-3-of-3: its scored.jsonl was made with another judge than that of shard-1-of-3"),
@@ -70,7 +95,7 @@ def test_a_shard_made_otherwise_is_named(number, given, message, run):
 
 def test_scores_of_other_pairs_are_refused(run):
     with JsonlStore((run / "shard-2-of-3" / "pairs.jsonl").resolve()) as store:
-        store.append({"id": "p11", "teacher": "t", "response": "", "response_revised": ""})
+        store.append({"id": "p11", "split": "train", "system": "", "prompt": "", "teacher": "t", "response": "", "response_revised": ""})
     with pytest.raises(ValueError, match="shard-2-of-3: its scored.jsonl was made of other pairs than it holds; run reward_score there again"):
         merge(run)
 

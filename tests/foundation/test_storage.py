@@ -252,6 +252,15 @@ def test_records_stay_those_of_their_file_when_it_grows_or_its_link_goes_elsewhe
     assert [pair.id for pair in records] == ["p1"]
 
 
+def test_a_store_stays_with_its_file_when_another_run_takes_the_link(tmp_path):
+    path = claim(tmp_path / "pairs.jsonl", {"teacher": "one"})
+    with JsonlStore(path) as store:
+        store.append({"id": "a", "by": "one"})
+        with JsonlStore(claim(tmp_path / "pairs.jsonl", {"teacher": "another"})) as other:
+            other.append({"id": "a", "by": "another run"})
+        assert store["a"]["by"] == "one" and [fields["by"] for fields in store.load()] == ["one"]
+
+
 def test_write_json_takes_a_line_for_a_key_or_an_item(tmp_path):
     content = {"é": {"one": [1, None, 2.5], 2: {}}, "records": [{"a": {"b": [1]}}, "é"]}
     lines = ["{", '  "é": {', '    "one": [1, null, 2.5],', '    "2": {}', "  },", '  "records": [', '    {"a": {"b": [1]}},', '    "é"', "  ]", "}"]

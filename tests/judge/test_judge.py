@@ -11,6 +11,7 @@ from fault_server import FaultServer
 from common.chat.endpoint import EndpointChat
 from common.chat.kept import KeptChat
 from common.chat.model import hand_over
+from common.chat.pacing import EndpointError
 from common.judge.base import FeedbackJudge, Judgement
 from common.judge.llm import PROBE, LLMJudge
 from common.judge.scoring import score_pairs
@@ -473,6 +474,14 @@ def test_an_endpoint_is_asked_for_structured_verdicts_only_after_it_gave_one(sch
         assert [judgement.score for judgement in judged] == [json.loads(judgement.reply)["score"] for judgement in judged]
     else:
         assert all((judgement.score is None) == (prompts is SYCOPHANCY) for judgement in judged)
+
+
+@pytest.mark.parametrize("fault", ["401", "503"])
+def test_an_endpoint_that_does_not_answer_the_first_question_is_not_asked_in_words(fault, tmp_path, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FaultServer(fault, schemas="kept") as server, pytest.raises(EndpointError):
+        verdicts_over(server, tmp_path, SAFETY)
+    assert all("response_format" in request for request in server.asked)
 
 
 def test_a_structured_reply_outside_its_schema_is_read_as_words():

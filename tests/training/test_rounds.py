@@ -174,12 +174,14 @@ def test_a_start_adapter_of_another_base_or_beside_another_reference_is_refused(
 def test_active_preference_learning_judges_up_to_its_schedule(method, whole):
     trained, (first, second) = whole(method).trained, rounds_of(whole(method).folder)
     added = [[ScoredPair(**line) for line in lines_of(place / "preferred.jsonl")] for place in (first, second)]
-    assert [len(pairs) for pairs in added] == [3, 2] and trained.pairs_used == 5
-    assert len({pair.id.rpartition("#")[0] for pairs in added for pair in pairs}) == 5
+    judged = [[ScoredPair(**line) for line in lines_of(place / "scored.jsonl")] for place in (first, second)]
+    assert [len(pairs) for pairs in judged] == [3, 2] and len({pair.id.rpartition("#")[0] for pairs in judged for pair in pairs}) == 5
+    assert [len(pairs) for pairs in added] == [sum(pair.score_revised != pair.score_response for pair in pairs) for pairs in judged]
+    assert trained.pairs_used == sum(map(len, added))
     for pair in added[0] + added[1]:
         assert pair.score_revised > pair.score_response and pair.response != pair.response_revised
     figures = [json.loads((place / "round.json").read_text()) for place in (first, second)]
-    assert [one["pairs_used"] for one in figures] == [3, 5] and figures[0]["verdicts"] == 2 * figures[0]["pairs_judged"]
+    assert [one["pairs_judged"] for one in figures] == [3, 2] and figures[0]["verdicts"] == 2 * figures[0]["pairs_judged"]
     assert [one["first"]["loss"] for one in figures] == pytest.approx([math.log(2)] * 2, abs=2e-6)  # from the base student
     passes = [json.loads((place / "selected.json").read_text())["passes"] for place in (first, second)]
     values = [[value for one in of_round for _, value in one["kept"]] for of_round in passes]
@@ -281,7 +283,7 @@ def experiment(micro, folder, evaluator=None, pairs=None, settings=SETTINGS):
     "method, changed, message",
     [
         ("iterative_dpo", {"count": 4, "prompts": 6}, r"count = 4 rounds of 6 prompts each need more than the 12 scored pairs"),
-        ("apl_random", {"schedule": [4, 13]}, r"schedule = \[4, 13\] asks for more pairs than there are scored ones, 12"),
+        ("apl_random", {"schedule": [4, 13]}, r"schedule = \[4, 13\] has more pairs judged than there are prompts, 12 with scored pairs"),
     ],
 )
 def test_more_prompts_than_there_are_is_said_before_anything_is_asked(method, changed, message, micro, tmp_path):

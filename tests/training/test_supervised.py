@@ -16,6 +16,7 @@ from common.logprobs.compute import summed_logprobs
 from common.logprobs.edits import changed
 from common.methods import METHODS, TrainSettings, sees_scores
 from common.schema import Metric, PromptRecord, Sampling, ScoredPair
+from common.training import supervised
 from common.training.kept import trained_once, training_of
 from common.training.supervised import (
     CompletionTrainer,
@@ -185,6 +186,23 @@ def test_the_loss_of_several_processes_is_that_of_their_tokens_together(load_mic
     alone = trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=torch.tensor(tokens)).item()
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda self: 2))
     assert trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(2 * tokens)).item() == pytest.approx(alone, rel=1e-6)
+
+
+def test_figa_learns_the_stop_and_not_what_the_template_writes_behind_it_nor_the_last_token_of_a_cut_answer(load_micro, tmp_path, monkeypatch):
+    model, tokenizer = load_micro()
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|end|>", "<|end|>\n")
+    stop, seen = tokenizer.convert_tokens_to_ids("<|end|>"), []
+    monkeypatch.setattr(supervised, "figa_loss", lambda logps, learnt, unlearnt: seen.append(learnt.tolist()) or logps.sum())
+    same = PAIRS[0].model_copy(update={"response": PAIRS[0].response_revised})  # nothing is edited
+    for ends in (True, False):
+        max_length = 256 if ends else len(ids) - 2
+        trainer = trainer_of("figa", (model, tokenizer), [same], tmp_path, TrainSettings(**{**FAST.__dict__, "max_length": max_length}))
+        (row,) = trainer.train_dataset
+        ids = row["input_ids"]
+        assert (stop in ids[row["labels"].count(-100) if "labels" in row else -4 :]) == ends
+        trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+        of_revision = seen.pop()[: len(row["replaced"])]
+        assert of_revision == ([False] * (len(of_revision) - 2) + [True, False] if ends else [False] * len(of_revision))
 
 
 def test_figa_learns_the_edits_and_the_end_of_every_revision(load_micro, tmp_path):

@@ -46,10 +46,17 @@ def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
                 f"{row.where}: {len(answers)} generations and {len(ratings)} {ratings_in}; give one for each"
             )
         rated = [
-            Rated(row, str(text or "").strip(), reading.score(row, ratings_in, rating))
-            for text, rating in zip(answers, ratings)
+            Rated(row, _generation(row, answer), reading.score(row, ratings_in, rating))
+            for answer, rating in zip(answers, ratings)
         ]
         yield from _best_and_worst(row.where, _asked(row, column, reading), rated, reading)
+
+
+def _generation(row: Row, answer: Any) -> str:
+    """The text of an answer that is one, or a message, or a list of messages; "" for None. Raises ValueError."""
+    if answer is None or isinstance(answer, str):
+        return (answer or "").strip()
+    return answer_of(messages(answer if isinstance(answer, list) else [answer], f"{row.where}: column generations"))
 
 
 def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:

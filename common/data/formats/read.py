@@ -28,12 +28,14 @@ ReadAll = Callable[[Sequence[Row], Reading], Iterator[Preference]]
 
 @dataclass(frozen=True)
 class Format:
-    """needs: columns, of a|b one. answers: what `chosen` holds in the first row, "" where there is no such column."""
+    """needs: columns, of a|b one. answers: what `chosen` holds in the first row, "" where there is no such column.
+    without: columns that may not be there, since they would be left unread."""
 
     name: str
     needs: tuple[str, ...]
     answers: str
     read: ReadAll
+    without: tuple[str, ...] = ()
 
     def missing(self, columns: set[str]) -> list[str]:
         return [needed for needed in self.needs if not columns & set(needed.split("|"))]
@@ -53,21 +55,26 @@ def _each(read: Callable[[Row, Reading], Preference]) -> ReadAll:
 
 
 TABLE = "a table of texts with scores"
+PROMPTS = ("prompt", "instruction", "input", "question", "query", "context", "messages", "conversations", "conversation")
+"""Columns that hold what was asked, by one name or another."""
 FORMATS = (
     Format("the notebooks' pairs", ("response", "response_revised"), "", _each(two_answers.notebook_pairs)),
     Format("HH-RLHF transcripts", BOTH, "transcripts", _each(two_answers.transcripts)),
     Format("message lists, prompt in its own column", ("prompt", *BOTH), "lists", _each(two_answers.message_lists)),
     Format("message lists, prompt inside (implicit)", BOTH, "lists", _each(two_answers.message_lists)),
-    Format("Orca pairs", ("question|input", *BOTH), "texts", _each(two_answers.orca)),
     Format(TABLE, ("prompt", *BOTH, *SCORES), "texts", _each(two_answers.texts)),
     Format("texts with a system prompt, as truthy-dpo", ("system", "prompt", *BOTH), "texts", _each(two_answers.texts)),
     Format("TRL's plain texts", ("prompt", *BOTH), "texts", _each(two_answers.texts)),
+    Format("instructions with an input (Alpaca)", ("instruction", *BOTH), "texts", _each(two_answers.instructions)),
+    Format("Orca pairs", ("question|input", *BOTH), "texts", _each(two_answers.orca)),
     Format(
         "rated generations (Argilla, distilabel)", ("instruction|prompt|input", "generations", "ratings|rating"), "",
         many_answers.generations,
     ),
     Format("thumbs up and down (KTO)", ("prompt", "completion", "label"), "", many_answers.thumbs),
-    Format("TRL's plain texts, prompt inside (implicit)", BOTH, "texts", _each(two_answers.implicit_texts)),
+    Format(
+        "TRL's plain texts, prompt inside (implicit)", BOTH, "texts", _each(two_answers.implicit_texts), without=PROMPTS
+    ),
 )  # fmt: skip
 """The first that fits is taken; attribute scores, whose columns are the weights', stand for themselves."""
 
@@ -133,7 +140,11 @@ def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weig
         many_answers.attributes,
     )  # fmt: skip
     answers = _answers_in(rows)
-    fitting = [form for form in (*FORMATS, attributes) if form.answers in ("", answers)]
+    fitting = [
+        form
+        for form in (*FORMATS, attributes)
+        if form.answers in ("", answers) and not columns.intersection(form.without)
+    ]
     form = next((form for form in fitting if not form.missing(columns)), None)
     if form is None:
         near = min(fitting, key=lambda form: len(form.missing(columns)) / len(form.needs))

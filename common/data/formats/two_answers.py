@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from os.path import commonprefix
 
 from pydantic import BaseModel
@@ -37,6 +38,11 @@ class Input(Answers):
     input: OptionalText
 
 
+class Instruction(Answers):
+    instruction: OptionalText
+    input: OptionalText = ""
+
+
 def texts(row: Row, reading: Reading) -> Preference:
     """TRL's plain format, truthy-dpo, our table: `prompt`, `chosen`, `rejected` as texts; `system` if there is one."""
     read = row.read(Texts)
@@ -48,6 +54,13 @@ def orca(row: Row, reading: Reading) -> Preference:
     read = row.read(Question if "question" in row.fields else Input)
     asked = read.question if "question" in row.fields else read.input
     return _preference(row, reading, Asked(read.system.strip(), [], asked.strip()), read.chosen, read.rejected)
+
+
+def instructions(row: Row, reading: Reading) -> Preference:
+    """Alpaca's preferences: an `instruction`, maybe an `input` that goes below it, `chosen` and `rejected` as texts."""
+    read = row.read(Instruction)
+    asked = "\n\n".join(part for part in (read.instruction.strip(), read.input.strip()) if part)
+    return _preference(row, reading, Asked(read.system.strip(), [], asked), read.chosen, read.rejected)
 
 
 def message_lists(row: Row, reading: Reading) -> Preference:
@@ -79,10 +92,10 @@ def transcripts(row: Row, reading: Reading) -> Preference:
 def implicit_texts(row: Row, reading: Reading) -> Preference:
     """TRL's implicit prompt: `chosen` and `rejected` as texts that begin with it, which is what both share.
 
-    Cut back to a space, so that no word is cut in two (ours; TRL cuts at the first unlike letter).
+    Cut back to a blank or the end of a line, so that no word is cut in two (ours; TRL cuts at the first unlike letter).
     """
     read = row.read(Answers)
-    cut = commonprefix([read.chosen, read.rejected]).rfind(" ") + 1
+    cut = len(re.sub(r"\S*\Z", "", commonprefix([read.chosen, read.rejected])))
     if not (prompt := read.chosen[:cut].strip()):
         raise NoPreference("rows whose texts share no beginning")
     return _preference(row, reading, Asked(read.system.strip(), [], prompt), read.chosen[cut:], read.rejected[cut:])

@@ -191,6 +191,6 @@ def _log_ratios(
         TrainedStudent(student.method, student.model, student.tokenizer, policies={name: 1.0}) for name in policies
     ]
     sampling = Sampling(temperature=1.0, max_new_tokens=evaluator.max_new_tokens, seed=seed)
-    asked = [opening(record.system, record.prompt) for record in prompts]
+    asked = [opening(record.system, record.prompt, record.history) for record in prompts]
     answers = [[reply.text for reply in evaluator.chat(one).complete(asked, sampling)] for one in alone]
     return np.array([[np.mean(divergence(policy, prompts, of)) for of in answers] for policy in alone])

@@ -60,7 +60,7 @@ def check_rounds(method: str, pairs: Sequence[ScoredPair], evaluator: Evaluator,
             )
     elif rounds.schedule[-1] > there:
         raise ValueError(
-            f"{method}: rounds: schedule = {rounds.schedule} asks for more pairs than there are scored ones, {there}, with a prompt each; lower it"
+            f"{method}: rounds: schedule = {rounds.schedule} has more pairs judged than there are prompts, {there} with scored pairs; lower it"
         )
 
 
@@ -91,17 +91,18 @@ def run_rounds(
     who = cache(lambda: TrainedStudent(method, *load_student(student, **load)))
     trained_on: list[ScoredPair] = []
     asked: set[str] = set()
-    used, adapter = 0, None
+    used, judged, adapter = 0, 0, None
     for number, made_of in enumerate(plan):
         place = folder / f"round-{number}-{fingerprint(made_of)}"
         write_json(place / "made_of.json", made_of)
         own = set(made_of["prompts"]) if arm.goes_on else {pair.id for pair in scored} - asked
-        wanted = 0 if arm.goes_on else made_of["wanted"] - len(trained_on)
+        wanted = 0 if arm.goes_on else made_of["judged"] - judged
         new = (explored if arm.goes_on else acquired)(Round(
             method, number, place, [pair for pair in scored if pair.id in own], evaluator.reward_judge, settings, who,
             evaluator.chat, evaluator.max_new_tokens, wanted,
         ))  # fmt: skip
         asked |= {fields["id"].rpartition("#")[0] for _, fields in read_lines(place / "pairs.jsonl")}
+        judged += sum(pair.is_scored for pair in _scored(place))
         trained_on = new if arm.goes_on else trained_on + new
         who = cache(partial(trained_once, method, student, trained_on, settings, place, adapter, **load))
         if not (place / "round.json").exists():
@@ -137,7 +138,7 @@ def _plan(
         ]
         own = [{"prompts": [pairs[i].id for i in sorted(part)]} for part in parts]
     else:
-        own = [{"wanted": wanted} for wanted in rounds.schedule]
+        own = [{"judged": judged} for judged in rounds.schedule]
     plan: list[dict[str, Any]] = []
     for one in own:
         plan.append(common | one | {"before": fingerprint(plan[-1]) if plan else ""})
@@ -152,14 +153,14 @@ def figures(place: Path) -> dict[str, Any]:
     asked about in vain, for a tie or a verdict that is none. added: pairs that the round adds to training; pairs_used: that
     it trained on; explored: those of them, of rows that explore, with an answer in the extra term. first, last: `LOGGED`
     of a training's first and last step. warning: `displacement.warning`, where it has something to say."""
-    answers, judged, added = (
+    answers, added = (
         [fields for _, fields in read_lines(path)] if (path := place / name).exists() else []
-        for name in ("answers.jsonl", "scored.jsonl", "preferred.jsonl")
+        for name in ("answers.jsonl", "preferred.jsonl")
     )
     made_of, training = (
         json.loads((place / name).read_text(encoding="utf-8")) for name in ("made_of.json", "training.json")
     )
-    pairs = [ScoredPair(**fields) for fields in judged]
+    pairs = _scored(place)
     texts = [fields["explored"]["text"] for fields in added if "explored" in fields]
     scores = [score for pair in pairs for score in pair.normalised() if score is not None]
     steps = [{name: step[name] for name in LOGGED if name in step} for step in training["history"] if "loss" in step]
@@ -178,3 +179,9 @@ def figures(place: Path) -> dict[str, Any]:
         "last": steps[-1],
         **({"warning": said} if (said := warning(training["history"])) else {}),
     }
+
+
+def _scored(place: Path) -> list[ScoredPair]:
+    """What the judge was asked about in a round; nothing where no prompt was left."""
+    path = place / "scored.jsonl"
+    return [ScoredPair(**fields) for _, fields in read_lines(path)] if path.exists() else []

@@ -37,7 +37,7 @@ class Round:
     """What a round works with.
 
     number: from 0. pairs: the scored pairs whose prompts it may use. judge: the reward judge. who: loads the student that
-    answers. chat: how a student is asked. wanted: pairs that it looks for, of rows with a schedule.
+    answers. chat: how a student is asked. wanted: pairs to be judged, of rows with a schedule.
     """
 
     method: str
@@ -154,16 +154,16 @@ def acquired(this: Round) -> list[ScoredPair]:
     """The pairs of active preference learning: two answers of the student to each prompt, the one that the judge scores
     higher preferred.
 
-    Pairs are judged until `wanted` of them have a preferred answer or no prompt is left: an unread verdict and a tie are
-    no pair, nor are two equal answers or one that was cut off. So it takes several passes, each of them an entry of
-    `selected.json`.
+    `wanted` pairs are judged, or all where no prompt is left. A tie is a verdict that was paid for, and no pair to train
+    on; a pair with an unread verdict makes way for another, as do two equal answers or one that was cut off. So it can
+    take several passes, each of them an entry of `selected.json`.
     """
-    path, asked, preferred, out = this.folder / "selected.json", [], [], set()
+    path, asked, judged, out = this.folder / "selected.json", [], [], set()
     passes = json.loads(path.read_text(encoding="utf-8"))["passes"] if path.exists() else []
     by_id = {pair.id: pair for pair in this.pairs}
     for number in count():
-        pool, missing = [pair for pair in this.pairs if pair.id not in out], this.wanted - len(preferred)
-        if not missing or not pool:
+        pool, missing = [pair for pair in this.pairs if pair.id not in out], this.wanted - len(judged)
+        if missing <= 0 or not pool:
             break
         if number == len(passes):
             rng = random.Random(f"rounds {this.settings.seed} {this.number} {number}")
@@ -174,18 +174,21 @@ def acquired(this: Round) -> list[ScoredPair]:
         out |= {pair.id for pair in kept} | set(passes[number]["unusable"])
         both = this.answers(kept, BOTH, this.settings.rounds.candidate_temperature)
         asked += [_pair(this, pair, *(one.text for one in both[pair.id]), both[pair.id][0].sampling) for pair in kept]
-        untied = [pair for pair in this.scored(asked) if pair.is_scored and pair.score_response != pair.score_revised]
-        preferred = [pair if pair.score_revised > pair.score_response else pair.swapped() for pair in untied]
-    if len(preferred) < this.wanted:
-        print(f"{this.name}: {len(preferred)} of {this.wanted} pairs, and no prompt is left", flush=True)
-    return this.preferred(preferred)
+        judged = [pair for pair in this.scored(asked) if pair.is_scored]
+    if len(judged) < this.wanted:
+        print(f"{this.name}: {len(judged)} of {this.wanted} pairs are judged, and no prompt is left", flush=True)
+    untied = [pair for pair in judged if pair.score_response != pair.score_revised]
+    return this.preferred([pair if pair.score_revised > pair.score_response else pair.swapped() for pair in untied])
 
 
 def _selected(this: Round, pool: Sequence[ScoredPair], missing: int, rng: random.Random) -> dict:
     """A pass: how many prompts were drawn, those without two whole and different answers, and the prompts to be judged
     with what they were chosen by."""
     rounds, arm = this.settings.rounds, this.arm
-    drawn = rng.sample(pool, min(len(pool), missing * (rounds.over_generate if arm.chooses else 1)))
+    candidates = missing * (rounds.over_generate if arm.chooses else 1)
+    if arm.chooses and len(pool) < candidates:
+        print(f"{this.name}: chooses {missing} of the {len(pool)} prompts left, not of {candidates}", flush=True)
+    drawn = rng.sample(pool, min(len(pool), candidates))
     kept, values = drawn, {}
     if arm.by_entropy:
         samples = this.answers(drawn, [f"e{i}" for i in range(rounds.entropy_samples)], 1.0)

@@ -17,6 +17,13 @@ def test_argilla_s_best_and_worst_rated_generation(tmp_path):
     assert found.pairs[0].normalised == (1.0, 0.0) and found.left_out.counts == {"answers beside the best and the worst": 10}
 
 
+def test_generations_may_be_messages(tmp_path):
+    answers = [[assistant(bad("tea"))], assistant(good("tea")), "Ask about tea later."]
+    assert texts(read(tmp_path, [{**ARGILLA[0], "generations": answers}], (1, 5))) == [ALL[0]]
+    with pytest.raises(ValueError, match="line 1: column generations: 7 is no message"):
+        read(tmp_path, [{**ARGILLA[0], "generations": [7, 8, 9]}], (1, 5))
+
+
 def test_ratings_that_make_no_pair_are_counted(tmp_path):
     rows = [*ARGILLA, {**ARGILLA[0], "ratings": [2, 2, 2]}, {**ARGILLA[0], "ratings": [2, None, ""]}, {**ARGILLA[0], "generations": [], "ratings": []}]
     found = read(tmp_path, rows, (1, 5))

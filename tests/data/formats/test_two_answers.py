@@ -16,6 +16,7 @@ FORMATS = {
     "TRL's plain texts": PLAIN,
     "texts with a system prompt, as truthy-dpo": [{"id": n, "source": "ours", "system": "Be brief.", **row} for n, row in enumerate(PLAIN)],
     "Orca pairs": [{"system": "Be brief.", "question": ask(drink), "chosen": good(drink), "rejected": bad(drink)} for drink in DRINKS],
+    "instructions with an input (Alpaca)": [{"instruction": ask(drink), "input": "", "chosen": good(drink), "rejected": bad(drink), "system": "Be brief."} for drink in DRINKS],
     "Orca pairs, distilabel's edition": [{"system": "Be brief.", "input": ask(drink), "chosen": good(drink), "rejected": bad(drink), "chosen_score": None} for drink in DRINKS],
     "message lists, prompt in its own column": [{"prompt": [user(ask(drink))], "chosen": [assistant(good(drink))], "rejected": [assistant(bad(drink))]} for drink in DRINKS],
     "message lists, prompt inside (implicit)": IMPLICIT,
@@ -91,6 +92,20 @@ def test_a_prompt_inside_of_texts_is_what_both_share_up_to_a_space(tmp_path):
     found = read(tmp_path, rows)
     assert texts(found)[:10] == [(f"The {drink} is", "warm.", "water-cold.") for drink in DRINKS] and texts(found)[10] == ("The tea", "is", "is cold.")
     assert found.format == "TRL's plain texts, prompt inside (implicit)" and found.left_out.counts == {"rows whose texts share no beginning": 1}
+
+
+def test_a_prompt_inside_of_texts_may_end_with_its_line(tmp_path):
+    rows = [{"chosen": "What is 2+2?\nFour", "rejected": "What is 2+2?\nTwo"}, {"chosen": "### Response:\nParis", "rejected": "### Response:\nLyon"}]
+    assert texts(read(tmp_path, rows)) == [("What is 2+2?", "Four", "Two"), ("### Response:", "Paris", "Lyon")]
+
+
+def test_an_instruction_is_never_left_out(tmp_path):
+    row = {"instruction": "Translate into German.", "input": "good morning", "chosen": "guten Morgen", "rejected": "gut Morgen"}
+    assert texts(read(tmp_path, [row])) == [("Translate into German.\n\ngood morning", "guten Morgen", "gut Morgen")]
+    beside = {**PLAIN[0], "input": "", "question": "another", "score_chosen": 1, "score_rejected": 0}
+    assert texts(read(tmp_path, [beside])) == [(ask("tea"), good("tea"), bad("tea"))]  # a prompt goes before them
+    with pytest.raises(ValueError, match="no known format; its columns are chosen, query, rejected"):
+        read(tmp_path, [{"query": "Is it?", "chosen": "The one.", "rejected": "The other."}])
 
 
 ODD = {
