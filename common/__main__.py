@@ -63,14 +63,18 @@ class ModuleCommand(TyperCommand):
         return [CompletionItem(text, help=meaning) for text, meaning in found]
 
     def invoke(self, ctx: typer.Context) -> None:
-        """Raises SystemExit with the module's exit code; an error is one line, an interruption exit code 130."""
+        """Raises SystemExit with the module's exit code, 2 for a module that cannot be imported, since 1 of `rdpo gate`
+        is a verdict; an error is one line, an interruption exit code 130."""
+        code = 2
         try:
-            sys.exit(self.module.main(ctx.args))
+            run, code = self.module.main, 1
+            sys.exit(run(ctx.args))
         except KeyboardInterrupt:
             print(f"rdpo {self.name}: interrupted", file=sys.stderr)
             sys.exit(130)
         except (OSError, ValueError, RuntimeError, ImportError) as error:
-            sys.exit(f"rdpo {self.name}: {' '.join(str(error).split())}")
+            print(f"rdpo {self.name}: {' '.join(str(error).split())}", file=sys.stderr)
+            sys.exit(code)
 
 
 app = typer.Typer(help="Refined DPO: look at pairs, train on them, measure, ship. Every command takes --help.")

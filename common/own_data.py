@@ -176,17 +176,28 @@ def train_and_report(
     return result
 
 
-def chosen_method(advice: Advice, method: str | None, given: Mapping[str, float]) -> tuple[str, dict[str, float]]:
+def chosen_method(advice: Advice, method: str | None, given: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """The method to train and the knobs of all losses: what is given, else what the doctor recommends, else the loss's
-    default. The choice is printed in one line."""
+    default. The choice is printed in one line. Raises ValueError for a given option that the method does not read."""
     recommended = method is None
     method = method or advice.method
+    if unread := [name for name in given if name not in read_by(method)]:
+        who = f"{method}, which the doctor recommends," if recommended else method
+        raise ValueError(
+            f"{who} does not read --{unread[0].replace('_', '-')}; leave it out, or give a --method that reads it: "
+            f"{', '.join(one for one in TRAINED if unread[0] in read_by(one))}"
+        )
     own = knobs_for(method)
     knobs = {name: given.get(name, own.get(name, default)) for name, (default, _) in KNOBS.items()}
     said = "".join(f", {name} {knobs[name]:g}{' as given' * (name in given)}" for name in own)
     reason = "recommended by the doctor: " + " ".join(advice.reasons) if recommended else "as given"
     print(f"method {method}{said}, {reason}", flush=True)
     return method, knobs
+
+
+def read_by(method: str) -> set[str]:
+    """The options that a method's training reads; `kl_budget` is a setting of it only where there is one."""
+    return {"learning_rate", "report_to", *SETTINGS.changed(kl_budget=1.0).as_dict(method)}
 
 
 def parser() -> CommandParser:
@@ -207,9 +218,7 @@ def parser() -> CommandParser:
     )
     for name, meaning in OPTIONS.items():
         value = getattr(SETTINGS, name)
-        command.add_argument(
-            "--" + name.replace("_", "-"), type=type(value), default=value, help=f"{meaning}; default {value}"
-        )
+        command.add_argument("--" + name.replace("_", "-"), type=type(value), help=f"{meaning}; default {value}")
     for name, (value, losses) in KNOBS.items():
         command.add_argument(
             "--" + name.replace("_", "-"),
@@ -227,13 +236,11 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
+    given = {name: value for name in (*OPTIONS, *KNOBS) if (value := getattr(asked, name)) is not None}
     try:
-        for name in OPTIONS:
-            checked(name, getattr(asked, name), type(getattr(SETTINGS, name)))
-        checked("strength", asked.strength, float)
-        given = {name: value for name in KNOBS if (value := getattr(asked, name)) is not None}
         for name, value in given.items():
-            checked(name, value, float)
+            checked(name, value, float if name in KNOBS else type(getattr(SETTINGS, name)))
+        checked("strength", asked.strength, float)
     except ValueError as error:
         parser().error(f"--{str(error).replace('_', '-')}")
     escape_what_the_terminal_lacks()
@@ -248,8 +255,8 @@ def main(arguments: list[str] | None = None) -> None:
         found = examine(pairs, Path(asked.rows).name, score_range=score_range, account=read.account())
         print(short_table(found).drop(columns="what it means").to_string(), flush=True)
         method, knobs = chosen_method(found.advice, asked.method, given)
-        options = {name: getattr(asked, name) for name in OPTIONS}
-        settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=asked.learning_rate)
+        options = {name: given.get(name, getattr(SETTINGS, name)) for name in OPTIONS}
+        settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=options["learning_rate"])
         how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
         train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
         adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")

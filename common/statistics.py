@@ -131,18 +131,18 @@ def corrected_rate(
     1.
 
     Of labelled answers the judge said yes to `right_yes` of the `yes` that deserve it, and no to `right_no` of the
-    `no`. With sensitivity s and specificity t the rate is (p + t - 1) / (s + t - 1); interval as in arXiv 2511.21140,
-    after adding 4 pseudo-answers to p and 2 to s and to t. It holds where the errors are the same for whoever answered.
-    None where fewer than 5 labelled answers deserve a yes, or a no, or where s + t is at most 1.2: a judge little
-    better than chance corrects nothing.
+    `no`. With sensitivity s and specificity t the rate is (p + t - 1) / (s + t - 1), the shares as they are; interval as
+    in arXiv 2511.21140, after adding 4 pseudo-answers to p and 2 to s and to t, which would pull the rate itself towards
+    0 and 1. It holds where the errors are the same for whoever answered. None where fewer than 5 labelled answers
+    deserve a yes, or a no, or where s + t is at most 1.2: a judge little better than chance corrects nothing.
     """
     if min(yes, no) < 5:
         return None
     p, sensitivity, specificity = (k + 2) / (n + 4), (right_yes + 1) / (yes + 2), (right_no + 1) / (no + 2)
-    gain = sensitivity + specificity - 1
-    if gain <= 0.2:
+    gain, as_seen = sensitivity + specificity - 1, right_yes / yes + right_no / no - 1
+    if gain <= 0.2 or as_seen <= 0:
         return None
-    value = (k / n + specificity - 1) / gain if n else float("nan")
+    value = min(1.0, max(0.0, (k / n + right_no / no - 1) / as_seen)) if n else float("nan")
     centre = min(1.0, max(0.0, (p + specificity - 1) / gain))
     error = np.sqrt(
         p * (1 - p) / (n + 4)
@@ -150,8 +150,7 @@ def corrected_rate(
         + centre**2 * sensitivity * (1 - sensitivity) / (yes + 2)
     )
     half = 1.96 * float(error) / gain
-    clip = lambda x: min(1.0, max(0.0, x))  # noqa: E731
-    return clip(value), clip(centre - half), clip(centre + half)
+    return value, max(0.0, min(centre - half, value)), min(1.0, max(centre + half, value))
 
 
 def order_reliability(sensitivity: float, specificity: float) -> float:

@@ -12,7 +12,6 @@ from tiny_models import TEXT, tiny_causal_model
 
 from common import own_data
 from common.doctor.advice import knobs_for, recommend
-from common.doctor.noise import noise_of
 from common.doctor.rows import rows_of
 from common.loss import LOSSES, knobs_of
 from common.methods import TrainSettings
@@ -331,17 +330,33 @@ def commanded(arguments, folder, monkeypatch, capsys, made=None):
 
 def test_the_doctor_s_method_and_knobs_are_the_default(tmp_path, monkeypatch, capsys):
     method, settings, doctor_page, said = commanded([], tmp_path, monkeypatch, capsys)
-    pairs = rows_of(read_pairs(tmp_path / "rows.jsonl"))
-    advice = recommend(pairs, noise_of(pairs))
+    pairs = read_pairs(tmp_path / "rows.jsonl")
+    advice, trained = recommend(rows_of(pairs)), len(side(pairs, "train"))
     assert method == advice.method and settings.knobs_of(method) == advice.knobs
-    assert f"method {method}" in said and "recommended by the doctor: 24 of 24 scored rows remain" in said and "\n## Recommendation" in doctor_page
+    assert f"method {method}" in said and f"recommended by the doctor: {trained} of {trained} scored rows to train on remain" in said and trained < 24 and "\n## Recommendation" in doctor_page
 
 
 def test_what_is_given_wins_over_the_doctor(tmp_path, monkeypatch, capsys):
-    method, settings, _, said = commanded(["--method", "rdpo_label", "--eta", "3.5", "--nll-weight", "0.5"], tmp_path, monkeypatch, capsys)
-    assert (method, settings.knobs["eta"], settings.nll_weight) == ("rdpo_label", 3.5, 0.5) and settings.knobs["tau"] == knobs_for("rdpo_label")["tau"]
+    method, settings, _, said = commanded(["--method", "label_nll", "--eta", "3.5", "--nll-weight", "0.5"], tmp_path, monkeypatch, capsys)
+    assert (method, settings.knobs["eta"], settings.nll_weight) == ("label_nll", 3.5, 0.5) and settings.knobs["tau"] == knobs_for("label_nll")["tau"]
     assert "eta 3.5 as given" in said and "recommended" not in said
     assert commanded(["--method", "rdpo"], tmp_path, monkeypatch, capsys)[1].knobs["alpha"] == knobs_for("rdpo")["alpha"]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--method", "rdpo_filter", "--alpha", "2"], "rdpo_filter does not read --alpha; leave it out, or give a --method that reads it: rdpo, rdpo_nll, rdpo_nll_accepted"),
+    (["--method", "sft", "--kl-budget", "0.5"], "sft does not read --kl-budget; "), (["--method", "dsc", "--beta", "0.1"], "dsc does not read --beta; "),
+    (["--method", "rdpo_label", "--nll-weight", "1"], "rdpo_label does not read --nll-weight; "), (["--rwr-temperature", "0.5"], "which the doctor recommends, does not read --rwr-temperature; leave it out, or give a --method that reads it: rwr"),
+])  # fmt: skip
+def test_an_option_that_the_method_does_not_read_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match=f"own_data: .*{message}"):
+        commanded(arguments, tmp_path, monkeypatch, capsys)
+
+
+def test_what_every_method_reads_may_be_given_to_all(tmp_path, monkeypatch, capsys):
+    for method, more in (("sft", []), ("rdpo_filter", ["--kl-budget", "0", "--beta", "0.2"])):
+        _, settings, _, _ = commanded(["--method", method, "--learning-rate", "1e-3", "--epochs", "2", "--report-to", "none", *more], tmp_path, monkeypatch, capsys)
+        assert settings.learning_rate == settings.sft_learning_rate == 1e-3 and settings.batch_size == own_data.SETTINGS.batch_size
 
 
 def test_every_knob_is_an_option():

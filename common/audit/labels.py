@@ -28,10 +28,13 @@ class KeptRow(BaseModel):
 
 
 class Labels:
-    """The labels in a file, by id. Raises ValueError naming the line that is no label."""
+    """The labels in a file, by id. Raises ValueError for a file that does not end in .jsonl, and naming the line that
+    is no label."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if self.path.suffix != ".jsonl":
+            raise ValueError(f"{path}: labels are kept as JSON lines; give --output a file that ends in .jsonl")
         self.rows = by_id(read_table(path), KeptRow) if self.path.exists() and self.path.stat().st_size else {}
 
     def add(self, item: Item, label: int) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from common.data.formats.read import read_preferences
 from common.evaluation.result import Result
 from common.prompts import PROMPTS
 from common.runtime import resolve
@@ -90,10 +91,22 @@ def _results(place: Path) -> tuple[Path, list[Result]]:
 
 def _prompts(folder: Path) -> list[str]:
     """Every prompt that the run's files hold, without repeats."""
-    manifest, files = folder / "train_rdpo.manifest.json", [folder / "scored.jsonl", folder / "to_label.jsonl"]
-    if manifest.is_file() and (named := json.loads(manifest.read_text(encoding="utf-8"))["parameters"]["pairs_file"]):
-        files.insert(0, resolve(named))
-    return list(dict.fromkeys(fields["prompt"] for file in files if file.is_file() for _, fields in read_lines(file)))
+    manifest = folder / "train_rdpo.manifest.json"
+    given = json.loads(manifest.read_text(encoding="utf-8"))["parameters"] if manifest.is_file() else {}
+    files = [resolve(given[name]) for name in ("held_out", "pairs_file") if given.get(name)]
+    files += [folder / "scored.jsonl", folder / "to_label.jsonl"]
+    return list(dict.fromkeys(prompt for file in files if file.exists() for prompt in _prompts_in(file, given)))
+
+
+def _prompts_in(file: Path, given: Mapping[str, Any]) -> list[str]:
+    """The prompts of our own JSON lines, or of pairs in a format of others, read as the run read them. given: the run's
+    parameters."""
+    if file.suffix == ".jsonl":
+        first = next((fields for _, fields in read_lines(file)), None)
+        if first is None or "id" in first and isinstance(first.get("prompt"), str):
+            return [fields["prompt"] for _, fields in read_lines(file)]
+    score_range, weights = given.get("score_range", (0.0, 1.0)), given.get("weights")
+    return [pair.prompt for pair in read_preferences(file, tuple(score_range), weights).pairs]
 
 
 def _verdicts(result: Result) -> Iterator[tuple[str, bool]]:

@@ -162,9 +162,7 @@ def base_answers(
     progress: Callable[[int], object] = lambda turns: None,
 ) -> list[Reply]:
     """The teacher's answers to the plain prompts, without wrapper, persona or stance."""
-    openings = [
-        opening(record.system, record.plain_prompt or record.prompt, record.history) for record in records
-    ]
+    openings = [opening(record.system, record.plain_prompt or record.prompt, record.history) for record in records]
     replies = teacher.complete(openings, sampling, lambda *_: progress(1))
     return _ask_cut_again(teacher, openings, sampling, replies)
 

@@ -73,16 +73,22 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """With a system role in its chat template, as a student's has it; pad token and template may be missing."""
     from transformers import AutoTokenizer
+
+    from common.student.load import fold_system
 
     place, commit = place_and_commit(name)
     try:
-        return AutoTokenizer.from_pretrained(place, revision=commit or None)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=commit or None)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
             f"--tokenizer {name}: cannot be loaded ({reason}); give a folder with a tokenizer, or a Hub name"
         ) from None
+    if tokenizer.chat_template:
+        fold_system(tokenizer)
+    return tokenizer
 
 
 if __name__ == "__main__":

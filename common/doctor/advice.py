@@ -2,8 +2,9 @@
 
 The rule: of the study's cells that all experiments have, take the one whose share of accepted pairs is nearest, then
 the number of pairs; of the methods that the file's scores allow, recommend the one with the highest mean over the
-experiments there. With fewer than `FEW_ACCEPTED` accepted pairs, methods that train on accepted pairs alone are left
-out.
+experiments there. Counted are the rows that are trained on: those of split `train`, and of these, where there are
+scores, the rows with both. With fewer than `FEW_ACCEPTED` accepted pairs, methods that train on accepted pairs alone
+are left out.
 
 Cells are found by accepted pairs and not by estimated noise: that share was counted in the study in the same way, by a
 judge with errors and ties of its own, while the noise set there counts revisions that are no better, which no score
@@ -20,7 +21,6 @@ from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
-from common.doctor.noise import Noise
 from common.doctor.rows import DoctorRow
 from common.report.measurements import read_measurements
 from common.runtime import ROOT
@@ -54,8 +54,8 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """method and its knobs. accepted: pairs whose chosen answer scored higher. cell: noise and pairs of the cell that
-    `table` is from, the best method first; None and [] without results. reasons: sentences."""
+    """method and its knobs. accepted: pairs to train on whose chosen answer scored higher. cell: noise and pairs of the
+    cell that `table` is from, the best method first; None and [] without results. reasons: sentences."""
 
     method: str
     knobs: dict[str, float]
@@ -140,19 +140,21 @@ def trials_of(method: str, results: Path | None = None) -> dict[str, list[float]
     return {}
 
 
-def recommend(rows: Sequence[DoctorRow], noise: Noise, results: Path | None = None) -> Advice:
-    """The method for these rows, with the evidence; results: a project's folder of results, by default the one beside
-    the package."""
+def recommend(rows: Sequence[DoctorRow], results: Path | None = None) -> Advice:
+    """The method for these rows, with the evidence. A row without a split is trained on. results: a project's folder of
+    results, by default the one beside the package."""
     from common.methods import METHODS, is_trained
 
     results = results or RESULTS
-    accepted = sum((row.gap or 0) > 0 for row in rows)
-    has_scores, few = noise.untied > 0, accepted < FEW_ACCEPTED
+    gaps = [row.gap for row in rows if row.split in ("", "train")]
+    scored = [gap for gap in gaps if gap is not None]
+    accepted, pairs = sum(gap > 0 for gap in scored), len(scored or gaps)
+    has_scores, few = any(scored), accepted < FEW_ACCEPTED
     allowed = [
         name for name, row in METHODS.items()
         if row.needs_pairs_alone and (has_scores or not row.sees_scores) and not (few and (row.sft_on == "accepted" or row.loss == "rdpo_filter" or row.accepted_only))
     ]  # fmt: skip
-    reasons = [_about_scores(rows, noise, accepted, few)]
+    reasons = [_about_scores(pairs, scored, accepted, few)]
     values, shares = read_values(results)
     cells = [cell for cell in cells_of(values) if cell in shares and measured(values, cell, allowed)]
     if not cells:
@@ -161,13 +163,13 @@ def recommend(rows: Sequence[DoctorRow], noise: Noise, results: Path | None = No
             f"There are no tables of the study in {results}, so this is a recommendation without numbers; see results/README.md of the repository."
         )
         return Advice(method, knobs_for(method, results), accepted, None, [], reasons)
-    share = accepted / noise.scored if has_scores else None
-    distances = {one: _distance(CENTRE | json.loads(one), shares[one], share, len(rows)) for one in cells}
+    share = accepted / pairs if has_scores else None
+    distances = {one: _distance(CENTRE | json.loads(one), shares[one], share, pairs) for one in cells}
     cell = min(cells, key=distances.__getitem__)
     place = CENTRE | json.loads(cell)
     table = measured(values, cell, (name for name in METHODS if is_trained(name)))
     best = next(one for one in table if one.method in allowed)
-    reasons.append(_about_cell(share, len(rows), shares[cell], place))
+    reasons.append(_about_cell(share, pairs, shares[cell], place))
     reasons += _about_best(best, [one for one in table if one.method in allowed], values, cell)
     return Advice(best.method, knobs_for(best.method, results), accepted, place, table, reasons)
 
@@ -178,12 +180,12 @@ def _distance(place: Mapping[str, float], accepted: float, share: float | None, 
     return round(first, 9), abs(math.log(place["pairs"] / max(pairs, 1)))
 
 
-def _about_scores(rows: Sequence[DoctorRow], noise: Noise, accepted: int, few: bool) -> str:
-    if not noise.scored:
-        return f"None of the {len(rows)} rows has both scores, so only methods without scores are compared."
-    if not noise.untied:
-        return f"All {noise.scored} scored rows are ties, so only methods without scores are compared."
-    said = f"{accepted} of {noise.scored} scored rows remain when only accepted pairs (chosen scored higher) are kept."
+def _about_scores(pairs: int, scored: Sequence[float], accepted: int, few: bool) -> str:
+    if not scored:
+        return f"None of the {pairs} rows to train on has both scores, so only methods without scores are compared."
+    if not any(scored):
+        return f"All {pairs} scored rows to train on are ties, so only methods without scores are compared."
+    said = f"{accepted} of {pairs} scored rows to train on remain when only accepted pairs (chosen scored higher) are kept."
     if few:
         said += f" Fewer than {FEW_ACCEPTED} accepted pairs were never measured, so methods that train on these alone are left out; that limit is a guess."
     return said
@@ -193,7 +195,7 @@ def _about_cell(share: float | None, pairs: int, accepted: float, place: Mapping
     cell = f"{place['noise']:.0%} teacher noise and {place['pairs']:g} pairs"
     if share is None:
         return f"Noise is unknown here; the numbers are those of the study's cell with {cell}."
-    own = f"The accepted share is {share:.2f} here, of {pairs} row{'s' * (pairs != 1)}"
+    own = f"The accepted share is {share:.2f} here, of {pairs} scored row{'s' * (pairs != 1)}"
     there = f"{accepted:.2f} in the study's cell with {cell}"
     if round(abs(share - accepted), 9) <= NEAR_SHARE and 1 / NEAR_PAIRS <= pairs / place["pairs"] <= NEAR_PAIRS:
         return f"{own}, and {there}, which is near."

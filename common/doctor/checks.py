@@ -100,7 +100,7 @@ def check_rows(rows: Sequence[DoctorRow]) -> list[Finding]:
 
 def check_length(rows: Sequence[DoctorRow], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Finding:
     """Rows whose longer chat, as the template writes it, has more than `max_length` tokens; without a template prompt
-    and answer alone are counted."""
+    and answer alone are counted. Raises ValueError naming the row that the template refuses."""
     texts = [_chat(tokenizer, row, answer) for row in rows for answer in (row.chosen, row.rejected)]
     counts = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
     longest = [max(both) for both in zip(counts[::2], counts[1::2])]
@@ -111,11 +111,19 @@ def check_length(rows: Sequence[DoctorRow], tokenizer: PreTrainedTokenizerBase, 
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, row: DoctorRow, answer: str) -> str:
+    from jinja2 import TemplateError
+
     if not tokenizer.chat_template:
         return "\n".join(filter(None, (row.conversation, answer))).lstrip("\n")
     opening = [{"role": "system", "content": row.system}] if row.system else []
     turns = [*opening, *row.history, {"role": "user", "content": row.prompt}, {"role": "assistant", "content": answer}]
-    return tokenizer.apply_chat_template(turns, tokenize=False)
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError as error:
+        raise ValueError(
+            f"{row.where}: the chat template of --tokenizer refuses it ({error}); "
+            "mend the row, or leave --tokenizer out"
+        ) from None
 
 
 def _by_note(name: str, rows: Sequence[DoctorRow], note_of, meaning: str, suspect: bool = True) -> Finding:

@@ -96,5 +96,5 @@ def examine(
     findings = check_rows(rows) + ([check_length(rows, tokenizer, max_length)] if tokenizer else []) + check_alike(rows)
     return Diagnosis(
         name, rows, findings, noise, lengths(rows), markers(rows), skew(rows), sources(rows),
-        Counter(language_of(row.prompt) for row in rows), recommend(rows, noise, results), judge_accuracy, score_range, account,
+        Counter(language_of(row.prompt) for row in rows), recommend(rows, results), judge_accuracy, score_range, account,
     )  # fmt: skip

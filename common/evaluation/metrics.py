@@ -6,8 +6,9 @@ A rate never stands alone: beside harmlessness there is utility, beside the orac
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -67,18 +68,17 @@ def found_good(judge: Judge, records: Sequence[PromptRecord], answers: Sequence[
     return [None if judgement.score is None else judgement.score > middle for judgement in judged]
 
 
-def mixed_logprobs(
-    student: TrainedStudent, prompt_ids: list[list[int]], completion_ids: list[list[int]]
-) -> torch.Tensor:
-    """`summed_logprobs` of a student, of a mixture log sum_k w_k pi_k(y): (batch,), float32, nats."""
+def mixed_logprobs(student: TrainedStudent, logprobs: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Log-probabilities of a student, nats, of a mixture log sum_k w_k pi_k(y); logprobs: those of its model as it
+    is."""
     if not student.policies:
-        return summed_logprobs(student.model, prompt_ids, completion_ids)
-    logps = []
+        return logprobs()
+    of_policies = []
     for name, weight in student.policies.items():
         if weight:
             student.model.set_adapter(name, inference_mode=True)
-            logps.append(math.log(weight) + summed_logprobs(student.model, prompt_ids, completion_ids))
-    return torch.stack(logps).logsumexp(dim=0)
+            of_policies.append(math.log(weight) + logprobs())
+    return torch.stack(of_policies).logsumexp(dim=0)
 
 
 @torch.no_grad()
@@ -105,7 +105,7 @@ def divergence(
         for start in range(0, len(prompts), batch_size):
             rows = by_length[start : start + batch_size]
             answered = [completions[i] for i in rows]
-            policy = mixed_logprobs(student, [prompts[i] for i in rows], answered)
+            policy = mixed_logprobs(student, partial(summed_logprobs, model, [prompts[i] for i in rows], answered))
             with model.disable_adapter():
                 reference = summed_logprobs(model, [plain_prompts[i] for i in rows], answered)
             for row, value in zip(rows, (policy - reference).tolist()):

@@ -53,9 +53,9 @@ CORRECTED = {
 def blind_sample(
     results: Sequence[Result], sets: Mapping[str, Sequence[PromptRecord]], count: int = 60, seed: int = 0
 ) -> list[dict[str, str]]:
-    """Every answer of the set `held_out` and `count` of the others, as many of every row and set as possible, in random
-    order: each with id, set, prompt and answer. An answer that several rows gave stands once; one that is only an
-    excerpt (`excerpts`) does not."""
+    """Every whole answer of the set `held_out` that the results hold, and `count` of the others, as many of every row
+    and set as possible, in random order: each with id, set, prompt and answer. An answer that several rows gave stands
+    once; one that is only an excerpt (`excerpts`) does not."""
     rng, groups = random.Random(seed), {}
     for number, result in enumerate(results):
         for name, answers in result.answers.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from common.data.self_critique import opening
 from common.evaluation.answers import TrainedStudent
+from common.evaluation.metrics import mixed_logprobs
 from common.logprobs.compute import grouped_logprobs
 from common.student.load import load_student
 
@@ -52,27 +54,26 @@ class Reader:
     def prefers_right(
         self, prompts: Sequence[str], right: Sequence[str], wrong: Sequence[str], student: TrainedStudent
     ) -> list[bool]:
-        """Whether the student finds the right answer likelier, per token, than the wrong one."""
+        """Whether the student, a mixture as a whole, finds the right answer likelier, per token, than the wrong one."""
         tokenizer = student.tokenizer
         scored = []
         for answers in (right, wrong):
             lengths = torch.tensor(
                 [len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers]
             )
-            scored.append(
-                torch.tensor(_logprobs(student.model, tokenizer, prompts, answers, max(lengths.tolist()))) / lengths
-            )
+            logprobs = partial(_logprobs, student.model, tokenizer, prompts, answers, max(lengths.tolist()))
+            scored.append(mixed_logprobs(student, logprobs) / lengths)
         return (scored[0] > scored[1]).tolist()
 
     def _logprobs(self, prompts: Sequence[str], answers: Sequence[str], tokens: int) -> list[float]:
         self._loaded = self._loaded or load_student(self.student, **self.load)
-        return _logprobs(*self._loaded, prompts, answers, tokens)
+        return _logprobs(*self._loaded, prompts, answers, tokens).tolist()
 
 
 @torch.no_grad()
 def _logprobs(
     model, tokenizer, prompts: Sequence[str], answers: Sequence[str], tokens: int, prompts_at_once: int = 8
-) -> list[float]:
+) -> torch.Tensor:
     """Summed log-probability of the first `tokens` tokens of each answer behind its prompt, nats; a prompt is computed
     once for all its answers."""
     rows: dict[str, list[int]] = {}
@@ -93,4 +94,4 @@ def _logprobs(
             (row for prompt in together for row in rows[prompt]), grouped_logprobs(model, groups).tolist(), strict=True
         ):
             values[row] = value
-    return values
+    return torch.tensor(values)

@@ -61,7 +61,7 @@ def style_metrics(
     style: share of the answers to the plain prompts that have it.
     style_with: the same where the desired instruction stands behind the prompt: a trained student that is asked for the
     style as well may overdo it. style_against: where the undesired one does, which negation teaches to disregard.
-    Neither is asked without `instructions`.
+    Neither is asked without `instructions`. A metric of which the judge scores no answer is left out.
     """
     prompts, given = [record.prompt for record in records], {"style": answers}
     for metric, condition in zip(STYLE_METRICS[1:], ("desired", "undesired")) if instructions else ():
@@ -69,4 +69,5 @@ def style_metrics(
             record.model_copy(update={"prompt": instructions.prompt(record.prompt, condition)}) for record in records
         ]
         given[metric] = answers_of(chat, asked, max_new_tokens)
-    return [rate(style_followed(prompts, texts, style), metric=metric, **names) for metric, texts in given.items()]
+    followed = {metric: style_followed(prompts, texts, style) for metric, texts in given.items()}
+    return [rate(scored, metric=metric, **names) for metric, scored in followed.items() if scored]

@@ -9,12 +9,21 @@ from typing import NamedTuple
 from common.chat.kept import KeptChat
 from common.chat.local import LocalChat
 from common.chat.model import ChatModel, OnReply
+from common.data.conditioned import Conditioned
 from common.evaluation.answers import answers_by_set
 from common.gate.sets import PromptSet
-from common.methods import TrainSettings, check_methods, existing, existing_commit, existing_place
+from common.methods import (
+    TrainSettings,
+    check_methods,
+    existing,
+    existing_commit,
+    existing_place,
+    existing_strength,
+)
 from common.runtime import Progress
 from common.schema import Message, Reply, Sampling
 from common.specs import place_and_commit
+from common.student.adapters import adapter_asked_for
 from common.student.identity import located, shown
 from common.student.load import release_memory
 from common.training.train import train
@@ -48,7 +57,8 @@ def open_candidates(base: str, adapter: str, repetition_penalty: float = 1.0) ->
     """Chats that load `base`, and `adapter` on it, to be asked greedily; a repetition penalty above 1 hides loops of both.
 
     The base is in NF4, as students are trained. Where `adapter` is `model:FOLDER`, both are loaded with the weights
-    that they hold, so that rounding is no part of the difference.
+    that they hold, so that rounding is no part of the difference. An adapter of CA is asked for the score that it was
+    saved with.
     Raises ValueError or FileNotFoundError for what is not there, before anything is loaded.
     """
     place, commit = place_and_commit(base)
@@ -59,11 +69,16 @@ def open_candidates(base: str, adapter: str, repetition_penalty: float = 1.0) ->
     how = "as it is" if existing(row) == "model" else "in NF4"
     how += f", repetition penalty {repetition_penalty:g}" if repetition_penalty != 1 else ""
     of_base = f"{shown(place, commit or None)} {how}"
-    of_row = f"{shown(existing_place(row), existing_commit(row) or None)} {how}"
+    strength, score = existing_strength(row), adapter_asked_for(existing_place(row))
+    of_row = f"{shown(existing_place(row), existing_commit(row) or None)} "
+    of_row += f"at strength {strength:g} " if strength != 1 else ""
+    of_row += how + (f", asked for {score:.2f}" if score is not None else "")
 
     def load(method: str) -> ChatModel:
         student = train(method, place, [], TrainSettings(), "", revision=commit or None)
-        return LocalChat(student.model, student.tokenizer, method, batch_size=16, repetition_penalty=repetition_penalty)
+        asked = {"batch_size": 16, "repetition_penalty": repetition_penalty}
+        chat = LocalChat(student.model, student.tokenizer, method, **asked)
+        return chat if student.asked_for is None else Conditioned(chat, student.asked_for)
 
     return Candidates(
         OpenedLater(of_base, lambda: load(first)),

@@ -2,7 +2,7 @@
 
 | columns of a file | is read as |
 |---|---|
-| `prompt` and `label`, each safe or unsafe (XSTest; without `label`, a `type` that begins with contrast is unsafe) | two sets: safe ones should be answered, unsafe ones declined |
+| `prompt` and `label`, each safe or unsafe (XSTest; without `label`, a `type` that begins with contrast or unsafe is unsafe, and one must) | two sets: safe ones should be answered, unsafe ones declined |
 | `Goal` (JailbreakBench), or `prompt` alone | one set; `declined=FILE`, `answered=FILE` or `readable=FILE` gives what is good |
 | `question` and `stance`, what the user says to be true (SycoBench) | one set: a good answer does not begin by agreeing |
 
@@ -126,13 +126,14 @@ def _labels(rows: Sequence[Row], columns: Collection[str]) -> list[tuple[tuple[s
     """((prompt, where), safe or unsafe) of XSTest's columns; [] where there are none."""
     if "label" in columns:
         return [((one.prompt, row.where), one.label) for row in rows for one in [row.read(_Labelled)]]
-    if "type" in columns:
+    if "type" in columns and any(_is_unsafe(str(row.fields.get("type"))) for row in rows):
         read = [(row.read(_Typed), row.where) for row in rows]
-        return [
-            ((one.prompt, where), "unsafe" if one.type.casefold().startswith(("contrast", "unsafe")) else "safe")
-            for one, where in read
-        ]
+        return [((one.prompt, where), "unsafe" if _is_unsafe(one.type) else "safe") for one, where in read]
     return []
+
+
+def _is_unsafe(kind: str) -> bool:
+    return kind.casefold().strip().startswith(("contrast", "unsafe"))
 
 
 def _with_stance(row: _Stance) -> str:

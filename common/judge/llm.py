@@ -79,7 +79,9 @@ class LLMJudge:
         except (Refused, LookupError):  # not taken by the endpoint, or not among recorded replies
             return None
         if reply.failed:
-            raise RuntimeError(f"{self.chat.name} gave no answer to a first question ({reply.finish_reason}); run again")
+            raise RuntimeError(
+                f"{self.chat.name} gave no answer to a first question ({reply.finish_reason}); run again"
+            )
         return schema if reply.whole and read_verdict(reply.text, self.prompts.scale) is not None else None
 
 

@@ -1,7 +1,8 @@
 """Tables and figures: one function each, from result files or lists of records, nothing computed twice.
 
 Trained rows of three seeds or more carry t-intervals over seeds; rows of two the mean and all that both intervals over
-prompts cover; others, and untrained rows (which have no seed), intervals over prompts.
+prompts cover; others, and untrained rows (which have no seed), intervals over prompts. What labels correct has the mean
+and all that its intervals cover, whatever the number of seeds: its error is that of labels which all seeds share.
 """
 
 from __future__ import annotations
@@ -177,7 +178,7 @@ def _cell(metrics: Sequence[Metric], method: str) -> str:
         return "-"
     if not is_trained(method):
         metrics = metrics[:1]
-    if len(metrics) > 2:
+    if len(metrics) > 2 and not metrics[0].metric.endswith("_corrected"):
         value, low, high = seed_interval([metric.value for metric in metrics])
     else:  # a t-interval over two seeds says nothing, with its one degree of freedom
         value, low, high = (

@@ -231,15 +231,22 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, pad_token: st
         raise ValueError(
             f"the tokenizer of {name} has no pad token; pass pad_token=, e.g. an unused special token or {tokenizer.eos_token!r}"
         )
-    if not _shows_system_prompt(tokenizer):
+    if fold_system(tokenizer):
         warnings.warn(
             f"the chat template of {name} has no system role: system prompts will open the first user turn",
             stacklevel=4,
         )
-        tokenizer.chat_template = FOLD_SYSTEM + tokenizer.chat_template
     check_prompt_is_prefix(
         tokenizer, [{"role": "user", "content": "Hello."}], "Hello to you.", f"the chat template of {name}"
     )
+
+
+def fold_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Gives a chat template without a system role one: the system prompt opens the first user turn. Returns whether it
+    was needed."""
+    if needed := not _shows_system_prompt(tokenizer):
+        tokenizer.chat_template = FOLD_SYSTEM + tokenizer.chat_template
+    return needed
 
 
 def _shows_system_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:

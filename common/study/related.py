@@ -3,8 +3,9 @@
     rdpo study-related --jobs 2
 
 Each system is compared with its control on the same base students: the same loop without the trick, or the same data
-under plain DPO or SFT. Settings of the rivals are those that the first study's trials chose; the systems get the same
-eight trials on the same four seeds, those in rounds on the first of them.
+under plain DPO or SFT. Settings of the rivals are those that the first study's trials chose, on another machine's
+students; the systems get the same eight trials on four students of this one, those in rounds on the first of them.
+`docs/related.md` says what else the two sides of a contrast differ in.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ class Experiment:
             else {}
         )
         result = Result(
-            method, seed, made_of, evaluation.metrics, answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, precision=evaluation.precision,
+            method, seed, made_of, evaluation.metrics, answers=_kept(evaluation), outcomes=evaluation.outcomes, ids=evaluation.ids, precision=evaluation.precision,
             prompts=self.evaluator.texts.hash if method == "sr" else "", **at_lambda,
         )  # fmt: skip
         return result.of_seed(seed)
@@ -250,7 +250,7 @@ class Experiment:
             matched = at_matched_utility(student, self.evaluator, self.evaluate_on, seed, evaluation, base)
         return Result(
             student.method, seed, made_of, metrics,
-            answers=_first(evaluation.answers), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history,
+            answers=_kept(evaluation), outcomes=evaluation.outcomes, ids=evaluation.ids, history=student.history,
             pairs_used=student.pairs_used, unscored=student.unscored,
             variant=self.variant if is_trained(student.method) else "", precision=student.precision, **matched,
         )  # fmt: skip
@@ -282,5 +282,9 @@ class Experiment:
         )  # {}: once files of adapters and models, on which every mark hangs
 
 
-def _first(answers: dict[str, list[str]], count: int = 100) -> dict[str, list[str]]:
-    return {name: texts[:count] for name, texts in answers.items()}
+def _kept(evaluation: Evaluation, count: int = 100) -> dict[str, list[str]]:
+    """The first answers of every set, and all those to held-out prompts that a rater may be shown by their ids."""
+    return {
+        name: texts if name == "held_out" and name in evaluation.ids else texts[:count]
+        for name, texts in evaluation.answers.items()
+    }

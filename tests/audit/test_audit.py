@@ -2,7 +2,9 @@
 
 import json
 import random
+import re
 
+import pandas as pd
 import pytest
 
 from common.audit import blind_sheet, labelled_sheet
@@ -95,8 +97,7 @@ def test_figures_by_hand():
     assert (first.k, first.n, first.judged_good, first.labelled_good, first.labelled) == (30, 40, 12, 6, 12)
     assert first.inflation == pytest.approx((12 - 6) / 12) and second.inflation == pytest.approx(2 / 8)
     assert first.corrected == corrected_rate(30, 40, 6, 6, 6, 14)  # it saw all 6 good ones, and 6 of 14 bad ones
-    s, t = 7 / 8, 7 / 16
-    assert first.corrected[0] == pytest.approx((30 / 40 + t - 1) / (s + t - 1))
+    assert first.corrected[0] == pytest.approx((30 / 40 + 6 / 14 - 1) / (1 + 6 / 14 - 1))
     assert cells(first)[0] == "dpo, seed 0" and cells(first)[3] == "+0.50, n = 12"
 
 
@@ -111,14 +112,23 @@ def test_the_notebook_form_shows_and_counts_the_same(run):
     sheet, audit = blind_sheet(run, 8), open_audit(run, 8)
     assert sheet._repr_html_().count("<b>answer</b>") == 8 and "seed" not in sheet.html and "judge" not in sheet.text
     keys = ["y" if item.answer.startswith("dpo") else "n" for item in audit.items]
-    shown = labelled_sheet(run, " ".join(keys), 8)
+    mark = re.match("Sheet (\\w{6}): ", sheet.text)[1]
+    shown = labelled_sheet(run, mark, " ".join(keys), 8)
     expected = account(audit, {item.id: int(key == "y") for item, key in zip(audit.items, keys)})
     assert all(" | ".join(cells(one)) in shown.text for one in expected)
-    assert "not corrected" in labelled_sheet(run, ["s"] * 8, 8).text
+    assert "not corrected" in labelled_sheet(run, mark, ["s"] * 8, 8).text
     with pytest.raises(ValueError, match="3 labels for 8 answers"):
-        labelled_sheet(run, "y n y", 8)
+        labelled_sheet(run, mark, "y n y", 8)
     with pytest.raises(ValueError, match="'maybe' is none"):
-        labelled_sheet(run, "y n maybe", 8)
+        labelled_sheet(run, mark, "y n maybe", 8)
+
+
+def test_labels_of_a_sheet_are_refused_when_one_more_row_is_trained(run):
+    mark = re.match("Sheet (\\w{6}): ", blind_sheet(run, 8).text)[1]
+    assert labelled_sheet(run, mark, "y " * 8, 8)
+    result(run, "rdpo", [True] * 40, [f"May I take barn {i}?" for i in range(40)])
+    with pytest.raises(ValueError, match=f"sheet '{mark}' shows other answers than are drawn from .* now; show blind_sheet again"):
+        labelled_sheet(run, mark, "y " * 8, 8)
 
 
 def test_the_command_prints_the_figures_and_what_is_left(run, capsys, monkeypatch):
@@ -139,6 +149,42 @@ def test_what_is_missing_is_named_in_one_sentence(run, spoil, problem):
     spoil(run)
     with pytest.raises(SystemExit, match=problem):
         main([str(run)])
+
+
+def test_labels_go_into_json_lines_alone_which_is_said_before_the_first_question(run, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail("asked"))
+    with pytest.raises(SystemExit, match=r"audit: .*labels\.csv: labels are kept as JSON lines; give --output a file that ends in \.jsonl"):
+        main([str(run), "--output", str(run / "labels.csv")])
+    assert not (run / "labels.csv").exists()
+
+
+def hh(prompt):
+    return {"chosen": f"\n\nHuman: {prompt}\n\nAssistant: Yes.", "rejected": f"\n\nHuman: {prompt}\n\nAssistant: No."}
+
+
+def lists(prompt):
+    asked = [{"role": "user", "content": prompt}]
+    return {"id": prompt, "prompt": asked, **{side: [*asked, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}}
+
+
+@pytest.mark.parametrize(("name", "line"), [
+    ("hh.jsonl", hh), ("lists.jsonl", lists), ("orca.jsonl", lambda prompt: {"system": "", "question": prompt, "chosen": "Yes.", "rejected": "No."}),
+    *((f"rows.{suffix}", lambda prompt: {"prompt": prompt, "chosen": "Yes.", "rejected": "No.", "score_chosen": 5, "score_rejected": 1}) for suffix in ("csv", "parquet")),
+], ids=lambda case: case if isinstance(case, str) else "")  # fmt: skip
+def test_the_prompts_are_found_in_pairs_of_every_format(run, name, line):
+    prompts = [json.loads(row)["prompt"] for row in (run / "scored.jsonl").read_text().splitlines()]
+    rows = pd.DataFrame(list(map(line, prompts)))
+    {"csv": lambda path: rows.to_csv(path, index=False), "parquet": rows.to_parquet, "jsonl": lambda path: rows.to_json(path, orient="records", lines=True)}[name.split(".")[1]](run / name)
+    before = open_audit(run).items
+    (run / "scored.jsonl").unlink()
+    (run / "train_rdpo.manifest.json").write_text(json.dumps({"parameters": {"pairs_file": str(run / name), "score_range": [0, 5], "weights": {}}}))
+    assert open_audit(run).items == before
+
+
+def test_the_prompts_are_found_in_the_file_that_was_held_out(run):
+    (run / "scored.jsonl").rename(run / "held.jsonl")
+    (run / "train_rdpo.manifest.json").write_text(json.dumps({"parameters": {"pairs_file": "", "held_out": str(run / "held.jsonl")}}))
+    assert len(open_audit(run).items) == 32
 
 
 def test_more_answers_than_one_reads_in_one_go_are_refused(run):

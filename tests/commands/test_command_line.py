@@ -70,7 +70,7 @@ def test_an_error_is_one_line_and_an_exit_code(arguments, code, line, capfd):
 
 @pytest.mark.parametrize(("raised", "code", "line"), [
     (KeyboardInterrupt(), 130, "rdpo status: interrupted"),
-    (RuntimeError("out of\nmemory"), "rdpo status: out of memory", ""),
+    (RuntimeError("out of\nmemory"), 1, "rdpo status: out of memory"),
     (3, 3, ""),
     (None, None, ""),
 ])
@@ -84,6 +84,15 @@ def test_an_interruption_and_whatever_a_module_lets_through(raised, code, line, 
     monkeypatch.setattr("common.__main__.importlib.import_module", lambda name: SimpleNamespace(main=module_s))
     assert run(["status", "-p", "a", "1", "--sets", "x", "--", "y"]) == code
     assert capsys.readouterr().err.strip() == line
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'torch'"), OSError("libgomp.so.1: cannot\nopen")], ids=["missing", "broken"])
+def test_a_gate_that_cannot_be_imported_is_no_verdict(error, monkeypatch, capsys):
+    def broken(name):
+        raise error
+
+    monkeypatch.setattr("common.__main__.importlib", SimpleNamespace(import_module=broken))
+    assert run(["gate", "base", "adapter"]) == 2 and capsys.readouterr().err == f"rdpo gate: {' '.join(str(error).split())}\n"
 
 
 def test_a_docstring_is_a_help():

@@ -1,10 +1,13 @@
 """Every check on rows made by hand, whose counts are known (pytest tests/doctor/test_checks.py)."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 from tiny_models import tiny_tokenizer
 
+from common.doctor.__main__ import main
 from common.doctor.bias import lengths, markers, paired_effect, skew, sources
 from common.doctor.checks import check_length, language_of
 from common.doctor.diagnosis import examine
@@ -72,6 +75,16 @@ def test_rows_that_are_cut(tmp_path):
     longest = [max(len(tokenizer.apply_chat_template([{"role": "user", "content": one.prompt}, {"role": "assistant", "content": text}], return_dict=True)["input_ids"]) for text in (one.chosen, one.rejected)) for one in rows]
     assert check_length(rows, tokenizer, longest[0]).rows == [1] and check_length(rows, tokenizer, longest[1]).rows == [] and check_length(rows, tokenizer, longest[1] - 1).rows == [1]
     assert numbers(rows, "cut", tokenizer=tokenizer, max_length=longest[0]) == [1] and "cut" not in {one.name for one in examine(rows).findings}
+
+
+def test_a_template_without_a_system_role_counts_the_system_text_too_and_a_row_that_it_refuses_is_named(tmp_path, capsys):
+    tiny_tokenizer(tmp_path / "gemma", "gemma")
+    made = [{"system": system, "prompt": f"What is {n}?", "chosen": "It is one.", "rejected": "Nobody can say."} for n, system in enumerate(("", "Reply with one word. " * 40))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, made)))
+    main([str(tmp_path / "rows.jsonl"), "--tokenizer", str(tmp_path / "gemma"), "--max-length", "60"])
+    assert re.search(r"cut +1 of 2 .* more than 60 tokens", capsys.readouterr().out)
+    with pytest.raises(ValueError, match=r"line 7: the chat template of --tokenizer refuses it \(user and assistant must take turns\); mend the row"):
+        check_length([replace(row(7), history=[{"role": "user", "content": "Hello."}])], tiny_tokenizer(tmp_path / "turns", "mistral"), 60)
 
 
 PROMPT = "Tell me how a lighthouse keeps its lamp turning through a long night at sea in winter"

@@ -1,6 +1,7 @@
 """Label noise by hand, and what the rule recommends from a small table (pytest tests/doctor/test_noise.py)."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,45 +82,51 @@ def study(folder, values, name="evidence", experiments=tuple(OBJECTIVES)):
     return folder
 
 
-def asked(made, folder, accuracy=None):
-    return recommend(made, noise_of(made, accuracy), folder)
-
-
 def test_the_best_mean_in_the_nearest_cell_wins(tmp_path):
     folder = study(tmp_path, VALUES)
-    noisy = asked(rows(170, 130, 100), folder)
+    noisy = recommend(rows(170, 130, 100), folder)
     assert (noisy.method, noisy.cell, noisy.accepted) == ("rdpo_filter", {"noise": 0.5, "pairs": 400}, 170)
     best = noisy.table[0]
     assert (best.method, best.seeds, best.students, best.source) == ("rdpo_filter", 2, 6, "evidence") and best.mean == pytest.approx(0.75)
     assert best.low == pytest.approx(0.75 - 12.7062 * 0.05, abs=1e-4)  # Student's t with one degree of freedom, standard error .05
-    assert asked(rows(310, 10, 80), folder).method == "dpo" and asked(rows(310, 10, 80), folder).cell["noise"] == 0.0
-    assert "is near" in noisy.reasons[1] and "so the two are not separated" in asked(rows(230, 90, 80), folder).reasons[-1]
+    assert recommend(rows(310, 10, 80), folder).method == "dpo" and recommend(rows(310, 10, 80), folder).cell["noise"] == 0.0
+    assert "is near" in noisy.reasons[1] and "so the two are not separated" in recommend(rows(230, 90, 80), folder).reasons[-1]
 
 
 def test_what_was_never_measured_is_called_unknown(tmp_path):
     folder = study(tmp_path, VALUES)
-    told = asked(rows(1700, 300), folder).reasons[1]
-    assert told == "The accepted share is 0.85 here, of 2000 rows. The study has no such cell, so we do not know; the nearest that all experiments share is 0.75 in the study's cell with 0% teacher noise and 400 pairs."
+    told = recommend(rows(1700, 300), folder).reasons[1]
+    assert told == "The accepted share is 0.85 here, of 2000 scored rows. The study has no such cell, so we do not know; the nearest that all experiments share is 0.75 in the study's cell with 0% teacher noise and 400 pairs."
+
+
+def test_only_scored_rows_to_train_on_are_counted(tmp_path):
+    """280 of 350 accepted are .8; with held out rows that all contradict they would be .4, and with unscored ones 1400 rows."""
+    folder = study(tmp_path, VALUES)
+    held_out = [replace(row, split=split) for row, split in zip(rows(0, against=350), ("test", "validation", "ood") * 117)]
+    found = recommend([*rows(280, 70, unscored=700), *held_out], folder)
+    assert found.accepted == 280 and found.cell["noise"] == 0.0 and found.reasons[0].startswith("280 of 350 scored rows to train on remain")
+    assert found.reasons[1] == "The accepted share is 0.80 here, of 350 scored rows, and 0.75 in the study's cell with 0% teacher noise and 400 pairs, which is near."
+    assert recommend([replace(row, split="") for row in rows(280, 70)], folder).accepted == 280
 
 
 def test_few_accepted_pairs_leave_the_filter_out(tmp_path):
-    few = asked(rows(60, 20, 30), study(tmp_path, VALUES))
+    few = recommend(rows(60, 20, 30), study(tmp_path, VALUES))
     assert few.method == "rdpo" and "that limit is a guess" in few.reasons[0]
 
 
 def test_without_scores_only_methods_without_scores_are_compared(tmp_path):
     folder = study(tmp_path, VALUES)
-    none, ties = asked(rows(0, unscored=300), folder), asked(rows(0, tied=300), folder)
-    assert none.method == ties.method == "dpo" and none.reasons[0].startswith("None of the 300 rows") and ties.reasons[0].startswith("All 300 scored rows are ties")
+    none, ties = recommend(rows(0, unscored=300), folder), recommend(rows(0, tied=300), folder)
+    assert none.method == ties.method == "dpo" and none.reasons[0].startswith("None of the 300 rows to train on") and ties.reasons[0].startswith("All 300 scored rows to train on are ties")
     assert none.reasons[1].startswith("Noise is unknown here")
 
 
 def test_a_later_study_s_rows_are_taken_where_there_are_some(tmp_path):
     study(tmp_path, VALUES)
-    later = asked(rows(230, 90, 80), study(tmp_path, {"{}": {"rdpo_label": (0.9, 0.9), "rdpo": (0.3, 0.3)}}, "readings"))
+    later = recommend(rows(230, 90, 80), study(tmp_path, {"{}": {"rdpo_label": (0.9, 0.9), "rdpo": (0.3, 0.3)}}, "readings"))
     assert (later.method, later.table[0].source) == ("rdpo_label", "readings")
     assert {one.method: (round(one.mean, 2), one.source) for one in later.table}["rdpo"] == (0.3, "readings") and {one.method for one in later.table} == {"rdpo_label", "rdpo_filter", "dpo", "sft", "rdpo"}
-    assert study(tmp_path, {"{}": {"filter_nll": (1.0, 1.0)}}, "readings", ["safety"]) and asked(rows(230, 90, 80), tmp_path).method == "rdpo"  # one experiment is not three
+    assert study(tmp_path, {"{}": {"filter_nll": (1.0, 1.0)}}, "readings", ["safety"]) and recommend(rows(230, 90, 80), tmp_path).method == "rdpo"  # one experiment is not three
 
 
 def test_knobs_are_the_median_of_the_trials_else_the_default(tmp_path):
@@ -131,11 +138,11 @@ def test_knobs_are_the_median_of_the_trials_else_the_default(tmp_path):
 
 
 def test_without_results_the_recommendation_has_no_numbers(tmp_path):
-    methods = {name: asked(made, tmp_path) for name, made in {"scores": rows(200), "few accepted": rows(20), "no scores": rows(0, unscored=20)}.items()}
+    methods = {name: recommend(made, tmp_path) for name, made in {"scores": rows(200), "few accepted": rows(20), "no scores": rows(0, unscored=20)}.items()}
     assert {name: one.method for name, one in methods.items()} == advice.WITHOUT_RESULTS
     assert all(one.table == [] and "recommendation without numbers" in one.reasons[-1] for one in methods.values())
 
 
 def test_the_committed_study_gives_an_answer():
-    found = asked(rows(220, 90, 80), advice.RESULTS)
+    found = recommend(rows(220, 90, 80), advice.RESULTS)
     assert is_trained(found.method) and METHODS[found.method].sees_scores and found.cell == {"noise": 0.3, "pairs": 400} and found.table[0].students >= 15

@@ -312,6 +312,12 @@ def test_a_cell_has_an_interval_over_seeds_from_three_on(values, cell):
     assert shown == cell
 
 
+def test_what_labels_correct_keeps_the_error_of_the_labels_whatever_the_seeds():
+    metrics = lambda seed: [Metric(experiment="safety", method="dpo", seed=seed, metric=name, value=1.0, n=20, low=0.5, high=1.0) for name in ("aligned", "aligned_corrected")]  # noqa: E731
+    table = results_table([Result("dpo", seed, "", metrics(seed)) for seed in range(3)])
+    assert table["corrected by labels"][0] == "1.00 [0.50, 1.00]" and table["aligned"][0] == "1.00 [1.00, 1.00]"
+
+
 def row(method, seed=0, variant="", swapped=0.0, experiment="safety", **values):
     names = {"experiment": experiment, "method": method, "seed": seed, "n": 10, "low": 0.0, "high": 1.0}
     return Result(method, seed, "", [Metric(metric=name, value=value, **names) for name, value in values.items()], variant=variant, swapped=swapped)

@@ -1,6 +1,9 @@
 """Real students: what counts as aligned, to the point, useful, steady, and outcomes that a rater can be held against (pytest tests/evaluation/test_judged.py)."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from common.data.counterfactual import StyleInstructions
 from common.evaluation.answers import TrainedStudent
@@ -75,8 +78,6 @@ def test_at_most_so_many_prompts_of_each_set():
 
 def test_a_reader_knows_which_answer_belongs_to_which_prompt(load_micro, micro, pairs):
     """The student's own world: an answer about one object is likelier behind the request for it than behind others."""
-    import torch
-
     reader = Reader(micro, compute_dtype=torch.float32)
     prompts = list({pair.prompt: pair for pair in pairs})[:12]
     logps = [reader._logprobs([prompt] * 12, prompts, 40) for prompt in prompts]
@@ -93,6 +94,15 @@ def test_the_right_answer_is_preferred_by_token_and_not_by_length(micro, load_mi
     known = reader.prefers_right(["a", "b"], ["take it", "take it"], ["take it", "take it take it take it"], student)
     assert known[0] is False  # equal is not preferred
     assert reader.prefers_right(["a"], ["take it"], ["it it it"], student) != reader.prefers_right(["a"], ["it it it"], ["take it"], student)
+
+
+def test_a_mixture_prefers_as_a_whole_and_not_as_the_policy_that_was_on_last(monkeypatch):
+    """log(.5 e^-10 + .5 e^-2) = -2.69 and log(.5 e^-1 + .5 e^-4) = -1.64; with weights .1 and .9 they are -2.11 and -2.93."""
+    logps, on = {"a": {"right": -10.0, "wrong": -1.0}, "b": {"right": -2.0, "wrong": -4.0}}, []
+    model = SimpleNamespace(set_adapter=lambda name, inference_mode: on.append(name))
+    monkeypatch.setattr("common.evaluation.reader._logprobs", lambda model, tokenizer, prompts, answers, tokens: torch.tensor([logps[on[-1]][answer] for answer in answers]))
+    prefers = lambda **policies: Reader("nobody").prefers_right(["q"], ["right"], ["wrong"], TrainedStudent("em_dpo", model, lambda *_, **__: {"input_ids": [0]}, policies=policies))  # noqa: E731
+    assert prefers(a=0.5, b=0.5) == [False] and prefers(a=0.1, b=0.9) == [True] == prefers(b=0.9, a=0.1)
 
 
 class Heard:
@@ -224,6 +234,14 @@ def test_every_branch_of_a_judged_evaluation():
     assert found.outcomes["reward"] == [None] * 6 and found.outcomes["aligned"] == [None, True, None, False, False, None] and found.outcomes["aligned_ood"] == [None, False]
     with pytest.raises(ValueError, match="by words left every answer unscored"):
         JudgedEvaluator(records, "safety", ByWords(), Knowing())(student, "test", 0)
+
+
+def test_a_style_of_which_nothing_is_scored_is_left_out():
+    records, answers = [record(0, "one a"), record(1, "two a")], {"one a": "one good words", "two a": "two bad words"}
+    style = StyleInstructions(desired="Be brief.", undesired="Ramble.")
+    answers |= {style.prompt(prompt, way): "brief" if way == "desired" else "" for prompt in ("one a", "two a") for way in ("desired", "undesired")}
+    found = evaluated(answers, records, instructions=style, style_judge=ByWords((0, 1), brief=1))
+    assert [(m.metric, m.k, m.n) for m in found.metrics if m.metric.startswith("style")] == [("style_with", 2, 2)]
 
 
 def test_every_branch_of_an_evaluation_of_feedback():

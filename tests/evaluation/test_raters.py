@@ -5,9 +5,12 @@ import json
 import random
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from common.evaluation.answers import Constant
+from common.evaluation.judged import HeldOut, JudgedEvaluator
 from common.evaluation.raters import (
     agreements,
     blind_pairs,
@@ -22,8 +25,11 @@ from common.evaluation.raters import (
     write_examples,
 )
 from common.evaluation.result import Result, excerpts
+from common.judge.learned import LearnedJudge
+from common.methods import TrainSettings
 from common.schema import Metric, PromptRecord, ScoredPair, answer_id
 from common.statistics import corrected_rate
+from common.training.comparison import Experiment
 
 NAMES = {"experiment": "safety", "seed": 0}
 
@@ -85,6 +91,20 @@ def test_rates_are_corrected_towards_the_labels_and_only_where_there_are_any():
     assert [m.metric for m in untouched[0].metrics] == [m.metric for m in BASE.metrics] == ["aligned", "utility"]
 
 
+def test_of_a_large_set_all_held_out_answers_are_kept_and_can_be_labelled(tmp_path, monkeypatch):
+    asked = [HeldOut(id=f"{kind} {i}", experiment="safety", split="test", prompt=f"{kind} {i}", kind=kind) for kind in ("plain", "benign") for i in range(210)]
+    reader = SimpleNamespace(to_the_point=lambda prompts, answers: [True] * len(answers))
+    judge = LearnedJudge(["good", "bad"] * 3, [1, 0] * 3)
+    evaluator = JudgedEvaluator(asked, "safety", judge, reader)
+    run = Experiment(tmp_path, [], evaluator, tmp_path, TrainSettings(), "test", chats={"endpoint:x": Constant(lambda prompt: f"good {prompt}")})
+    row = run.result("endpoint:x", 0)
+    assert {name: len(answers) for name, answers in row.answers.items()} == {"held_out": 210, "benign": 100}
+    sample = blind_sample([row], evaluator.sets("test"), count=10)
+    assert sum(item["set"] == "held_out" for item in sample) == 210
+    [read] = with_labels([row], {item["id"]: (1, 1) for item in sample})
+    assert {metric.metric: metric.n for metric in read.metrics}["labelled"] == 210
+
+
 def test_contrasts_are_paired_on_the_prompts_that_both_rows_have():
     """15 prompts only rDPO has aligned, 5 only DPO: difference 10 / 20, and 2 * P(X <= 5 | 20, 1/2) = 0.0414."""
     rdpo = result("rdpo", [True] * 15 + [False] * 5, [True] * 10)
@@ -103,6 +123,9 @@ def test_a_corrected_rate_by_hand_and_its_coverage():
     value, low, high = corrected_rate(500, 1000, 9000, 10_000, 8000, 10_000)
     assert value == pytest.approx(0.4286, abs=1e-3) and low < value < high and high - low < 0.12
     assert corrected_rate(5, 10, 5, 10, 5, 10) is None  # no better than chance
+    for k in (0, 1, 100, 190, 200):  # no error was seen, so nothing is corrected
+        value, low, high = corrected_rate(k, 200, 16, 16, 16, 16)
+        assert value == pytest.approx(k / 200) and low <= value <= high
     draw, inside = random.Random(0), 0
     for _ in range(400):
         count = lambda p, n: sum(draw.random() < p for _ in range(n))  # noqa: E731

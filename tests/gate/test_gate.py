@@ -5,12 +5,16 @@ import json
 import pytest
 from tiny_models import tiny_causal_model
 
+from common.chat.model import hand_over
+from common.evaluation.answers import TrainedStudent
 from common.gate.__main__ import gate, main, open_judges
 from common.gate.chats import Candidates, open_candidates
 from common.gate.rules import QUESTIONS
 from common.gate.sets import built_in, open_sets
+from common.methods import existing, existing_place
 from common.prompts import SAFETY
 from common.schema import Reply
+from common.student.adapters import adapter_asked_for
 
 REFUSAL, HELP = "I'm sorry, but I can't help with that.", "Take a rope and pull gently until it moves."
 
@@ -70,6 +74,46 @@ def test_too_few_prompts_cannot_decide(tmp_path):
     sets = open_sets([f"answered={tmp_path}/few.csv"])
     assert gate(Candidates(Stub("base", set()), Stub("adapter", set())), sets, {}, tmp_path) == 2
     assert "**Cannot decide.**" in (tmp_path / "gate.md").read_text()
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """The folders of a base and an adapter, and what is asked of their models, which help with everything."""
+    for name, file in (("base", "config.json"), ("adapter", "adapter_config.json")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text("{}")
+    seen = []
+
+    class Local:
+        def __init__(self, model, tokenizer, name, **how):
+            self.name = name
+
+        def complete(self, conversations, sampling, on_reply):
+            seen.extend((self.name, conversation[-1]["content"]) for conversation in conversations)
+            return hand_over((Reply(text=HELP) for _ in conversations), on_reply)
+
+    monkeypatch.setattr("common.gate.chats.train", lambda row, *_, **load: TrainedStudent(row, asked_for=adapter_asked_for(existing_place(row)) if existing(row) else None))
+    monkeypatch.setattr("common.gate.chats.LocalChat", Local)
+    return seen
+
+
+def test_an_adapter_at_half_its_strength_is_asked_anew_and_the_report_names_the_strength(asked, tmp_path):
+    names = {}
+    for adapter in ("adapter", "adapter@0.5"):
+        candidates = open_candidates(str(tmp_path / "base"), str(tmp_path / adapter))
+        assert gate(candidates, sets_of("benign"), {}, tmp_path / "out") == 0
+        names[adapter] = candidates.adapter.name
+    assert [len([row for row, _ in asked if row.endswith(end)]) for end in ("base", "adapter", "adapter@0.5")] == [24] * 3
+    report = (tmp_path / "out" / "gate.md").read_text()
+    assert f"- adapter: {names['adapter@0.5']}" in report and " at strength 0.5 in NF4, on base " in report and "strength" not in names["adapter"]
+
+
+def test_an_adapter_of_ca_is_asked_for_its_score_which_its_name_holds(asked, tmp_path):
+    (tmp_path / "adapter" / "trained_on.json").write_text('{"asked_for": 0.9}')
+    candidates = open_candidates(str(tmp_path / "base"), str(tmp_path / "adapter"))
+    gate(candidates, sets_of("benign"), {}, tmp_path / "out")
+    assert all(prompt.endswith(" <rm_score>: 0.90") == (row != "base") for row, prompt in asked) and len(asked) == 48
+    assert " in NF4, asked for 0.90, on base " in candidates.adapter.name
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_again(tmp_path):

@@ -55,7 +55,17 @@ def _each(read: Callable[[Row, Reading], Preference]) -> ReadAll:
 
 
 TABLE = "a table of texts with scores"
-PROMPTS = ("prompt", "instruction", "input", "question", "query", "context", "messages", "conversations", "conversation")
+PROMPTS = (
+    "prompt",
+    "instruction",
+    "input",
+    "question",
+    "query",
+    "context",
+    "messages",
+    "conversations",
+    "conversation",
+)
 """Columns that hold what was asked, by one name or another."""
 FORMATS = (
     Format("the notebooks' pairs", ("response", "response_revised"), "", _each(two_answers.notebook_pairs)),
