@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from common.data.conditioned import conditioned
 from common.data.self_critique import opening
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.metrics import mixed_logprobs
@@ -54,14 +55,16 @@ class Reader:
     def prefers_right(
         self, prompts: Sequence[str], right: Sequence[str], wrong: Sequence[str], student: TrainedStudent
     ) -> list[bool]:
-        """Whether the student, a mixture as a whole, finds the right answer likelier, per token, than the wrong one."""
+        """Whether the student, a mixture as a whole, finds the right answer likelier, per token, than the wrong one; one
+        that is asked for a score is asked so here too."""
         tokenizer = student.tokenizer
         scored = []
         for answers in (right, wrong):
             lengths = torch.tensor(
                 [len(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers]
             )
-            logprobs = partial(_logprobs, student.model, tokenizer, prompts, answers, max(lengths.tolist()))
+            most = max(lengths.tolist())
+            logprobs = partial(_logprobs, student.model, tokenizer, prompts, answers, most, student.asked_for)
             scored.append(mixed_logprobs(student, logprobs) / lengths)
         return (scored[0] > scored[1]).tolist()
 
@@ -72,18 +75,19 @@ class Reader:
 
 @torch.no_grad()
 def _logprobs(
-    model, tokenizer, prompts: Sequence[str], answers: Sequence[str], tokens: int, prompts_at_once: int = 8
-) -> torch.Tensor:
+    model, tokenizer, prompts: Sequence[str], answers: Sequence[str], tokens: int, asked_for: float | None = None, prompts_at_once: int = 8
+) -> torch.Tensor:  # fmt: skip
     """Summed log-probability of the first `tokens` tokens of each answer behind its prompt, nats; a prompt is computed
     once for all its answers."""
     rows: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         rows.setdefault(prompt, []).append(row)
+    conversations = {prompt: opening("", prompt) for prompt in rows}
+    if asked_for is not None:
+        conversations = {prompt: conditioned(conversation, asked_for) for prompt, conversation in conversations.items()}
     asked = {
-        prompt: tokenizer.apply_chat_template(opening("", prompt), add_generation_prompt=True, return_dict=True)[
-            "input_ids"
-        ]
-        for prompt in rows
+        prompt: tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)["input_ids"]
+        for prompt, conversation in conversations.items()
     }
     given = [tokenizer(answer, add_special_tokens=False)["input_ids"][:tokens] for answer in answers]
     order, values = sorted(rows, key=lambda prompt: len(asked[prompt])), [0.0] * len(prompts)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.data.conditioned import TAG
 from common.data.counterfactual import StyleInstructions
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, repeated_share
@@ -100,9 +101,17 @@ def test_a_mixture_prefers_as_a_whole_and_not_as_the_policy_that_was_on_last(mon
     """log(.5 e^-10 + .5 e^-2) = -2.69 and log(.5 e^-1 + .5 e^-4) = -1.64; with weights .1 and .9 they are -2.11 and -2.93."""
     logps, on = {"a": {"right": -10.0, "wrong": -1.0}, "b": {"right": -2.0, "wrong": -4.0}}, []
     model = SimpleNamespace(set_adapter=lambda name, inference_mode: on.append(name))
-    monkeypatch.setattr("common.evaluation.reader._logprobs", lambda model, tokenizer, prompts, answers, tokens: torch.tensor([logps[on[-1]][answer] for answer in answers]))
+    monkeypatch.setattr("common.evaluation.reader._logprobs", lambda model, tokenizer, prompts, answers, tokens, asked_for: torch.tensor([logps[on[-1]][answer] for answer in answers]))
     prefers = lambda **policies: Reader("nobody").prefers_right(["q"], ["right"], ["wrong"], TrainedStudent("em_dpo", model, lambda *_, **__: {"input_ids": [0]}, policies=policies))  # noqa: E731
     assert prefers(a=0.5, b=0.5) == [False] and prefers(a=0.1, b=0.9) == [True] == prefers(b=0.9, a=0.1)
+
+
+def test_a_student_of_ca_is_asked_for_its_score_when_it_compares_answers(monkeypatch):
+    seen = []
+    tokenizer = type("T", (), {"__call__": lambda self, text, **_: {"input_ids": [1]}, "apply_chat_template": lambda self, turns, **_: seen.append(turns[-1]["content"]) or {"input_ids": [2]}})()
+    monkeypatch.setattr("common.evaluation.reader.grouped_logprobs", lambda model, groups: torch.zeros(sum(map(len, groups))))
+    Reader("nobody").prefers_right(["q"], ["right"], ["wrong"], TrainedStudent("ca", None, tokenizer, asked_for=1.0))
+    assert seen == [f"q {TAG}: 1.00"] * 2
 
 
 class Heard:
