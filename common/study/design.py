@@ -47,6 +47,23 @@ RELATED = (
     *("iterative_dpo", "iterative_nll", "rdpo_rounds", "selm", "selm_nll", "apl_random", "apl_certainty", "apl_nll"),
 )
 """Rivals, and the related systems of the third study, each beside its control."""
+CONTROLS = (
+    ("dpo_expo", "dpo"), ("ca", "dsc"), ("rwr", "sft"), ("token_dpo", "dpo"), ("figa", "sft"), ("mrpo", "dpo"),
+    ("iterative_dpo", "dpo"), ("iterative_nll", "iterative_dpo"), ("rdpo_rounds", "iterative_dpo"), ("selm", "iterative_dpo"),
+    ("apl_certainty", "apl_random"), ("sapo", "self_play"), ("sapo", "sft"),
+)  # fmt: skip
+"""System and control of the contrasts that were named beforehand; Holm's correction is over these alone, in all worlds."""
+TWINS = tuple(
+    (system, control)
+    for system, control in CONTROLS
+    for one, other in [(METHODS[system], METHODS[control])]
+    if one.kind == other.kind and one.tuned_as != other.tuned_as
+)
+"""Those whose system is also trained with what its control's trials chose, so that the two differ in the system alone."""
+SHARED = ("learning_rate", "sft_learning_rate", "epochs", "beta")
+"""What a twin takes from its control; its own knobs stay."""
+UNWEIGHTED = 1e6
+"""RWR's temperature at which all answers weigh the same."""
 OF_EDITS = ("base", "sft", "dpo", "figa", "token_dpo")
 """Methods that are also trained on revisions with minimal edits, and their controls."""
 EARLY = 0.2
@@ -190,6 +207,8 @@ def parts(experiment: str) -> dict[str, list[Row]]:
         "edits": rows(varied(edits=["minimal"]), OF_EDITS),
         "early": changed("dpo", steps_share=EARLY) + changed("dpo_expo", steps_share=EARLY),
         "asked": [row for score in ASKED_SCORES for row in changed("ca", ca_score=score)],
+        "twins": [row for system, control in TWINS for row in changed(system, setting_of=control)]
+        + changed("rwr", rwr_temperature=UNWEIGHTED),
     }
     safety, aware = experiment == "safety", ("dsc", "rdpo", "rdpo_filter")  # the others do not see the scores
     found = {
@@ -234,10 +253,15 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
     """
     if not (method := METHODS[row.method].tuned_as):
         return row
+    if control := row.changed.get("setting_of"):
+        of_control = chosen[METHODS[control].tuned_as]
+        return replace(
+            row, setting={**chosen[method], **{name: of_control[name] for name in SHARED if name in of_control}}
+        )
     return replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
 
 
 CORE = ("centre", "controls", "noise", "judge")
 """The parts of `make evidence`; `make evidence-full` runs all but `OF_READINGS` and `OF_RELATED`."""
 OF_READINGS = ("readings", "tau")
-OF_RELATED = ("related", "edits", "early", "asked")
+OF_RELATED = ("related", "edits", "early", "asked", "twins")

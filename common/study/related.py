@@ -19,7 +19,7 @@ from common.methods import METHODS
 from common.report.tables import OBJECTIVES
 from common.runtime import resolve
 from common.storage import write_json
-from common.study.design import ASKED_SCORES, EARLY, OF_EDITS, OF_RELATED, RELATED
+from common.study.design import ASKED_SCORES, CONTROLS, EARLY, OF_EDITS, OF_RELATED, RELATED, TWINS, UNWEIGHTED
 from common.study.report.tables import (
     CONTRASTS_NOTE,
     contrast_table,
@@ -36,12 +36,6 @@ if TYPE_CHECKING:
 
 
 RESULTS = resolve("results/related")
-NAMED = (
-    ("dpo_expo", "dpo"), ("ca", "dsc"), ("rwr", "sft"), ("token_dpo", "dpo"), ("figa", "sft"), ("mrpo", "dpo"),
-    ("iterative_dpo", "dpo"), ("iterative_nll", "iterative_dpo"), ("rdpo_rounds", "iterative_dpo"), ("selm", "iterative_dpo"),
-    ("apl_certainty", "apl_random"), ("sapo", "self_play"), ("sapo", "sft"),
-)  # fmt: skip
-"""Contrasts named beforehand; Holm's correction is over these alone, in all worlds."""
 OVER_SEEDS = "Means over seeds with 95 % t-intervals, five students; 400 pairs, 30 % teacher noise, 10 % judge error"
 
 
@@ -86,7 +80,7 @@ def against_table(study: Study, rows: Mapping[str, tuple[Place, Place]]) -> pd.D
 def write_report(folder: Path, typeset: Path) -> list[Path]:
     """Tables of the rows in `<folder>/table.csv`, in LaTeX and HTML below `typeset`; returns the paths."""
     study, minimal, early = Study(folder / "table.csv"), {"edits": "minimal"}, {"steps_share": EARLY}
-    named, label = contrasts(study, NAMED), lambda method: METHODS[method].label
+    named, label = contrasts(study, CONTROLS), lambda method: METHODS[method].label
     write_json(folder / "contrasts.json", named)
     edits = {
         f"{label(method)}, minimal edits": ((method, minimal), (method, {})) for method in OF_EDITS if method != "base"
@@ -98,12 +92,17 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     early_rows = {
         f"{label(method)}, {EARLY:.0%} of the steps": ((method, early), ("dpo", {})) for method in ("dpo", "dpo_expo")
     }
+    twins = {
+        f"{label(system)} at the setting of {label(control)}": ((system, {"setting_of": control}), (control, {}))
+        for system, control in TWINS
+    } | {"RWR, against all weights 1": (("rwr", {}), ("rwr", {"rwr_temperature": UNWEIGHTED}))}
     asked = {f"CA, asked for {score:.2f}": (("ca", {"ca_score": score}), ("ca", {})) for score in ASKED_SCORES}
     tables = {
         "contrasts": (contrast_table(named), CONTRASTS_NOTE),
         **{name: (systems_table(study, name), f"{name}, {OBJECTIVES[name][0]}. {OVER_SEEDS}.") for name in study.experiments()},
         "edits": (against_table(study, edits), f"Wanted behaviour at matched utility on revisions with minimal edits, and the difference to the same method on free revisions or to the method named. {OVER_SEEDS}."),
         "early": (against_table(study, early_rows), f"Wanted behaviour at matched utility after a share of DPO's steps, and the difference to DPO with all of them. {OVER_SEEDS}."),
+        "twins": (against_table(study, twins), f"Wanted behaviour at matched utility of a system that is trained with what the trials of its control chose, and the difference to the control. {OVER_SEEDS}."),
         "asked": (against_table(study, asked), f"Wanted behaviour at matched utility by the score that CA's student is asked for, and the difference to 1.00. {OVER_SEEDS}."),
     }  # fmt: skip
     return write_all(tables, folder, typeset)

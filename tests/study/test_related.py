@@ -10,8 +10,8 @@ from common.report.tables import OBJECTIVES
 from common.storage import write_json
 from common.study import cells
 from common.study.cells import SETTINGS, folder_of, rounds_of, run_row
-from common.study.design import EARLY, FEW, OF_RELATED, RELATED, Cell, Row, parts, trial_settings
-from common.study.related import NAMED, against_table, systems_table, write_report
+from common.study.design import CONTROLS, EARLY, FEW, OF_RELATED, RELATED, TWINS, Cell, Row, parts, trial_settings, with_setting
+from common.study.related import against_table, systems_table, write_report
 from common.study.rows import Study, behaviour
 from common.training.comparison import Experiment
 
@@ -20,9 +20,19 @@ from common.training.comparison import Experiment
 def test_every_system_has_its_control_on_the_same_students(experiment):
     of = {part: rows for part, rows in parts(experiment).items() if part in OF_RELATED}
     assert set(of) == set(OF_RELATED) and {row.seed for rows in of.values() for row in rows} == set(FEW)
-    assert {row.method for row in of["related"]} == set(RELATED) >= {method for pair in NAMED for method in pair}
+    assert {row.method for row in of["related"]} == set(RELATED) >= {method for pair in CONTROLS for method in pair}
     assert all(row.cell == Cell(experiment, edits="minimal") for row in of["edits"])
     assert {(row.method, row.changed["steps_share"]) for row in of["early"]} == {("dpo", EARLY), ("dpo_expo", EARLY)}
+
+
+def test_a_twin_has_its_control_s_setting_and_its_own_knobs():
+    assert {("iterative_nll", "iterative_dpo"), ("rwr", "sft"), ("selm", "iterative_dpo")} <= set(TWINS) and not {("sapo", "sft"), ("dpo_expo", "dpo")} & set(TWINS)
+    chosen = {method: {**trial_settings(method)[number], "epochs": number} for number, method in enumerate(["selm", "iterative_dpo"])}
+    (row, *_) = [row for row in parts("safety")["twins"] if row.method == "selm"]
+    setting = with_setting(row, chosen, {}).setting
+    assert setting == {**chosen["iterative_dpo"], "optimism": chosen["selm"]["optimism"]} and setting["epochs"] == 1
+    (unweighted, *_) = [row for row in parts("safety")["twins"] if "rwr_temperature" in row.changed]
+    assert with_setting(unweighted, {"rwr": trial_settings("rwr")[0]}, {}).setting["rwr_temperature"] == 1e6
 
 
 @pytest.mark.parametrize("method", ["mrpo", "dpo_second", "multi_dpo"])
