@@ -1,18 +1,21 @@
 """Typed parameters, checked before any work starts (pytest tests/notebook/test_parameters.py)."""
 
+import ast
 import json
 import math
 import re
 
+import nbformat
 import pytest
 import yaml
 from fault_server import providers_file
 
 from common.methods import TrainSettings
 from common.notebook.execute import declared_parameters
-from common.notebook.parameters import RENAMED, Checked, GenerateData, RewardScore, TrainRDPO, parameters
+from common.notebook.parameters import PARAMETERS, RENAMED, Checked, GenerateData, RewardScore, TrainRDPO, parameters
 from common.notebook.profiles import profile_parameters
 from common.notebook.providers import endpoint_named, read_providers
+from common.runtime import ROOT
 from common.specs import Spec, place_and_commit, spec_of
 
 
@@ -23,6 +26,23 @@ class Cell(Checked):
     methods: list[str] = ["rdpo"]
     seeds: list[int] = [0]
     on: bool = False
+
+
+def test_a_notebook_may_be_run_again_in_its_kernel_and_misspelt_parameters_are_still_found():
+    kernel = {"experiment": "safety", "output": "runs/x", "methods": ["dpo"], "In": ["", "methods = ['dpo']", "parameters(...)"]}
+    assert parameters("train_rdpo", kernel).methods == ["dpo"]
+    kernel |= {"pairs": [1], "results": [], "without_signal": {}, "methods": ["sft"], "In": [*kernel["In"], "pairs = [1]", "methods: list[str] = ['sft']", "parameters(...)"]}
+    assert parameters("train_rdpo", kernel).methods == ["sft"]
+    kernel |= {"metods": ["rdpo"], "In": [*kernel["In"], "metods = ['rdpo']", "parameters(...)"]}
+    with pytest.raises(ValueError, match="unknown parameter metods, did you mean methods"):
+        parameters("train_rdpo", kernel)
+
+
+@pytest.mark.parametrize("notebook, stage", [*((f"safety/{stage}.ipynb", stage) for stage in ("generate_data", "reward_score", "train_rdpo")), ("paper_tables.ipynb", "paper_tables")])
+def test_no_cell_takes_the_name_of_a_parameter(notebook, stage):
+    cells = [cell for cell in nbformat.read(ROOT / notebook, 4).cells if cell.cell_type == "code" and "parameters" not in cell.metadata.get("tags", [])]
+    stored = {node.id for cell in cells for node in ast.walk(ast.parse(cell.source)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    assert not stored & PARAMETERS[stage].model_fields.keys()
 
 
 def test_defaults_pass_and_come_back():

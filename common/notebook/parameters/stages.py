@@ -6,7 +6,8 @@ by `papermill -p`, by `python -m common.batch -p`, in a profile, or in the YAML 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ast
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -277,13 +278,17 @@ PARAMETERS: dict[str, type[Checked]] = {
 """Notebook -> its parameters."""
 
 
-def parameters(stage: str, namespace: Mapping[str, Any]) -> Any:
+def parameters(stage: str, namespace: MutableMapping[str, Any]) -> Any:
     """The parameters of a notebook, from the names in its namespace. Call it in the cell after `parameters`.
 
-    Any plain value in the namespace that is no parameter can only have come from outside and is an unknown one. Raises
-    what `Stage.of` does.
+    Any plain value that is no parameter can only have come from outside and is an unknown one: when it is first called
+    in a kernel, all in the namespace, later those of the cell before, for cells further down leave names of their own.
+    Raises what `Stage.of` does.
     """
-    return PARAMETERS[stage].of({name: value for name, value in namespace.items() if _is_given(name, value)})
+    given = {name: value for name, value in namespace.items() if _is_given(name, value)}
+    outside = namespace.setdefault("_there_at_first", frozenset(given)) | _assigned_in(namespace.get("In", [])[-2:-1])
+    fields = PARAMETERS[stage].model_fields
+    return PARAMETERS[stage].of({name: value for name, value in given.items() if name in outside or name in fields})
 
 
 def judge_named(role: str, name: str) -> Spec:
@@ -325,6 +330,13 @@ def check_range(score_range: Sequence[float]) -> None:
 def input_of(stage: str, p: FromPairs) -> Path:
     """The pairs that a notebook begins with: `pairs_file`, or what the step before wrote into `output`."""
     return resolve(p.pairs_file or Path(p.output) / INPUTS[stage])
+
+
+def _assigned_in(cells: Sequence[str]) -> set[str]:
+    """Names that the cells, which were run, assign at their top."""
+    statements = [statement for cell in cells for statement in ast.parse(cell).body]
+    targets = [one for it in statements for one in getattr(it, "targets", [getattr(it, "target", None)])]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _is_given(name: str, value: Any) -> bool:
