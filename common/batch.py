@@ -52,6 +52,8 @@ def steps_of(
     steps = []
     for pairs, stage in ((pairs, stage) for pairs in kinds or [own_pairs(profile, experiment)] for stage in stages):
         mine = {name: value for name, value in overrides.items() if name in PARAMETERS[stage].model_fields}
+        if stage == "train_rdpo" and "reward_score" in stages:
+            mine.pop("pairs_file", None)  # it is what step 2 scores; step 3 takes the scores
         given = {**stage_parameters(experiment, stage, profile, pairs, to), **mine}
         if shard:
             given["output"] = f"{given['output']}/{folder_of(shard)}"
@@ -139,8 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
         }
         _check(grid, overrides, from_files)
         places = [place_of(step) for steps in grid.values() for step in steps] if store else []
-        for place in places:
-            store.copy_in(place)
+        for place in [] if asked.dry_run else places:
+            store.share(place)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -166,8 +168,12 @@ def main(arguments: list[str] | None = None) -> int:
     if "generate_data" in stages and (profile := preparation(asked.profile)):
         profile.prepare(experiments=names)
     failures = run_grid(grid, jobs, cluster)
-    for place in places:
-        store.copy_in(place)
+    try:
+        for place in places:
+            store.copy_in(place)
+    except Exception as error:  # every file system has its own
+        reason = " ".join(str(error).split())
+        failures.append(f"--store {store.url}: cannot be read ({reason}); run the command again when it can")
     if grid and not failures and "train_rdpo" in stages:
         name = asked.to or asked.profile
         runs = f"runs/{name}"

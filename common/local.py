@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -26,6 +27,8 @@ STUDENT = "runs/models/SmolLM2-135M-Instruct"
 
 def served(url: str, key: str = "") -> list[str]:
     """The models that a server names at `/models`. Raises ValueError where it does not answer, or names none."""
+    if key and not re.fullmatch(r"[!-~]+", key):
+        raise ValueError("the key holds spaces or line breaks, which no key has; put the bare key into the variable")
     request = Request(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
         with urlopen(request, timeout=15) as reply:
@@ -72,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         where = {"base_url": asked.url, "api_key_env": asked.key_from, "concurrency": asked.at_a_time}
         Provider(**where)
-        model = teacher_at(asked.url, asked.teacher, os.environ.get(asked.key_from, ""))
+        model = teacher_at(asked.url, asked.teacher, os.environ.get(asked.key_from, "").strip())
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

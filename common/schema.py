@@ -136,8 +136,8 @@ class Pair(PromptRecord):
     annotator: str = Field(default="", exclude_if=lambda annotator: not annotator)
 
 
-JUDGED = ("id", "split", "system", "prompt", "teacher", "response", "response_revised")
-"""What a file of scores notes of each pair, as one fingerprint: with another text it is another pair."""
+UNSEEN = ("critique", "sampling", "usage")
+"""What a file of scores does not note of each pair, since no judge and no later step reads it: all else is in its mark."""
 
 
 class ScoredPair(Pair):

@@ -57,7 +57,7 @@ class EndpointChat:
         api_key_env: name of the environment variable that holds the key; "" for an endpoint without one. The key is
             read for each call and kept nowhere.
         prices: dollars per million prompt tokens and per million completion tokens.
-        max_cost: dollars that one object may spend; a request that could pass it at worst (a token a byte, the whole
+        max_cost: dollars that one object may spend, or all that share its `budget`; a request that could pass it at worst (a token a byte, the whole
             budget used) is not sent. What a bill hides, tells as 0, or would have told had the answer arrived counts
             with its worst. None is no limit.
         backoff: seconds before the second attempt.
@@ -95,14 +95,10 @@ class EndpointChat:
             raise ValueError(f"max_cost = {max_cost:g} needs prices, or nothing is ever counted")
         self.model, self.base_url, self.api_key_env = model, base_url.rstrip("/"), api_key_env
         self.concurrency, self.timeout, self.attempts, self.backoff = concurrency, timeout, attempts, backoff
-        self.prices, self.budget = prices, Budget(max_cost)
+        self.prices, self.budget, self.cost = prices, Budget(max_cost), 0.0
         self.name = f"{model} at {self.base_url}"
         self.usage: Counter[str] = Counter()
         self.not_taken: set[str] = set()  # settings that the model has refused
-
-    @property
-    def cost(self) -> float:
-        return self.budget.spent
 
     def complete(
         self, conversations: Sequence[list[Message]], sampling: Sampling, on_reply: OnReply | None = None
@@ -303,6 +299,7 @@ class _Run:
         except Unreadable as error:
             return Trouble("again", f"unreadable reply ({self.chat.without_key(str(error))})")
         finally:
+            self.chat.cost += self.chat.price(*tokens)
             self.pacing.receive(self.chat.price(*worst), self.chat.price(*tokens))
 
     def after(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -101,14 +102,18 @@ def _made_of(notebook: str | Path, own: dict[str, Any]) -> str:
         if isinstance(text, str) and text
     ]
     inputs = [content for text in named for content in _content(text)]
+    if "judge" in (own.get("knobs") or {}).values():  # tau is estimated from the check of step 2
+        inputs += _content(str(Path(own["pairs_file"]).with_name("reward_score.manifest.json")))
     return fingerprint(resolve(notebook).read_text(encoding="utf-8"), sources, own, inputs)
 
 
 def _content(text: str) -> list[str]:
-    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`: a file's bytes, a model's
-    identity, or nothing."""
-    place = resolve(text.partition(":")[2] or text)
+    """What lies where a parameter points, also behind a kind such as `local:` or `learned:`, and before the strength of
+    an adapter: a file's bytes, those of a data set in a folder, a model's identity, or nothing."""
+    place = resolve(re.sub(r"(?<=.)@[\d.]+\Z", "", text.partition(":")[2] or text))
     if place.is_file():
         return [place.read_bytes().hex()]
+    if any((place / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+        return [path.read_bytes().hex() for path in sorted(place.rglob("*")) if path.is_file()]
     is_model = any((place / name).exists() for name in ("config.json", "adapter_config.json"))
     return [identity(place)] if is_model else []

@@ -15,6 +15,7 @@ from common.data.counterfactual import variant_named
 from common.data.formats.read import is_on_hub
 from common.data.self_critique import opening
 from common.evaluation.judged import HeldOut
+from common.evaluation.matched_utility import LAMBDAS
 from common.methods import is_trained
 from common.notebook.parameters import GenerateData, RewardScore, TrainRDPO, input_of, judge_named
 from common.notebook.prompts import texts_of
@@ -23,7 +24,7 @@ from common.notebook.students import given_pairs, held_out_of, pairs_to_score, r
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.specs import Spec, place_and_commit
-from common.student.identity import located
+from common.student.load import place_of
 
 CPU_SPEED = 4e10
 """Parameters times tokens a second that two cores get through: SmolLM2-135M in NF4, 300 tokens a second in training and
@@ -60,26 +61,28 @@ def forecast(
         EndpointError: no key, or no answer.
         OSError: no such model, or too little room on the disk of `output`.
     """
-    role, work_of = {
-        "generate_data": ("teacher", _teaching),
-        "reward_score": ("judge", _judging),
-        "train_rdpo": ("final_judge", _final_judging),
+    roles = {
+        "generate_data": {"teacher": _teaching, "respond_with": _responding},
+        "reward_score": {"judge": _judging},
+        "train_rdpo": {"final_judge": _final_judging, "reward_judge": _final_judging},
     }[stage]
     items = prompts if stage == "generate_data" else _pairs(p, stage, prompts)
     if not items:
         return ["how much will be asked is known when the step before has written its pairs"]
     lines, written = _student(p, items) if stage == "train_rdpo" and not p.in_world else ([], 0)
     named = p.asked if isinstance(p, GenerateData) else judge_named
-    spec = named(role, getattr(p, role)) if getattr(p, role) else None  # the miniature names no final judge
-    if spec and spec.name and spec.kind not in ("learned", "lexicon"):
-        work = work_of(p, items)
-        # a reply is kept, and stands in what is made of it
-        written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)
-        lines.append(
-            _endpoint(endpoint_named(spec.name, p.providers), work, ask)
-            if spec.kind == "endpoint"
-            else _local(role, spec.name, _skeleton(role, spec), work.tokens)
-        )
+    for role, work_of in roles.items():
+        who = getattr(p, role)
+        spec = named(role, who) if who and who != "teacher" else None  # the miniature names no final judge
+        if spec and spec.name and spec.kind not in ("learned", "lexicon"):
+            work = work_of(p, items)
+            # a reply is kept, and stands in what is made of it
+            written += 2 * CHARACTERS * work.requests * (work.completion_tokens + 100)
+            lines.append(
+                _endpoint(endpoint_named(spec.name, p.providers), work, ask)
+                if spec.kind == "endpoint"
+                else _local(role, spec.name, _skeleton(role, spec), work.tokens)
+            )
     _check_disk(p.output, written)
     return lines
 
@@ -96,7 +99,7 @@ def _pairs(p: RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecor
 
 def _teaching(p: GenerateData, prompts: Sequence[PromptRecord]) -> Work:
     texts, answer = texts_of(p), "x" * CHARACTERS * p.max_new_tokens
-    said = [[], []] if variant_named(p.pairs) else [[], [answer], [answer, answer]]
+    said = [[], []] if variant_named(p.pairs) else [[], [answer], [answer, answer]][p.respond_with != "teacher" :]
     asked = [
         texts.conversation_after(opening(r.system, r.prompt), r.plain_prompt or r.prompt, replies)
         for r in prompts
@@ -109,6 +112,10 @@ def _teaching(p: GenerateData, prompts: Sequence[PromptRecord]) -> Work:
     )
 
 
+def _responding(p: GenerateData, prompts: Sequence[PromptRecord]) -> Work:
+    return Work(len(prompts), _mean(len(record.prompt) for record in prompts), p.max_new_tokens)
+
+
 def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
     prompts = texts_of(p)
     shown = _mean(len(prompts.judge_request(pair.prompt, pair.response)[0]["content"]) for pair in pairs)
@@ -116,16 +123,24 @@ def _judging(p: RewardScore, pairs: Sequence[Pair]) -> Work:
 
 
 def _held_out(p: TrainRDPO, pairs: Sequence[Pair]) -> list[PromptRecord]:
-    """What every student is asked: the prompts that are evaluated on, and their wordings."""
-    asked = held_out_of(p, ()) if p.held_out else pairs
-    return [record for record in (*asked, *read_wordings(p)) if record.split == p.evaluate_on]
+    """What the students of all rows are asked: the prompts that are evaluated on, those of `ood` with the test split, and
+    their wordings, once a row; where utility is matched, those of validation once more for each strength of a trained
+    row."""
+    asked = [*(held_out_of(p, ()) if p.held_out else pairs), *read_wordings(p)]
+    splits = [p.evaluate_on, *["ood"] * (p.evaluate_on == "test")]
+    trained = _trained_rows(p)
+    rows = trained + sum(not is_trained(method) for method in p.methods) * len(p.seeds)
+    tried = [one for one in asked if one.split == "validation"] * (p.match_utility * trained * len(LAMBDAS[1:]))
+    return [one for one in asked if one.split in splits] * rows + tried
+
+
+def _trained_rows(p: TrainRDPO) -> int:
+    return sum(map(is_trained, p.methods)) * len(p.seeds) * len(p.swapped)
 
 
 def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
     held_out = [len(record.prompt) for record in _held_out(p, pairs)]
-    return Work(
-        len(held_out) * len(p.methods) * len(p.seeds), _mean(held_out) + p.max_new_tokens, 256
-    )  # of a verdict, as in LLMJudge
+    return Work(len(held_out), _mean(held_out) + p.max_new_tokens, 256)  # tokens of a verdict, as in LLMJudge
 
 
 def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
@@ -133,8 +148,7 @@ def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
     train = [
         len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"
     ]
-    trained = len([method for method in p.methods if is_trained(method)]) * len(p.seeds)
-    answered = len(p.methods) * len(p.seeds) * len(_held_out(p, pairs))
+    trained, answered = _trained_rows(p), len(_held_out(p, pairs))
     tokens = trained * p.epochs * (p.train_pairs or len(train)) * _mean(train) + answered * p.max_new_tokens
     model = _skeleton("student", Spec("student", *place_and_commit(p.student)))
     adapter = sum(
@@ -182,7 +196,8 @@ def _skeleton(role: str, spec: Spec) -> torch.nn.Module:
     from transformers import AutoConfig, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(located(spec.name), revision=spec.revision)
+        place, commit = place_of(spec.name, spec.revision)
+        config = AutoConfig.from_pretrained(place, revision=commit)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(

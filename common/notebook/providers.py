@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.chat.endpoint import EndpointChat
-from common.runtime import nearest, shortened, yaml_file
+from common.chat.pacing import Budget
+from common.runtime import nearest, resolve, shortened, yaml_file
 
 Price = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -68,16 +69,28 @@ def read_providers(path: str) -> dict[str, Provider]:
 
 def endpoint_named(name: str, path: str) -> EndpointChat:
     """The model `PROVIDER/MODEL` at that provider of the file, or `MODEL` at the file's first one. Raises ValueError
-    for what looks like a misspelt provider: nobody should be asked, or paid, by mistake."""
+    for what looks like a misspelt provider: nobody should be asked, or paid, by mistake. Whatever roles a model has in
+    this process, they share its `max_cost`."""
     providers = read_providers(path)
     provider, _, model = name.partition("/")
     if provider in providers and model:
-        return providers[provider].chat(model)
+        return _within_budget(path, provider, providers[provider].chat(model))
     if model and path and (hint := nearest(provider, providers, cutoff=0.75)):
         raise ValueError(
             f"endpoint:{name}: {path} has no provider {provider}{hint} A model of that name is asked as endpoint:{next(iter(providers))}/{name}"
         )
-    return next(iter(providers.values())).chat(name)
+    first = next(iter(providers))
+    return _within_budget(path, first, providers[first].chat(name))
+
+
+_BUDGETS: dict[tuple[str, str, str], Budget] = {}
+"""Of every file, provider and model that was asked in this process."""
+
+
+def _within_budget(path: str, provider: str, chat: EndpointChat) -> EndpointChat:
+    shared = _BUDGETS.setdefault((str(resolve(path)), provider, chat.model), chat.budget)
+    shared.limit, chat.budget = chat.budget.limit, shared
+    return chat
 
 
 def _provider(path: str, name: str, fields: Any) -> Provider:

@@ -2,9 +2,9 @@
 
     rdpo merge runs/paper/safety
 
-The folder is that of an experiment's run. What its folders `shard-1-of-8` to `shard-8-of-8` hold of `pairs.jsonl` and
-`scored.jsonl` becomes one file each, as if it had been made without shards: the same command without `--shard` then
-finds everything finished.
+The folder is that of an experiment's run. What its folders `shard-1-of-8` to `shard-8-of-8` hold of `pairs.jsonl`,
+`scored.jsonl` and kept replies becomes one file each, as if it had been made without shards: the same command without
+`--shard` then finds everything finished, and asks again for what failed alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.command import CommandParser
-from common.schema import JUDGED, added, fingerprint
+from common.schema import UNSEEN, added, fingerprint
 from common.storage.files import claim, how_made
 from common.storage.lines import read_lines
 from common.storage.offsets import Offsets
@@ -58,6 +58,12 @@ def merge(folder: str | Path) -> dict[str, int]:
     for name, stage in FILES.items():
         if any((shard / name).exists() for shard in shards):
             merged[name] = _merge(folder, name, stage, shards)
+    for name in sorted({path.name for shard in shards for path in shard.glob("*_replies.jsonl")}):
+        with JsonlStore(folder / name) as store:
+            for _, reply in (line for shard in shards if (shard / name).exists() for line in read_lines(shard / name)):
+                if reply["id"] not in store:
+                    store.append(reply)
+            merged[name] = len(store)
     return merged
 
 
@@ -105,9 +111,8 @@ def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
 
 def _texts(folder: Path) -> str:
     """What `reward_score` puts into its mark of the pairs of a folder."""
-    return fingerprint(
-        [fingerprint(*(pair[name] for name in JUDGED)) for _, pair in read_lines(folder / "pairs.jsonl")]
-    )
+    pairs = (pair for _, pair in read_lines(folder / "pairs.jsonl"))
+    return fingerprint([fingerprint({k: v for k, v in pair.items() if k not in UNSEEN}) for pair in pairs])
 
 
 def parser() -> CommandParser:

@@ -138,8 +138,13 @@ class Experiment:
         """Every result in the output folder, of this run or an earlier one, that is made of exactly what this run's
         would be made of, as `place_in_table` orders them."""
         found = [Result.read(path) for path in sorted(self.output.glob("seed-*/*/metrics.json"))]
-        current = [one for one in found if one.made_of == self.made_of(one.method, one.seed, one.swapped)]
-        return sorted(current, key=place_in_table)
+        return sorted(filter(self._is_current, found), key=place_in_table)
+
+    def _is_current(self, found: Result) -> bool:
+        try:
+            return found.made_of == self.made_of(found.method, found.seed, found.swapped)
+        except (OSError, ValueError):  # an adapter or a model that is there no more
+            return False
 
     def path_of(self, method: str, seed: int, swapped: float = 0.0) -> Path:
         """Where the result of a row is kept."""
@@ -275,6 +280,8 @@ class Experiment:
             evaluation["extrapolated"] = FACTORS
         if is_trained(method) and METHODS[method].types:
             evaluation["mixed on"] = [record.id for record in mixture_prompts(self.evaluator)]
+        if method in self.chats:
+            evaluation["asked"] = self.chats[method].name  # with the server that it is asked at
         if method == "prompted":
             evaluation["instruction"] = INSTRUCTIONS[self.evaluator.experiment].desired
         return fingerprint(

@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,6 +99,13 @@ def test_results_are_kept_and_reused_until_something_changes(run, capsys):
     assert changed.made_of("rdpo", 0) != again.made_of and changed.made_of("base", 0) == first[0].made_of
     kept, still = ({result.row for result in of.finished_rows()} for of in (run, changed))
     assert kept >= {"base", "sr", "always_refuse", "sft", "dsc", "rdpo"} and "rdpo" not in still and still >= {"base", "sr", "sft", "dsc"}
+
+
+def test_a_row_of_an_endpoint_is_that_of_its_server_and_a_row_whose_adapter_is_gone_is_not_current(run, tmp_path):
+    at = lambda name: Experiment(run.student, [], run.evaluator, tmp_path, FAST, chats={"endpoint:m": SimpleNamespace(name=name)}, **run.load)  # noqa: E731
+    assert at("m at http://one/v1").made_of("endpoint:m", 0) != at("m at http://two/v1").made_of("endpoint:m", 0)
+    Result(f"adapter:{tmp_path}/gone", 0, "0" * 12, []).write(tmp_path / "seed-0" / "gone" / "metrics.json")
+    assert at("m").finished_rows() == []
 
 
 def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_path):

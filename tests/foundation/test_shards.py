@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.schema import JUDGED, PromptRecord, fingerprint, sum_of_fingerprints
+from common.schema import PromptRecord, fingerprint, sum_of_fingerprints
 from common.storage import JsonlStore, claim, write_json
 from common.storage.files import how_made
 from common.storage.shards import FILES, folder_of, main, merge, shard_of, taken
@@ -13,7 +13,7 @@ from common.storage.shards import FILES, folder_of, main, merge, shard_of, taken
 def make(folder, numbers, teacher="t", judge="j", scored=True):
     """What steps 1 and 2 leave of the prompts with these numbers."""
     pairs = [{"id": f"p{i}", "split": "train", "system": "", "prompt": f"q{i}", "teacher": teacher, "response": f"a{i}", "response_revised": f"b{i}"} for i in numbers]
-    mark = fingerprint([fingerprint(*pair.values()) for pair in pairs])
+    mark = fingerprint([fingerprint(pair) for pair in pairs])
     asked = sum_of_fingerprints(PromptRecord(id=pair["id"], experiment="safety", split="train", prompt=pair["prompt"]) for pair in pairs)
     made_of = {"pairs.jsonl": {"teacher": teacher, "source": "s", "records": asked}, "scored.jsonl": {"judge": judge, "pairs": mark}}
     for name, stage in FILES.items():
@@ -65,8 +65,16 @@ def test_pairs_that_the_run_had_already_lose_no_score(run):
         for line in rows(whole)[:1] + rows(whole)[-1:]:
             store.append(json.loads(line))
     merge(run)
-    texts = [fingerprint(*(json.loads(line)[name] for name in JUDGED)) for line in made_of.read_text().splitlines()]
+    texts = [fingerprint(json.loads(line)) for line in made_of.read_text().splitlines()]
     assert how_made(run / "scored.jsonl")["pairs"] == fingerprint(texts) and len(texts) == 10
+
+
+def test_kept_replies_are_merged_too_so_that_what_failed_is_asked_again_alone(run):
+    for number in (1, 2):
+        with JsonlStore(run / folder_of(f"{number}/3") / "judge_replies.jsonl") as store:
+            for name in (f"own {number}", "both"):
+                store.append({"id": name, "text": "t"})
+    assert merge(run) == merge(run) == {"pairs.jsonl": 10, "scored.jsonl": 10, "judge_replies.jsonl": 3}
 
 
 def test_what_was_copied_without_its_links_is_named(run):

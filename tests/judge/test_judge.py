@@ -14,7 +14,7 @@ from common.chat.model import hand_over
 from common.chat.pacing import EndpointError
 from common.judge.base import FeedbackJudge, Judgement
 from common.judge.llm import PROBE, LLMJudge
-from common.judge.scoring import score_pairs
+from common.judge.scoring import judged_texts, score_pairs
 from common.judge.verdict import parse_score, read_verdict
 from common.prompts import ROLEPLAY, SAFETY, SYCOPHANCY
 from common.schema import Pair, Reply, ScoreScale
@@ -450,6 +450,13 @@ def test_feedback_without_a_no_stance_answer_is_refused_before_anything_is_asked
 ])  # fmt: skip
 def test_a_structured_verdict_keeps_to_the_letter_of_its_schema(reply, score):
     assert read_verdict(reply, ScoreScale.ZERO_TO_FIVE) == score
+
+
+def test_the_mark_of_scores_holds_all_that_a_judge_or_a_later_step_reads():
+    pair = Pair(id="p", experiment="safety", split="train", prompt="q", response="a", response_revised="b")
+    other = {"response_base": "c", "kind": "benign", "plain_prompt": "r", "instruction": "s", "prompt": "t", "split": "test", "annotator": "u"}
+    assert len({judged_texts([pair.model_copy(update={name: value})]) for name, value in other.items()} | {judged_texts([pair])}) == len(other) + 1
+    assert judged_texts([pair.model_copy(update={"critique": "x", "usage": {"prompt_tokens": 3}})]) == judged_texts([pair])
 
 
 def verdicts_over(server, folder, prompts):

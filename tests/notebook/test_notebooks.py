@@ -15,7 +15,7 @@ from common.data.preference import preference_dataset
 from common.data.self_critique import generate_pairs
 from common.judge.scoring import score_pairs
 from common.notebook.chats import open_teacher
-from common.notebook.execute import checked_parameters, declared_parameters, execute, is_finished
+from common.notebook.execute import _made_of, checked_parameters, declared_parameters, execute, is_finished
 from common.notebook.grid import Step, run_grid, threads_each
 from common.notebook.judges import open_judge
 from common.notebook.profiles import PROFILES, STAGES, experiments, own_pairs, stage_parameters
@@ -299,6 +299,29 @@ def test_threads_are_what_the_user_allows_and_the_machine_has(allowed, threads, 
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", allowed)
     assert threads_each(1) == threads and threads_each(100) == 1
+
+
+def test_a_notebook_is_not_finished_where_what_its_parameters_name_has_changed(tmp_path):
+    adapter, saved, manifest = tmp_path / "own" / "adapter", tmp_path / "saved", tmp_path / "reward_score.manifest.json"
+    for folder in (adapter, saved):
+        folder.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text("{}")
+    weights, rows = adapter / "adapter_model.safetensors", saved / "data-00000.arrow"
+    (saved / "dataset_info.json").write_text("{}")
+    given = {"methods": [f"adapter:{adapter}@0.5"], "pairs_file": str(saved), "knobs": {"tau": "judge"}}
+    marks = []
+    for changed in (weights, rows, manifest, None):
+        marks.append(_made_of("safety/train_rdpo.ipynb", given))
+        if changed:
+            changed.write_bytes(b"other")
+    assert len(set(marks)) == 4
+
+
+def test_pairs_that_step_2_scores_reach_step_3_with_their_new_scores():
+    two, three = steps_of("safety", STAGES[1:], "paper", {"pairs_file": "runs/old/scored.jsonl"})
+    assert two.given["pairs_file"] == "runs/old/scored.jsonl" and three.given["pairs_file"] == "runs/paper/safety/scored.jsonl"
+    (alone,) = steps_of("safety", STAGES[2:], "paper", {"pairs_file": "runs/old/scored.jsonl"})
+    assert alone.given["pairs_file"] == "runs/old/scored.jsonl"
 
 
 @pytest.mark.parametrize("mark", [b"", b'{"made_of": "4', b"[1]", b"{}", b"\xff\xfe"], ids=str)

@@ -186,6 +186,8 @@ def test_models_of_one_run_may_be_at_different_providers(tmp_path, monkeypatch):
         "owner/model": "owner/model at http://one.example/v1", "model": "model at http://one.example/v1",
     }  # fmt: skip
     assert names["away/model"].budget.limit == 3.0 and names["model"].budget.limit is None
+    judge = endpoint_named("away/model", file)
+    assert judge.budget is names["away/model"].budget is not names["model"].budget and judge.cost == 0  # one cap for both roles
     assert list(read_providers("")) == ["openai"] and "api.openai.com" in endpoint_named("gpt", "").name
     with pytest.raises(ValueError, match="has no provider awya, did you mean away"):
         endpoint_named("awya/model", file)

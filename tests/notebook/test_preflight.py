@@ -6,13 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fault_server import FaultServer, providers_file
+from transformers import AutoConfig
 
 from common.batch import main
 from common.chat.pacing import EndpointError
 from common.notebook.execute import checked_parameters
-from common.notebook.preflight import forecast
+from common.notebook.preflight import _final_judging, _skeleton, forecast
 from common.prompts import VERSIONS
 from common.schema import Pair, PromptRecord, ScoredPair
+from common.specs import Spec
 from common.storage import JsonlStore
 
 PROMPTS = [PromptRecord(id=f"p{i}", experiment="safety", split="train" if i < 150 else "validation", prompt="x" * 400) for i in range(200)]
@@ -65,6 +67,21 @@ def test_later_steps_reckon_with_the_prompts_until_they_have_pairs(experiment, r
         assert f": about {requests // 200} requests" in forecast("reward_score", given, PROMPTS)[0]
 
 
+def test_every_row_split_and_strength_is_counted(tmp_path):
+    held_out = [prompt.model_copy(update={"split": split}) for split in ("test", "ood", "validation") for prompt in PROMPTS[:10]]
+    given = {"evaluate_on": "test", "methods": ["base", "dpo"], "seeds": [0, 1], "swapped": [0.0, 0.3]}
+    plain, matched = (parameters("train_rdpo", tmp_path, **given, match_utility=on) for on in (False, True))
+    assert _final_judging(plain, held_out).requests == 20 * (2 + 4)  # base, and dpo with and without swaps
+    assert _final_judging(matched, held_out).requests == 20 * (2 + 4) + 10 * 4 * 4  # and four strengths of each adapter
+
+
+def test_who_gives_the_first_answers_is_counted_beside_the_teacher(tmp_path):
+    with FaultServer() as server:
+        p = parameters("generate_data", tmp_path, **endpoint(server, "teacher"), respond_with="endpoint:other")
+        lines = forecast("generate_data", p, PROMPTS)
+    assert [line.partition(" at ")[0] for line in lines] == ["m", "other"] and "about 400 requests" in lines[0] and "about 200 requests" in lines[1]
+
+
 def test_the_miniature_needs_nothing(tmp_path):
     for stage in ("generate_data", "reward_score", "train_rdpo"):
         assert forecast(stage, parameters(stage, tmp_path), PROMPTS) == []
@@ -81,6 +98,14 @@ def test_a_local_model_that_is_not_there_is_named(stage, role, tmp_path):
     name = "nobody/nothing" if role == "student" else "local:nobody/nothing"
     with pytest.raises(FileNotFoundError, match=f"{role} = 'nobody/nothing' is no model here or on the Hub"):
         forecast(stage, parameters(stage, tmp_path, **{role: name}), PROMPTS)
+
+
+def test_a_model_of_the_hub_is_looked_at_as_the_commit_that_is_loaded(micro, monkeypatch):
+    monkeypatch.setattr("common.student.load.commit_of", lambda name, revision=None: "c" * 40)
+    asked = []
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, revision=None, real=AutoConfig.from_pretrained: asked.append((name, revision)) or real(micro))
+    _skeleton("judge", Spec("yes_no", "some/judge"))
+    assert asked == [("some/judge", "c" * 40)]
 
 
 @pytest.mark.parametrize("gpu", [True, False])

@@ -54,6 +54,13 @@ def test_a_server_that_is_away_is_one_sentence_before_anything_is_made(capsys):
     assert "base_url must look like https://host/v1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("key", ["sk-secret-abc123\r", "sk-secret\nabc123"])
+def test_a_key_that_no_header_can_carry_is_not_shown(key):
+    with pytest.raises(ValueError, match="the key holds spaces or line breaks") as told:
+        served("http://127.0.0.1:9/v1", key)
+    assert "secret" not in str(told.value)
+
+
 def test_the_teacher_gets_what_is_trained_on_and_no_argument_is_in_both():
     train, held_out = local.prompts_of("sycophancy")
     assert len(train) == local.TRAINED_ON and {record.split for record in train} == {"train"}
