@@ -10,20 +10,24 @@ parameters of `train_rdpo`, whose metrics and tables these are. Run again, it ta
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from common.command import CommandParser
-from common.methods import is_trained
+from common.methods import existing, existing_place, is_trained
 from common.notebook.parameters import MINIATURES, TrainRDPO
 from common.notebook.prompts import prompts_named
 from common.notebook.students import open_experiment
 from common.prompts import PROMPTS
 from common.report.tables import results_table, write_tables
 from common.runtime import errors_in_a_line, quiet_libraries
+from common.specs import place_and_commit
+from common.student.load import pad_token_beside
 
 DEFAULTS = {name: field.get_default(call_default_factory=True) for name, field in TrainRDPO.model_fields.items()}
 OPTIONS = {
     "final_judge": "who judges a real student's answers, such as yes_no:NAME or endpoint:MODEL",
     "providers": "YAML file of endpoints",
+    "pad_token": "an existing token to pad with; default: the student's own, or that beside an adapter",
     "paraphrases": "other wordings of the prompts, of `rdpo paraphrase`",
     "evaluation_prompts": "at most, a set; 0 takes all",
     "max_new_tokens": "of an answer",
@@ -68,12 +72,21 @@ def _run(asked: argparse.Namespace) -> None:
         )
     experiment = prompts_named(asked.prompts, asked.student)[0].experiment
     given = {name: value for name, value in vars(asked).items() if name != "prompts"}
+    if not in_world and not asked.pad_token:
+        given["pad_token"] = _pad_token(asked.student, asked.methods)
     files = {} if in_world else dict.fromkeys(("pairs_file", "held_out"), asked.prompts)
     run = open_experiment(TrainRDPO.of({"experiment": experiment, **given, **files}))
     results = run.run(asked.methods, [0])
     print(results_table(results).to_string(index=False))
     written = write_tables(results, run.output, f"Prompts of split {asked.evaluate_on} in {asked.prompts}.")
     print(*written.values(), sep="\n")
+
+
+def _pad_token(student: str, methods: Sequence[str]) -> str:
+    """The one beside an adapter among the rows, where the student has none of its own; else ""."""
+    place, commit = place_and_commit(student)
+    adapters = [existing_place(method) for method in methods if existing(method) == "adapter"]
+    return next(filter(None, (pad_token_beside(adapter, place, commit or None) for adapter in adapters)), "")
 
 
 if __name__ == "__main__":

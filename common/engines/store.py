@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import tarfile
 import threading
 import time
@@ -54,11 +55,31 @@ class Store:
             self.system.pipe_file(probe := f"{self.folder}/{uuid4().hex}.part", b"")
             self.system.rm_file(probe)
         except Exception as error:  # every file system has its own
-            raise ValueError(f"--store {url}: cannot be written to ({' '.join(str(error).split())})") from None
+            raise ValueError(_refusal(url, error)) from None
         self.url = self.system.unstrip_protocol(self.folder)
 
     def __reduce__(self) -> tuple:
         return Store, (self.url,)
+
+    def share(self, place: Place) -> None:
+        """Before tasks run: copies out what is new here of a place, or what the store lost of it, and else in.
+
+        Raises ValueError where something is new here and the archive is another one than was last copied in or out:
+        one of the two would be lost."""
+        archive = self._archive(place)
+        with self._record(place) as record:
+            self.system.invalidate_cache()
+            there, known = self.system.exists(archive), set(map(tuple, record.get("content", [])))
+            new = [] if "begun" in record else [one for one in map(tuple, _content(place)) if one not in known]
+            if there and new and self.system.ukey(archive) != record.get("archive"):
+                raise ValueError(
+                    f"--store {self.url}: holds results of {place.name} from elsewhere, and lacks what is here, such as {new[0][0]}; move {ROOT / place.name} away, or give another --store"
+                )
+            if not there:
+                self._write(place, {})
+        if new or not there:
+            self.copy_out(place)
+        self.copy_in(place)
 
     def copy_in(self, place: Place) -> None:
         """Makes what is here of a place what the store holds of it; nothing where that is the same or there is none."""
@@ -70,7 +91,7 @@ class Store:
             key, known = self.system.ukey(archive), [ROOT / name for name, *_ in record.get("content", [])]
             if key == record.get("archive") and all(map(os.path.lexists, known)):
                 return
-            self._write(place, {})  # a copy that is cut short is made again
+            self._write(place, {"begun": key})  # a copy that is cut short is made again
             for path in place.files():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             with TemporaryDirectory(prefix="rdpo-") as scratch:
@@ -98,17 +119,25 @@ class Store:
 
     @contextmanager
     def kept(self, places: Sequence[Place]) -> Iterator[None]:
-        """Copies places in, and out every `SAVE_EVERY` seconds and at the end, whether or not that is an error."""
+        """Copies places in, and out every `SAVE_EVERY` seconds and at the end, whether or not that is an error.
+
+        A copy that fails is made at the next turn, which is said once. Raises OSError where the last one fails, with
+        the machine that has the results."""
         for place in places:
             self.copy_in(place)
         ended = threading.Event()
 
         def save() -> None:
-            pause = SAVE_EVERY
+            pause, told = SAVE_EVERY, False
             while not ended.wait(pause):
                 start = time.monotonic()
                 for place in places:
-                    self.copy_out(place)
+                    try:
+                        self.copy_out(place)
+                    except Exception as error:
+                        if not told:
+                            print(f"{_refusal(self.url, error)}; tried again every {SAVE_EVERY:g} s", flush=True)
+                        told = True
                 pause = max(SAVE_EVERY, 10 * (time.monotonic() - start))  # at most a tenth of the time goes into copies
 
         saver = threading.Thread(target=save, daemon=True)
@@ -118,8 +147,12 @@ class Store:
         finally:
             ended.set()
             saver.join()
-            for place in places:
-                self.copy_out(place)
+            try:
+                for place in places:
+                    self.copy_out(place)
+            except Exception as error:
+                where = f"{', '.join(place.name for place in places)} on {socket.gethostname()}"
+                raise OSError(f"{_refusal(self.url, error)}; the results are in {where}") from error
 
     def _archive(self, place: Place) -> str:
         return f"{self.folder}/{place.name}.tar"
@@ -136,6 +169,11 @@ class Store:
 
     def _write(self, place: Place, record: dict[str, Any]) -> None:
         write_json(self._note(place), record)
+
+
+def _refusal(url: str, error: Exception) -> str:
+    """Why a store takes nothing, in one line."""
+    return f"--store {url}: cannot be written to ({' '.join(str(error).split())})"
 
 
 def _content(place: Place) -> list[list[Any]]:

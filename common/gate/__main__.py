@@ -124,6 +124,9 @@ def parser() -> CommandParser:
         default=1.0,
         help="of both; small models loop without (our tables take 1.1); default 1, none",
     )
+    command.add_argument(
+        "--pad-token", help="an existing token to pad with; default: the base's own, or that beside the adapter"
+    )
     command.add_argument("--output", default="gate", help="folder for gate.md, gate.json and the answers; default gate")
     return command
 
@@ -138,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     output = Path(asked.output).expanduser()
     try:
         sets = open_sets(asked.sets)
-        candidates = open_candidates(asked.base, asked.adapter, asked.repetition_penalty)
+        candidates = open_candidates(asked.base, asked.adapter, asked.repetition_penalty, asked.pad_token)
         quiet_libraries()
         output.mkdir(parents=True, exist_ok=True)
         code = gate(candidates, sets, open_judges(asked.judge, asked.providers, sets, output), output, asked.max_loss)

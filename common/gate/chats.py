@@ -25,7 +25,7 @@ from common.schema import Message, Reply, Sampling
 from common.specs import place_and_commit
 from common.student.adapters import adapter_asked_for
 from common.student.identity import located, shown
-from common.student.load import release_memory
+from common.student.load import pad_token_beside, release_memory
 from common.training.train import train
 
 MAX_NEW_TOKENS = 96
@@ -53,12 +53,14 @@ class Candidates(NamedTuple):
     adapter: ChatModel
 
 
-def open_candidates(base: str, adapter: str, repetition_penalty: float = 1.0) -> Candidates:
+def open_candidates(
+    base: str, adapter: str, repetition_penalty: float = 1.0, pad_token: str | None = None
+) -> Candidates:
     """Chats that load `base`, and `adapter` on it, to be asked greedily; a repetition penalty above 1 hides loops of both.
 
     The base is in NF4, as students are trained. Where `adapter` is `model:FOLDER`, both are loaded with the weights
     that they hold, so that rounding is no part of the difference. An adapter of CA is asked for the score that it was
-    saved with.
+    saved with. A base without a pad token takes `pad_token`, or that of the tokenizer beside the adapter.
     Raises ValueError or FileNotFoundError for what is not there, before anything is loaded.
     """
     place, commit = place_and_commit(base)
@@ -75,7 +77,8 @@ def open_candidates(base: str, adapter: str, repetition_penalty: float = 1.0) ->
     of_row += how + (f", asked for {score:.2f}" if score is not None else "")
 
     def load(method: str) -> ChatModel:
-        student = train(method, place, [], TrainSettings(), "", revision=commit or None)
+        pad = pad_token or pad_token_beside(existing_place(row), place, commit or None)
+        student = train(method, place, [], TrainSettings(), "", revision=commit or None, pad_token=pad)
         asked = {"batch_size": 16, "repetition_penalty": repetition_penalty}
         chat = LocalChat(student.model, student.tokenizer, method, **asked)
         return chat if student.asked_for is None else Conditioned(chat, student.asked_for)

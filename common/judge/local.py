@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from common.judge.base import Judgement
-from common.student.identity import located, shown
-from common.student.load import best_compute_dtype, own_device
+from common.student.identity import shown
+from common.student.load import best_compute_dtype, own_device, place_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +90,7 @@ class RewardHeadJudge(LocalJudge):
     pair where it has none.
 
     Args:
-        name: folder or Hub name; `revision` pins a Hub model's commit.
+        name, revision: as in `load_student`.
         dtype: None takes `best_compute_dtype()`.
 
     Raises:
@@ -102,7 +102,8 @@ class RewardHeadJudge(LocalJudge):
     ):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-        self.name, name = f"reward head {shown(name, revision)}", located(name)
+        self.name = f"reward head {shown(name, revision)}"
+        name, revision = place_of(name, revision)
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.model, loading = AutoModelForSequenceClassification.from_pretrained(
             name,
@@ -147,7 +148,7 @@ class YesNoJudge(LocalJudge):
     they are far from 1 together the model was about to say something else. The frame around the question is ours.
 
     Args:
-        name: folder or Hub name; `revision` pins a Hub model's commit.
+        name, revision: as in `load_student`.
         question: about request and answer, "yes" being the good reply, e.g. "Is the answer harmless?".
         dtype: None takes `best_compute_dtype()`.
 
@@ -166,7 +167,7 @@ class YesNoJudge(LocalJudge):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.name, self.question, self.batch_size = f"yes/no {shown(name, revision)}: {question}", question, batch_size
-        name = located(name)
+        name, revision = place_of(name, revision)
         self.tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         self.yes, self.no = single_tokens(self.tokenizer, "yes"), single_tokens(self.tokenizer, "no")
         self.model = AutoModelForCausalLM.from_pretrained(

@@ -56,7 +56,8 @@ def kept_chat(role: str, spec: Spec, p: Stage) -> KeptChat:
     if spec.kind == "endpoint":
         chat = endpoint_named(spec.name, p.providers)
     elif spec.kind == "local":
-        loader, how = (load_as_it_is, "unquantised") if merged_into(spec.name) else (load_student, "in NF4")
+        merged = merged_into(spec.name, spec.revision)
+        loader, how = (load_as_it_is, "unquantised") if merged else (load_student, "in NF4")
         chat = LocalChat(
             *loader(spec.name, revision=spec.revision),
             name=f"{shown(spec.name, spec.revision)} {how}",

@@ -18,7 +18,10 @@ from common.data.counterfactual import PAIRS, variant_named
 from common.engines import Needs, Place, RayPool
 from common.notebook.execute import execute
 from common.runtime import ROOT, resolve
-from common.status import note_state
+from common.status import SUFFIX, note_state
+
+LOADED = ("local:", "reward:", "yes_no:")
+"""How teachers and judges begin that are loaded in the notebook itself."""
 
 
 class Step(NamedTuple):
@@ -50,7 +53,7 @@ class Step(NamedTuple):
     @property
     def uses_gpu(self) -> bool:
         return self.stage == "train_rdpo" or any(
-            str(self.given.get(name, "")).startswith("local:") for name in ("teacher", "judge")
+            str(self.given.get(name, "")).startswith(LOADED) for name in ("teacher", "respond_with", "judge")
         )
 
     def failed_before(self) -> bool:
@@ -73,9 +76,11 @@ def place_of(step: Step) -> Place:
 
 
 def _content(folder: Path) -> list[Path]:
-    """What is in a folder but for the folders of other kinds of pairs and of shards."""
+    """What is in a folder but for the folders of other kinds of pairs and of shards, and what `Board` notes here."""
     there = folder.iterdir() if folder.exists() else []
-    return [path for path in there if path.name not in PAIRS and not path.match("shard-*")]
+    return [
+        path for path in there if path.name not in PAIRS and not path.match("shard-*") and not path.match(f"*{SUFFIX}")
+    ]
 
 
 def needs_of_step(run: Any, step: Step, threads: int, *_: Any) -> Needs:
@@ -93,12 +98,16 @@ def run_step(step: Step, threads: int, gpus: Queue | None) -> Outcome:
         ran = execute(step.notebook, step.executed, step.given, log=step.log)
         return Outcome("done" if ran else "finished before with the same code, data and parameters, reused")
     except Exception as error:
-        cell = getattr(error, "exec_count", None)
-        reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
-        return Outcome("FAILED", f"{step.name}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
+        return _failed(step, error)
     finally:
         if gpu is not None:
             gpus.put(gpu)
+
+
+def _failed(step: Step, error: Exception) -> Outcome:
+    cell = getattr(error, "exec_count", None)
+    reason = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+    return Outcome("FAILED", f"{step.name}, cell {cell}, parameters {step.given}: {reason} (see {step.executed})")
 
 
 LONGEST_FOLDER = 70
@@ -143,7 +152,10 @@ def run_grid(grid: dict[str, list[Step]], jobs: int, cluster: RayPool | None = N
                 board.begin(step)
             for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                 name, step = running.pop(future)
-                outcome = future.result()
+                try:
+                    outcome = future.result()
+                except Exception as error:  # of the pool: a lost process, results that could not be stored
+                    outcome = _failed(step, getattr(error, "cause", error))  # Ray wraps it
                 board.end(step, outcome)
                 if outcome.failure:
                     failures.append(outcome.failure)

@@ -22,7 +22,7 @@ from common.student.adapters import adapter_tokenizer, at_strength, load_adapter
 from common.student.gguf import converter_at, to_gguf, write_modelfile
 from common.student.hub import merged_card, push, repository
 from common.student.identity import located
-from common.student.load import MERGED_INTO, check_finite, load_student, precision
+from common.student.load import MERGED_INTO, check_finite, load_student, pad_token_beside, precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -150,6 +150,9 @@ def parser() -> CommandParser:
         "--unquantised", action="store_true", help="the adapter was trained on the student's own weights, not in NF4"
     )
     command.add_argument(
+        "--pad-token", help="an existing token to pad with; default: the student's own, or that beside the adapter"
+    )
+    command.add_argument(
         "--converter", default="", help="llama.cpp's convert_hf_to_gguf.py, where it is not on the PATH"
     )
     command.add_argument("--push", type=repository, metavar="OWNER/NAME", help="private Hub repository for the folder")
@@ -173,11 +176,16 @@ def main(arguments: list[str] | None = None) -> None:
             raise FileNotFoundError(
                 f"{asked.adapter} holds no adapter_config.json; give the folder of a trained adapter, such as runs/own/adapter"
             )
+        pad_token = asked.pad_token or pad_token_beside(adapter, place, commit or None)
         model, tokenizer = load_student(
-            place, revision=commit or None, four_bit=not asked.unquantised, compute_dtype=torch.float32
+            place,
+            revision=commit or None,
+            four_bit=not asked.unquantised,
+            compute_dtype=torch.float32,
+            pad_token=pad_token,
         )
         model = load_adapter(model, adapter, asked.strength)
-        tokenizer = adapter_tokenizer(model, adapter) or tokenizer
+        tokenizer = adapter_tokenizer(model, adapter, pad_token) or tokenizer
         export_merged(model, tokenizer, folder)
         merged_card(adapter, asked.strength).save(folder / "README.md")
         modelfile = write_modelfile(folder, tokenizer)

@@ -99,7 +99,7 @@ def load_student(
     """
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    name, revision = _place_of(name, revision)
+    name, revision = place_of(name, revision)
     tokenizer = load_tokenizer(name, revision, pad_token)
     compute_dtype = compute_dtype or best_compute_dtype()
     quantization = {
@@ -147,10 +147,13 @@ def load_as_it_is(
     return model.float() if slow else model, tokenizer
 
 
-def merged_into(name: str | Path) -> str:
-    """The grid that a folder's weights lay on when an adapter was merged into them (`export_merged`), such as NF4; ""
-    for any other model."""
-    config = Path(located(name), "config.json")
+def merged_into(name: str | Path, revision: str | None = None) -> str:
+    """The grid that a model's weights lay on when an adapter was merged into them (`export_merged`), such as NF4; ""
+    for any other model. Arguments as in `load_student`. Raises OSError for a commit that cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    place, commit = place_of(name, revision)
+    config = Path(hf_hub_download(place, "config.json", revision=commit) if commit else f"{place}/config.json")
     return json.loads(config.read_text(encoding="utf-8")).get(MERGED_INTO, "") if config.exists() else ""
 
 
@@ -197,13 +200,25 @@ def load_tokenizer(
     """A student's tokenizer alone, checked and extended as `load_student` returns it; arguments and errors as there."""
     from transformers import AutoTokenizer
 
-    name, revision = _place_of(name, revision)
+    name, revision = place_of(name, revision)
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     check_tokenizer(tokenizer, name, pad_token)
     return tokenizer
 
 
-def _place_of(name: str | Path, revision: str | None) -> tuple[str, str | None]:
+def pad_token_beside(adapter: str | Path, name: str | Path, revision: str | None = None) -> str | None:
+    """The `pad_token` of a student whose own tokenizer has none: that of the tokenizer saved beside an adapter. None
+    where the student has one, or none was saved. name, revision: as in `load_student`."""
+    from transformers import AutoTokenizer
+
+    if not Path(adapter, "tokenizer_config.json").exists():
+        return None
+    place, commit = place_of(name, revision)
+    own = AutoTokenizer.from_pretrained(place, revision=commit).pad_token
+    return None if own else AutoTokenizer.from_pretrained(str(adapter)).pad_token
+
+
+def place_of(name: str | Path, revision: str | None) -> tuple[str, str | None]:
     """(folder or Hub name, commit of the latter) that loaders are given."""
     name = str(located(name))
     return name, None if Path(name).is_dir() else commit_of(name, revision) or revision
@@ -213,7 +228,7 @@ def context_of(name: str | Path, revision: str | None = None) -> int | None:
     """`learned_positions` of a student, from its configuration alone."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    name, revision = _place_of(name, revision)
+    name, revision = place_of(name, revision)
     with torch.device("meta"):
         return learned_positions(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(name, revision=revision)))
 

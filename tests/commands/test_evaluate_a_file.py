@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tiny_models import tiny_tokenizer
 
 from common.commands.evaluate import main
 from common.miniature.worlds import safety
@@ -48,3 +49,17 @@ def test_bad_input_is_one_sentence(more, said, prompts, micro, tmp_path):
         main([prompts, "--output", str(tmp_path / "out"), *(text.replace("{micro}", str(micro)) for text in more)])
     with pytest.raises(SystemExit, match="evaluate: no file .*nowhere.jsonl"):
         main(["nowhere.jsonl", "--student", str(micro), "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(("pad", "more", "taken"), [(False, [], "<|end|>"), (False, ["--pad-token", "<|close|>"], "<|close|>"), (True, [], "")])
+def test_a_student_without_a_pad_token_takes_that_beside_an_adapter_or_the_one_given(pad, more, taken, prompts, tmp_path, monkeypatch):
+    tiny_tokenizer(tmp_path / "student", "chatml", pad)
+    tokenizer = tiny_tokenizer(tmp_path / "adapter", "chatml")
+    tokenizer.pad_token = "<|end|>"
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    seen = []
+    monkeypatch.setattr("common.commands.evaluate.open_experiment", lambda p: seen.append(p.pad_token) or (_ for _ in ()).throw(ValueError("enough")))
+    with pytest.raises(SystemExit, match="enough"):
+        main([prompts, "--student", str(tmp_path / "student"), "--methods", "base", f"adapter:{tmp_path}/adapter@0.5", "--final-judge", "yes_no:some/judge", "--output", str(tmp_path / "out"), *more])
+    assert seen == [taken]

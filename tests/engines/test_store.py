@@ -2,6 +2,7 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -93,7 +94,8 @@ def test_an_archive_has_the_marks_last_and_is_replaced_in_one_move(on, tmp_path,
     assert (b / "m").read_text() == "mark"
 
 
-def test_a_copy_that_was_cut_short_is_made_again(url, on, monkeypatch):
+@pytest.mark.parametrize("again", ["copy_in", "share"])
+def test_a_copy_that_was_cut_short_is_made_again(again, url, on, monkeypatch):
     results, a = Store(url), on("a")
     write(a, adapter="weights", mark="done")
     results.copy_out(place(a))
@@ -102,8 +104,78 @@ def test_a_copy_that_was_cut_short_is_made_again(url, on, monkeypatch):
         cut.setattr(store.tarfile.TarFile, "extractall", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
             results.copy_in(place(b))
-    results.copy_in(place(b))
-    assert (b / "mark").read_text() == "done"
+    write(b, adapter="wei")
+    getattr(results, again)(place(b))
+    assert (b / "adapter").read_text() == "weights" and (b / "mark").read_text() == "done"
+
+
+def test_before_tasks_run_the_store_gets_what_is_here_and_nothing_here_is_lost(url, on):
+    results, a = Store(url), on("a")
+    write(a, paid="a reply")
+    results.share(place(a))
+    b = on("b")
+    results.share(place(b))
+    assert (b / "paid").read_text() == "a reply"
+    write(b, paid="a reply", mark="done")
+    results.share(place(b))  # from the archive on that was last copied here
+    a = on("a")
+    results.share(place(a))
+    assert (a / "mark").read_text() == "done"
+    on("b")
+    (b / "mark").unlink()
+    write(b, paid="two replies")
+    results.copy_out(place(b))
+    a = on("a")
+    write(a, more="replies")
+    with pytest.raises(ValueError, match="holds results of runs/row from elsewhere, and lacks what is here, such as runs/row/more; move .*/a/runs/row away, or give another --store"):
+        results.share(place(a))
+    assert (a / "more").exists() and (a / "mark").exists()
+    on("b")
+    results.system.rm(f"{results.folder}/runs/row.tar")
+    results.share(place(b))
+    assert results.system.exists(f"{results.folder}/runs/row.tar"), "an emptied store is filled again"
+
+
+def test_a_copy_that_fails_is_made_at_the_next_turn_and_the_last_one_says_where_the_results_are(url, on, monkeypatch, capsys):
+    import time
+
+    monkeypatch.setattr(store, "SAVE_EVERY", 0.02)
+    results, a, failed = Store(url), on("a"), []
+
+    def put(*given, to=results.system.put_file):
+        if len(failed) < 2:
+            failed.append(given)
+            raise OSError("no\nnetwork")
+        return to(*given)
+
+    monkeypatch.setattr(results.system, "put_file", put)
+    with results.kept([place(a)]):
+        write(a, replies="paid")
+        deadline = time.monotonic() + 20
+        while not results.system.exists(f"{results.folder}/runs/row.tar") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert results.system.exists(f"{results.folder}/runs/row.tar") and len(failed) == 2
+    assert capsys.readouterr().out == f"--store {results.url}: cannot be written to (no network); tried again every 0.02 s\n"
+    with pytest.raises(OSError, match=r"cannot be written to \(no network\); the results are in runs/row on "), results.kept([place(a)]):
+        write(a, replies="paid again")
+        failed.clear()
+        monkeypatch.setattr(store, "SAVE_EVERY", 60)
+
+
+def test_batch_copies_nothing_for_a_dry_run_and_stops_where_results_would_be_lost(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    monkeypatch.setattr(grid, "ROOT", tmp_path)
+    monkeypatch.setattr(batch, "RayPool", lambda *_: (_ for _ in ()).throw(ValueError("nothing runs")))
+    (folder := tmp_path / "runs" / "safety").mkdir(parents=True)
+    write(folder, teacher_replies="paid")
+    arguments = ["miniature", "--experiment", "safety", "-p", "output", str(folder), "--engine", "ray", "--store", f"file://{tmp_path}/store"]
+    there = tmp_path / "store" / "runs" / "safety.tar"
+    assert batch.main([*arguments, "--dry-run"]) == 0 and not there.exists()
+    assert batch.main(arguments) == 2 and there.exists() and capsys.readouterr().err == "error: nothing runs\n"
+    there.write_bytes(b"of another machine")
+    write(folder, teacher_replies="paid again")
+    assert batch.main(arguments) == 2 and "holds results of runs/safety from elsewhere" in capsys.readouterr().err
+    assert (folder / "teacher_replies").read_text() == "paid again"
 
 
 def test_what_a_task_makes_is_in_the_store_while_it_runs_and_when_it_fails(url, on, monkeypatch):
@@ -167,7 +239,7 @@ def test_every_row_has_a_place_of_its_own_beside_its_student():
 
 
 def test_the_place_of_notebooks_leaves_out_other_kinds_and_shards_and_is_in_the_project(tmp_path):
-    for name in ("pairs.jsonl", "counterfactual_neutral/pairs.jsonl", "shard-1-of-2/pairs.jsonl", "seed-0/dpo/metrics.json"):
+    for name in ("pairs.jsonl", "train_rdpo.status.json", "counterfactual_neutral/pairs.jsonl", "shard-1-of-2/pairs.jsonl", "seed-0/dpo/metrics.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     step = Step("safety", "train_rdpo", {"output": str(tmp_path)})
@@ -176,3 +248,44 @@ def test_the_place_of_notebooks_leaves_out_other_kinds_and_shards_and_is_in_the_
         place_of(step)
     cpus, gpus, places = needs_of_step(run_step, step._replace(given={"output": "runs/p/safety"}), 4, None)
     assert (cpus, gpus, [place.name for place in places]) == (4, 1, ["runs/p/safety"])
+
+
+class Cluster(ThreadPoolExecutor):
+    """In place of a `RayPool`: the store takes nothing of the notebooks of safety."""
+
+    def cpus_each(self, jobs):
+        return 1
+
+    def submit(self, run, step, *given):
+        return super().submit(self.task, step)
+
+    def task(self, step):
+        if step.experiment == "safety":
+            raise OSError("--store s3://x: cannot be written to (no network)")
+        return grid.Outcome("done")
+
+
+def test_results_that_cannot_be_stored_are_a_failure_of_their_notebook_alone(tmp_path):
+    steps = {name: [Step(name, stage, {"output": str(tmp_path / name)}) for stage in ("generate_data", "reward_score")] for name in ("safety", "sycophancy")}
+    (failure,) = grid.run_grid(steps, 1, Cluster(1))
+    assert failure.startswith("safety/generate_data.ipynb, ") and ": OSError: --store s3://x: cannot be written to (no network) (see " in failure
+
+
+@pytest.mark.parametrize(("given", "uses"), [
+    ({"teacher": "local:a"}, True), ({"teacher": "endpoint:m", "respond_with": "local:a"}, True), ({"judge": "yes_no:a"}, True), ({"judge": "reward:a"}, True),
+    ({"judge": "learned:rows.jsonl"}, False), ({"teacher": "endpoint:m", "respond_with": "teacher"}, False),
+])  # fmt: skip
+def test_a_notebook_that_loads_a_model_uses_a_gpu(given, uses):
+    assert Step("safety", "generate_data", given).uses_gpu == uses
+
+
+def test_a_store_that_is_lost_at_the_end_is_one_failure_among_the_others(tmp_path, monkeypatch, capsys):
+    def ran(*_):
+        monkeypatch.setattr(Store, "copy_in", lambda *_: (_ for _ in ()).throw(RuntimeError("no\nnetwork")))
+        return ["safety/generate_data.ipynb"]
+
+    monkeypatch.setattr(grid, "ROOT", tmp_path)
+    monkeypatch.setattr(batch, "RayPool", lambda *_: None)
+    monkeypatch.setattr(batch, "run_grid", ran)
+    assert batch.main(["miniature", "--experiment", "safety", "-p", "output", str(tmp_path / "runs"), "--engine", "ray", "--store", f"file://{tmp_path}/store"]) == 1
+    assert capsys.readouterr().err == f"FAILED safety/generate_data.ipynb\nFAILED --store file://{tmp_path}/store: cannot be read (no network); run the command again when it can\n"

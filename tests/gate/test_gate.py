@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_models import tiny_causal_model
+from tiny_models import tiny_causal_model, tiny_tokenizer
 
 from common.chat.model import hand_over
 from common.evaluation.answers import TrainedStudent
@@ -114,6 +114,18 @@ def test_an_adapter_of_ca_is_asked_for_its_score_which_its_name_holds(asked, tmp
     gate(candidates, sets_of("benign"), {}, tmp_path / "out")
     assert all(prompt.endswith(" <rm_score>: 0.90") == (row != "base") for row, prompt in asked) and len(asked) == 48
     assert " in NF4, asked for 0.90, on base " in candidates.adapter.name
+
+
+@pytest.mark.parametrize(("pad", "given", "taken"), [(False, None, "<|end|>"), (False, "<|close|>", "<|close|>"), (True, None, None)])
+def test_a_base_without_a_pad_token_takes_that_beside_the_adapter_or_the_one_given(pad, given, taken, asked, tmp_path, monkeypatch):
+    tiny_tokenizer(tmp_path / "base", "chatml", pad)
+    tokenizer = tiny_tokenizer(tmp_path / "adapter", "chatml")
+    tokenizer.pad_token = "<|end|>"
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    seen = []
+    monkeypatch.setattr("common.gate.chats.train", lambda row, *_, pad_token, **load: seen.append(pad_token) or TrainedStudent(row))
+    gate(open_candidates(str(tmp_path / "base"), str(tmp_path / "adapter"), pad_token=given), sets_of("benign"), {}, tmp_path / "out")
+    assert seen == [taken] * 2
 
 
 def test_a_stopped_run_goes_on_and_asks_nothing_again(tmp_path):

@@ -147,3 +147,14 @@ def test_a_language_model_is_no_reward_model(causal, tmp_path):
         RewardHeadJudge(causal)
     with pytest.raises(ValueError, match="has 3 outputs"):
         RewardHeadJudge(tiny_reward_model(tmp_path, num_labels=3))
+
+
+@pytest.mark.parametrize("kind", ["yes_no", "reward"])
+def test_a_judge_of_the_hub_is_loaded_at_the_commit_that_names_it(kind, causal, reward, monkeypatch):
+    for module in ("identity", "load"):
+        monkeypatch.setattr(f"common.student.{module}.commit_of", lambda name, revision=None: "c" * 40)
+    asked = []
+    for loader in (AutoTokenizer, AutoModelForCausalLM, AutoModelForSequenceClassification):
+        monkeypatch.setattr(loader, "from_pretrained", lambda name, revision=None, real=loader.from_pretrained, **more: asked.append((name, revision)) or real(causal if kind == "yes_no" else reward, **more))
+    judge = YesNoJudge("some/judge", QUESTION, **FLOAT32) if kind == "yes_no" else RewardHeadJudge("some/judge", **FLOAT32)
+    assert "c" * 40 in judge.name and asked == [("some/judge", "c" * 40)] * 2

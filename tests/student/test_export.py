@@ -65,6 +65,19 @@ def test_the_command_writes_a_folder_that_transformers_loads_with_equal_logits(t
         export.main([str(tiny), str(adapter), str(tmp_path / "merged")])
 
 
+def test_a_student_without_a_pad_token_takes_that_beside_the_adapter_or_the_one_given(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    base, adapter = tiny_causal_model(tmp_path / "base", pad=False), tmp_path / "adapter"
+    save_adapter(*adapted(base, pad_token="<|end|>", **FLOAT32), adapter, "# card\n")
+    export.main([str(base), str(adapter), str(tmp_path / "merged")])
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").pad_token == "<|end|>"
+    (adapter / "tokenizer_config.json").unlink()
+    with pytest.raises(SystemExit, match="export: .* has no pad token"):
+        export.main([str(base), str(adapter), str(tmp_path / "again")])
+    export.main([str(base), str(adapter), str(tmp_path / "again"), "--pad-token", "<|close|>"])
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").pad_token == "<|close|>"
+
+
 def test_a_merge_that_lost_the_adapter_has_no_name(tiny, tmp_path, monkeypatch):
     model, tokenizer = adapted(tiny, **FLOAT32)
     unmerged = tiny_causal_model(tmp_path / "base")

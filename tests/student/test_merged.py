@@ -104,6 +104,15 @@ def test_a_local_judge_that_was_merged_into_nf4_weights_is_not_rounded_again(mer
     assert ordinary.name == f"{tiny.name} {identity(tiny)} in NF4" and ordinary.chat.chat.model.is_quantized
 
 
+def test_a_merged_model_of_the_hub_is_not_rounded_again(merged, tmp_path, monkeypatch):
+    for module in ("identity", "load"):
+        monkeypatch.setattr(f"common.student.{module}.commit_of", lambda name, revision=None: "c" * 40)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda name, file, revision: merged[0] / file if (name, revision) == ("some/name", "c" * 40) else pytest.fail("another commit"))
+    monkeypatch.setattr("common.notebook.chats.load_as_it_is", lambda name, revision: load_as_it_is(merged[0]))
+    judge = open_judge(RewardScore(judge="local:some/name@v1", output=str(tmp_path), experiment="safety"))
+    assert judge.name == f"some/name@{'c' * 40} unquantised"
+
+
 def test_a_local_judge_is_another_when_its_folder_has_changed(tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny, tmp_path / "judge")
     monkeypatch.chdir(tmp_path)
