@@ -92,6 +92,8 @@ def test_every_row_has_the_setting_of_its_method_and_every_contrast_is_there(exp
         assert METHODS[row.method].tuned_as == ("" if row.method in UNTRAINED else loss)
         if row.changed == {"chosen_by": "oracle"}:
             assert row.setting == by_oracle[row.method] and row.cell == Cell(experiment)
+        elif "setting_of" in row.changed:
+            assert row.setting == chosen[row.changed["setting_of"]] and row.changed["setting_of"] != row.method
         else:
             assert row.setting == ({} if row.method in UNTRAINED else chosen[loss]) | dict(row.changed)
     at_centre = {row.method for row in found["centre"] if row.cell == Cell(experiment)}
