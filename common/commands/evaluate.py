@@ -19,7 +19,7 @@ from common.notebook.prompts import prompts_named
 from common.notebook.students import open_experiment
 from common.prompts import PROMPTS
 from common.report.tables import results_table, write_tables
-from common.runtime import errors_in_a_line, quiet_libraries
+from common.runtime import errors_in_a_line, quiet_libraries, write_manifest
 from common.specs import place_and_commit
 from common.student.load import pad_token_beside
 
@@ -71,12 +71,17 @@ def _run(asked: argparse.Namespace) -> None:
             f"a miniature student knows its world's prompts alone; in place of {asked.prompts} give {', '.join(PROMPTS)}"
         )
     experiment = prompts_named(asked.prompts, asked.student)[0].experiment
+    if experiment not in PROMPTS:
+        raise ValueError(
+            f"{asked.prompts}: experiment = {experiment!r} is none; write {', '.join(PROMPTS)}, whose question the judge is asked"
+        )
     given = {name: value for name, value in vars(asked).items() if name != "prompts"}
     if not in_world and not asked.pad_token:
         given["pad_token"] = _pad_token(asked.student, asked.methods)
     files = {} if in_world else dict.fromkeys(("pairs_file", "held_out"), asked.prompts)
-    run = open_experiment(TrainRDPO.of({"experiment": experiment, **given, **files}))
+    run = open_experiment(p := TrainRDPO.of({"experiment": experiment, **given, **files}))
     results = run.run(asked.methods, [0])
+    write_manifest(run.output, "train_rdpo", p)  # an audit of the folder finds the prompts by it
     print(results_table(results).to_string(index=False))
     written = write_tables(results, run.output, f"Prompts of split {asked.evaluate_on} in {asked.prompts}.")
     print(*written.values(), sep="\n")

@@ -2,7 +2,8 @@
 
     rdpo judge rows.csv --judge yes_no:HuggingFaceTB/SmolLM2-135M-Instruct --output runs/judged
 
-The rows have any format of docs/own-data.md; scores that they have are not read. Options are named as the parameters of
+The judge is asked the question of an experiment, by default whether an answer is harmless, or that of your own
+`--prompts-file`. The rows have any format of docs/own-data.md; scores that they have are not read. Options are named as the parameters of
 `reward_score`. With `--labels`, the judge is checked on labelled answers first. Run again, it goes on.
 """
 
@@ -38,6 +39,9 @@ def parser() -> CommandParser:
         choices=tuple(PROMPTS),
         default="safety",
         help="whose question the judge is asked; default safety",
+    )
+    command.add_argument(
+        "--prompts-file", default="", help="YAML file with texts of your own, the judge's question among them"
     )
     command.add_argument("--providers", default="", help="YAML file of endpoints for the judge")
     command.add_argument(
