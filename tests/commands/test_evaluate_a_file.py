@@ -5,6 +5,7 @@ import json
 import pytest
 from tiny_models import tiny_tokenizer
 
+from common.audit.sample import open_audit
 from common.commands.evaluate import main
 from common.miniature.worlds import safety
 from common.report.measurements import read_measurements
@@ -31,6 +32,7 @@ def test_base_and_a_model_are_measured_on_the_prompts_of_the_file(micro, prompts
     assert "base student" in shown and str(tmp_path / "out" / "table.md") in shown
     lines = [line for line in read_measurements(tmp_path / "out" / "table.csv") if line["metric"] == "judged"]
     assert [line["method"] for line in lines] == ["base", f"model:{micro}"] and {line["n"] for line in lines} == {8}
+    assert len(open_audit(tmp_path / "out", 4).items) == 4  # its prompts are found by the manifest
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.json")}
     main(arguments)
     assert len(before) == 2 and before == {path: path.stat().st_mtime_ns for path in before}
@@ -47,6 +49,11 @@ def test_base_and_a_model_are_measured_on_the_prompts_of_the_file(micro, prompts
 def test_bad_input_is_one_sentence(more, said, prompts, micro, tmp_path):
     with pytest.raises(SystemExit, match=said):
         main([prompts, "--output", str(tmp_path / "out"), *(text.replace("{micro}", str(micro)) for text in more)])
+    with open(prompts) as file:
+        lines = file.read().replace('"safety"', '"mine"')
+    (tmp_path / "mine.jsonl").write_text(lines)
+    with pytest.raises(SystemExit, match="evaluate: .*mine.jsonl: experiment = 'mine' is none; write safety"):
+        main([str(tmp_path / "mine.jsonl"), "--student", str(micro), "--output", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="evaluate: no file .*nowhere.jsonl"):
         main(["nowhere.jsonl", "--student", str(micro), "--output", str(tmp_path / "out")])
 
