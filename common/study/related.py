@@ -3,8 +3,8 @@
     rdpo study-related --jobs 2
 
 Each system is compared with its control on the same base students: the same loop without the trick, or the same data
-under plain DPO or SFT. Settings of the rivals are those that the first study's trials chose, on another machine's
-students; the systems get the same eight trials on four students of this one, those in rounds on the first of them.
+under plain DPO or SFT. All methods, rivals too, get the same eight trials on the same four students, those in rounds
+on the first of them.
 `docs/related.md` says what else the two sides of a contrast differ in.
 """
 
@@ -114,7 +114,7 @@ def parser() -> CommandParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    run_command(parser(), arguments, OF_RELATED, RESULTS, write_report)
+    run_command(parser(), arguments, OF_RELATED, RESULTS, write_report, own_trials=True)
 
 
 if __name__ == "__main__":

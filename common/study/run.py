@@ -61,19 +61,20 @@ def run_study(
     to: Path,
     seeds: Sequence[int] = (),
     cluster: RayPool | None = None,
+    own_trials: bool = False,
 ) -> list[str]:
     """Runs the wanted parts of these experiments, on these seeds or all, and writes their rows to `to`; returns what
     failed. Rows run in `jobs` processes, or on a cluster.
 
-    Trials of every method are made where `to` is `RESULTS`; elsewhere of those alone that have none in `RESULTS` or in
-    `to`, where they are kept method by method: a study goes on from them on another machine too, and may be cut short
-    on each. Raises FileNotFoundError where `RESULTS` has no trials then."""
+    Trials of every method are made where `to` is `RESULTS`, and with `own_trials`; elsewhere of those alone that have
+    none in `RESULTS` or in `to`, where they are kept method by method: a study goes on from them on another machine
+    too, and may be cut short on each. Raises FileNotFoundError where `RESULTS` has no trials then."""
     of_part = {
         (name, part): [row for row in parts(name).get(part, []) if not seeds or row.seed in seeds]
         for part in wanted
         for name in names
     }
-    before = {name: {} if to == RESULTS else _tried_before(name, to) for name in names}
+    before = {name: {} if to == RESULTS else _tried_before(name, to, own_trials) for name in names}
     needed = {
         name: {METHODS[row.method].tuned_as for part in wanted for row in of_part[name, part]} - {"", *before[name]}
         for name in names
@@ -126,9 +127,11 @@ def _keep_students(experiment: str, students: Mapping[int, Path], to: Path) -> N
     write_json(path, dict(sorted((before | found).items(), key=lambda item: int(item[0]))))
 
 
-def _tried_before(experiment: str, to: Path) -> dict[str, Setting]:
-    """Method -> its setting, of the trials in `RESULTS` and of those in `to` that a method would try today."""
-    chosen, path = read_tuned(RESULTS / experiment / "trials.json"), to / experiment / "trials.json"
+def _tried_before(experiment: str, to: Path, own_trials: bool = False) -> dict[str, Setting]:
+    """Method -> its setting, of the trials in `RESULTS`, unless the study has all trials of its own, and of those in `to`
+    that a method would try today."""
+    chosen = {} if own_trials else read_tuned(RESULTS / experiment / "trials.json")
+    path = to / experiment / "trials.json"
     if path.exists():
         tried: dict[str, list[Setting]] = {}
         for trial in read_trials(path):
@@ -154,7 +157,7 @@ def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: 
         if not failed:
             before = read_tuned(path) if path.exists() else {}
             chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
-            if before.get(method, chosen[method]) != chosen[method]:
+            if before.get(method) != chosen[method]:
                 _drop_rows(experiment, method, to)
     return all_failed
 
@@ -310,8 +313,10 @@ def run_command(
     wanted: Sequence[str],
     to: Path,
     write: Callable[[Path, Path], Iterable[Path]],
+    own_trials: bool = False,
 ) -> NoReturn:
     """The command of a study whose parts are all run, in the experiments asked for."""
     asked = parsed(command, arguments)
     names = asked.experiment or experiments()
-    report_and_exit(run_study(names, wanted, asked.jobs, to, cluster=cluster_of(asked)), to, write)
+    failed = run_study(names, wanted, asked.jobs, to, cluster=cluster_of(asked), own_trials=own_trials)
+    report_and_exit(failed, to, write)

@@ -91,6 +91,7 @@ def test_trials_that_were_kept_are_gone_on_from_unless_a_method_would_try_others
         seen = [Metric(experiment="safety", method=method, seed=100, metric=name, value=0.5, n=10, low=0.0, high=1.0) for name in ("reward", "utility")]
         write_trials([(method, setting, Result(method, 100, "", seen)) for setting in settings], to / "safety" / "trials.json")
     assert evidence._tried_before("safety", to) == {"dpo": {"beta": 0.1}, "route": trial_settings("route")[0]}
+    assert evidence._tried_before("safety", to, own_trials=True) == {"route": trial_settings("route")[0]}
 
 
 def made_up(path):
