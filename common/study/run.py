@@ -155,9 +155,10 @@ def _try_settings(experiment: str, needed: Collection[str], pool: Executor, to: 
         found, failed = finish(label, pool, partial(run_row, folder=FOLDER), trials)
         all_failed += failed
         if not failed:
-            before = read_tuned(path) if path.exists() else {}
+            kept = [one for one in (RESULTS / experiment / "trials.json", path) if one.exists()]
+            before = {of: setting for one in kept for of, setting in read_tuned(one).items()}
             chosen = write_trials([(row.method, row.setting, result) for (row,), result in found], path)
-            if before.get(method) != chosen[method]:
+            if before.get(method, chosen[method]) != chosen[method]:
                 _drop_rows(experiment, method, to)
     return all_failed
 
