@@ -80,20 +80,24 @@ def _alive(process: int) -> bool:
     return True
 
 
+PARTS = ("round-", "step-", "warm-up-", "adapted", "paraphraser", "tuning")
+"""How folders of trainings begin that are a part of a row, or none."""
+
+
 def row_counts(folder: Path) -> Counter[str]:
     """How many rows below the folder are done, and how many are trained and not measured yet."""
     done = {path.parent for path in folder.rglob("metrics.json")}
+    trained = {path.parent for path in folder.rglob("training.json")}
     trained = {
-        path.parent for path in folder.rglob("training.json") if not path.parent.name.startswith(("round-", "step-"))
+        place for place in trained if not any(part.startswith(PARTS) for part in place.relative_to(folder).parts)
     }
     return Counter(done=len(done), trained=len(trained - done))
 
 
 def dollars(folder: Path) -> float:
-    """What the finished steps below the folder paid, by their manifests."""
-    return sum(
-        _dollars(json.loads(path.read_text(encoding="utf-8")).get("paid")) for path in folder.rglob("*.manifest.json")
-    )
+    """What the last run of each finished step below the folder paid, by the manifests."""
+    manifests = (json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob("*.manifest.json"))
+    return sum(_dollars(paid) for found in manifests for name, paid in found.items() if name.startswith("paid"))
 
 
 def _dollars(paid: Any) -> float:
@@ -122,7 +126,7 @@ def report(folder: str | Path) -> str:
         sums.append("notebooks: " + ", ".join(f"{states[state]} {state}" for state in STATES if states[state]))
     if left:
         sums.append(f"about {duration(max(left))} until what runs is done")
-    sums.append(f"{dollars(folder):.2f} dollars paid in finished steps")
+    sums.append(f"{dollars(folder):.2f} dollars paid by the last runs of finished steps")
     return "\n".join([*(one.line for one in found), "; ".join(sums)])
 
 

@@ -36,7 +36,9 @@ def run(tmp_path):
             (folder / "safety/seed-0" / row / file).write_text("{}")
     (folder / "safety/seed-0/rdpo/round-0-abc").mkdir()
     (folder / "safety/seed-0/rdpo/round-0-abc/training.json").write_text("{}")  # a part of that row
-    (folder / "safety/generate_data.manifest.json").write_text(json.dumps({"paid": {"requests": 4, "dollars": 0.25}}))
+    (folder / "safety/seed-0/rdpo/step-0/type-1").mkdir(parents=True)
+    (folder / "safety/seed-0/rdpo/step-0/type-1/training.json").write_text("{}")
+    (folder / "safety/generate_data.manifest.json").write_text(json.dumps({"paid": {"requests": 4, "dollars": 0.125}, "paid_for_first_answers": {"dollars": 0.125}}))
     (folder / "safety/train_rdpo.manifest.json").write_text(json.dumps({"paid": {"final_judge": {"dollars": 0.5}, "mine": {"dollars": 1}}}))
     return folder
 
@@ -49,12 +51,12 @@ def test_it_says_rows_states_remaining_time_and_money(run):
         "safety/train_rdpo: running for 0 s, rows 2 of 8, about 4 min left (training rdpo, seed 0: 10/60, 5 s, about 25 s left, chosen -0.10 nats a token)",
         "sycophancy/train_rdpo: killed",
     ]  # fmt: skip
-    assert sums == "rows: 2 done, 1 trained and not measured; notebooks: 1 done, 1 running, 1 killed, 1 failed, 1 waiting; about 4 min until what runs is done; 1.75 dollars paid in finished steps"
+    assert sums == "rows: 2 done, 1 trained and not measured; notebooks: 1 done, 1 running, 1 killed, 1 failed, 1 waiting; about 4 min until what runs is done; 1.75 dollars paid by the last runs of finished steps"
 
 
 def test_one_experiment_and_a_folder_without_notebooks(run):
     assert report(run / "safety").splitlines()[0] == "generate_data: done"
-    assert report(run / "safety" / "seed-0") == "rows: 2 done, 1 trained and not measured; 0.00 dollars paid in finished steps"
+    assert report(run / "safety" / "seed-0") == "rows: 2 done, 1 trained and not measured; 0.00 dollars paid by the last runs of finished steps"
 
 
 def test_the_lines_of_progress_are_understood(tmp_path, capsys, monkeypatch):

@@ -25,7 +25,7 @@ from common.evaluation.style import STYLE_METRICS, style_metrics
 from common.judge.base import FeedbackJudge, Judge, feedback_score
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import Progress
-from common.schema import PromptRecord, answer_id, source_id
+from common.schema import PromptRecord, answer_id, fingerprint, source_id
 
 OUTCOME_SETS = {
     "aligned": "held_out", "aligned_ood": "ood", "utility": "benign", "utility_persona": "benign_persona", "judged": "held_out",
@@ -141,8 +141,11 @@ class JudgedEvaluator:
         }
         judge = self.style_judge and self.style_judge.name
         style = {"style": [*self.instructions, judge], "asked": STYLE_METRICS} if self.instructions else {}
-        matched = {"match_utility": True} if self.matches_utility else {}
+        matched = {"match_utility": fingerprint(self._dumped("validation"))} if self.matches_utility else {}
         return own | mark_of_judges(self.judge, self.reward_judge) | style | matched | mark_of_wordings(self.wordings)
+
+    def _dumped(self, split: str) -> dict[str, list[dict[str, Any]]]:
+        return {name: [record.model_dump() for record in records] for name, records in self.sets(split).items()}
 
     @property
     def texts(self) -> ExperimentPrompts:

@@ -73,7 +73,7 @@ def push(folder: str | Path, name: str) -> None:
     Raises FileNotFoundError for a folder without a model or an adapter, and ValueError with the Hub's words where the
     upload fails.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
     folder = Path(folder)
     files = sorted(file for file in folder.rglob("*") if file.is_file())
@@ -92,22 +92,30 @@ def push(folder: str | Path, name: str) -> None:
     api = HfApi(token=token)
     try:
         api.create_repo(name, private=True, exist_ok=True)
-        private = api.repo_info(name).private
-        api.create_commit(name, operations, commit_message="Upload with refined-dpo")
+        repo, own = api.repo_info(name), {operation.path_in_repo for operation in operations}
+        before = [one.rfilename for one in repo.siblings or [] if any(fnmatch(one.rfilename, p) for p in UPLOADED)]
+        # a loader would prefer an adapter's or a larger model's files of before
+        stale = [CommitOperationDelete(file) for file in before if file not in own]
+        api.create_commit(name, [*operations, *stale], commit_message="Upload with refined-dpo")
     except Exception as error:  # the Hub's own, or its HTTP client's
         raise ValueError(f"{name}: the upload failed: {' '.join(str(error).split())[:200]}") from None
-    print(
-        f"https://huggingface.co/{name}: uploaded, {'private' if private else 'PUBLIC, as the repository was before'}"
-    )
+    said = "private" if repo.private else "PUBLIC, as the repository was before"
+    print(f"https://huggingface.co/{name}: uploaded, {said}{f', {len(stale)} older files removed' if stale else ''}")
 
 
 def _content(file: Path) -> str | bytes:
-    """A file by its path, or a JSON file of settings as it is uploaded."""
+    """A file by its path, or a JSON file of settings as it is uploaded: without folders of this machine, and without the
+    annotators of a mixture, which nobody needs to load it."""
+    if file.name == "types.json":
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        return json.dumps({name: value for name, value in fields.items() if name != "annotators"}, indent=1).encode()
     if file.suffix != ".json" or file.stat().st_size > 1e6:
         return str(file)
     text = file.read_text(encoding="utf-8")
     named = re.findall(r'"(?:base_model_name_or_path|base|name_or_path|_name_or_path)": "([^"]+)"', text)
-    for path in {json.loads(f'"{path}"') for path in named if "/" in path and Path(path).is_dir()}:
+    for path in {
+        json.loads(f'"{path}"') for path in named if "/" in path and (Path(path).is_absolute() or Path(path).is_dir())
+    }:
         text = text.replace(json.dumps(path), json.dumps(Path(path).name))
     return text.encode()
 

@@ -120,6 +120,12 @@ class Experiment:
         for method, seed, share in once:
             if is_trained(method) and METHODS[method].rounds:
                 check_rounds(method, self.pairs_of(seed, share), self.evaluator, self.settings_of(method, seed))
+            if (
+                is_trained(method)
+                and METHODS[method].extrapolates
+                and "benign" not in self.evaluator.sets("validation")
+            ):
+                raise ValueError(f"{method} chooses its factor by utility too; give benign prompts of split validation")
             if is_trained(method) and METHODS[method].types:
                 check_annotators(method, self.pairs_of(seed, share), self.settings_of(method, seed))
         progress, results = Progress("rows", len(once)), []
@@ -278,8 +284,9 @@ class Experiment:
             evaluation["texts"] = texts
         if is_trained(method) and METHODS[method].extrapolates:
             evaluation["extrapolated"] = FACTORS
+            evaluation["chosen on"] = self.evaluator.sets("validation")
         if is_trained(method) and METHODS[method].types:
-            evaluation["mixed on"] = [record.id for record in mixture_prompts(self.evaluator)]
+            evaluation["mixed on"] = mixture_prompts(self.evaluator)
         if method in self.chats:
             evaluation["asked"] = self.chats[method].name  # with the server that it is asked at
         if method == "prompted":

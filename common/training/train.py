@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -107,7 +108,7 @@ def train(
 
         arguments = common_arguments(model, settings, Path(output))
         trainer, used = supervised_trainer(method, model, tokenizer, used_pairs, settings, arguments)
-    if used <= settings.batch_size and settings.epochs == 1:
+    if round(settings.steps_share * math.ceil(used / settings.batch_size) * settings.epochs) <= 1:
         trainer.args.warmup_steps = 0  # the only step would be one of warm-up, with learning rate 0
     if settings.steps_share < 1.0:
         from common.trainer.finite import EndAfter

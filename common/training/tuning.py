@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from filelock import FileLock
+
 from common.evaluation.result import Result
 from common.methods import is_trained
 from common.methods.settings import setting_names
@@ -37,7 +39,17 @@ LEFT_OUT = ("answer_words", "gibberish", "judged", "style")
 
 def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
     """Every combination of the space's values, in its order. `learning_rate` is the rate of every method, SFT and dSC
-    included."""
+    included. Raises ValueError for values that are no list of numbers."""
+    for name, values in space.items():
+        if (
+            isinstance(values, str)
+            or not isinstance(values, Sequence)
+            or not values
+            or not all(isinstance(one, int | float) for one in values)
+        ):
+            raise ValueError(
+                f"tuning: {name} = {values!r}: give a list of numbers, such as [2.0e-4, 5.0e-4]; YAML reads 2e-4 as a text"
+            )
     settings = [dict(zip(space, values)) for values in product(*space.values())]
     return [
         {**setting, "sft_learning_rate": setting["learning_rate"]} if "learning_rate" in setting else setting
@@ -79,15 +91,17 @@ def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> d
         for method, setting, result in trials
     ]  # fmt: skip
     tried = {row["method"] for row in rows}
-    rows = [row for row in read_trials(path) if row["method"] not in tried] + rows
-    chosen = chosen_by(rows, lambda row: row["criterion"])
-    lines = [{name: row[name] for name in OF_TRIAL} | row["setting"] | row["metrics"] for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for line in lines for name in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    write_whole(path.with_suffix(".csv"), text.getvalue())
-    write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # other methods may be tried beside
+        rows = [row for row in read_trials(path) if row["method"] not in tried] + rows
+        chosen = chosen_by(rows, lambda row: row["criterion"])
+        lines = [{name: row[name] for name in OF_TRIAL} | row["setting"] | row["metrics"] for row in rows]
+        text, names = io.StringIO(), list(dict.fromkeys(name for line in lines for name in line))
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        write_whole(path.with_suffix(".csv"), text.getvalue())
+        write_json(path, {"criterion": CRITERION, "split": "validation", "chosen": chosen})
     return chosen
 
 

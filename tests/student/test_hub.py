@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 
 from common.student import hub
@@ -30,7 +30,7 @@ def folder(tmp_path):
 @pytest.fixture
 def recorded(monkeypatch):
     """Calls of the Hub's API, in order; `fails` is raised by the commit, `private` what the repository is."""
-    calls = SimpleNamespace(made=[], fails=None, private=True)
+    calls = SimpleNamespace(made=[], fails=None, private=True, there=[], removed=[])
 
     class Recorder:
         def __init__(self, token):
@@ -40,12 +40,13 @@ def recorded(monkeypatch):
             calls.made.append(("create_repo", name, how))
 
         def repo_info(self, name):
-            return SimpleNamespace(private=calls.private)
+            return SimpleNamespace(private=calls.private, siblings=[SimpleNamespace(rfilename=name) for name in calls.there])
 
         def create_commit(self, name, operations, **how):
             if calls.fails:
                 raise calls.fails
-            calls.made.append(("create_commit", name, {one.path_in_repo: one.path_or_fileobj for one in operations}))
+            calls.removed += [one.path_in_repo for one in operations if isinstance(one, CommitOperationDelete)]
+            calls.made.append(("create_commit", name, {one.path_in_repo: one.path_or_fileobj for one in operations if isinstance(one, CommitOperationAdd)}))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Recorder)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
@@ -66,6 +67,20 @@ def test_no_local_path_is_told(folder, recorded):
     sent = recorded.made[-1][2]
     assert json.loads(sent["adapter_config.json"]) == {"base_model_name_or_path": "base", "r": 4} and json.loads(sent["trained_on.json"]) == {"base": "base", "weights": "abc"}
     assert "secret" in (folder / "adapter_config.json").read_text()  # what is here stays as it is
+
+
+def test_no_annotator_is_told_nor_a_folder_that_is_no_more(folder, recorded):
+    (folder / "types.json").write_text(json.dumps({"mixture": {"type-0": 1.0}, "annotators": {"Anna": [0.9, 0.1]}}))
+    (folder / "trained_on.json").write_text(json.dumps({"base": "/home/anna/models/base", "weights": "abc"}))
+    push(folder, "me/mine")
+    sent = recorded.made[-1][2]
+    assert json.loads(sent["types.json"]) == {"mixture": {"type-0": 1.0}} and json.loads(sent["trained_on.json"])["base"] == "base"
+
+
+def test_what_an_earlier_model_left_in_the_repository_is_removed(folder, recorded, capsys):
+    recorded.there = ["README.md", "adapter_config.json", "config.json", "model.safetensors", ".gitattributes", "notes.txt"]
+    push(folder, "me/mine")
+    assert recorded.removed == ["config.json", "model.safetensors"] and "2 older files removed" in capsys.readouterr().out
 
 
 def test_without_a_token_it_says_what_would_go(folder, recorded, monkeypatch, capsys):

@@ -98,3 +98,9 @@ def test_a_method_takes_its_own_choice_and_the_others_the_shared_settings(experi
     experiment.tuned = {"dpo": {"learning_rate": 5e-4}}
     assert experiment.settings_of("dpo", 3) == TrainSettings(learning_rate=5e-4, beta=0.1, seed=3)
     assert asdict(experiment.settings_of("rdpo", 0)) == asdict(experiment.settings)
+
+
+@pytest.mark.parametrize("values", ["2e-4", ["2e-4"], 0.001, None, []], ids=str)
+def test_values_to_try_that_are_no_numbers_are_named(values):
+    with pytest.raises(ValueError, match="tuning: learning_rate = .*give a list of numbers, such as .2.0e-4"):
+        settings_of({"learning_rate": values})

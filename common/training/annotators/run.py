@@ -24,7 +24,7 @@ from common.data.self_critique import opening
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.metrics import Evaluator, divergence
 from common.methods import METHODS, TrainSettings
-from common.schema import PromptRecord, Sampling, ScoredPair
+from common.schema import PromptRecord, Sampling, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student.adapters import load_adapters
 from common.student.load import load_student
@@ -92,7 +92,8 @@ def run_types(
     folder, scored = Path(folder), trained_on(pairs, method, METHODS[method].sees_scores)
     made_of = training_of(method, student, pairs, settings, **load)
     prompts = mixture_prompts(evaluator)
-    mixed_on = [record.id for record in prompts]
+    asked = evaluator.max_new_tokens, evaluator.mark().get("repetition_penalty")
+    mixed_on = fingerprint([record.model_dump() for record in prompts], *asked)
     policies = [f"type-{number}" for number in range(settings.annotator_types)]
     kept = kept_training(folder, made_of)
     if kept and kept["mixed_on"] == mixed_on:
