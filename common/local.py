@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from common import batch
+from common.chat.endpoint import A_KEY
 from common.command import CommandParser
 from common.notebook.providers import Provider
 from common.runtime import escape_what_the_terminal_lacks, nearest, resolve
@@ -27,7 +27,7 @@ STUDENT = "runs/models/SmolLM2-135M-Instruct"
 
 def served(url: str, key: str = "") -> list[str]:
     """The models that a server names at `/models`. Raises ValueError where it does not answer, or names none."""
-    if key and not re.fullmatch(r"[!-~]+", key):
+    if key and not A_KEY.fullmatch(key):
         raise ValueError("the key holds spaces or line breaks, which no key has; put the bare key into the variable")
     request = Request(f"{url.rstrip('/')}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Literal
 
@@ -206,6 +206,11 @@ def fingerprint(*parts: object, digits: int = 12) -> str:
     hundred thousand things apart; give more where a mix-up would go unseen."""
     text = unbroken(json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str))
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def mark_of_pairs(pairs: Iterable[Mapping[str, Any]]) -> str:
+    """What a file of scores notes of the pairs that were scored, given as they are written: all but `UNSEEN`."""
+    return fingerprint([fingerprint({k: v for k, v in pair.items() if k not in UNSEEN}) for pair in pairs])
 
 
 def sum_of_fingerprints(records: Iterable[BaseModel]) -> str:

@@ -57,9 +57,9 @@ class EndpointChat:
         api_key_env: name of the environment variable that holds the key; "" for an endpoint without one. The key is
             read for each call and kept nowhere.
         prices: dollars per million prompt tokens and per million completion tokens.
-        max_cost: dollars that one object may spend, or all that share its `budget`; a request that could pass it at worst (a token a byte, the whole
-            budget used) is not sent. What a bill hides, tells as 0, or would have told had the answer arrived counts
-            with its worst. None is no limit.
+        max_cost: dollars that one object may spend, or all that share its `budget`; a request that could pass it at
+            worst (a token a byte, the whole budget used) is not sent. What a bill hides, tells as 0, or would have told
+            had the answer arrived counts with its worst. None is no limit.
         backoff: seconds before the second attempt.
 
     `usage` counts requests answered, their tokens, and under names of their own finish reasons that nobody knows and
@@ -340,13 +340,17 @@ def _content(body: str) -> object:
         return body
 
 
+A_KEY = re.compile(r"[!-~]+")
+"""What the header of a request can carry."""
+
+
 def key_of(variable: str) -> str:
     """The key in an environment variable, "none" where no variable is named. Raises EndpointError, naming the variable,
     where it is not set or holds what no request can carry, such as typographic quotes or a line break within."""
     key = os.environ.get(variable, "").strip() if variable else "none"
     if not key:
         raise EndpointError(f"the environment variable {variable} is not set; put the endpoint's key there")
-    if not re.fullmatch(r"[!-~]+", key):
+    if not A_KEY.fullmatch(key):
         raise EndpointError(
             f"the environment variable {variable} holds characters that no key has (typographic quotes, spaces or line breaks); put the bare key there"
         )

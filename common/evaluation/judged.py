@@ -141,11 +141,8 @@ class JudgedEvaluator:
         }
         judge = self.style_judge and self.style_judge.name
         style = {"style": [*self.instructions, judge], "asked": STYLE_METRICS} if self.instructions else {}
-        matched = {"match_utility": fingerprint(self._dumped("validation"))} if self.matches_utility else {}
+        matched = {"match_utility": fingerprint(self.sets("validation"))} if self.matches_utility else {}
         return own | mark_of_judges(self.judge, self.reward_judge) | style | matched | mark_of_wordings(self.wordings)
-
-    def _dumped(self, split: str) -> dict[str, list[dict[str, Any]]]:
-        return {name: [record.model_dump() for record in records] for name, records in self.sets(split).items()}
 
     @property
     def texts(self) -> ExperimentPrompts:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.judge.base import FeedbackJudge, Judge, PairScores
-from common.schema import UNSEEN, Pair, ScoredPair, fingerprint
+from common.schema import Pair, ScoredPair, mark_of_pairs
 from common.storage import Records, make_missing
 
 ENOUGH = 20
@@ -15,7 +15,7 @@ ENOUGH = 20
 
 def judged_texts(pairs: Iterable[Pair]) -> str:
     """What a file of scores notes of the pairs that were scored."""
-    return fingerprint([fingerprint(pair.model_dump(mode="json", exclude=set(UNSEEN))) for pair in pairs])
+    return mark_of_pairs(pair.model_dump(mode="json") for pair in pairs)
 
 
 def answer_scores(judge: Judge, pairs: Sequence[Pair]) -> list[PairScores]:

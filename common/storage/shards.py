@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from common.command import CommandParser
-from common.schema import UNSEEN, added, fingerprint
+from common.schema import added, mark_of_pairs
 from common.storage.files import claim, how_made
 from common.storage.lines import read_lines
 from common.storage.offsets import Offsets
@@ -111,8 +111,7 @@ def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
 
 def _texts(folder: Path) -> str:
     """What `reward_score` puts into its mark of the pairs of a folder."""
-    pairs = (pair for _, pair in read_lines(folder / "pairs.jsonl"))
-    return fingerprint([fingerprint({k: v for k, v in pair.items() if k not in UNSEEN}) for pair in pairs])
+    return mark_of_pairs(pair for _, pair in read_lines(folder / "pairs.jsonl"))
 
 
 def parser() -> CommandParser:

@@ -117,22 +117,24 @@ class Experiment:
             for method, seed, share in rows
             if is_trained(method) or share == swapped[0] and (seed == seeds[0] or not existing(method))
         ]
-        for method, seed, share in once:
-            if is_trained(method) and METHODS[method].rounds:
-                check_rounds(method, self.pairs_of(seed, share), self.evaluator, self.settings_of(method, seed))
-            if (
-                is_trained(method)
-                and METHODS[method].extrapolates
-                and "benign" not in self.evaluator.sets("validation")
-            ):
-                raise ValueError(f"{method} chooses its factor by utility too; give benign prompts of split validation")
-            if is_trained(method) and METHODS[method].types:
-                check_annotators(method, self.pairs_of(seed, share), self.settings_of(method, seed))
+        for row in once:
+            self._check(*row)
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
             progress(1)
         return results
+
+    def _check(self, method: str, seed: int, share: float) -> None:
+        """Raises ValueError for what a row could not be trained or measured with, before anything is."""
+        if not is_trained(method):
+            return
+        if METHODS[method].rounds:
+            check_rounds(method, self.pairs_of(seed, share), self.evaluator, self.settings_of(method, seed))
+        if METHODS[method].extrapolates and "benign" not in self.evaluator.sets("validation"):
+            raise ValueError(f"{method} chooses its factor by utility too; give benign prompts of split validation")
+        if METHODS[method].types:
+            check_annotators(method, self.pairs_of(seed, share), self.settings_of(method, seed))
 
     def with_settings(self, settings: TrainSettings, output: str | Path) -> Experiment:
         """The same rows under other shared settings, with their results in another folder."""

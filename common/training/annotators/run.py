@@ -92,8 +92,7 @@ def run_types(
     folder, scored = Path(folder), trained_on(pairs, method, METHODS[method].sees_scores)
     made_of = training_of(method, student, pairs, settings, **load)
     prompts = mixture_prompts(evaluator)
-    asked = evaluator.max_new_tokens, evaluator.mark().get("repetition_penalty")
-    mixed_on = fingerprint([record.model_dump() for record in prompts], *asked)
+    mixed_on = fingerprint(prompts, evaluator.max_new_tokens, evaluator.mark().get("repetition_penalty"))
     policies = [f"type-{number}" for number in range(settings.annotator_types)]
     kept = kept_training(folder, made_of)
     if kept and kept["mixed_on"] == mixed_on:
