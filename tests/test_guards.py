@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from common.data.counterfactual import INSTRUCTIONS
-from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
+from common.evaluation.feedback import FeedbackEvaluator
+from common.evaluation.judged import HeldOut, JudgedEvaluator
 from common.judge.base import FeedbackJudge
 from common.judge.llm import LLMJudge
 from common.methods import METHODS, TrainSettings, is_trained

@@ -12,7 +12,8 @@ from common.data.formats.pairs import learnable, scored_pairs
 from common.data.formats.read import is_on_hub, read_preferences
 from common.data.sources import WholePrompt, check_experiment
 from common.data.splits import SHARES, RecordType, words
-from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
+from common.evaluation.feedback import FeedbackEvaluator
+from common.evaluation.judged import HeldOut, JudgedEvaluator
 from common.evaluation.metrics import Evaluator
 from common.evaluation.reader import Reader
 from common.judge.base import FeedbackJudge, Judge

@@ -8,7 +8,8 @@ from test_judged import JUDGE, Heard, OnlyFirst, Said, record
 
 from common.evaluation.answers import Constant, TrainedStudent
 from common.evaluation.in_other_words import robustness, same_outcomes
-from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator
+from common.evaluation.feedback import FeedbackEvaluator
+from common.evaluation.judged import HeldOut, JudgedEvaluator
 from common.evaluation.result import Result
 from common.judge.base import FeedbackJudge
 from common.judge.llm import LLMJudge

@@ -8,7 +8,8 @@ import torch
 from common.data.conditioned import TAG
 from common.data.counterfactual import StyleInstructions
 from common.evaluation.answers import TrainedStudent
-from common.evaluation.judged import FeedbackEvaluator, HeldOut, JudgedEvaluator, repeated_share
+from common.evaluation.feedback import FeedbackEvaluator
+from common.evaluation.judged import HeldOut, JudgedEvaluator, repeated_share
 from common.evaluation.metrics import Evaluation
 from common.evaluation.reader import Reader
 from common.judge.base import FeedbackJudge, Judgement
