@@ -1,17 +1,18 @@
 """The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 40 minutes on 2 cores at rest.
 
-    python tests/reliability.py [--only kills rounds trainings faults throughput growth million kernels]
+    python tests/reliability.py [--only kills rounds trainings faults throughput growth million kernels local]
 
 Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, of trainings
 tests/trainer/test_resume.py, runs each in a short cut and holds the bars against
 results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
-(`fault_server.py`).
+(`fault_server.py`); that of `local` is a real model's, named by TEACHER_URL and with STUDENT beside it.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ from common.judge.llm import LLMJudge
 from common.judge.scoring import score_pairs
 from common.notebook.execute import execute
 from common.prompts import SAFETY
-from common.runtime import Progress
+from common.runtime import Progress, resolve
 from common.schema import Sampling, fingerprint
 from common.storage import write_json
 
@@ -290,6 +291,23 @@ def kernels(count, folder, side_by_side=4):
             "all_s": round(time.perf_counter() - start, 1)}  # fmt: skip
 
 
+def local(url, student, experiment="safety"):
+    """`make local SHORT=1` from nothing, and again: a real teacher's twelve prompts through all three steps, to the tables.
+
+    replies: of the teacher and the student's first answers, after each run; the second one asks for none.
+    """
+    folder, figures = resolve("runs/local-short"), []
+    shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "common.local", url, *(("--student", student) if student else ()), "--short", "--experiment", experiment]
+    for _ in range(2):
+        start = time.perf_counter()
+        subprocess.run(command, check=True)
+        replies = sum(len(lines_of(path)) for path in folder.rglob("*replies*.jsonl"))
+        figures.append({"seconds": round(time.perf_counter() - start), "replies": replies})
+    rows = (folder / experiment / "table.csv").read_text(encoding="utf-8").splitlines()
+    return {"experiment": experiment, "first": figures[0], "again": figures[1], "lines_of_table": len(rows) - 1}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=200)
@@ -309,11 +327,15 @@ def main():
         "growth": lambda folder: growth(wanted.examples),
         "million": lambda folder: million(wanted.million, folder),
         "kernels": lambda folder: kernels(wanted.kernels, folder),
+        "local": lambda folder: local(os.environ["TEACHER_URL"], os.environ.get("STUDENT", "")),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     wanted = parser.parse_args()
     os.environ["NO_PROXY"] = "127.0.0.1"
     for part in wanted.only:
+        if part == "local" and "TEACHER_URL" not in os.environ:
+            print("local: skipped, since no server is named: make reliability TEACHER_URL=http://127.0.0.1:8080/v1 STUDENT=folder", flush=True)
+            continue
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             figures = parts[part](folder)
