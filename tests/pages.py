@@ -14,7 +14,7 @@ def page(name: str) -> str:
 
 FRONT = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))]
 """The pages that a reader begins with."""
-PAGES = {name: page(name) for name in [*FRONT, "results/README.md", "results/small/README.md"]}
+PAGES = {name: page(name) for name in [*FRONT, "results/README.md", "results/small/README.md", "results/local/README.md"]}
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -304,7 +304,7 @@ def local(url, student, experiment="safety"):
         subprocess.run(command, check=True)
         replies = sum(len(lines_of(path)) for path in folder.rglob("*replies*.jsonl"))
         figures.append({"seconds": round(time.perf_counter() - start), "replies": replies})
-    rows = (folder / experiment / "table.csv").read_text(encoding="utf-8").splitlines()
+    rows = (folder / "tables" / experiment / "table.csv").read_text(encoding="utf-8").splitlines()
     return {"experiment": experiment, "first": figures[0], "again": figures[1], "lines_of_table": len(rows) - 1}
 
 
