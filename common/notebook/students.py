@@ -109,7 +109,7 @@ def pairs_to_score(p: RewardScore, tell: bool = False) -> Sequence[Pair]:
 
     tell: prints what is left out. Raises what `given_pairs` does, and ValueError for others' data without a judge that
     can read it, or with pairs of several turns alone."""
-    pairs = of_one_turn(given_pairs("reward_score", p, AnyPair, tell), "the scoring", tell)
+    pairs = of_one_turn(given_pairs("reward_score", p, Pair, tell), "the scoring", tell)
     if p.in_world and not _is_ours(input_of("reward_score", p)):
         raise ValueError(f"judge = 'miniature' knows its own world alone; name another judge for {p.pairs_file}")
     if not pairs:
@@ -145,7 +145,7 @@ def given_pairs(stage: str, p: FromPairs, record_type: type[RecordType], tell: b
         }
         raise FileNotFoundError(f"{missing[stage].format(path)} first, or give pairs_file")
     if _is_ours(path):
-        return read_records(path, record_type)
+        return read_records(path, AnyPair if record_type is Pair else record_type)
     source = path if path.exists() else p.pairs_file
     found = learnable(read_preferences(source, tuple(p.score_range), p.weights))
     if tell:

@@ -175,7 +175,7 @@ def test_preference_data_of_others_is_scored_like_pairs_of_step_1_and_then_train
     pairs = pairs_to_score(p, tell=True)
     said = capsys.readouterr().out
     assert "read as message lists, prompt in its own column; 41 rows, 40 pairs, 0 with both scores" in said and "left out, repeated rows: 1 (first: line 41)" in said
-    assert "left out of the scoring: 8 prompts of several turns" in said and len(pairs) == 32 and {*dict(pairs[0])} == {*Pair.model_fields}
+    assert "left out of the scoring: 8 prompts of several turns" in said and len(pairs) == 32 and {type(pair) for pair in pairs} == {Pair}
     assert forecast("reward_score", p) == [] and capsys.readouterr().out == ""
     score_pairs(open_judge(p), pairs, tmp_path / "scored.jsonl")
     run = open_experiment(parameters("train_rdpo", tmp_path, student=str(micro), final_judge=f"yes_no:{micro}", train_pairs=0))
