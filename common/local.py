@@ -65,6 +65,9 @@ def parser() -> CommandParser:
     command.add_argument("--experiment", action="append", help="default: all three")
     command.add_argument("--short", action="store_true", help="twelve prompts and one method through the same code")
     command.add_argument("--at-a-time", type=int, default=4, metavar="N", help="requests at once; default: 4")
+    command.add_argument(
+        "--to", default="", metavar="NAME", help="folder below runs/; default: local, or local-short with --short"
+    )
     command.add_argument("--dry-run", action="store_true", help="say what would run and what it takes")
     return command
 
@@ -80,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"teacher {model} at {asked.url}, student {asked.student}", flush=True)
-    name = "local-short" if asked.short else "local"
+    name = asked.to or ("local-short" if asked.short else "local")
     providers = f"runs/{name}/providers.yaml"
     write_whole(resolve(providers), json.dumps({"teacher": where}) + "\n")
     given = {

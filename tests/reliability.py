@@ -296,9 +296,9 @@ def local(url, student, experiment="safety"):
 
     replies: of the teacher and the student's first answers, after each run; the second one asks for none.
     """
-    folder, figures = resolve("runs/local-short"), []
+    folder, figures = resolve("runs/local-reliability"), []
     shutil.rmtree(folder, ignore_errors=True)
-    command = [sys.executable, "-m", "common.local", url, *(("--student", student) if student else ()), "--short", "--experiment", experiment]
+    command = [sys.executable, "-m", "common.local", url, *(("--student", student) if student else ()), "--short", "--to", folder.name, "--experiment", experiment]
     for _ in range(2):
         start = time.perf_counter()
         subprocess.run(command, check=True)

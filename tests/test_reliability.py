@@ -84,3 +84,9 @@ def test_100_000_examples_took_as_much_disk_each_as_10_000_and_no_memory_for_the
 def test_200_kernels_started_side_by_side_without_a_collision():
     figures = figures_of("kernels")
     assert figures["starts"] >= 200 and figures["side_by_side"] > 1 and figures["failed"] == {}
+
+
+def test_the_short_local_run_came_to_its_table_and_asked_for_no_reply_twice():
+    figures = figures_of("local")
+    assert figures["first"]["replies"] == figures["again"]["replies"] > 0 and figures["lines_of_table"] == 2
+    assert figures["again"]["seconds"] < figures["first"]["seconds"] < 1200
