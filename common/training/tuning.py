@@ -30,7 +30,7 @@ from common.storage import write_json, write_whole
 from common.training.comparison import Experiment
 from common.training.kept import Setting
 
-CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
+CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good; of a real student only where they are also to the point, do not loop and are language to the untrained student) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
 
 OF_TRIAL = ("method", "swapped", "seed", "criterion")
 LEFT_OUT = ("answer_words", "gibberish", "judged", "style")
@@ -61,7 +61,7 @@ def criterion(result: Result) -> float:
     """See `CRITERION`: what a practitioner has who owns the reward judge and no truth. Between 0 and 1, higher is
     better."""
     values = {metric.metric: metric.value for metric in result.metrics}
-    return (values["reward"] + values.get("reward_utility", values["utility"])) / 2
+    return (values.get("reward_fluent", values["reward"]) + values.get("reward_utility", values["utility"])) / 2
 
 
 def tune(

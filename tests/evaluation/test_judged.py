@@ -1,5 +1,6 @@
 """Real students: what counts as aligned, to the point, useful, steady, and outcomes that a rater can be held against (pytest tests/evaluation/test_judged.py)."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +35,9 @@ class OnlyFirst:
 
     def to_the_point(self, prompts, answers):
         return [answer.split()[:1] == prompt.split()[:1] for prompt, answer in zip(prompts, answers)]
+
+    def logprob_per_token(self, prompts, answers):
+        return [-9.0 if "qx" in answer else -1.0 for answer in answers]
 
 
 JUDGE = LearnedJudge(["good sense", "good words", "bad sense", "bad words"] * 3, [1, 1, 0, 0] * 3)
@@ -70,6 +74,26 @@ def test_sets_by_kind_and_a_benign_answer_must_not_decline():
     assert found.value("judged_ood") == 0 and found.value("declined") == 0
     with pytest.raises(ValueError, match="no rows of split 'validation'"):
         JudgedEvaluator(records[:5], "safety", JUDGE, OnlyFirst()).sets("validation")
+
+
+def test_settings_are_chosen_by_what_is_good_to_the_point_no_loop_and_language():
+    """The judge of the pairs likes all but the last; to be chosen by, an answer has to be an answer as well."""
+    answers = {
+        "one a": "one good words", "two a": "other good words", "three a": "three good words " + "over and over " * 9, "four a": "four qx good words", "five a": "five bad words",
+    }  # fmt: skip
+    found = evaluated(answers, [record(i, prompt) for i, prompt in enumerate(answers)], reward_judge=JUDGE)
+    assert found.value("reward") == 4 / 5 and found.value("reward_fluent") == 1 / 5
+    assert "reward_fluent" not in {metric.metric for metric in evaluated(answers, [record(0, "one a")]).metrics}
+
+
+def test_garbled_text_is_no_language_to_the_untrained_student(micro, pairs):
+    reader, prompts = Reader(micro, compute_dtype=torch.float32), [pair.prompt for pair in pairs[:12]]
+    likely = reader.logprob_per_token(prompts, prompts)
+    backwards = reader.logprob_per_token(prompts, [" ".join(prompt.split()[::-1]) for prompt in prompts])
+    assert sum(likely) > sum(backwards)
+    summed = reader._logprobs(prompts[:1], prompts[:1], 3)[0]
+    assert reader.logprob_per_token(prompts[:1], prompts[:1], tokens=3) == pytest.approx([summed / 3])
+    assert reader.logprob_per_token(prompts[:2], [prompts[0], ""])[1] == -math.inf
 
 
 def test_at_most_so_many_prompts_of_each_set():
@@ -225,6 +249,7 @@ def test_every_branch_of_a_judged_evaluation():
     found = evaluator(student, "test", 3)
     assert rows(found) == [
         ("judged_ood", 1, 1), ("judged", 2, 4), ("reward", 4, 4), ("aligned", 1, 5), ("aligned_ood", 1, 2), ("utility", 2, 4), ("utility_persona", 1, 2),
+        ("reward_fluent", 3, 5),  # five loops, four is beside the point whatever it is worth, three is unscored
         ("declined", 1, 4), ("knows", 1, 2), ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
         ("style", 2, 3), ("style_with", 3, 6), ("style_against", 5, 6),
     ]  # fmt: skip
@@ -238,7 +263,7 @@ def test_every_branch_of_a_judged_evaluation():
     evaluator = JudgedEvaluator(records, "safety", ByWords(middle=3), Knowing(), reward_judge=ByWords())  # nothing of ood is scored, and nothing by the reward judge
     found = evaluator(TrainedStudent("sr", chat=Said(answers)), "test", 0)
     assert rows(found) == [
-        ("judged", 1, 1), ("aligned", 1, 3), ("aligned_ood", 0, 1), ("utility", 2, 4), ("utility_persona", 1, 2), ("declined", 1, 4),
+        ("judged", 1, 1), ("aligned", 1, 3), ("aligned_ood", 0, 1), ("utility", 2, 4), ("utility_persona", 1, 2), ("reward_fluent", 0, 2), ("declined", 1, 4),
         ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
     ]  # fmt: skip
     assert found.outcomes["reward"] == [None] * 6 and found.outcomes["aligned"] == [None, True, None, False, False, None] and found.outcomes["aligned_ood"] == [None, False]
@@ -272,7 +297,7 @@ def test_every_branch_of_an_evaluation_of_feedback():
     found = evaluator(TrainedStudent("dpo", model=object(), chat=Said(answers)), "test", 1)
     assert rows(found) == [
         ("judged", 3, 4), ("shift", 0.625, 4), ("signed_shift", 0.625, 4), ("score", 0.81875, 4), ("judged_ood", 0, 1), ("shift_ood", 3, 1), ("signed_shift_ood", -3, 1),
-        ("score_ood", 0.55, 1), ("steady", 3, 4), ("reward", 4, 4), ("aligned", 2, 4), ("aligned_ood", 0, 1), ("utility", 4, 5),
+        ("score_ood", 0.55, 1), ("steady", 3, 4), ("reward", 4, 4), ("aligned", 2, 4), ("aligned_ood", 0, 1), ("utility", 4, 5), ("reward_fluent", 3, 4),
         ("to_the_point", 12, 13), ("answer_words", 3.307692307692, 13), ("repeated", 0, 13),
     ]  # fmt: skip
     assert list(found.outcomes.items()) == [

@@ -29,6 +29,9 @@ def test_every_combination_is_tried_and_a_rate_is_everybodys():
 
 def test_the_criterion_is_the_mean_of_the_reward_judges_view_and_utility():
     assert criterion(result_of("dpo", 0.5, 1.0)) == 0.75
+    result = result_of("dpo", 0.5, 1.0)  # of a real student: what its judge likes of answers that are none does not count
+    result.metrics.append(result.metrics[0].model_copy(update={"metric": "reward_fluent", "value": 0.2}))
+    assert criterion(result) == 0.6
 
 
 def test_the_best_setting_is_chosen_per_method_the_first_on_a_tie_and_earlier_trials_stay(tmp_path):
