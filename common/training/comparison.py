@@ -215,7 +215,8 @@ class Experiment:
             return run_rounds(method, self.student, pairs, self.evaluator, settings, folder, **self.load)
         if METHODS[method].types:
             return run_types(method, self.student, pairs, self.evaluator, settings, folder, **self.load)
-        return trained_once(method, self.student, pairs, settings, folder, **self.load)
+        trials = self.output.glob(f"tuning/*/{folder.relative_to(self.output)}")  # `tune` keeps them there
+        return trained_once(method, self.student, pairs, settings, folder, trials=trials, **self.load)
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
         """The shared settings, with what was chosen for the method on top."""

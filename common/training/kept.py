@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,18 @@ def keep_student(trained: TrainedStudent, settings: TrainSettings, folder: Path)
     )
 
 
+def take_over(folder: Path, made_of: str, others: Iterable[Path]) -> None:
+    """Copies the training with this mark from the first of `others` that keeps it, unless `folder` keeps it itself."""
+    if kept_training(folder, made_of):
+        return
+    for other in others:
+        if kept := kept_training(other, made_of):
+            (mark := folder / "training.json").unlink(missing_ok=True)
+            shutil.copytree(other / "adapter", folder / "adapter", dirs_exist_ok=True)
+            write_json(mark, kept)
+            return
+
+
 def trained_once(
     method: str,
     student: str | Path,
@@ -98,11 +111,14 @@ def trained_once(
     folder: str | Path,
     start_adapter: Path | None = None,
     weights: Sequence[float] | None = None,
+    trials: Iterable[Path] = (),
     **load: Any,
 ) -> TrainedStudent:
     """`train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are
-    there of the same student, pairs, settings, start and weights, it is loaded and not trained, which is said."""
+    there of the same student, pairs, settings, start and weights, or in one of the folders `trials`, it is loaded and
+    not trained, which is said."""
     folder, made_of = Path(folder), training_of(method, student, pairs, settings, start_adapter, weights, **load)
+    take_over(folder, made_of, trials)
     if kept := kept_student(method, student, settings, folder, made_of, **load):
         return kept
     trained = train(method, student, pairs, settings, folder / "trainer", start_adapter, weights, **load)

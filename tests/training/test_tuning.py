@@ -5,6 +5,8 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from common.evaluation.result import Result
 from common.methods import TrainSettings
@@ -101,6 +103,22 @@ def test_a_method_takes_its_own_choice_and_the_others_the_shared_settings(experi
     experiment.tuned = {"dpo": {"learning_rate": 5e-4}}
     assert experiment.settings_of("dpo", 3) == TrainSettings(learning_rate=5e-4, beta=0.1, seed=3)
     assert asdict(experiment.settings_of("rdpo", 0)) == asdict(experiment.settings)
+
+
+def test_the_trial_that_was_chosen_is_not_trained_again(micro, pairs, tmp_path, monkeypatch):
+    evaluator = SimpleNamespace(reward_judge="judge", sets=lambda split: {"held_out": [], "benign": []})
+    run = Experiment(micro, pairs[:8], evaluator, tmp_path, TrainSettings(learning_rate=1e-4, batch_size=4, epochs=1), compute_dtype=torch.float32)
+    folder = tmp_path / "tuning" / "learning_rate-0.001"
+    trial = run.with_settings(run.settings.changed(learning_rate=1e-3), folder).train("dpo", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("common.training.kept.train", None)
+        with pytest.raises(TypeError):
+            run.train("dpo", 0)  # at another rate
+        run.tuned = {"dpo": {"learning_rate": 1e-3}}
+        again = run.train("dpo", 0)
+    assert again.mark == trial.mark and again.history == trial.history and len(again.history) > 0
+    one, other = (load_file(place / "seed-0/dpo/adapter/adapter_model.safetensors") for place in (folder, tmp_path))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("values", ["2e-4", ["2e-4"], 0.001, None, []], ids=str)
