@@ -1,12 +1,11 @@
 """The long suites behind the bars on generation, scoring and notebooks. `make reliability`, about 40 minutes on 2 cores at rest.
 
-    python tests/reliability.py [--only kills rounds trainings faults throughput growth million kernels small local]
+    python tests/reliability.py [--only kills rounds trainings faults throughput growth million kernels local]
 
 Every part is a function of its length: tests/test_reliability.py, of rounds tests/training/test_rounds.py, of trainings
 tests/trainer/test_resume.py, runs each in a short cut and holds the bars against
 results/reliability.json, where a part's figures go as soon as it ends. The server is local and on a real socket
-(`fault_server.py`); that of `local` is a real model's, named by TEACHER_URL and with STUDENT beside it. `small` takes the
-student that `make small` has prepared.
+(`fault_server.py`); that of `local` is a real model's, named by TEACHER_URL and with STUDENT beside it.
 """
 
 import argparse
@@ -38,7 +37,6 @@ from common.judge.llm import LLMJudge
 from common.judge.scoring import score_pairs
 from common.notebook.execute import execute
 from common.prompts import SAFETY
-from common.report.tables import read_results
 from common.runtime import Progress, resolve
 from common.schema import Sampling, fingerprint
 from common.storage import write_json
@@ -293,24 +291,6 @@ def kernels(count, folder, side_by_side=4):
             "all_s": round(time.perf_counter() - start, 1)}  # fmt: skip
 
 
-def small(experiments=("safety", "roleplay-robustness")):
-    """The profile `small` through all three notebooks and into the tables, a few steps of everything (`fast.yaml`), two experiments
-    side by side."""
-    folder, figures = resolve("runs/small-fast"), {}
-    shutil.rmtree(folder, ignore_errors=True)
-    named = [word for name in experiments for word in ("--experiment", name)]
-    subprocess.run([sys.executable, "-m", "common.batch", "small", "-f", "fast", "--to", folder.name, "--jobs", "2", *named], check=True)
-    for experiment in experiments:
-        (trained,) = (result for result in read_results(folder / experiment) if result.swapped)
-        sample = [json.loads(line) for path in folder.glob(f"{experiment}/**/to_label.jsonl") for line in lines_of(path)]
-        table = (folder / "tables" / experiment / "table.md").read_text(encoding="utf-8")
-        figures[experiment] = {
-            "method": trained.method, "pairs": trained.pairs_used, "metrics": {metric.metric: metric.n for metric in trained.metrics},
-            "blind": sorted(set().union(*sample)), "to_label": len(sample), "swapped_in_table": "swapped" in table,
-        }  # fmt: skip
-    return figures
-
-
 def local(url, student, experiment="safety"):
     """`make local SHORT=1` from nothing, and again: a real teacher's twelve prompts through all three steps, to the tables.
 
@@ -347,16 +327,12 @@ def main():
         "growth": lambda folder: growth(wanted.examples),
         "million": lambda folder: million(wanted.million, folder),
         "kernels": lambda folder: kernels(wanted.kernels, folder),
-        "small": lambda folder: small(),
         "local": lambda folder: local(os.environ["TEACHER_URL"], os.environ.get("STUDENT", "")),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))
     wanted = parser.parse_args()
     os.environ["NO_PROXY"] = "127.0.0.1"
     for part in wanted.only:
-        if part == "small" and not resolve("runs/models/SmolLM2-135M-Instruct/model.safetensors").exists():
-            print("small: skipped, since its student is not here: rdpo prepare-small makes it", flush=True)
-            continue
         if part == "local" and "TEACHER_URL" not in os.environ:
             print("local: skipped, since no server is named: make reliability TEACHER_URL=http://127.0.0.1:8080/v1 STUDENT=folder", flush=True)
             continue

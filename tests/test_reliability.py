@@ -86,15 +86,6 @@ def test_200_kernels_started_side_by_side_without_a_collision():
     assert figures["starts"] >= 200 and figures["side_by_side"] > 1 and figures["failed"] == {}
 
 
-def test_the_profile_small_in_short_came_to_its_tables():
-    figures = figures_of("small")
-    assert set(figures) == {"safety", "roleplay-robustness"}
-    for experiment, found in figures.items():
-        assert found["method"] == "rdpo" and found["pairs"] == 4 and found["swapped_in_table"], experiment
-        assert {"aligned", "aligned_ood", "utility", "reward", "reward_fluent", "to_the_point", "answer_words", "repeated", "kl"} <= set(found["metrics"]) and found["metrics"]["aligned"] == 2
-        assert found["to_label"] > 0 and found["blind"] == ["answer", "id", "prompt", "set"]
-
-
 def test_the_short_local_run_came_to_its_table_and_asked_for_no_reply_twice():
     figures = figures_of("local")
     assert figures["first"]["replies"] == figures["again"]["replies"] > 0 and figures["lines_of_table"] == 2

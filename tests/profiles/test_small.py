@@ -1,10 +1,10 @@
-"""The data of the profile `small`: cut at sentence ends, split without leakage, found again by hash; and what was kept of its rows (pytest tests/profiles/test_small.py).
-
-The whole profile in short is a part of `make reliability`: it needs the model, and minutes.
-"""
+"""The data of the profile `small`: cut at sentence ends, split without leakage, found again by hash; and the whole profile in short, where the model is (pytest tests/profiles/test_small.py)."""
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +28,7 @@ from common.profiles.small.prepare import (
     safety_pairs,
 )
 from common.prompts import PROMPTS
+from common.report.tables import read_results
 from common.runtime import ROOT, resolve
 from common.storage import read_lines
 
@@ -131,6 +132,38 @@ def test_the_sample_is_the_listed_one():
 
 
 MODELS = {"safety": "SmolLM2-135M-Instruct", "roleplay-robustness": "SmolLM2-135M-Instruct", "sycophancy": "SmolLM2-135M-stance-follower"}
+
+
+@pytest.fixture(scope="module")
+def short_run():
+    """The real model through all three notebooks and into the tables, a few steps of everything (`fast.yaml`), two experiments side by side;
+    those whose model is here. (folder, experiments)"""
+    here = [name for name, model in MODELS.items() if (resolve("runs/models") / model / "model.safetensors").exists()]
+    folder = resolve("runs/small-fast")
+    shutil.rmtree(folder, ignore_errors=True)
+    if here:
+        if not (resolve(small.FOLDER) / "safety.jsonl").exists():
+            small.write_data(SAMPLE)
+        command = [sys.executable, "-m", "common.batch", "small", "-f", "fast", "--to", "small-fast", "--jobs", "2", *(word for name in here for word in ("--experiment", name))]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder, here
+
+
+@pytest.mark.skipif(not (SAMPLE / "safety_pairs.jsonl").exists(), reason="the sample of recorded rows is not here")
+@pytest.mark.parametrize("experiment", MODELS)
+def test_the_profile_in_short(experiment, short_run):
+    folder, here = short_run
+    if experiment not in here:
+        pytest.skip(f"{MODELS[experiment]} is not here; python -m common.profiles.small.prepare makes it")
+    results = read_results(folder / experiment)
+    trained = [result for result in results if result.swapped]
+    assert [result.method for result in trained] == ["rdpo"] and {result.pairs_used for result in trained} == {4}
+    counted = {metric.metric: metric for metric in trained[-1].metrics}
+    assert {"aligned", "aligned_ood", "utility", "reward", "to_the_point", "answer_words", "repeated", "kl"} <= set(counted) and counted["aligned"].n == 2
+    sample = [row for path in folder.glob(f"{experiment}/**/to_label.jsonl") for _, row in read_lines(path)]
+    assert sample and all(set(row) == {"id", "set", "prompt", "answer"} for row in sample)
+    assert "swapped" in (folder / "tables" / experiment / "table.md").read_text()
 
 
 @pytest.mark.parametrize("kept", sorted((ROOT / "results/small").glob("*/finished.jsonl")), ids=lambda file: file.parent.name)
