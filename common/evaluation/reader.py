@@ -56,10 +56,9 @@ class Reader:
     def logprob_per_token(self, prompts: Sequence[str], answers: Sequence[str], tokens: int = 32) -> list[float]:
         """Mean log-probability of the first `tokens` tokens of each answer behind its prompt, nats a token; minus
         infinity for an empty answer."""
-        self._loaded = self._loaded or load_student(self.student, **self.load)
+        summed = self._logprobs(prompts, answers, tokens)  # loads the student
         given = self._loaded[1](list(answers), add_special_tokens=False)["input_ids"]
         lengths = [min(len(ids), tokens) for ids in given]
-        summed = self._logprobs(prompts, answers, tokens)
         return [value / length if length else -math.inf for value, length in zip(summed, lengths)]
 
     def prefers_right(
