@@ -66,6 +66,8 @@ def forecast(
         "reward_score": {"judge": _judging},
         "train_rdpo": {"final_judge": _final_judging, "reward_judge": _final_judging},
     }[stage]
+    if stage == "generate_data" and p.pairs == "recorded":
+        return []
     items = prompts if stage == "generate_data" else _pairs(p, stage, prompts)
     if not items:
         return ["how much will be asked is known when the step before has written its pairs"]
@@ -94,7 +96,10 @@ def _pairs(p: RewardScore | TrainRDPO, stage: str, prompts: Sequence[PromptRecor
             return pairs_to_score(p)
         return given_pairs(stage, p, ScoredPair if any(map(is_trained, p.methods)) else HeldOut)
     answer = "x" * CHARACTERS * p.max_new_tokens
-    return [Pair(**record.model_dump(), response=answer, response_revised=answer) for record in prompts]
+    return [
+        record if isinstance(record, Pair) else Pair(**record.model_dump(), response=answer, response_revised=answer)
+        for record in prompts
+    ]
 
 
 def _teaching(p: GenerateData, prompts: Sequence[PromptRecord]) -> Work:

@@ -1,5 +1,6 @@
 """What a run will ask for, cost and need, said before it is spent: `pytest tests/notebook/test_preflight.py`."""
 
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -80,6 +81,17 @@ def test_who_gives_the_first_answers_is_counted_beside_the_teacher(tmp_path):
         p = parameters("generate_data", tmp_path, **endpoint(server, "teacher"), respond_with="endpoint:other")
         lines = forecast("generate_data", p, PROMPTS)
     assert [line.partition(" at ")[0] for line in lines] == ["m", "other"] and "about 400 requests" in lines[0] and "about 200 requests" in lines[1]
+
+
+def test_recorded_pairs_ask_no_teacher_and_later_steps_read_their_own_answers(tmp_path, micro):
+    recorded = [Pair(**prompt.model_dump(), response="no", response_revised="y" * 40) for prompt in PROMPTS]
+    teaching = parameters("generate_data", tmp_path, pairs="recorded", source="pairs.jsonl", teacher=f"local:{micro}")
+    assert forecast("generate_data", teaching, recorded, ask=True) == []
+    with FaultServer() as server:
+        [line] = forecast("reward_score", parameters("reward_score", tmp_path, **endpoint(server, "judge")), recorded)
+        [longer] = forecast("reward_score", parameters("reward_score", tmp_path, **endpoint(server, "judge")), PROMPTS)
+    read, read_of_longest = (int(re.search(r"requests, ([\d,]+) \+", text)[1].replace(",", "")) for text in (line, longer))
+    assert "about 400 requests" in line and read < read_of_longest
 
 
 def test_the_miniature_needs_nothing(tmp_path):
