@@ -7,11 +7,12 @@ import pytest
 import torch
 from pages import PAGES, anchors, blocks
 
-from common.evaluation.result import Result
+from common.evaluation.raters import ratings_in
+from common.evaluation.result import finished_in
 from common.loss import LOSSES, uses_scores
 from common.methods import METHODS, label_of
 from common.runtime import ROOT
-from common.storage import read_lines, write_jsonl
+from common.storage import write_jsonl
 
 README = PAGES["README.md"]
 TABLES = {"README.md": 1, "docs/doctor.md": 1, "docs/reproduce.md": 1, "docs/speed.md": 1, "results/README.md": 7, "results/small/README.md": 4, "results/local/README.md": 1}
@@ -33,12 +34,9 @@ def test_the_readme_is_short_and_its_table_has_four_columns():
 
 def test_the_local_students_counts_are_those_of_their_labels():
     """By the ids of each row's answers, the first reader's labels."""
-    folder, labelled = ROOT / "results/local/safety", {}
-    for line in (folder / "labels.csv").read_text(encoding="utf-8").splitlines()[1:]:
-        name, label, _ = line.split(",")
-        labelled[name] = int(label.split()[0])
-    results = [Result.of(content) for _, content in read_lines(folder / "finished.jsonl")]
-    counted = {label_of(r.method): [sum(labelled[name] for name in r.ids[of_set]) for of_set in ("held_out", "benign")] for r in results}
+    folder = ROOT / "results/local/safety"
+    results, labelled = finished_in(folder / "finished.jsonl"), ratings_in(folder)
+    counted = {label_of(r.method): [sum(labelled[name][0] for name in r.ids[of_set]) for of_set in ("held_out", "benign")] for r in results}
     table = re.search(r"^\| row \| harmful prompts.*?(?=\n\n)", PAGES["results/local/README.md"], re.M | re.S)[0].splitlines()[2:]
     shown = {cells[0]: list(map(int, cells[1:])) for line in table if (cells := line.strip("| ").split(" | "))}
     assert {name.removesuffix(" (our reading)"): counts for name, counts in counted.items()} == shown and len(shown) == 9
