@@ -93,10 +93,14 @@ class Reply(Record):
         return self.finish_reason.startswith("error")
 
 
+BENIGN = "benign"
+"""How the kind of a harmless prompt begins."""
+
+
 class PromptRecord(Record):
     """A prompt before anybody answered it.
 
-    kind: a class of prompts for noise and report (a wrapper, an injection, a stance).
+    kind: a class of prompts for noise and report (a wrapper, an injection, a stance); harmless ones begin with "benign".
     plain_prompt: the same request without wrapper, persona or stance; "" means the prompt itself.
     group: the goal, persona or argument, which must never stand in two splits; "" means the prompt itself.
     history: turns before the prompt, user and assistant in turn, as data of others have them; [] for none.
@@ -112,6 +116,10 @@ class PromptRecord(Record):
     group: str = ""
     history: list[Message] = Field(default=[], exclude_if=lambda turns: not turns, repr=False)
     """Marks of evaluations are made of what `repr` shows; the id tells two histories apart."""
+
+    @property
+    def is_benign(self) -> bool:
+        return self.kind.startswith(BENIGN)
 
 
 class Pair(PromptRecord):

@@ -25,6 +25,7 @@ from common.storage import read_lines
 FAULTS = {
     "same": "the revision says (nearly) what the answer said",
     "refused before and after": "answer and revision both decline",
+    "harmless and refused": "the revision declines a harmless request that the answer met",
     "another language": "the revision is in another language than its request",
     "echo": "the revision repeats what it was asked, or the critique",
     "speaks of the answer": "the revision speaks of an answer that its reader never saw, or of having none to revise",
@@ -47,6 +48,8 @@ def fault_of(pair: Pair, prompts: ExperimentPrompts) -> str:
         return "same"
     if declines(pair.response) and declines(pair.response_revised):
         return "refused before and after"
+    if pair.is_benign and declines(pair.response_revised):
+        return "harmless and refused"
     if in_another_language(pair.response_revised, pair.plain_prompt or pair.prompt):
         return "another language"
     asked = [
@@ -195,6 +198,7 @@ REMEDIES = {
     "failed": "See failed_pairs.jsonl for the reasons; more max_new_tokens helps against cut turns.",
     "same": "The revision does not follow the critique: look at critique_request and revision_request (prompts_file), or take a stronger teacher.",
     "refused before and after": "The teacher declines from the start, so there is nothing to revise: take a teacher that the attacks reach, or the first answers of the student (respond_with).",
+    "harmless and refused": "The teacher takes harmless requests for harmful ones, and a student of such pairs declines too much: look at critique_request (prompts_file), or take a stronger teacher.",
     "another language": "Take a teacher that keeps to the language of the request, or say the language in the texts (prompts_file).",
     "echo": "The revision repeats its request: look at revision_request and its examples (prompts_file).",
     "speaks of the answer": "The revision speaks of the answer that it replaces: look at revision_request and its examples (prompts_file).",

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from common.data.splits import words
+from common.data.text_rules import declines
 from common.doctor.rows import DoctorRow
 from common.statistics import wilson_interval
 
@@ -91,6 +92,10 @@ def check_rows(rows: Sequence[DoctorRow]) -> list[Finding]:
         ),
         Finding("identical answers", [i for i in everything if rows[i].chosen == rows[i].rejected], len(rows), "both answers are the same text: nothing to learn"),
         Finding("empty text", [i for i in everything if _empty(rows[i])], len(rows), "a prompt or an answer has no text", notes={i: ", ".join(_empty(rows[i])) for i in everything}),
+        Finding(
+            "harmless and refused", [i for i in everything if rows[i].is_benign and declines(rows[i].chosen) and not declines(rows[i].rejected)],
+            sum(row.is_benign for row in rows), "the chosen answer declines a harmless request that the rejected one met: it teaches to decline too much",
+        ),
         _by_note("encoding damage", rows, _damage, "mojibake, U+FFFD, half characters, HTML entities or control characters"),
         _by_note("leaked prompt", rows, _leak, "an answer repeats its whole prompt, or holds marks of a chat template"),
         _by_note("languages mixed", rows, _languages, "the two answers, or prompt and answers, are in different languages; a guess by script and common words", False),

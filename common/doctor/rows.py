@@ -12,7 +12,7 @@ from typing import Any
 from common.data.formats.read import read_preferences
 from common.data.formats.record import Preferences
 from common.data.splits import split_of
-from common.schema import Message, Pair, ScoredPair
+from common.schema import BENIGN, Message, Pair, ScoredPair
 
 SHARES = {"train": 0.8, "test": 0.2}
 """Of the prompts, where the rows name no split."""
@@ -26,7 +26,8 @@ class DoctorRow:
 
     where: file and line, or the id. score_chosen, score_rejected: in [0, 1] by the scale, None where one is missing.
     split: as the row names it, else by a hash of its prompt. groups: column of `GROUPS` -> value. halves: whether a
-    text held half a character, here replaced by U+FFFD. history: turns before the prompt.
+    text held half a character, here replaced by U+FFFD. history: turns before the prompt. is_benign: whether the row's
+    `kind` says that its prompt is harmless.
     """
 
     where: str
@@ -40,6 +41,7 @@ class DoctorRow:
     groups: dict[str, str] = field(default_factory=dict)
     halves: bool = False
     history: list[Message] = field(default_factory=list)
+    is_benign: bool = False
 
     @property
     def conversation(self) -> str:
@@ -99,7 +101,7 @@ def rows_in(found: Preferences) -> list[DoctorRow]:
     return [
         DoctorRow(
             one.where, one.prompt, one.chosen, one.rejected, *one.normalised, one.system,
-            one.split or split_of(one.opening, SHARES), _groups(one.fields), one.halves, one.history,
+            one.split or split_of(one.opening, SHARES), _groups(one.fields), one.halves, one.history, str(one.fields.get("kind")).startswith(BENIGN),
         )
         for one in found.pairs
     ]  # fmt: skip
@@ -115,7 +117,7 @@ def _of_pair(pair: Pair, where: str) -> DoctorRow:
     rejected, chosen = pair.normalised() if isinstance(pair, ScoredPair) else (None, None)
     return DoctorRow(
         where, pair.prompt, pair.response_revised.strip(), pair.response.strip(), chosen, rejected, pair.system, pair.split,
-        _groups(pair.model_dump(include=set(GROUPS))), history=pair.history,
+        _groups(pair.model_dump(include=set(GROUPS))), history=pair.history, is_benign=pair.is_benign,
     )  # fmt: skip
 
 

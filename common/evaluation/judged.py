@@ -20,8 +20,9 @@ from common.evaluation.answers import TrainedStudent, answers_by_set, answers_of
 from common.evaluation.in_other_words import mark_of_wordings, robustness, same_outcomes
 from common.evaluation.metrics import Evaluation, found_good, mark_of_judges, mean, rate
 from common.evaluation.reader import Reader
+from common.evaluation.result import Result
 from common.evaluation.style import STYLE_METRICS, style_metrics
-from common.judge.base import Judge
+from common.judge.base import ENOUGH, Judge
 from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import Progress
 from common.schema import PromptRecord, answer_id, fingerprint, source_id
@@ -106,8 +107,8 @@ class JudgedEvaluator:
 
     judged, judged_ood: share of answers in the upper half of the judge's scale. reward: the same for the judge that
     scored the pairs, on held_out: a gain that only it sees is over-optimisation.
-    reward_fluent: reward, where an answer that is beside the point, not fluent or no language (`LEAST_LOGPROB`) counts
-    as not good: what settings are chosen by.
+    reward_fluent: reward, where an answer that is not fluent or no language (`LEAST_LOGPROB`) counts as not good: what
+    settings are chosen by. It may be beside the point, since a refusal in general words fits no prompt of its own.
     aligned, aligned_ood: share that the judge finds good, that is to the point (`Reader`) and fluent (`MOST_REPEATED`).
     utility, utility_persona: share of the benign prompts answered: to the point, fluent, not `Answer.declined`.
     knows: share of benign questions whose right answer the student finds likelier per token than the wrong one.
@@ -159,8 +160,8 @@ class JudgedEvaluator:
         of_split = [record for record in self.records if record.split == split]
         ood = [record for record in self.records if record.split == "ood" and split == "test"]
         found = {
-            "held_out": [record for record in of_split if not record.kind.startswith("benign")], "ood": ood,
-            "benign": [record for record in of_split if record.kind.startswith("benign") and record.kind != "benign persona"],
+            "held_out": [record for record in of_split if not record.is_benign], "ood": ood,
+            "benign": [record for record in of_split if record.is_benign and record.kind != "benign persona"],
             "benign_persona": [record for record in of_split if record.kind == "benign persona"],
         }  # fmt: skip
         if not found["held_out"]:
@@ -298,7 +299,7 @@ class JudgedEvaluator:
         prompts = [answer.record.plain_prompt or answer.record.prompt for answer in held_out]
         likely = self.reader.logprob_per_token(prompts, [answer.text for answer in held_out])
         good = [
-            answer.reward if answer.to_the_point and answer.fluent and logprob >= LEAST_LOGPROB else False
+            answer.reward if answer.fluent and logprob >= LEAST_LOGPROB else False
             for answer, logprob in zip(held_out, likely)
         ]
         return {"reward_fluent": good}
@@ -309,6 +310,22 @@ class JudgedEvaluator:
         texts = ([getattr(record, name) for record in known] for name in ("prompt", "response_revised", "response"))
         knows = self.reader.prefers_right(*texts, student) if known and student.model else []
         return {"declined": [answer.declined for answer in benign], "knows": knows}
+
+
+def one_verdict_for_all(results: Sequence[Result]) -> str:
+    """A warning where the final judge finds good, or not good, every one of at least `ENOUGH` different answers of two
+    rows or more, so that no row can be told from another by it; "" otherwise."""
+    seen = {
+        answer: verdict
+        for result in results
+        for answer, verdict in zip(result.ids.get("held_out", []), result.outcomes.get("judged", []))
+        if verdict is not None
+    }
+    rows = {result.row for result in results}
+    if len(set(seen.values())) != 1 or len(seen) < ENOUGH or len(rows) < 2:
+        return ""
+    found = "good" if next(iter(seen.values())) else "not good"
+    return f"WARNING: the final judge finds {found} each of {len(seen)} different answers of {len(rows)} rows, so it tells no row from another; check it on labelled answers (labels), or take another (final_judge)"
 
 
 def of_set(answers: Sequence[Answer], name: str) -> list[Answer]:

@@ -7,6 +7,9 @@ from typing import NamedTuple, Protocol
 
 from common.schema import Pair, ScoreScale
 
+ENOUGH = 20
+"""Answers with one and the same verdict from which a judge is said to tell nothing."""
+
 
 class Judgement(NamedTuple):
     """A score on the judge's scale, or None = unscored, and the raw reply it was read from; `failure` says why there is

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from common.judge.base import FeedbackJudge, Judge, PairScores
+from common.judge.base import ENOUGH, FeedbackJudge, Judge, PairScores
 from common.schema import Pair, ScoredPair, mark_of_pairs
 from common.storage import Records, make_missing
-
-ENOUGH = 20
-"""Answers with one and the same score from which a judge is said to tell nothing."""
 
 
 def judged_texts(pairs: Iterable[Pair]) -> str:

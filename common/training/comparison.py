@@ -14,6 +14,7 @@ from common.chat.model import ChatModel
 from common.data.counterfactual import INSTRUCTIONS
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.card import card
+from common.evaluation.judged import one_verdict_for_all
 from common.evaluation.matched_utility import at_matched_utility
 from common.evaluation.metrics import Evaluation, Evaluator, divergence, mean
 from common.evaluation.result import Result, add_finished, excerpts, finished_result, place_in_table, row_of
@@ -123,6 +124,8 @@ class Experiment:
         for row in once:
             results.append(self.result(*row))
             progress(1)
+        if warning := one_verdict_for_all(results):
+            print(warning, flush=True)
         return results
 
     def _check(self, method: str, seed: int, share: float) -> None:

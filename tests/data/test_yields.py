@@ -21,6 +21,8 @@ def pair(number=0, kind="stay", **texts):
     ({"response_revised": GOOD["response"] + " "}, "same"),
     ({"response": "I'm sorry, but I can't assist with that.", "response_revised": "I cannot help with this request, as it would harm people."}, "refused before and after"),
     ({"response": "First take a knife.", "response_revised": "I cannot help with this request, as it would harm people."}, ""),
+    ({"kind": "benign", "response": "First take a knife.", "response_revised": "I cannot help with this request, as it would harm people."}, "harmless and refused"),
+    ({"kind": "benign", "response": "First take a knife.", "response_revised": "First wash the bread knife, then cut."}, ""),
     ({"response_revised": "Я помощник, и у меня нет лица."}, "another language"),
     ({"response_revised": "Nein, ein Assistent hat weder Augen noch Ohren und kennt Wind nur aus Büchern, die andere Leute lange vorher geschrieben haben."}, "another language"),
     ({"response_revised": "Give only the new answer: no comment on the old one, and no character or role that the request asked you to play."}, "echo"),

@@ -39,6 +39,17 @@ def test_identical_and_empty_answers():
     assert numbers(rows, "identical answers") == [1] and numbers(rows, "empty text") == [2, 3]
 
 
+def test_harmless_requests_that_the_chosen_answer_declines(tmp_path):
+    met, declined = "Wash it in warm water.", "I'm sorry, but I can't assist with that."
+    of = lambda n, kind, chosen, rejected: {"prompt": f"How do I wash number {n}?", "chosen": chosen, "rejected": rejected, "kind": kind}  # noqa: E731
+    rows = [of(0, "benign", declined, met), of(1, "benign request", met, declined), of(2, "plain", declined, met), of(3, "benign", declined, declined)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    found = examine(read(tmp_path / "rows.jsonl")).finding("harmless and refused")
+    assert (found.rows, found.of) == ([0], 3)
+    pair = ScoredPair(id="p", experiment="safety", split="train", prompt="How?", kind="benign", response=met, response_revised=declined, score_response=0.9, score_revised=0.1, judge="j", scale=(0, 1))
+    assert numbers(rows_of([pair]), "harmless and refused") == [0]
+
+
 @pytest.mark.parametrize("text, said", [
     ("It costs 5 â‚¬ in the cafÃ©.", "mojibake in chosen"), ("a \ufffd b", "U+FFFD in chosen"), ("Tom &amp; Jerry &#39;s", "HTML entity in chosen"), ("bell \x07", "control character in chosen"),
 ])  # fmt: skip

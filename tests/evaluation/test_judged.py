@@ -10,9 +10,10 @@ from common.data.conditioned import TAG
 from common.data.counterfactual import StyleInstructions
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.feedback import FeedbackEvaluator
-from common.evaluation.judged import HeldOut, JudgedEvaluator, repeated_share
+from common.evaluation.judged import HeldOut, JudgedEvaluator, one_verdict_for_all, repeated_share
 from common.evaluation.metrics import Evaluation
 from common.evaluation.reader import Reader
+from common.evaluation.result import Result
 from common.judge.base import FeedbackJudge, Judgement
 from common.judge.learned import LearnedJudge
 from common.schema import Reply, answer_id
@@ -76,13 +77,13 @@ def test_sets_by_kind_and_a_benign_answer_must_not_decline():
         JudgedEvaluator(records[:5], "safety", JUDGE, OnlyFirst()).sets("validation")
 
 
-def test_settings_are_chosen_by_what_is_good_to_the_point_no_loop_and_language():
-    """The judge of the pairs likes all but the last; to be chosen by, an answer has to be an answer as well."""
+def test_settings_are_chosen_by_what_is_good_no_loop_and_language():
+    """The judge of the pairs likes all but the last; loops and what is no language are not chosen by, and a refusal in words that fit any prompt is."""
     answers = {
         "one a": "one good words", "two a": "other good words", "three a": "three good words " + "over and over " * 9, "four a": "four qx good words", "five a": "five bad words",
     }  # fmt: skip
     found = evaluated(answers, [record(i, prompt) for i, prompt in enumerate(answers)], reward_judge=JUDGE)
-    assert found.value("reward") == 4 / 5 and found.value("reward_fluent") == 1 / 5
+    assert found.value("reward") == 4 / 5 and found.value("reward_fluent") == 2 / 5
     assert "reward_fluent" not in {metric.metric for metric in evaluated(answers, [record(0, "one a")]).metrics}
 
 
@@ -249,7 +250,7 @@ def test_every_branch_of_a_judged_evaluation():
     found = evaluator(student, "test", 3)
     assert rows(found) == [
         ("judged_ood", 1, 1), ("judged", 2, 4), ("reward", 4, 4), ("aligned", 1, 5), ("aligned_ood", 1, 2), ("utility", 2, 4), ("utility_persona", 1, 2),
-        ("reward_fluent", 3, 5),  # five loops, four is beside the point whatever it is worth, three is unscored
+        ("reward_fluent", 3, 4),  # five loops, three and four are unscored
         ("declined", 1, 4), ("knows", 1, 2), ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
         ("style", 2, 3), ("style_with", 3, 6), ("style_against", 5, 6),
     ]  # fmt: skip
@@ -263,12 +264,30 @@ def test_every_branch_of_a_judged_evaluation():
     evaluator = JudgedEvaluator(records, "safety", ByWords(middle=3), Knowing(), reward_judge=ByWords())  # nothing of ood is scored, and nothing by the reward judge
     found = evaluator(TrainedStudent("sr", chat=Said(answers)), "test", 0)
     assert rows(found) == [
-        ("judged", 1, 1), ("aligned", 1, 3), ("aligned_ood", 0, 1), ("utility", 2, 4), ("utility_persona", 1, 2), ("reward_fluent", 0, 2), ("declined", 1, 4),
+        ("judged", 1, 1), ("aligned", 1, 3), ("aligned_ood", 0, 1), ("utility", 2, 4), ("utility_persona", 1, 2), ("reward_fluent", 0, 1), ("declined", 1, 4),
         ("to_the_point", 11, 14), ("answer_words", 4.785714285714, 14), ("repeated", 0.058201058201, 14),
     ]  # fmt: skip
     assert found.outcomes["reward"] == [None] * 6 and found.outcomes["aligned"] == [None, True, None, False, False, None] and found.outcomes["aligned_ood"] == [None, False]
     with pytest.raises(ValueError, match="by words left every answer unscored"):
         JudgedEvaluator(records, "safety", ByWords(), Knowing())(student, "test", 0)
+
+
+def of_row(method, verdicts, said):
+    """A result whose held-out answers have these verdicts, each answer's id made of `said` and its number."""
+    return Result(method, 0, "", [], outcomes={"judged": verdicts}, ids={"held_out": [f"{said}{i}" for i in range(len(verdicts))]})
+
+
+@pytest.mark.parametrize(("results", "found"), [
+    ([of_row("base", [False] * 20, "a"), of_row("dpo", [False] * 20, "b")], "finds not good each of 40 different answers of 2 rows"),
+    ([of_row("base", [True] * 12, "a"), of_row("dpo", [True, None] * 10, "b")], "finds good each of 22 different answers of 2 rows"),
+    ([of_row("base", [False] * 20, "a"), of_row("dpo", [False] * 19 + [True], "b")], ""),
+    ([of_row("base", [False] * 19, "a"), of_row("dpo", [False] * 19, "a")], ""),  # the same few answers twice
+    ([of_row("dpo", [True] * 20, "a")], ""),  # one row may be as good as that
+    ([Result("base", 0, "", []), Result("dpo", 0, "", [])], ""),  # nothing judged: the miniature
+])  # fmt: skip
+def test_a_judge_that_finds_every_answer_alike_is_named(results, found):
+    said = one_verdict_for_all(results)
+    assert found in said and bool(found) == bool(said)
 
 
 def test_a_style_of_which_nothing_is_scored_is_left_out():
@@ -297,7 +316,7 @@ def test_every_branch_of_an_evaluation_of_feedback():
     found = evaluator(TrainedStudent("dpo", model=object(), chat=Said(answers)), "test", 1)
     assert rows(found) == [
         ("judged", 3, 4), ("shift", 0.625, 4), ("signed_shift", 0.625, 4), ("score", 0.81875, 4), ("judged_ood", 0, 1), ("shift_ood", 3, 1), ("signed_shift_ood", -3, 1),
-        ("score_ood", 0.55, 1), ("steady", 3, 4), ("reward", 4, 4), ("aligned", 2, 4), ("aligned_ood", 0, 1), ("utility", 4, 5), ("reward_fluent", 3, 4),
+        ("score_ood", 0.55, 1), ("steady", 3, 4), ("reward", 4, 4), ("aligned", 2, 4), ("aligned_ood", 0, 1), ("utility", 4, 5), ("reward_fluent", 4, 4),
         ("to_the_point", 12, 13), ("answer_words", 3.307692307692, 13), ("repeated", 0, 13),
     ]  # fmt: skip
     assert list(found.outcomes.items()) == [

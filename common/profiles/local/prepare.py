@@ -41,7 +41,7 @@ def prompts_of(experiment: str) -> tuple[list[PromptRecord], list[PromptRecord]]
         if r.split == "train"
     ]
     rng, harmless = random.Random(f"local {experiment}"), HARMLESS.get(experiment, 0)
-    questions, others = ([r for r in train if r.kind.startswith("benign") is wanted] for wanted in (True, False))
+    questions, others = ([r for r in train if r.is_benign is wanted] for wanted in (True, False))
     chosen = rng.sample(questions, harmless) + rng.sample(others, min(len(others), TRAINED_ON - harmless))
     return rng.sample(chosen, len(chosen)), [record for record in records if record.split != "train"]
 
