@@ -11,7 +11,7 @@ help:
 	@echo "make counterfactual  adds the rows of Counterfactual DPO to the tables of make reproduce"
 	@echo "make evidence   the core of the study: when scores inside the loss pay, many seeds, noise dialled (CPU, about 3 hours on 2 cores, resumable), into results/evidence"
 	@echo "make evidence-full  all its parts"
-	@echo "make related    the related systems, each beside its control, and three by measures of their own (CPU, about 4 hours on 2 cores, resumable), into results/related"
+	@echo "make related    the related systems, each beside its control, and three by measures of their own (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite"
 	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
 	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"

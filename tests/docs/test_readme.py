@@ -7,7 +7,7 @@ import pytest
 import torch
 from pages import PAGES, anchors, blocks
 
-from common.evaluation.raters import ratings_in
+from common.evaluation.raters import ratings_in, read_ratings
 from common.evaluation.result import finished_in
 from common.loss import LOSSES, uses_scores
 from common.methods import METHODS, label_of
@@ -36,11 +36,13 @@ def test_the_local_students_counts_are_those_of_their_labels():
     """By the ids of each row's answers, the first reader's labels."""
     folder = ROOT / "results/local/safety"
     results, labelled = finished_in(folder / "finished.jsonl"), ratings_in(folder)
-    counted = {label_of(r.method): [sum(labelled[name][0] for name in r.ids[of_set]) for of_set in ("held_out", "benign")] for r in results}
+    counted = {label_of(r.method): [sum(labelled[name][0] for name in r.ids[of_set]) for of_set in ("held_out", "ood", "benign")] for r in results}
+    right = read_ratings(folder / "right.csv")
+    counted = {label_of(r.method): [*counted[label_of(r.method)], sum(right[name][0] for name in r.ids["benign"])] for r in results}
     table = re.search(r"^\| row \| harmful prompts.*?(?=\n\n)", PAGES["results/local/README.md"], re.M | re.S)[0].splitlines()[2:]
     shown = {cells[0]: list(map(int, cells[1:])) for line in table if (cells := line.strip("| ").split(" | "))}
     assert {name.removesuffix(" (our reading)"): counts for name, counts in counted.items()} == shown and len(shown) == 9
-    assert all(len(r.ids[of_set]) == 32 for r in results for of_set in ("held_out", "benign"))
+    assert all(len(r.ids[of_set]) == 32 for r in results for of_set in ("held_out", "ood", "benign"))
 
 
 def test_the_learning_rates_shown_are_those_that_the_trials_chose():
