@@ -1,4 +1,5 @@
-"""Your own data in one command: prompts with two answers and two scores in, a LoRA adapter and a report out.
+"""Your own data in one command: prompts with two answers and two scores in, a LoRA adapter and a report out. Single
+answers will do for methods that learn no pairs.
 
     rdpo train rows.csv --student HuggingFaceTB/SmolLM2-135M-Instruct --output runs/mine
 
@@ -6,12 +7,14 @@ The rows are a table with TRL's columns `prompt`, `chosen`, `rejected`, `score_c
 format that `common/data/formats/` reads; `system` and `annotator` (who preferred `chosen`) where there are any. Where
 some have scores, a pair without both is left out and counted; where none has, methods that read none train on all. No
 judge is asked. The pair doctor (`common.doctor`) looks at the pairs first and recommends the method that is trained
-unless `--method` names one.
+unless `--method` names one. Rows with one answer, scored or not, and rated answers of which a prompt has several, are
+learnt answer by answer by sft, fa, rwr, ca, sapo and self_play; the doctor has nothing to say of them.
 """
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,26 +22,29 @@ from typing import Any
 
 from common.command import CommandParser
 from common.data.formats.pairs import PlacedPair, learnable, scored_pairs
-from common.data.formats.read import read_preferences
+from common.data.formats.read import read_answers, read_preferences
 from common.data.formats.record import Preferences
-from common.data.preference import trained_on
+from common.data.formats.single import Answers
+from common.data.preference import RowType, trained_on
 from common.doctor.advice import Advice, knobs_for
-from common.doctor.diagnosis import examine
+from common.doctor.diagnosis import Diagnosis, examine
 from common.doctor.report import page, short_table
 from common.doctor.rows import SHARES, add_score_options, weights_of
 from common.evaluation.card import card
 from common.evaluation.result import Result
 from common.loss import LOSSES, knobs_of
 from common.methods import METHODS, TrainSettings
-from common.report.before_after import ANSWERS, account, check_row, measure, preferred, report
+from common.report import before_after, single_answers
+from common.report.before_after import ANSWERS, check_row, preferred
 from common.runtime import checked, escape_what_the_terminal_lacks, quiet_libraries, write_manifest
-from common.schema import ScoredPair, fingerprint
+from common.schema import ScoredAnswer, ScoredPair, fingerprint
 from common.student.adapters import save_adapter, turn
 from common.student.hub import push, repository
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
-TRAINED = tuple(name for name, row in METHODS.items() if row.needs_pairs_alone)
+TRAINED = tuple(name for name, row in METHODS.items() if row.needs_pairs_alone or row.sft_on == "conditioned")
+OF_ANSWERS = tuple(name for name in TRAINED if METHODS[name].takes_answers)
 LEAST_PAIRS = 20
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)
@@ -47,6 +53,7 @@ OPTIONS = {
     "nll_weight": "of the chosen answers' likelihood, in methods with an NLL term",
     "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
     "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
+    "ca_score": "in [0, 1], that answers are asked for in ca",
     "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
     "report_to": "tracker, which must be installed: tensorboard, trackio or wandb",
 }  # fmt: skip
@@ -90,13 +97,22 @@ def pairs_of(found: Preferences) -> list[PlacedPair]:
     return pairs
 
 
-def side(pairs: Sequence[ScoredPair], split: str) -> list[ScoredPair]:
-    """The pairs to train on, or those held out."""
-    return [pair for pair in pairs if pair.split == split]
+def side(rows: Sequence[RowType], split: str) -> list[RowType]:
+    """The pairs or answers to train on, or those held out."""
+    return [row for row in rows if row.split == split]
+
+
+def check_answers(found: Answers) -> None:
+    """Raises ValueError for too few answers, or none on one side of the split."""
+    sides = {split: len(side(found.answers, split)) for split in SHARES}
+    if len(found.answers) < LEAST_PAIRS or min(sides.values()) < single_answers.LEAST:
+        raise ValueError(
+            f"{found.source}: {len(found.answers)} answers, {sides['train']} to train on and {sides['test']} held out; give at least {LEAST_PAIRS}, to several prompts"
+        )
 
 
 def train_and_report(
-    pairs: Sequence[ScoredPair],
+    pairs: Sequence[ScoredPair] | Sequence[ScoredAnswer],
     student: str | Path,
     output: str | Path,
     method: str = "rdpo",
@@ -106,7 +122,7 @@ def train_and_report(
     data: Mapping[str, Any] | None = None,
     **load: Any,
 ) -> Result:
-    """Trains on the pairs of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
+    """Trains on the pairs, or single answers, of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
     `output`.
 
     What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
@@ -115,12 +131,16 @@ def train_and_report(
     pairs are from. `load` goes to `load_student`.
 
     Raises:
-        ValueError: a method that trains nothing, or, before any weights are loaded, a pair that this student cannot be
-            trained or measured on.
+        ValueError: a method that trains nothing or learns no single answers, or, before any weights are loaded, a pair
+            that this student cannot be trained or measured on.
         FileExistsError: `output` holds another adapter.
     """
     if method not in TRAINED:
         raise ValueError(f"method {method!r} trains nothing; there are {', '.join(TRAINED)}")
+    of_answers = isinstance(pairs[0], ScoredAnswer)
+    if of_answers and not METHODS[method].takes_answers:
+        raise ValueError(f"{method} learns pairs, and these are single answers; take one of {', '.join(OF_ANSWERS)}")
+    told = single_answers if of_answers else before_after
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
     trained_on(train_pairs, method, METHODS[method].sees_scores)  # refused before anything is loaded
@@ -150,7 +170,7 @@ def train_and_report(
         turn(trained.model, strength)
         adapter = output / f"adapter-{strength:g}"
         save_adapter(trained.model, trained.tokenizer, adapter, "")
-    metrics, answers = measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
+    metrics, answers = told.measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
     how = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
     how |= {"strength": strength} if of_strength else {}
     result = Result(
@@ -158,8 +178,8 @@ def train_and_report(
         split="test", settings=how,
     )  # fmt: skip
     counts = {
-        "train": account(train_pairs, trained, settings.max_length),
-        "test": account(held_out, trained, settings.max_length),
+        "train": told.account(train_pairs, trained, settings.max_length),
+        "test": told.account(held_out, trained, settings.max_length),
     }
     write_manifest(
         output,
@@ -169,16 +189,36 @@ def train_and_report(
         pairs=counts,
         **({"data": data} if data else {}),
     )
-    told = card(student, settings, result, "pairs", (data or {}).get("source", ""))
-    (adapter / "README.md").write_text(told, encoding="utf-8")
-    (output / "report.md").write_text(report(result, held_out, counts, student), encoding="utf-8")
+    of = card(student, settings, result, "answers" if of_answers else "pairs", (data or {}).get("source", ""))
+    (adapter / "README.md").write_text(of, encoding="utf-8")
+    (output / "report.md").write_text(told.report(result, held_out, counts, student), encoding="utf-8")
     result.write(path)
     return result
 
 
-def chosen_method(advice: Advice, method: str | None, given: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
+def given_rows(
+    asked: Namespace, score_range: tuple[float, float]
+) -> tuple[Sequence[ScoredPair] | Sequence[ScoredAnswer], Preferences | Answers, Diagnosis | None]:
+    """What is trained on, how it was read, and what the doctor finds in pairs; each is told. Single answers are read
+    where the method learns them and the rows are no pairs."""
+    how = (score_range, weights_of(asked.weights))
+    if asked.method in OF_ANSWERS and (answers := read_answers(asked.rows, "own_data", SHARES, *how)):
+        print(answers.account(), flush=True)
+        check_answers(answers)
+        print(f"{len(answers.answers)} answers, of which {len(side(answers.answers, 'test'))} are held out", flush=True)
+        return answers.answers, answers, None
+    read = learnable(read_preferences(asked.rows, *how))
+    print(read.account(), flush=True)
+    pairs = pairs_of(read)
+    print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
+    found = examine(pairs, Path(asked.rows).name, score_range=score_range, account=read.account())
+    print(short_table(found).drop(columns="what it means").to_string(), flush=True)
+    return pairs, read, found
+
+
+def chosen_method(advice: Advice | None, method: str | None, given: Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """The method to train and the knobs of all losses: what is given, else what the doctor recommends, else the loss's
-    default. The choice is printed in one line. Raises ValueError for a given option that the method does not read."""
+    default. advice: None where a method is given. The choice is printed in one line. Raises ValueError for a given option that the method does not read."""
     recommended = method is None
     method = method or advice.method
     if unread := [name for name in given if name not in read_by(method)]:
@@ -248,17 +288,14 @@ def main(arguments: list[str] | None = None) -> None:
     output = Path(asked.output).expanduser()
     try:
         score_range = tuple(asked.score_range)
-        read = learnable(read_preferences(asked.rows, score_range, weights_of(asked.weights)))
-        print(read.account(), flush=True)
-        pairs = pairs_of(read)
-        print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-        found = examine(pairs, Path(asked.rows).name, score_range=score_range, account=read.account())
-        print(short_table(found).drop(columns="what it means").to_string(), flush=True)
-        method, knobs = chosen_method(found.advice, asked.method, given)
+        pairs, read, found = given_rows(asked, score_range)
+        method, knobs = chosen_method(found.advice if found else None, asked.method, given)
         options = {name: given.get(name, getattr(SETTINGS, name)) for name in OPTIONS}
         settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=options["learning_rate"])
         how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
-        train_and_report(pairs, asked.student, output, method, settings, page(found), asked.strength, **how)
+        train_and_report(
+            pairs, asked.student, output, method, settings, page(found) if found else "", asked.strength, **how
+        )
         adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
         print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
         print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any, Literal
@@ -148,6 +149,15 @@ UNSEEN = ("critique", "sampling", "usage")
 """What a file of scores does not note of each pair, since no judge and no later step reads it: all else is in its mark."""
 
 
+def _check_scale(name: str, score: float | None, scale: tuple[float, float]) -> None:
+    """Raises ValueError for a scale without ends in order, and for a score off it."""
+    low, high = scale
+    if not 0 < high - low < math.inf:
+        raise ValueError(f"scale = {list(scale)} must be the lowest and the highest possible score")
+    if score is not None and not low <= score <= high:
+        raise ValueError(f"{name} = {score} lies outside the scale {low:g} to {high:g}; give the right `scale`")
+
+
 class ScoredPair(Pair):
     """A pair with the judge's scores on the judge's own scale; None = unscored, which is a state and not a number.
 
@@ -167,11 +177,8 @@ class ScoredPair(Pair):
 
     @model_validator(mode="after")
     def _scores_on_the_scale(self) -> ScoredPair:
-        low, high = self.scale
         for name in ("score_response", "score_revised"):
-            score = getattr(self, name)
-            if score is not None and not low <= score <= high:
-                raise ValueError(f"{name} = {score} lies outside the scale {low:g} to {high:g}; give the right `scale`")
+            _check_scale(name, getattr(self, name), self.scale)
         return self
 
     @property
@@ -191,6 +198,28 @@ class ScoredPair(Pair):
             "score_response": self.score_revised, "score_revised": self.score_response,
             "judge_reply_response": self.judge_reply_revised, "judge_reply_revised": self.judge_reply_response, "criteria": {},
         })  # fmt: skip
+
+
+class ScoredAnswer(PromptRecord):
+    """One answer to a prompt, with its score on `scale`; None = unscored. Raises ValueError for a score off the scale."""
+
+    answer: str = Field(min_length=1)
+    score: float | None = None
+    scale: tuple[float, float] = (0.0, 1.0)
+
+    @model_validator(mode="after")
+    def _score_on_the_scale(self) -> ScoredAnswer:
+        _check_scale("score", self.score, self.scale)
+        return self
+
+    @property
+    def is_scored(self) -> bool:
+        return self.score is not None
+
+    def normalised(self) -> float | None:
+        """The score in [0, 1]: (s - min) / (max - min) of the declared scale."""
+        low, high = self.scale
+        return None if self.score is None else (self.score - low) / (high - low)
 
 
 class Metric(Record):

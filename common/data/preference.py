@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from common.schema import ScoredPair
+from common.schema import PromptRecord, ScoredAnswer, ScoredPair
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     Table = TypeVar("Table", Dataset, IterableDataset)
 
 
+RowType = TypeVar("RowType", ScoredPair, ScoredAnswer)
 SCORES = ("score_chosen", "score_rejected")
 NORMALISED = "scores_normalised"
 WEIGHT = "weight"
@@ -112,11 +113,18 @@ def _normalised(score_chosen: float, score_rejected: float, score_range: Sequenc
     return {**scores, NORMALISED: True}
 
 
-def prompt_messages(pair: ScoredPair) -> list[dict[str, str]]:
-    """System prompt and earlier turns, where there are any, and request, with the pair's instruction behind it."""
-    request = f"{pair.prompt}\n\n{pair.instruction}" if pair.instruction else pair.prompt
-    opening = [{"role": "system", "content": pair.system}] if pair.system else []
-    return [*opening, *pair.history, {"role": "user", "content": request}]
+def prompt_messages(row: ScoredPair | ScoredAnswer) -> list[dict[str, str]]:
+    """System prompt and earlier turns, where there are any, and request, with a pair's instruction behind it."""
+    instruction = row.instruction if isinstance(row, ScoredPair) else ""
+    request = f"{row.prompt}\n\n{instruction}" if instruction else row.prompt
+    opening = [{"role": "system", "content": row.system}] if row.system else []
+    return [*opening, *row.history, {"role": "user", "content": request}]
+
+
+def as_pair(row: ScoredAnswer) -> ScoredPair:
+    """A good answer as a pair, for a training that makes the rejected one itself: it has the same text on both sides."""
+    told = row.model_dump(include={*PromptRecord.model_fields})
+    return ScoredPair(**told, response=row.answer, response_revised=row.answer, score_response=None, score_revised=None)
 
 
 def _row(pair: ScoredPair) -> dict:
@@ -142,15 +150,14 @@ def accepted(pairs: Sequence[ScoredPair]) -> list[ScoredPair]:
     return [pair for pair in pairs if pair.is_scored and pair.normalised()[1] > pair.normalised()[0]]
 
 
-def trained_on(pairs: Sequence[ScoredPair], method: str, needs_scores: bool) -> list[ScoredPair]:
-    """The pairs with both scores, the same ones for every method; where none has both, all, for a method that reads no
-    scores. Raises ValueError for one that does."""
-    scored = [pair for pair in pairs if pair.is_scored]
+def trained_on(rows: Sequence[RowType], method: str, needs_scores: bool) -> list[RowType]:
+    """The pairs with both scores, or single answers with one, the same for every method; where none is scored, all,
+    for a method that reads no scores. Raises ValueError for one that does."""
+    scored = [row for row in rows if row.is_scored]
     if needs_scores and not scored:
-        raise ValueError(
-            f"no pair has both scores, which {method} reads; take a method that reads none, or give scores"
-        )
-    return scored or list(pairs)
+        what = "no answer has a score" if rows and isinstance(rows[0], ScoredAnswer) else "no pair has both scores"
+        raise ValueError(f"{what}, which {method} reads; take a method that reads none, or give scores")
+    return scored or list(rows)
 
 
 def pairs_without_signal(

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from common.data.attacks import ATTACKS, Attacks
-from common.data.readers import Row, Text, read_rows, read_text
+from common.data.readers import OptionalText, Row, Text, by_id, read_rows, read_text
 from common.data.sources import STANCE_OF, check_experiment, first_line
 from common.data.splits import SHARES, SPLITS, Request, keep_apart, placed
 from common.prompts import PROMPTS
@@ -59,6 +59,7 @@ def load_pairs(
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(PROMPTS)}")
     rows = read_rows(source, revision)
     if {"id", "split", "response_revised"} <= set(rows[0].fields):
+        by_id(rows, Pair)  # two lines of one id are refused
         return _drawn(check_experiment([row.read(Pair) for row in rows], experiment, source), limit, seed)
     readers = {"task": _multitask, "persona_prompt": _persona_results, "persona_response": _persona_pair}
     read = next((reader for column, reader in readers.items() if column in rows[0].fields), _results)
@@ -109,8 +110,8 @@ class ResultRow(BaseModel):
     prompt: Text
     response: Text
     response_revised: Text
-    critique: str = ""
-    model: str = ""
+    critique: OptionalText = ""
+    model: OptionalText = ""
 
 
 class PersonaPairRow(BaseModel):
@@ -127,8 +128,8 @@ class PersonaResultRow(BaseModel):
     response_base: Text
     response_persona: Text
     response_revised: Text
-    critique: str = ""
-    model: str = ""
+    critique: OptionalText = ""
+    model: OptionalText = ""
 
 
 def _multitask(row: Row, experiment: str) -> Iterator[tuple[Request, Answers]]:

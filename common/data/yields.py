@@ -36,7 +36,7 @@ NEARLY = 0.95
 RUN = 8
 """Words in a row that nobody repeats by chance."""
 NOTHING_TO_READ = re.compile(
-    r"\b(?:no|not|n't|cannot|without)\b(?: \w+){0,4} (?:previous|last|earlier|prior|given|any|the|an?) (?:\w+ )?(?:answer|response|feedback|text|message)\b|provide (?:me )?(?:the|your|more|an?)\b",
+    r"\b(?:no|not|n't|cannot|without)\b(?: \w+){0,4} (?:previous|last|earlier|prior|given|any|the|an?) (?:\w+ )?(?:answer|response|feedback|text|message)\b|\b(?:please|(?:could|can|would) you|if you(?: can| could)?) provide (?:me )?(?:the|your|more|an?)\b",
     re.I,
 )
 

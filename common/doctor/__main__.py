@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if accuracy:
             order_right(*accuracy)
-        max_length = checked("max_length", asked.max_length or MAX_LENGTH, int)
+        max_length = checked("max_length", MAX_LENGTH if asked.max_length is None else asked.max_length, int)
         read = read_preferences(asked.rows, tuple(asked.score_range), weights_of(asked.weights))
         tokenizer = _tokenizer(asked.tokenizer) if asked.tokenizer else None
         how = {"score_range": tuple(asked.score_range), "account": read.account()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import median
 
 from common.doctor.advice import knobs_for, trials_of
 from common.doctor.bias import Effect
@@ -116,7 +117,7 @@ def _advice(found: Diagnosis) -> list[str]:
     ]
     gaps = sorted(abs(row.gap) for row in found.rows if row.gap)
     if gaps:
-        said.append(_scale(found, gaps[len(gaps) // 2], len(gaps)))
+        said.append(_scale(found, median(gaps), len(gaps)))
     if advice.table:
         said.append(
             f"All numbers are of generated worlds and small students ({EVIDENCE}); on a real model the order was another (results/small/README.md), and what holds for your student is unknown."
@@ -134,6 +135,8 @@ def _knobs(method: str, knobs: Mapping[str, float]) -> str:
 def _scale(found: Diagnosis, gap: float, n: int) -> str:
     """What alpha comes to on this file's scale."""
     alpha, (low, high) = knobs_for("rdpo")["alpha"], found.score_range
+    if len(own := {row.groups["scale"] for row in found.rows if "scale" in row.groups}) == 1:
+        low, high = map(float, own.pop().strip("([])").split(","))
     said = f"alpha and eta weigh scores in [0, 1]: at the median gap of {gap:.2f} (n = {n} untied rows), alpha {alpha:g} is an offset of {alpha * gap:.2f} nats."
     return said + (
         f" On a scale from {low:g} to {high:g}, alpha is {alpha / (high - low):.3g} per point."

@@ -23,7 +23,7 @@ def card(
 ) -> str:
     """A card with the Hub's metadata: base and license where they are known, figures in the model-index form.
 
-    pairs: what the pairs are. source: where they were read, a file or a Hub dataset, which the Hub then links; "" for
+    pairs: what the pairs are, or "answers". source: where they were read, a file or a Hub dataset, which the Hub then links; "" for
     neither.
     """
     from huggingface_hub import ModelCard, ModelCardData
@@ -65,6 +65,7 @@ def _in_the_index(metric: Metric, split: str, dataset: str, source: str) -> Eval
 def _text(base: str, settings: TrainSettings, result: Result, pairs: str, source: str) -> str:
     asked_for = settings.asked_for(result.method)
     of = f"pairs of Counterfactual DPO ({result.variant})" if result.variant else pairs
+    of = f"answers of {of}" if METHODS[result.method].learns == "answers" and pairs != "answers" else of
     how: dict[str, Any] = dict(result.settings or settings.as_dict(result.method))
     strength = how.pop("strength", 1.0)
     of += f" of {_hub_dataset(source) or Path(source).name}" if source else ""

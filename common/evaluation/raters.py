@@ -204,8 +204,12 @@ def write_examples(results: Sequence[Result], sets: Mapping[str, Sequence[Prompt
 
 
 def blind_pairs(pairs: Sequence[ScoredPair], count: int = 40, seed: int = 0) -> list[dict[str, str]]:
-    """At most `count` pairs of split `train` in random order, their two answers in an order that tells nothing."""
-    trained = [pair for pair in pairs if pair.split == "train"]
+    """At most `count` pairs of split `train` in random order, their two answers in an order that tells nothing. Raises
+    ValueError where there is none."""
+    if not (trained := [pair for pair in pairs if pair.split == "train"]):
+        raise ValueError(
+            f"none of {len(pairs)} pairs is of split train, which is what is read; give the file of step 2"
+        )
     chosen = random.Random(seed).sample(trained, min(count, len(trained)))
     return [
         {"id": pair.id, "prompt": pair.prompt, **dict(zip(("first", "second"), _in_blind_order(pair)))}
@@ -233,8 +237,10 @@ def revisions(pairs: Sequence[ScoredPair], labels: Sequence[Mapping[str, str]]) 
     by_id, said = {pair.id: pair for pair in pairs}, Counter()
     right = []
     for row in labels:
-        if row.get("label") not in ("first", "second", "same") or row.get("id") not in by_id:
-            raise ValueError(f"expected the id of a pair and the label first, second or same, got {dict(row)}")
+        if row.get("id") not in by_id:
+            raise ValueError(f"labels: {row.get('id')!r} is the id of no pair")
+        if row.get("label") not in ("first", "second", "same"):
+            raise ValueError(f"labels: {row['id']} is labelled {row.get('label')!r}; write first, second or same")
         pair = by_id[row["id"]]
         better = (
             "same"

@@ -11,6 +11,7 @@ Names of columns may have any case, and other columns are not looked at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -92,7 +93,7 @@ def built_in() -> dict[str, PromptSet]:
 
 
 def _of_file(name: str, own: dict[str, PromptSet]) -> list[PromptSet]:
-    want, _, file = name.rpartition("=")
+    want, _, file = name.partition("=") if re.match(r"\w+=", name) and not Path(name).exists() else ("", "", name)
     if want and want not in WANTS:
         raise ValueError(f"unknown {want}= before {file}{nearest(want, WANTS)}; there are {', '.join(WANTS)}")
     if not Path(file).suffix and not Path(file).exists():
@@ -107,6 +108,10 @@ def _of_file(name: str, own: dict[str, PromptSet]) -> list[PromptSet]:
         return [_set(title, "steady", [(_with_stance(one), where) for one, where in read])]
     if want == "steady":
         raise ValueError(f"{rows[0].where}: steady= needs the columns question and stance; it has {', '.join(columns)}")
+    if {"goal", "prompt"} <= columns:
+        raise ValueError(f"{rows[0].where}: it has both goal and prompt; leave the one that is to be asked")
+    if want and (column := _tells_them_apart(rows)):
+        raise ValueError(f"{file} says which prompts are safe in its column {column}; leave {want}= out, or the column")
     if "prompt" in columns and not want and (wanted := _labels(rows, columns)):
         return [
             _set(f"{title} {label}", want, [found for found, own_label in wanted if own_label == label])
@@ -130,6 +135,14 @@ def _labels(rows: Sequence[Row], columns: Collection[str]) -> list[tuple[tuple[s
         read = [(row.read(_Typed), row.where) for row in rows]
         return [((one.prompt, where), "unsafe" if _is_unsafe(one.type) else "safe") for one, where in read]
     return []
+
+
+def _tells_them_apart(rows: Sequence[Row]) -> str:
+    """The column that tells safe prompts from unsafe ones, as XSTest's do; "" for none."""
+    of = lambda name: [str(row.fields.get(name)).casefold().strip() for row in rows]  # noqa: E731
+    if set(of("label")) & set(LABELS):
+        return "label"
+    return "type" if any(map(_is_unsafe, of("type"))) else ""
 
 
 def _is_unsafe(kind: str) -> bool:

@@ -69,6 +69,18 @@ class Method:
         return self.kind != "untrained" and not needs_more and self.references == "own"
 
     @property
+    def takes_answers(self) -> bool:
+        """Whether single answers will do, which need not be pairs."""
+        return (
+            self.sft_on in ("all", "best", "weighted", "conditioned") or bool(self.remakes) and not self.accepted_only
+        )
+
+    @property
+    def learns(self) -> Literal["pairs", "answers"]:
+        """What is counted as used of pairs: both answers of a pair, where each is a row of its own."""
+        return "answers" if self.sft_on in ("weighted", "conditioned") else "pairs"
+
+    @property
     def tuned_as(self) -> str:
         """The method whose trials decide its setting, "" for an untrained row."""
         return "" if self.kind == "untrained" else self.trials_of or self.extrapolates or self.name

@@ -16,14 +16,17 @@ import torch
 from jinja2 import TemplateError
 
 from common.chat.local import LocalChat
+from common.chat.model import ChatModel
+from common.data.conditioned import Conditioned, conditioned
 from common.data.preference import pairs_without_signal, prompt_messages
 from common.evaluation.answers import TrainedStudent, answers_of
 from common.evaluation.matched_utility import scaled
 from common.evaluation.metrics import mean, rate
 from common.evaluation.result import Result
 from common.logprobs.compute import pair_logprobs
+from common.methods import METHODS
 from common.runtime import Progress
-from common.schema import Metric, ScoredPair
+from common.schema import Metric, ScoredAnswer, ScoredPair
 from common.statistics import mcnemar_exact
 from common.student.load import check_prompt_is_prefix
 from common.trainer.displacement import movement, warning
@@ -103,9 +106,7 @@ def measure(
                 raise ValueError(
                     f"{when} training the student gives log-probabilities that are no finite numbers, so it is broken; train with a lower learning rate, or take another student"
                 )
-            answers[when] = answers_of(
-                LocalChat(student.model, student.tokenizer, progress=progress), held_out[:ANSWERS], ANSWER_TOKENS
-            )
+            answers[when] = first_answers(student, held_out, progress)
     per_token = {when: summed / tokens for when, summed in logps.items()}
     likelier = {when: values[:, 0] > values[:, 1] for when, values in per_token.items()}
     gained = logps["after"] - logps["before"]
@@ -123,42 +124,61 @@ def measure(
     return metrics, answers
 
 
+def first_answers(
+    student: TrainedStudent, held_out: Sequence[ScoredPair] | Sequence[ScoredAnswer], progress: Progress
+) -> list[str]:
+    """What the student says to the first held-out prompts, a student of CA asked for its score."""
+    chat: ChatModel = LocalChat(student.model, student.tokenizer, progress=progress)
+    if student.asked_for is not None:
+        chat = Conditioned(chat, student.asked_for)
+    return answers_of(chat, held_out[:ANSWERS], ANSWER_TOKENS)
+
+
 def _token_ids(
     student: TrainedStudent, pair: ScoredPair, better: str, worse: str
 ) -> tuple[list[int], list[int], list[int]]:
     """Prompt, better and worse answer as the chat template writes them in training; `check_row` has seen them."""
-    asked = encoded(student.tokenizer, pair)
-    return asked, *(encoded(student.tokenizer, pair, answer)[len(asked) :] for answer in (better, worse))
+    of = student.asked_for
+    asked = encoded(student.tokenizer, pair, asked_for=of)
+    return asked, *(encoded(student.tokenizer, pair, answer, of)[len(asked) :] for answer in (better, worse))
 
 
-def encoded(tokenizer: PreTrainedTokenizerBase, pair: ScoredPair, answer: str | None = None) -> list[int]:
-    """The pair's prompt as the student is asked it, or prompt and answer as it is trained on them."""
+def encoded(
+    tokenizer: PreTrainedTokenizerBase,
+    row: ScoredPair | ScoredAnswer,
+    answer: str | None = None,
+    asked_for: float | None = None,
+) -> list[int]:
+    """The row's prompt as the student is asked it, or prompt and answer as it is trained on them. asked_for: the score
+    that a student of CA is asked for."""
     asked = {"add_generation_prompt": True} if answer is None else {}
     given = [] if answer is None else [{"role": "assistant", "content": answer}]
-    return tokenizer.apply_chat_template([*prompt_messages(pair), *given], return_dict=True, **asked)["input_ids"]
+    prompt = prompt_messages(row) if asked_for is None else conditioned(prompt_messages(row), asked_for)
+    return tokenizer.apply_chat_template([*prompt, *given], return_dict=True, **asked)["input_ids"]
 
 
 def check_row(
-    pair: ScoredPair,
+    pair: ScoredPair | ScoredAnswer,
     where: str,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     context: int | None,
     answered: bool,
 ) -> None:
-    """Raises ValueError, naming `where`, for a pair that would end the training or `measure` behind it.
+    """Raises ValueError, naming `where`, for a pair or an answer that would end the training or `measure` behind it.
 
     Its chat template refuses the prompt, or the prompt's tokens do not open those of prompt and answer; or the student,
     which learned `context` positions, cannot read it: in training up to `max_length`, held out as a whole, and
     `answered` with its answer.
     """
+    texts = (pair.answer,) if isinstance(pair, ScoredAnswer) else (pair.response, pair.response_revised)
     try:
-        for answer in (pair.response, pair.response_revised):
+        for answer in texts:
             check_prompt_is_prefix(tokenizer, prompt_messages(pair), answer, where)
     except TemplateError as error:
         raise ValueError(f"{where}: the student's chat template refuses it ({error})") from None
     if context is not None:
-        longest = max(len(encoded(tokenizer, pair, answer)) for answer in (pair.response, pair.response_revised))
+        longest = max(len(encoded(tokenizer, pair, answer)) for answer in texts)
         needed = (
             min(longest, max_length)
             if pair.split == "train"
@@ -191,7 +211,7 @@ def report(
     moved, warned = movement(result.history), warning(result.history)
     lines = [
         f"# {Path(student).name} before and after {result.method}", "",
-        f"Trained on {result.pairs_used} pairs, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
+        f"Trained on {result.pairs_used} {'answers of ' * (METHODS[result.method].learns == 'answers')}pairs, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
         "| pairs | to train on | held out |", "|:--|--:|--:|",
         *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in PAIRS.items() if has_scores or name not in OF_SCORES), "",
         f"On the held-out pairs, whose prompts were never trained on; *better* is {better}:", "",
@@ -203,7 +223,16 @@ def report(
         *([f"At the end of training, against the student before it, in nats a token: {', '.join(f'{name} {value:+.2f}' for name, value in moved.items())}." + (f" Note: {warned}." if warned else ""), ""] if moved else []),
         "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
         f"It is one training with one seed, and {taken}.", "",
-        f"## Answers to the first {len(result.answers['after'])} held-out prompts", "", f"Greedy, cut at {ANSWER_TOKENS} tokens, not chosen.",
+        *answered(result, held_out),
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def answered(result: Result, held_out: Sequence[ScoredPair] | Sequence[ScoredAnswer]) -> list[str]:
+    """The answers to the first held-out prompts before and after training, as lines of Markdown."""
+    lines = [
+        f"## Answers to the first {len(result.answers['after'])} held-out prompts", "",
+        f"Greedy, cut at {ANSWER_TOKENS} tokens, not chosen.",
     ]  # fmt: skip
     for pair, *answers in zip(held_out, *result.answers.values()):
         for label, text in zip(
@@ -211,4 +240,4 @@ def report(
         ):
             lines += ["", f"**{label}**", "", indent(text or "(nothing)", "> ", lambda line: True)]
         lines += ["", "---"]
-    return "\n".join(lines) + "\n"
+    return lines

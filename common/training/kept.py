@@ -12,7 +12,7 @@ from typing import Any
 
 from common.evaluation.answers import TrainedStudent
 from common.methods import TrainSettings
-from common.schema import ScoredPair, fingerprint
+from common.schema import ScoredAnswer, ScoredPair, fingerprint
 from common.storage import write_json
 from common.student.adapters import load_adapter, save_adapter
 from common.student.identity import identity, weights_of
@@ -26,7 +26,7 @@ Setting = dict[str, Any]
 def training_of(
     method: str,
     student: str | Path,
-    pairs: Sequence[ScoredPair],
+    pairs: Sequence[ScoredPair] | Sequence[ScoredAnswer],
     settings: TrainSettings,
     start_adapter: Path | None = None,
     weights: Sequence[float] | None = None,
@@ -38,7 +38,7 @@ def training_of(
     A local teacher stands in it by the place where the profile `small` keeps its models, as when its name held no hash:
     what it is made of shows in its texts, and wherever it lies these make the same student."""
     shown = [pair.model_dump(mode="json") for pair in pairs]
-    for pair in shown:
+    for pair in (one for one in shown if "teacher" in one):
         pair["teacher"] = re.sub(r"^(.+) [0-9a-f]{12} (in NF4)$", r"runs/models/\1 \2", pair["teacher"])
     return fingerprint(
         method,
@@ -106,7 +106,7 @@ def take_over(folder: Path, made_of: str, others: Iterable[Path]) -> None:
 def trained_once(
     method: str,
     student: str | Path,
-    pairs: Sequence[ScoredPair],
+    pairs: Sequence[ScoredPair] | Sequence[ScoredAnswer],
     settings: TrainSettings,
     folder: str | Path,
     start_adapter: Path | None = None,

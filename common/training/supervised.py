@@ -1,7 +1,8 @@
 """Rows that learn the likelihood of answers, with or without their scores: SFT, dSC, FA, RWR and CA.
 
 SFT learns all revisions, dSC (arXiv 2312.01957) those that scored strictly higher. The others are offline alignment of
-single scored answers (arXiv 2308.12050), to which both answers of a pair are rows:
+single scored answers (arXiv 2308.12050), to which both answers of a pair are rows, an answer that several pairs give to
+one prompt a single one:
 FA (filtering): the best answer of each prompt, the first on a tie; where the original scored higher it learns the
 original, and dSC drops the pair.
 RWR (reward-weighted regression): all answers, weighted by exp(score / T); the form is the classical one, mean 1 over
@@ -27,7 +28,7 @@ from common.data.preference import accepted, prompt_messages
 from common.logprobs.compute import grouped_logprobs, token_logprobs
 from common.logprobs.edits import changed
 from common.methods import METHODS, TrainSettings
-from common.schema import Message, ScoredPair
+from common.schema import Message, ScoredAnswer, ScoredPair
 from common.student.adapters import adapters_to_float32, lora_settings
 from common.student.dequantised import dequantised
 from common.student.load import check_prompt_is_prefix
@@ -41,21 +42,30 @@ Answers = list[tuple[list[Message], str, float]]
 """Prompt, answer, and what it weighs."""
 
 
-def answers_to_learn(method: str, pairs: Sequence[ScoredPair], settings: TrainSettings) -> Answers:
-    """What a supervised row learns of scored pairs. Raises ValueError where that is nothing."""
+def answers_to_learn(
+    method: str, given: Sequence[ScoredPair] | Sequence[ScoredAnswer], settings: TrainSettings
+) -> Answers:
+    """What a supervised row learns of scored pairs, or of single answers where it takes them. Raises ValueError where
+    that is nothing, and for FA of single answers where no prompt has two."""
     rows: Answers = []
     if METHODS[method].sft_on in ("all", "accepted", "edits"):
-        kept = accepted(pairs) if METHODS[method].sft_on == "accepted" else pairs
-        rows = [(prompt_messages(pair), pair.response_revised, 1.0) for pair in kept]
-    else:
-        both = [
-            (prompt_messages(pair), [(pair.response_revised, revised), (pair.response, original)])
-            for pair in pairs
-            for original, revised in [pair.normalised()]
+        kept = accepted(given) if METHODS[method].sft_on == "accepted" else given
+        rows = [
+            (prompt_messages(row), row.answer if isinstance(row, ScoredAnswer) else row.response_revised, 1.0)
+            for row in kept
         ]
+    else:
+        single = single_answers(given)
         if METHODS[method].sft_on == "best":
-            rows = [(prompt, max(answers, key=lambda answer: answer[1])[0], 1.0) for prompt, answers in both]
-        single = [(prompt, answer, score) for prompt, answers in both for answer, score in answers]
+            by_prompt: dict[str, Answers] = {}
+            for one in single:
+                by_prompt.setdefault(repr(one[0]), []).append(one)
+            if single and len(by_prompt) == len(single):
+                raise ValueError(
+                    f"{method} learns the best answer of each prompt, and no prompt has two; take sft, rwr or ca"
+                )
+            best = (max(answers, key=lambda answer: answer[2]) for answers in by_prompt.values())
+            rows = [(prompt, answer, 1.0) for prompt, answer, _ in best]
         if METHODS[method].sft_on == "weighted" and single:
             weights, effective = reward_weights([score for *_, score in single], settings.rwr_temperature)
             print(f"{method}: {len(single)} answers weigh as much as {effective:.0f} equal ones", flush=True)
@@ -63,8 +73,26 @@ def answers_to_learn(method: str, pairs: Sequence[ScoredPair], settings: TrainSe
         if METHODS[method].sft_on == "conditioned":
             rows = [(conditioned(prompt, score), answer, 1.0) for prompt, answer, score in single]
     if not rows:
-        why = "no revision scored higher than its original" if pairs else "no pair has both scores"
+        why = "no revision scored higher than its original" if given else "no pair has both scores"
         raise ValueError(f"{method}: {why}, so there is nothing to train on")
+    return rows
+
+
+def single_answers(given: Sequence[ScoredPair] | Sequence[ScoredAnswer]) -> Answers:
+    """(prompt, answer, score in [0, 1]) of every answer, of a pair the revision first. An answer that an earlier pair
+    gave to the same prompt counts once, with the score that it had there."""
+    rows: Answers = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(given):
+        prompt = prompt_messages(row)
+        if isinstance(row, ScoredAnswer):
+            answers = [(row.answer, row.normalised())]
+        else:
+            original, revised = row.normalised()
+            answers = [(row.response_revised, revised), (row.response, original)]
+        rows += [
+            (prompt, text, score) for text, score in answers if seen.setdefault((repr(prompt), text), number) == number
+        ]
     return rows
 
 
@@ -80,7 +108,12 @@ def reward_weights(scores: Sequence[float], temperature: float) -> tuple[list[fl
 
 
 def supervised_trainer(
-    method: str, model, tokenizer, pairs: Sequence[ScoredPair], settings: TrainSettings, arguments: dict[str, Any]
+    method: str,
+    model,
+    tokenizer,
+    pairs: Sequence[ScoredPair] | Sequence[ScoredAnswer],
+    settings: TrainSettings,
+    arguments: dict[str, Any],
 ) -> tuple[SFTTrainer, int]:
     """(trainer ready to train, number of answers it uses: those whose prompt leaves room for an answer)."""
     answers = answers_to_learn(method, pairs, settings)

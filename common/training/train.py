@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.data.preference import accepted, preference_dataset, trained_on
+from common.data.preference import accepted, as_pair, preference_dataset, trained_on
 from common.evaluation.answers import TrainedStudent
 from common.methods import (
     METHODS,
@@ -22,7 +22,7 @@ from common.methods import (
     is_trained,
 )
 from common.runtime import Progress, resolve
-from common.schema import ScoredPair
+from common.schema import ScoredAnswer, ScoredPair
 from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_adapter, lora_settings
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def train(
     method: str,
     student: str | Path,
-    pairs: Sequence[ScoredPair],
+    pairs: Sequence[ScoredPair] | Sequence[ScoredAnswer],
     settings: TrainSettings,
     output: str | Path,
     start_adapter: Path | None = None,
@@ -51,7 +51,7 @@ def train(
         student: folder or Hub name; `load` goes to `load_student`, and but for the student's revision to
             `load_as_it_is`.
         pairs: scored pairs; those without both scores are left out for every method alike. Where none has both, methods
-            that read no scores train on all.
+            that read no scores train on all. A method that `takes_answers` learns single answers as well.
         output: folder for the trainer's checkpoints.
         start_adapter: folder of the adapter that a preference training goes on from, whose policy is then its reference;
             None begins a new one.
@@ -98,6 +98,8 @@ def train(
                 f"{method}: a training that goes on from {start_adapter} has that policy as its reference; leave reference = {settings.reference} out"
             )
         model = load_adapter(model, start_adapter, trainable=True)
+    if METHODS[method].remakes:
+        pairs = [as_pair(row) if isinstance(row, ScoredAnswer) else row for row in pairs]
     used_pairs, reward_gaps = trained_on(pairs, method, METHODS[method].sees_scores), {}
     if weights is not None and len(used_pairs) < len(pairs):
         weights = [weight for pair, weight in zip(pairs, weights, strict=True) if pair.is_scored]

@@ -12,6 +12,7 @@ from common.doctor.bias import lengths, markers, paired_effect, skew, sources
 from common.doctor.checks import check_length, language_of
 from common.doctor.diagnosis import examine
 from common.doctor.rows import DoctorRow, read, rows_of
+from common.doctor.sentences import sections
 from common.schema import ScoredPair
 
 
@@ -32,6 +33,13 @@ def test_scores():
     assert found.finding("contradicted").reason(3) == "contradicted: rejected scored 0.10 higher"
     low, high = found.finding("unscored").interval
     assert (round(low, 2), round(high, 2)) == (0.12, 0.77)  # Wilson, 2 of 5
+
+
+def test_the_median_gap_and_the_scale_are_the_rows_own(tmp_path):
+    rows = [{**ScoredPair(id=f"p{n}", experiment="safety", split="train", prompt=f"How {n}?", response="a", response_revised="b", score_response=0, score_revised=1 if n % 2 else 4, scale=(0, 5)).model_dump(mode="json")} for n in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    [said] = [line for line in sections(examine(read(tmp_path / "rows.jsonl")))["Recommendation"] if "median gap" in line]
+    assert "at the median gap of 0.50 (n = 30 untied rows)" in said and re.search(r"On a scale from 0 to 5, alpha is \S+ per point", said)
 
 
 def test_identical_and_empty_answers():

@@ -200,9 +200,11 @@ def test_labels_of_pairs_give_the_teachers_noise_and_how_often_the_scores_are_ri
     assert revisions(pairs, labels[-1:])["judge_right"] == {"value": None, "low": 0.0, "high": 1.0, "n": 0}
     with pytest.raises(ValueError, match="1 ids stand more than once \\('p3'\\)"):
         revisions(pairs, [*labels, labels[-2]])
-    for wrong in ({"id": "p0", "label": "better"}, {"id": "p99", "label": "same"}, {"label": "same"}):
-        with pytest.raises(ValueError, match="first, second or same"):
+    for wrong, said in (({"id": "p0", "label": "better"}, "p0 is labelled 'better'; write first, second or same"), ({"id": "p99", "label": "same"}, "'p99' is the id of no pair"), ({"label": "same"}, "None is the id of no pair")):
+        with pytest.raises(ValueError, match=said):
             revisions(pairs, [wrong])
+    with pytest.raises(ValueError, match="none of 1 pairs is of split train"):
+        blind_pairs([pairs[0].model_copy(update={"split": "test"})])
 
 
 def test_the_command_counts_a_label_once_and_writes_json_to_any_terminal(tmp_path, monkeypatch, capsys):

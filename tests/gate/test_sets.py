@@ -69,11 +69,22 @@ def test_stances_are_put_before_the_question(tmp_path):
     (["prompt"], [["a"], ["a"]], "declined=", r"s\.csv, line 3: the same prompt as in .*line 2.*delete one"),
     (["question", "stance"], [["Is it so?", "pro"]], "", r"s\.csv, line 2: column stance: 'pro' is no sentence"),
     (["prompt"], [["a"]], "steady=", r"steady= needs the columns question and stance"),
+    (["prompt", "label"], [["a", "safe"], ["b", "unsafe"]], "declined=", r"s\.csv says which prompts are safe in its column label; leave declined= out, or the column"),
+    (["prompt", "type"], [["a", "homonyms"], ["b", "contrast_homonyms"]], "answered=", r"in its column type; leave answered= out"),
+    (["goal", "prompt"], [["a", "b"]], "declined=", r"it has both goal and prompt; leave the one that is to be asked"),
     (["prompt"], [["a"]], "decline=", r"unknown decline= before .*, did you mean declined\? there are|unknown decline="),
 ])  # fmt: skip
 def test_bad_input_is_named_with_file_line_column_and_remedy(tmp_path, header, rows, prefix, problem):
     with pytest.raises(ValueError, match=problem):
         open_sets([prefix + table(tmp_path / "s.csv", header, *rows)])
+
+
+def test_a_file_below_a_folder_with_an_equals_sign_and_labels_of_other_things_are_read(tmp_path):
+    (tmp_path / "a=1").mkdir()
+    file = table(tmp_path / "a=1/s.csv", ["prompt", "label"], ["a", "chemistry"])
+    for name in (f"declined={file}", f"answered={file}"):
+        assert asked(open_sets([name])[0]) == ["a"]
+    assert asked(open_sets([table(tmp_path / "a=1/x.csv", ["prompt", "label"], ["a", "safe"])])[0]) == ["a"]
 
 
 def test_a_misspelt_set_a_missing_file_and_two_of_one_name_are_refused(tmp_path):

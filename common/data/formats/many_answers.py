@@ -28,6 +28,10 @@ class Rated(NamedTuple):
     score: float | None
 
 
+Group = tuple[str, Asked, list[Rated]]
+"""The place of a prompt, the prompt, and its answers."""
+
+
 class Responses(BaseModel):
     prompt: OptionalText
     response: OptionalText
@@ -36,6 +40,12 @@ class Responses(BaseModel):
 
 def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
     """Argilla and distilabel: an `instruction`, a list of `generations`, a list of their `ratings`."""
+    for group in rated_generations(rows, reading):
+        yield from _best_and_worst(*group, reading)
+
+
+def rated_generations(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
+    """The answers of `generations`."""
     for row in rows:
         column = next(name for name in ("instruction", "prompt", "input") if name in row.fields)
         answers = _list(row, "generations")
@@ -49,7 +59,8 @@ def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
             Rated(row, _generation(row, answer), reading.score(row, ratings_in, rating))
             for answer, rating in zip(answers, ratings)
         ]
-        yield from _best_and_worst(row.where, _asked(row, column, reading), rated, reading)
+        if (asked := asked_in_column(row, column, reading)) is not None:
+            yield row.where, asked, rated
 
 
 def _generation(row: Row, answer: Any) -> str:
@@ -65,6 +76,12 @@ def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
     An answer's score is the mean by `reading.weights` (default: helpfulness alone); a negative weight counts from the
     other end of the range, so that the mean stays on it (ours). Raises ValueError for an unknown attribute.
     """
+    for group in rated_attributes(rows, reading):
+        yield from _best_and_worst(*group, reading)
+
+
+def rated_attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
+    """The answers of `attributes`."""
     weights = reading.weights or DEFAULT_WEIGHTS
     prompts: dict[tuple[str, str], list[Rated]] = {}
     for row in rows:
@@ -77,7 +94,7 @@ def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
         except NoPreference as reason:
             reading.left_out.add(str(reason).replace("rows", "prompts", 1), rated[0].row.where)
             continue
-        yield from _best_and_worst(rated[0].row.where, asked, rated, reading)
+        yield rated[0].row.where, asked, rated
 
 
 def weighted_score(row: Row, reading: Reading, weights: Mapping[str, float]) -> float | None:
@@ -92,7 +109,7 @@ def weighted_score(row: Row, reading: Reading, weights: Mapping[str, float]) -> 
         if (score := reading.score(row, name, row.fields[name])) is None:
             return None
         total += abs(weight) * (score if weight > 0 else low + high - score)
-    return total / sum(map(abs, weights.values()))
+    return round(total / sum(map(abs, weights.values())), 9)  # or equal answers would differ by an error of rounding
 
 
 def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
@@ -101,14 +118,23 @@ def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
     A prompt's n-th true and n-th false completion are a pair (ours), without scores: a thumb is the label itself, and
     no second opinion of it.
     """
-    prompts: dict[str, tuple[Asked, list[Rated], list[Rated]]] = {}
+    for _, asked, rated in thumbed(rows, reading):
+        up, down = ([answer._replace(score=None) for answer in rated if answer.score == way] for way in (1.0, 0.0))
+        yield from (_pair(asked, good, bad, reading) for good, bad in zip(up, down))
+        for alone in up[len(down) :] + down[len(up) :]:
+            reading.left_out.add("answers without one of the other label to their prompt", alone.row.where)
+
+
+def thumbed(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
+    """The answers of `thumbs`, a thumb up as score 1 and down as 0."""
+    prompts: dict[str, tuple[Asked, list[Rated]]] = {}
     for row in rows:
         label = THUMBS.get(str(row.fields.get("label")).strip().casefold())
         if label is None:
             raise ValueError(
                 f"{row.where}: column label: {shortened(row.fields.get('label'))} is neither true nor false"
             )
-        if (asked := _asked(row, "prompt", reading)) is None:
+        if (asked := asked_in_column(row, "prompt", reading)) is None:
             continue
         cell = row.fields.get("completion")
         try:
@@ -117,17 +143,12 @@ def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
         except NoPreference as reason:
             reading.left_out.add(str(reason), row.where)
             continue
-        _, up, down = prompts.setdefault(repr(asked), (asked, [], []))
-        (up if label else down).append(Rated(row, text, None))
-    for asked, up, down in prompts.values():
-        yield from (_pair(asked, good, bad, reading) for good, bad in zip(up, down))
-        for alone in up[len(down) :] + down[len(up) :]:
-            reading.left_out.add("answers without one of the other label to their prompt", alone.row.where)
+        prompts.setdefault(repr(asked), (asked, []))[1].append(Rated(row, text, float(label)))
+    for asked, rated in prompts.values():
+        yield rated[0].row.where, asked, rated
 
 
-def _best_and_worst(where: str, asked: Asked | None, rated: Sequence[Rated], reading: Reading) -> Iterator[Preference]:
-    if asked is None:
-        return
+def _best_and_worst(where: str, asked: Asked, rated: Sequence[Rated], reading: Reading) -> Iterator[Preference]:
     scored = [answer for answer in rated if answer.score is not None]
     for answer in rated:
         if answer.score is None:
@@ -156,7 +177,7 @@ def _pair(asked: Asked, chosen: Rated, rejected: Rated, reading: Reading) -> Pre
     )  # fmt: skip
 
 
-def _asked(row: Row, column: str, reading: Reading) -> Asked | None:
+def asked_in_column(row: Row, column: str, reading: Reading) -> Asked | None:
     """The prompt of a row; None where it is none, which is counted."""
     cell, system = row.fields.get(column), row.text("system")
     try:

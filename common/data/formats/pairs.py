@@ -8,11 +8,9 @@ from dataclasses import replace
 from pydantic import Field
 
 from common.data.formats.read import FORMATS, TABLE, is_on_hub
-from common.data.formats.record import BOTH, LeftOut, Preference, Preferences
+from common.data.formats.record import ALIKE, BOTH, EMPTY, REPEATED, LeftOut, Preference, Preferences
 from common.data.splits import split_of
 from common.schema import ScoredPair, fingerprint
-
-EMPTY, ALIKE, REPEATED = "rows with an empty text", "rows whose two answers are the same text", "repeated rows"
 
 
 class PlacedPair(ScoredPair):

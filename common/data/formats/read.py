@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from common.data.formats import many_answers, two_answers
+from common.data.formats import many_answers, single, two_answers
 from common.data.formats.record import (
     BOTH,
+    NO_BEGINNING,
     NoPreference,
     Preference,
     Preferences,
     Reading,
     check_score_range,
 )
+from common.data.formats.single import Answers
 from common.data.formats.turns import is_transcript
 from common.data.preference import SCORES
 from common.data.readers import ON_HUB, READERS, Row, read_rows, read_table
@@ -24,18 +27,23 @@ from common.runtime import nearest
 from common.schema import unbroken
 
 ReadAll = Callable[[Sequence[Row], Reading], Iterator[Preference]]
+ReadOne = Callable[[Sequence[Row], Reading], Iterator[many_answers.Group]]
 
 
 @dataclass(frozen=True)
 class Format:
     """needs: columns, of a|b one. answers: what `chosen` holds in the first row, "" where there is no such column.
-    without: columns that may not be there, since they would be left unread."""
+    without: columns that may not be there, since they would be left unread. asks_in_column: whether a column may hold
+    what was asked (`ASKED_IN`). one_by_one: what reads the answers without
+    making pairs of them, where a row has no two of which one is preferred; read: None where no pair can be made."""
 
     name: str
     needs: tuple[str, ...]
     answers: str
-    read: ReadAll
+    read: ReadAll | None
     without: tuple[str, ...] = ()
+    asks_in_column: bool = True
+    one_by_one: ReadOne | None = None
 
     def missing(self, columns: set[str]) -> list[str]:
         return [needed for needed in self.needs if not columns & set(needed.split("|"))]
@@ -54,19 +62,7 @@ def _each(read: Callable[[Row, Reading], Preference]) -> ReadAll:
     return read_all
 
 
-TABLE = "a table of texts with scores"
-PROMPTS = (
-    "prompt",
-    "instruction",
-    "input",
-    "question",
-    "query",
-    "context",
-    "messages",
-    "conversations",
-    "conversation",
-)
-"""Columns that hold what was asked, by one name or another."""
+TABLE, THUMBS = "a table of texts with scores", "thumbs up and down (KTO)"
 FORMATS = (
     Format("the notebooks' pairs", ("response", "response_revised"), "", _each(two_answers.notebook_pairs)),
     Format("HH-RLHF transcripts", BOTH, "transcripts", _each(two_answers.transcripts)),
@@ -79,14 +75,26 @@ FORMATS = (
     Format("Orca pairs", ("question|input", *BOTH), "texts", _each(two_answers.orca)),
     Format(
         "rated generations (Argilla, distilabel)", ("instruction|prompt|input", "generations", "ratings|rating"), "",
-        many_answers.generations,
+        many_answers.generations, one_by_one=many_answers.rated_generations,
     ),
-    Format("thumbs up and down (KTO)", ("prompt", "completion", "label"), "", many_answers.thumbs),
+    Format(THUMBS, ("prompt", "completion", "label"), "", many_answers.thumbs, one_by_one=many_answers.thumbed),
     Format(
-        "TRL's plain texts, prompt inside (implicit)", BOTH, "texts", _each(two_answers.implicit_texts), without=PROMPTS
+        "TRL's plain texts, prompt inside (implicit)", BOTH, "texts", _each(two_answers.implicit_texts), asks_in_column=False
     ),
 )  # fmt: skip
-"""The first that fits is taken; attribute scores, whose columns are the weights', stand for themselves."""
+"""The first that fits is taken, then attribute scores, whose columns are the weights'."""
+SINGLE = (
+    Format("single answers", ("|".join(single.ASKED), "|".join(single.ANSWERED)), "", None, without=BOTH, one_by_one=single.single),
+    Format("conversations", ("messages",), "", None, without=BOTH, one_by_one=single.conversations),
+)  # fmt: skip
+"""Formats of which no pair can be made, looked for last."""
+ASKED_IN = re.compile(
+    r"prompt|instruct|quest|query|input|problem|request|user|context|conversation|messages|history|task|text", re.I
+)
+"""In the name of a column that may hold what was asked."""
+MAY_SCORE = re.compile(r"scor|rating|reward", re.I)
+"""In the name of a column that may hold a score."""
+ALONE = "`rdpo train` learns single answers with --method sft, rwr or ca, and with fa where a prompt has several"
 
 
 def read_preferences(
@@ -101,18 +109,56 @@ def read_preferences(
     Raises ValueError or FileNotFoundError naming file, line, column and remedy: no such place, no known format, a cell
     that cannot be read, a score outside its range.
     """
+    rows, form, reading = _opened(source, score_range, weights)
+    if form.read is None:
+        raise ValueError(f"{source}: read as {form.name}, of which no pair can be made; {ALONE}. Where several rows answer one prompt, --weights COLUMN=1 makes pairs of them by that column")
+    pairs = list(form.read(rows, reading))
+    if not pairs:
+        told = Preferences(str(source), form.name, len(rows), pairs, reading.left_out).account()
+        remedy = f"give other rows; {ALONE}" if form.one_by_one else "give other rows"
+        raise ValueError(f"no pair in {told.replace(chr(10), ';')}; {remedy}")
+    if 2 * reading.left_out.counts[NO_BEGINNING] > len(rows):
+        first = reading.left_out.first[NO_BEGINNING]
+        raise ValueError(
+            f"{source}, {first}: chosen and rejected share no beginning, nor do those of most other rows, so the prompt is not in them; give it in a column prompt"
+        )
+    found = Preferences(str(source), form.name, len(rows), pairs, reading.left_out)
+    if not found.scored:  # or somebody's scores would be lost for their name
+        names = {name for row in rows for name, cell in row.fields.items() if cell is not None}
+        found = replace(found, unread=sorted(filter(MAY_SCORE.search, names)))
+    return found
+
+
+def read_answers(
+    source: str | Path,
+    experiment: str,
+    shares: Mapping[str, float],
+    score_range: tuple[float, float] = (0.0, 1.0),
+    weights: Mapping[str, float] | None = None,
+) -> Answers | None:
+    """Every answer of a source whose rows have no two answers of which one is preferred, with its split by `shares`;
+    None for a source of pairs. Other arguments and errors as in `read_preferences`. A thumb up is a score of 1, down
+    of 0."""
+    rows, form, reading = _opened(source, score_range, weights)
+    if form.one_by_one is None:
+        return None
+    answers = single.placed(form.one_by_one(rows, reading), reading, experiment, shares, form.name == THUMBS)
+    found = Answers(str(source), form.name, len(rows), answers, reading.left_out)
+    if not answers:
+        raise ValueError(f"no answer in {found.account().replace(chr(10), ';')}; give other rows")
+    return found
+
+
+def _opened(
+    source: str | Path, score_range: tuple[float, float], weights: Mapping[str, float] | None
+) -> tuple[list[Row], Format, Reading]:
+    """The rows of a source, their format, and how they are read."""
     check_score_range(*score_range)
     if wrong := [name for name, weight in (weights or {}).items() if not weight or not math.isfinite(weight)]:
         raise ValueError(f"the weight of {wrong[0]} is a finite number other than 0, negative where less is better")
     rows = [_whole(row) for row in _rows(source)]
     columns = {name for row in rows for name, cell in row.fields.items() if cell is not None or name in SCORES}
-    form = _recognised(rows, columns, source, weights or {})
-    reading = Reading(score_range, weights or {})
-    pairs = list(form.read(rows, reading))
-    if not pairs:
-        told = Preferences(str(source), form.name, len(rows), pairs, reading.left_out).account()
-        raise ValueError(f"no pair in {told.replace(chr(10), ';')}; give other rows")
-    return Preferences(str(source), form.name, len(rows), pairs, reading.left_out)
+    return rows, _recognised(rows, columns, source, weights or {}), Reading(score_range, weights or {})
 
 
 def _rows(source: str | Path) -> list[Row]:
@@ -147,17 +193,20 @@ def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weig
     scored_by = tuple(weights or many_answers.DEFAULT_WEIGHTS)
     attributes = Format(
         f"attribute scores, weighed by {', '.join(scored_by)}", ("prompt", "response", *scored_by), "",
-        many_answers.attributes,
+        many_answers.attributes, one_by_one=many_answers.rated_attributes,
     )  # fmt: skip
     answers = _answers_in(rows)
     fitting = [
         form
-        for form in (*FORMATS, attributes)
-        if form.answers in ("", answers) and not columns.intersection(form.without)
+        for form in (*FORMATS, attributes, *(() if weights else SINGLE))
+        if form.answers in ("", answers)
+        and not columns.intersection(form.without)
+        and (form.asks_in_column or not any(map(ASKED_IN.search, columns)))
     ]
     form = next((form for form in fitting if not form.missing(columns)), None)
     if form is None:
-        near = min(fitting, key=lambda form: len(form.missing(columns)) / len(form.needs))
+        pairs = [form for form in fitting if form.read]
+        near = min(pairs, key=lambda form: len(form.missing(columns)) / len(form.needs))
         lacking = near.missing(columns)
         hints = [name.split("|")[0] + nearest(name.split("|")[0], columns) for name in lacking]
         raise ValueError(

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.data.preference import SCORES
 from common.data.readers import Row, score_of
 from common.schema import Message
 
 BOTH = ("chosen", "rejected")
+NO_BEGINNING = "rows whose texts share no beginning"
+EMPTY, ALIKE, REPEATED = "rows with an empty text", "rows whose two answers are the same text", "repeated rows"
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,10 @@ class LeftOut:
         self.counts[reason] += 1
         self.first.setdefault(reason, where.rpartition(", ")[2])
 
+    def lines(self) -> list[str]:
+        """A line a reason, the most frequent first, each with its first place."""
+        return [f"  left out, {why}: {n} (first: {self.first[why]})" for why, n in self.counts.most_common()]
+
     def plus(self, other: LeftOut) -> LeftOut:
         return LeftOut(self.counts + other.counts, {**other.first, **self.first})
 
@@ -104,13 +111,16 @@ def check_score_range(low: float, high: float) -> None:
 
 @dataclass(frozen=True)
 class Preferences:
-    """The preferences of a source, the format that they were recognised in, and what gave none."""
+    """The preferences of a source, the format that they were recognised in, and what gave none.
+
+    unread: where no preference has both scores, columns that may hold scores by a name that is not known."""
 
     source: str
     format: str
     rows: int
     pairs: Sequence[Preference]
     left_out: LeftOut
+    unread: Sequence[str] = ()
 
     @property
     def scored(self) -> int:
@@ -121,8 +131,11 @@ class Preferences:
         """Format and counts as lines of text, each reason for a missing row with its first place."""
         told = f"{self.source}: read as {self.format}; {self.rows} rows, {len(self.pairs)} pairs, "
         told += f"{self.scored} with both scores"
-        counts = self.left_out.counts.most_common()
-        return "\n".join([told, *(f"  left out, {why}: {n} (first: {self.left_out.first[why]})" for why, n in counts)])
+        unread = [
+            f"  not read, though it may hold scores: column {name}; call it {' or '.join(SCORES)}"
+            for name in self.unread
+        ]
+        return "\n".join([told, *self.left_out.lines(), *unread])
 
     def as_dict(self) -> dict[str, Any]:
         """The account for a manifest."""

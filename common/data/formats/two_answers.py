@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from os.path import commonprefix
+from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from common.data.formats.record import BOTH, NoPreference, Preference, Reading
+from common.data.formats.record import BOTH, NO_BEGINNING, NoPreference, Preference, Reading
 from common.data.formats.turns import Asked, answer_of, asked_in, asked_of, messages, shared, transcript
 from common.data.preference import SCORES
 from common.data.readers import OptionalText, Row
-from common.schema import Pair, ScoredPair
+from common.schema import Message, Pair, ScoredPair
 
-SCORE_NAMES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}-rating")
-"""What the score of `chosen` or `rejected` is called, here and in ultrafeedback_binarized first."""
+SCORE_NAMES = ("score_{}", "{}_score", "rating_{}", "{}_rating", "{}_avg_rating", "reward_{}", "{}_reward")
+"""What the score of `chosen` or `rejected` is called, here and in ultrafeedback_binarized first; whatever their case, with
+hyphens or blanks as well."""
 
 
 class Texts(BaseModel):
@@ -41,6 +43,8 @@ class Input(Answers):
 class Instruction(Answers):
     instruction: OptionalText
     input: OptionalText = ""
+    context: OptionalText = ""
+    history: list[tuple[str, str]] | None = None
 
 
 def texts(row: Row, reading: Reading) -> Preference:
@@ -57,10 +61,16 @@ def orca(row: Row, reading: Reading) -> Preference:
 
 
 def instructions(row: Row, reading: Reading) -> Preference:
-    """Alpaca's preferences: an `instruction`, maybe an `input` that goes below it, `chosen` and `rejected` as texts."""
+    """Alpaca's preferences: an `instruction`, maybe an `input` or a `context` (Dolly) that goes below it, maybe a
+    `history` of (request, answer) before it (LLaMA-Factory), `chosen` and `rejected` as texts."""
     read = row.read(Instruction)
-    asked = "\n\n".join(part for part in (read.instruction.strip(), read.input.strip()) if part)
-    return _preference(row, reading, Asked(read.system.strip(), [], asked), read.chosen, read.rejected)
+    asked = "\n\n".join(part for part in (read.instruction.strip(), (read.input or read.context).strip()) if part)
+    before = [
+        {"role": role, "content": text.strip()}
+        for turn in read.history or []
+        for role, text in zip(("user", "assistant"), turn)
+    ]
+    return _preference(row, reading, Asked(read.system.strip(), before, asked), read.chosen, read.rejected)
 
 
 def message_lists(row: Row, reading: Reading) -> Preference:
@@ -72,13 +82,29 @@ def message_lists(row: Row, reading: Reading) -> Preference:
     answers, before = (answer_of(chosen), answer_of(rejected)), shared(chosen, rejected)
     prompt, system = row.fields.get("prompt"), row.text("system")
     if isinstance(prompt, list):
-        opening = messages(prompt, f"{row.where}: column prompt")
-        asked = asked_of(before if before[: len(opening)] == opening else opening + before, system)
+        opening, given = (_apart(turns) for turns in (messages(prompt, f"{row.where}: column prompt"), before))
+        if opening.system and given.system and opening.system != given.system:
+            raise NoPreference("rows whose prompt and answers have different system turns")
+        is_in_both = given.turns[: len(opening.turns)] == opening.turns
+        turns = given.turns if is_in_both else opening.turns + given.turns
+        asked = asked_of(turns, opening.system or given.system or system)
     elif any(turn["role"] == "user" for turn in before) or prompt is None:
         asked = asked_of(before, system)
     else:
         asked = asked_in(row.text("prompt"), before[0]["content"] if before else system)
     return _preference(row, reading, asked, *answers)
+
+
+class Apart(NamedTuple):
+    """Turns without the system's, which stands beside them."""
+
+    system: str
+    turns: list[Message]
+
+
+def _apart(turns: list[Message]) -> Apart:
+    is_first = bool(turns) and turns[0]["role"] == "system"
+    return Apart(turns[0]["content"] if is_first else "", turns[is_first:])
 
 
 def transcripts(row: Row, reading: Reading) -> Preference:
@@ -97,7 +123,7 @@ def implicit_texts(row: Row, reading: Reading) -> Preference:
     read = row.read(Answers)
     cut = len(re.sub(r"\S*\Z", "", commonprefix([read.chosen, read.rejected])))
     if not (prompt := read.chosen[:cut].strip()):
-        raise NoPreference("rows whose texts share no beginning")
+        raise NoPreference(NO_BEGINNING)
     return _preference(row, reading, Asked(read.system.strip(), [], prompt), read.chosen[cut:], read.rejected[cut:])
 
 
@@ -114,9 +140,12 @@ def notebook_pairs(row: Row, reading: Reading) -> Preference:
 
 
 def _preference(row: Row, reading: Reading, asked: Asked, chosen: str, rejected: str) -> Preference:
-    if len(there := [name for name in SCORES if name in row.fields]) == 1:
-        raise ValueError(f"{row.where}: it has {there[0]} alone; give both of {' and '.join(SCORES)}, or none")
-    columns = [next((name for form in SCORE_NAMES if (name := form.format(side)) in row.fields), "") for side in BOTH]
+    named = {re.sub(r"[\s-]+", "_", name.strip().casefold()): name for name in row.fields}
+    there = [[named[name] for form in SCORE_NAMES if (name := form.format(side)) in named] for side in BOTH]
+    alone = [name for name in sum(there, []) if name in SCORES or row.fields[name] is not None]
+    if [] in there and alone:
+        raise ValueError(f"{row.where}: it has {alone[0]} alone; give both of {' and '.join(SCORES)}, or none")
+    columns = [next((name for name in names if row.fields[name] is not None), "") for names in there]
     scores = [reading.score(row, column, row.fields[column]) if column else None for column in columns]
     annotator = row.fields.get("annotator")
     return Preference(

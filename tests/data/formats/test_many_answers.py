@@ -70,6 +70,12 @@ def test_weights_that_weigh_nothing_are_refused(weights, message, tmp_path):
     assert message in str(refused.value)
 
 
+def test_answers_that_weigh_the_same_are_no_pair_for_an_error_of_rounding(tmp_path):
+    rows = [{"prompt": "P?", "response": text, "helpfulness": h, "correctness": c} for text, h, c in (("a", 1, 0), ("b", 0, 3))]
+    with pytest.raises(ValueError, match="prompts whose answers are scored alike: 1"):
+        read(tmp_path, rows, (0, 4), {"helpfulness": 0.3, "correctness": 0.1})
+
+
 def test_weights_for_another_format_are_refused(tmp_path):
     with pytest.raises(ValueError, match="read as rated generations .*, which has no attribute scores to weigh; leave the weights out"):
         read(tmp_path, ARGILLA, (1, 5), {"helpfulness": 1})

@@ -126,7 +126,7 @@ def test_offline_for_real(monkeypatch):
     ([{"chosen": [user("a")], "text": "b"}], "the nearest is"),
     ([{"text": "a", "label": True}], "its columns are label, text; the nearest is thumbs up and down (KTO), which also needs prompt and completion"),
     ([{"instruction": "a", "generations": ["b", "c"]}], "the nearest is rated generations (Argilla, distilabel), which also needs ratings"),
-    ([{"prompt": "a", "response": "b", "quality": 3}], "the nearest is attribute scores, weighed by helpfulness, which also needs helpfulness"),
+    ([{"prompt": "a", "response": "b", "quality": 3}], "read as single answers, of which no pair can be made; `rdpo train` learns single answers with --method sft, rwr or ca, and with fa where a prompt has several. Where several rows answer one prompt, --weights COLUMN=1 makes pairs of them by that column"),
 ])  # fmt: skip
 def test_an_unknown_format_gets_its_columns_and_the_nearest_format(rows, message, tmp_path):
     with pytest.raises(ValueError) as told:

@@ -94,6 +94,53 @@ def test_a_prompt_inside_of_texts_is_what_both_share_up_to_a_space(tmp_path):
     assert found.format == "TRL's plain texts, prompt inside (implicit)" and found.left_out.counts == {"rows whose texts share no beginning": 1}
 
 
+@pytest.mark.parametrize("column", ["user_prompt", "Prompt", "Question", "problem", "request", "user_input", "task"])
+def test_a_prompt_in_a_column_of_another_name_is_asked_for_and_not_cut_out_of_the_answers(column, tmp_path):
+    rows = [{column: ask(drink), "chosen": f"The {drink} is warm.", "rejected": f"The {drink} is cold."} for drink in DRINKS]
+    with pytest.raises(ValueError, match="the nearest is TRL's plain texts, which also needs prompt"):
+        read(tmp_path, rows)
+
+
+def test_answers_that_share_no_beginning_hold_no_prompt(tmp_path):
+    rows = [{"zzz": ask(drink), "chosen": good(drink), "rejected": bad(drink)} for drink in DRINKS] + [{"chosen": "It is so.", "rejected": "It is not."}]
+    with pytest.raises(ValueError, match="rows.jsonl, line 1: chosen and rejected share no beginning, nor do those of most other rows, so the prompt is not in them; give it in a column prompt"):
+        read(tmp_path, rows)
+
+
+@pytest.mark.parametrize("names", [("chosen-score", "rejected-score"), ("Score_chosen", "Score_rejected"), ("chosen reward", "rejected reward"), ("chosen_avg_rating", "rejected_avg_rating")])
+def test_scores_are_read_by_any_usual_name(names, tmp_path):
+    [one] = read(tmp_path, [{"prompt": "P?", "chosen": "a", "rejected": "b", names[0]: 0.75, names[1]: 0.25}]).pairs
+    assert (one.score_chosen, one.score_rejected) == (0.75, 0.25)
+
+
+def test_scores_under_two_names_are_read_where_they_are_and_unknown_names_are_told(tmp_path):
+    rows = [{"prompt": "P?", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 0.0, "chosen_rating": None, "rejected_rating": None}]
+    rows += [{"prompt": "Q?", "chosen": "a", "rejected": "b", "score_chosen": None, "score_rejected": None, "chosen_rating": 0.5, "rejected_rating": 0.25}]
+    assert [one.normalised for one in read(tmp_path, rows).pairs] == [(1.0, 0.0), (0.5, 0.25)]
+    with pytest.raises(ValueError, match="line 1: it has chosen_score alone; give both of score_chosen and score_rejected, or none"):
+        read(tmp_path, [{"prompt": "P?", "chosen": "a", "rejected": "b", "chosen_score": 1.0}])
+    unread = read(tmp_path, [{"prompt": "P?", "chosen": "a", "rejected": "b", "my_scores": 3}])
+    assert unread.account().endswith("not read, though it may hold scores: column my_scores; call it score_chosen or score_rejected")
+
+
+def test_a_system_turn_on_one_side_alone_belongs_to_the_whole(tmp_path):
+    asked, said = [user(ask("tea"))], lambda text: [assistant(text)]
+    system = [{"role": "system", "content": "Be brief."}]
+    for prompt, before in ((asked, system + asked), (system + asked, asked), (system + asked, system + asked), (system + asked, [])):
+        [one] = read(tmp_path, [{"prompt": prompt, "chosen": before + said("Yes."), "rejected": before + said("No.")}]).pairs
+        assert (one.system, one.history, one.prompt, one.chosen) == ("Be brief.", [], ask("tea"), "Yes.")
+    other = [{"role": "system", "content": "Be long."}]
+    with pytest.raises(ValueError, match="rows whose prompt and answers have different system turns: 1"):
+        read(tmp_path, [{"prompt": system + asked, "chosen": other + asked + said("Yes."), "rejected": other + asked + said("No.")}])
+
+
+def test_an_instruction_s_history_and_context_are_part_of_what_is_asked(tmp_path):
+    row = {"instruction": "And why?", "context": "Zero is a number.", "history": [["Is 0 even?", " It is. "]], "chosen": "a", "rejected": "b"}
+    [one] = read(tmp_path, [row]).pairs
+    assert one.history == [user("Is 0 even?"), assistant("It is.")] and one.prompt == "And why?\n\nZero is a number." and one.opening == "Is 0 even?"
+    assert read(tmp_path, [{**row, "history": None, "context": None}]).pairs[0].prompt == "And why?"
+
+
 def test_a_prompt_inside_of_texts_may_end_with_its_line(tmp_path):
     rows = [{"chosen": "What is 2+2?\nFour", "rejected": "What is 2+2?\nTwo"}, {"chosen": "### Response:\nParis", "rejected": "### Response:\nLyon"}]
     assert texts(read(tmp_path, rows)) == [("What is 2+2?", "Four", "Two"), ("### Response:", "Paris", "Lyon")]
