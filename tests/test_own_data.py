@@ -161,7 +161,7 @@ def test_a_student_that_gives_no_numbers_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(before_after, "pair_logprobs", lambda *args: (torch.tensor([math.nan]), torch.tensor([-1.0])))
     monkeypatch.setattr(before_after, "scaled", lambda student, factor: nullcontext())
     with pytest.raises(ValueError, match="before training the student gives log-probabilities that are no finite numbers"):
-        measure(SimpleNamespace(model=None, tokenizer=Words()), pairs_of(tmp_path))
+        measure(SimpleNamespace(model=None, tokenizer=Words(), asked_for=None), pairs_of(tmp_path))
 
 
 def test_figures_by_hand(tmp_path, monkeypatch):
@@ -182,7 +182,7 @@ def test_figures_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(before_after, "pair_logprobs", summed)
     monkeypatch.setattr(before_after, "answers_of", lambda chat, asked, tokens: [pair.prompt for pair in asked])
     monkeypatch.setattr(before_after, "scaled", lambda student, factor: nullcontext())
-    student = SimpleNamespace(model=None, tokenizer=Words())
+    student = SimpleNamespace(model=None, tokenizer=Words(), asked_for=None)
     metrics, answers = measure(student, pairs, experiment="own_data", method="rdpo", seed=0)
     # per token before: -2 and -1, -2 and -3, -2 and -3, -2 and -2; after: -1 and -2, -2 and -1, -1 and -3, -3 and -4
     assert {metric.metric: metric.value for metric in metrics} == {
@@ -266,10 +266,10 @@ def test_the_saved_adapter_gives_the_figures_of_the_report(finished, student):
         return float(logps[start - 1 :].mean())
 
     before, model = plain(base), load_adapter(base, output / "adapter")
-    metrics, _ = measure(SimpleNamespace(model=model, tokenizer=tokenizer), [first], experiment="own_data", method="rdpo", seed=0)
+    metrics, _ = measure(SimpleNamespace(model=model, tokenizer=tokenizer, asked_for=None), [first], experiment="own_data", method="rdpo", seed=0)
     of = {metric.metric: metric.value for metric in metrics}
     assert (of["logp_better_before"], of["logp_better_after"]) == pytest.approx((before, plain(model)), abs=1e-4)
-    again, answers = measure(SimpleNamespace(model=model, tokenizer=tokenizer), side(pairs, "test"), experiment="own_data", method="rdpo", seed=0)
+    again, answers = measure(SimpleNamespace(model=model, tokenizer=tokenizer, asked_for=None), side(pairs, "test"), experiment="own_data", method="rdpo", seed=0)
     assert [metric.value for metric in again] == pytest.approx([metric.value for metric in result.metrics], abs=1e-5) and answers == result.answers
 
 
@@ -284,7 +284,7 @@ def test_nothing_is_made_twice(finished, student, monkeypatch, capsys):
             train_and_report(pairs, student, output, **other, **LOAD)
     with pytest.raises(FileExistsError):
         train_and_report(pairs[1:], student, output, settings=SETTINGS, **LOAD)
-    with pytest.raises(ValueError, match="'base' trains nothing; there are sft, dsc, fa, rwr, figa, dpo"):
+    with pytest.raises(ValueError, match="'base' trains nothing; there are sft, dsc, fa, rwr, ca, figa, dpo"):
         train_and_report(pairs, student, output, "base")
 
 
