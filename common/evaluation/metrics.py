@@ -44,6 +44,15 @@ def mean(values: Sequence[float], **names) -> Metric:
     return Metric(value=average, n=len(values), low=average - half, high=average + half, **names)
 
 
+def to_choose_by(metrics: Sequence[Metric], behaviour: str) -> float:
+    """What settings, and ExPO's factor, are chosen by, between 0 and 1, higher is better: the mean of what the judge that
+    scored the pairs finds good, in fluent language where that is measured, and of utility. A gain that utility pays for
+    is none. behaviour: the metric in place of that judge's, where there is none."""
+    found = {metric.metric: metric.value for metric in metrics}
+    good = next((name for name in ("reward_fluent", "reward") if name in found), behaviour)
+    return (found[good] + found.get("reward_utility", found["utility"])) / 2
+
+
 @dataclass
 class Evaluation:
     """Metrics of one student on one split, its answers per evaluation set, and the outcome of every prompt (None for

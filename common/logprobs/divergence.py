@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,32 +22,36 @@ def answer_kl(
     all words, exactly, and their mean over an answer, then over answers. 0 where the two are the same model.
 
     The answers are given, so this is no estimate of the KL on the policy's own answers, which are others the further it
-    moves. The policy's words of all answers are kept: tokens by vocabulary in float32.
+    moves.
 
     Args:
         reference: context in which its model computes the reference, such as the same model with adapters off.
     """
-    lengths, values, begin = [len(ids) - start for ids, start in sequences], [], 0
+    lengths, values = [len(ids) - start for ids, start in sequences], []
     with torch.no_grad():
-        policy = torch.cat(list(_log_distributions(model, sequences)))
+        own = _parts(model, sequences)
         with reference() as other:
-            for of_other in _log_distributions(other, sequences):
-                own = policy[begin : begin + len(of_other)]
-                values.append((own.exp() * (own - of_other)).sum(dim=1))
-                begin += len(of_other)
+            theirs = _parts(other, sequences)
+        for of_policy, of_reference in zip(own, theirs, strict=True):
+            logps = of_policy().float().log_softmax(dim=1)
+            with reference():
+                others = of_reference().float().log_softmax(dim=1)
+            values.append((logps.exp() * (logps - others)).sum(dim=1))
     return float(torch.stack([answer.mean() for answer in torch.cat(values).split(lengths)]).mean())
 
 
-def _log_distributions(model: torch.nn.Module, sequences: list[Sequence]) -> Iterator[Tensor]:
-    """(tokens, vocabulary), float32, some at a time: log-probability of every word at every token of all answers."""
+def _parts(model: torch.nn.Module, sequences: list[Sequence]) -> list[Callable[[], Tensor]]:
+    """What gives the logits (tokens, vocabulary) at the tokens of all answers, some tokens at a time, so that no two
+    parts of them stand in memory together. The decoder has run, where the model can be packed."""
     if laid := laid_out(model, [[sequence] for sequence in sequences]):
         causal = causal_model(model)
         states, output, _ = packed_states(model, *laid)
-        for some in states.split(positions_at_once(causal)):
-            yield logits_by_head(causal, output, some).float().log_softmax(dim=1)
-        return
-    for ids, start in sequences:
-        row = torch.tensor([ids], device=next(model.parameters()).device)
-        kept = len(ids) - start + 1  # the token before the answer predicts its first
-        logits = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, logits_to_keep=kept).logits
-        yield logits[0, :-1].float().log_softmax(dim=1)
+        return [partial(logits_by_head, causal, output, some) for some in states.split(positions_at_once(causal))]
+    return [partial(_logits_alone, model, *sequence) for sequence in sequences]
+
+
+def _logits_alone(model: torch.nn.Module, ids: list[int], start: int) -> Tensor:
+    row = torch.tensor([ids], device=next(model.parameters()).device)
+    kept = len(ids) - start + 1  # the token before the answer predicts its first
+    logits = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False, logits_to_keep=kept).logits
+    return logits[0, :-1]

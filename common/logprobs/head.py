@@ -36,6 +36,7 @@ def target_logprobs(
         (scored,), float32, nats; and (scored, 4) of `watched`, or (scored, 0) where nobody watches.
     """
     head, logits_of = causal.get_output_embeddings(), partial(logits_by_head, causal, output)
+    size = positions_at_once(causal)
     if not (torch.is_grad_enabled() and states.requires_grad):
         score = _score
     elif any(
@@ -45,8 +46,7 @@ def target_logprobs(
     ):  # something is trained behind the decoder
         score = partial(checkpoint, _score, use_reentrant=False)
     else:
-        score = _ScoreWithGradient.apply
-    size = positions_at_once(causal)
+        return _ScoreWithGradient.apply(logits_of, watch, size, states, targets)
     chunks = [score(logits_of, watch, *chunk) for chunk in zip(states.split(size), targets.split(size))]
     logps, seen = zip(*chunks)
     return torch.cat(logps), torch.cat(seen)
@@ -110,27 +110,38 @@ def _forward_of(module: torch.nn.Module, forward: Callable[..., ModelOutput]) ->
 
 
 class _ScoreWithGradient(torch.autograd.Function):
-    """`_score` for a frozen head. A position's score depends on its own state alone, so the gradient is taken with
-    the score, while the logits are there, and backward neither keeps nor recomputes them."""
+    """`_score` for a frozen head, `size` positions at a time. A position's score depends on its own state alone, so the
+    gradient is taken with the score, while the logits are there, and backward neither keeps nor recomputes them. What is
+    kept is allocated before the first logits: small tensors between large ones would keep the allocator from giving the
+    large ones' memory to the next."""
 
     @staticmethod
     def forward(
-        ctx, logits_of: Callable[[Tensor], Tensor], watch: bool, states: Tensor, targets: Tensor
+        ctx, logits_of: Callable[[Tensor], Tensor], watch: bool, size: int, states: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        at = targets.unsqueeze(1)
-        with torch.enable_grad():
-            states = states.detach().requires_grad_()
-            logits = logits_of(states)
-        floats = logits.detach().float()
-        logps = floats.log_softmax(dim=1)
-        scores, probabilities = logps.gather(1, at), logps.exp_()
-        seen = watched(floats, probabilities, targets) if watch else unwatched(targets)
-        pull = probabilities.scatter_add_(1, at, -torch.ones_like(scores))  # d score / d logits = onehot - softmax
-        ctx.save_for_backward(-torch.autograd.grad(logits, states, pull.to(logits.dtype))[0])
+        scores = torch.empty(len(targets), device=states.device)
+        seen = torch.empty(len(targets), 4 * watch, device=states.device)
+        of_states = torch.empty_like(states)
+        for begin in range(0, len(targets), size):
+            some = slice(begin, begin + size)
+            at = targets[some].unsqueeze(1)
+            with torch.enable_grad():
+                own = states[some].detach().requires_grad_()
+                logits = logits_of(own)
+            floats = logits.detach().float()
+            logps = floats.log_softmax(dim=1)
+            scores[some] = logps.gather(1, at).squeeze(1)
+            probabilities = logps.exp_()
+            if watch:
+                seen[some] = watched(floats, probabilities, targets[some])
+            one = torch.ones_like(at, dtype=torch.float32)
+            pull = probabilities.scatter_add_(1, at, -one)  # d score / d logits = onehot - softmax
+            of_states[some] = -torch.autograd.grad(logits, own, pull.to(logits.dtype))[0]
+        ctx.save_for_backward(of_states)
         ctx.mark_non_differentiable(seen)
-        return scores.squeeze(1), seen
+        return scores, seen
 
     @staticmethod
     def backward(ctx, gradient: Tensor, _):
         (of_states,) = ctx.saved_tensors
-        return None, None, (of_states * gradient.unsqueeze(1)).to(of_states.dtype), None
+        return None, None, None, (of_states * gradient.unsqueeze(1)).to(of_states.dtype), None

@@ -45,7 +45,8 @@ class RoundSettings(Group):
 
     count: rounds of those that train on a new part of the prompts each; prompts: in such a part, 0 divides all of them
     equally. schedule: of active preference learning, the pairs that have been judged by the end of each round, ties
-    among them; the authors go to 768 of thousands of prompts, ours is for hundreds. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
+    among them; the authors go to 768 of thousands of prompts, ours is for hundreds. epochs: of the training of each of its rounds, on all pairs so far, of which there are
+    few at first; the authors take 50 and 70. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
     looked for, where a row chooses among them. entropy_samples: answers that a prompt's entropy is estimated from.
     """
 
@@ -54,6 +55,7 @@ class RoundSettings(Group):
     count: int = 3
     prompts: int = 0
     schedule: list[int] = field(default_factory=lambda: [16, 32, 48], hash=False)
+    epochs: int = 50
     candidate_temperature: float = 0.7
     over_generate: int = 8
     entropy_samples: int = 16
@@ -71,7 +73,7 @@ class RoundSettings(Group):
             )
 
 
-SCHEDULED = ("schedule", "candidate_temperature")
+SCHEDULED = ("schedule", "epochs", "candidate_temperature")
 READ_BY = {
     "slices": ("count", "prompts"),
     "random": SCHEDULED,

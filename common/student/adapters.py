@@ -24,10 +24,11 @@ BASE_FILE = "trained_on.json"
 """Beside an adapter: which base it was trained on, the identity of its weights, and the score it is asked for."""
 
 
-def adapters_to_float32(model: torch.nn.Module) -> None:
-    """Trainable weights in float32: TRL casts QLoRA adapters to bfloat16, in which small updates round away."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+def adapters_to_float32(model: torch.nn.Module, modules: bool = True) -> None:
+    """Trainable weights in float32: TRL casts QLoRA adapters to bfloat16, in which small updates round away. modules:
+    whole ones too (`modules_to_save`), which a model in bfloat16 without autocast could not compute with."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and (modules or ".modules_to_save." not in name):
             parameter.data = parameter.data.float()
 
 

@@ -24,13 +24,19 @@ from common.trainer.config import RDPOConfig
 
 
 def check_models(model: str | torch.nn.Module, ref_model: torch.nn.Module | None) -> None:
-    """Raises ValueError for the folder of an adapter, TypeError for what is neither a name nor a loaded model."""
+    """Raises ValueError for the folder of an adapter and for a reference that holds weights of the policy, TypeError for
+    what is neither a name nor a loaded model."""
     if not isinstance(model, str | torch.nn.Module):
         raise TypeError(f"model must be a name, a folder or a loaded model, not {type(model).__name__}")
     if not isinstance(ref_model, torch.nn.Module | None):
         raise TypeError(
             f"ref_model must be a loaded model, not {type(ref_model).__name__}; AutoModelForCausalLM.from_pretrained(name) loads one"
         )
+    if isinstance(model, torch.nn.Module) and ref_model is not None and ref_model is not model:
+        if {id(weight) for weight in model.parameters()} & {id(weight) for weight in ref_model.parameters()}:
+            raise ValueError(
+                "ref_model shares weights with the model, so it would move with it; leave ref_model out, or load it again"
+            )
     if (
         isinstance(model, str)
         and Path(model, "adapter_config.json").exists()
@@ -143,6 +149,20 @@ def check_switched_off(model) -> None:
         )
 
 
+def check_begins_at_base(model) -> None:
+    """Raises ValueError for a new LoRA adapter that changes the model before it is trained, as PiSSA's, OLoRA's and
+    random ones do: with it switched off the model is another than the one that training begins with."""
+    if model.active_peft_config.is_prompt_learning:
+        return
+    for name, parameter in model.named_parameters():
+        if ".lora_B." in name and parameter.requires_grad and parameter.any():
+            raise ValueError(
+                f"{name} is not 0 before training, so the model without its adapter is not the one that training begins with "
+                f"(init_lora_weights = {getattr(model.active_peft_config, 'init_lora_weights', None)!r}); make the adapter first, "
+                "with get_peft_model, or give ref_model"
+            )
+
+
 def complete_reference_copy(model, begun: list[tuple[torch.nn.Parameter, Tensor]]) -> None:
     """Copies what TRL's copy of the adapter `default` to `ref` leaves fresh: parameters whose names end in the
     adapter's, such as those of embeddings and IA3. Raises ValueError for one without a twin.
@@ -153,7 +173,7 @@ def complete_reference_copy(model, begun: list[tuple[torch.nn.Parameter, Tensor]
         if name.endswith(".default"):
             if (twin := parameters.get(name.removesuffix("default") + "ref")) is None:
                 raise ValueError(f"{name} has no copy for the reference; give ref_model")
-            twin.data = before.get(id(parameter), parameter.data).clone()
+            twin.data = before.get(id(parameter), parameter.data).to(parameter.device, copy=True)
 
 
 def explored_ids(row: dict[str, Any], number: int, tokenizer, name: str) -> dict[str, list[int]]:

@@ -58,6 +58,7 @@ from common.trainer.kl import ANSWERS, KLMeter
 from common.trainer.logged import Side, of_answers, of_words
 from common.trainer.prepare import (
     check_answers,
+    check_begins_at_base,
     check_models,
     check_sharding,
     check_switched_off,
@@ -125,6 +126,10 @@ class RDPOTrainer(DPOTrainer):
                 f"references={args.references!r} with {'no ' if second_reference is None else 'a '}second_reference: "
                 "give that model to the trainer, and references='combined', 'second' or 'both'"
             )
+        if WEIGHT in columns_of(train_dataset):
+            warnings.warn(
+                "the column weight says how often the loss of each pair counts; rename it, or it will", stacklevel=2
+            )
         self.second_reference = second_reference
         self.left_out: dict[str, dict[str, int]] = {}
         self._tag_names, self._name, self._paper = card_of(args)
@@ -139,10 +144,10 @@ class RDPOTrainer(DPOTrainer):
         self._collate_scores()
         self._check_reference()
         for parameter, values in begun:
-            parameter.data = values  # as they were before TRL rounded them
+            parameter.data = values.to(parameter.device)  # as they were before TRL rounded them
         self._begun = []
         if is_peft_model(self.model):
-            adapters_to_float32(self.model)
+            adapters_to_float32(self.model, modules=args.bf16 or args.fp16 or self._is_quantised())
         self._forbid_cpu_repacking()
         self.add_callback(StopWhenNotFinite())
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
@@ -162,6 +167,9 @@ class RDPOTrainer(DPOTrainer):
                 f"{type(model).__name__} is computed in padded rows, one per completion: its load-balancing loss counts the tokens of all rows; "
                 "router_aux_loss_coef=0 leaves it out and packs", stacklevel=2,
             )  # fmt: skip
+
+    def _is_quantised(self) -> bool:
+        return bool(getattr(self.model, "is_quantized", False) or getattr(self.model, "is_loaded_in_4bit", False))
 
     @property
     def pairs_used(self) -> int | None:
@@ -226,7 +234,9 @@ class RDPOTrainer(DPOTrainer):
         whole."""
         if not self._reference_checked and self.ref_model is None and is_peft_model(self.model):
             check_switched_off(self.model)
-            if "ref" in self.model.peft_config:
+            if "ref" not in self.model.peft_config:
+                check_begins_at_base(self.model)
+            else:
                 complete_reference_copy(self.model, self._begun)
         self._reference_checked = True
 
@@ -271,6 +281,14 @@ class RDPOTrainer(DPOTrainer):
         super().create_accelerator_and_postprocess()
         if self.is_fsdp_enabled:
             check_sharding(self.accelerator, self.model)
+
+    def _counted_tokens(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(batch,), (batch,): tokens of chosen and rejected, each as often as it counts."""
+        if self.args.unchanged_weight == 1:
+            return inputs["completion_mask"].sum(dim=1).chunk(2)
+        weights = self._weights(self._groups_that_fit(inputs))
+        counted = torch.tensor([[sum(side) for side in pair] for pair in weights], device=inputs["input_ids"].device)
+        return counted.clamp(min=torch.finfo(counted.dtype).tiny).unbind(1)
 
     def _reference_key(self, groups: list[list[Sequence]]) -> list[Any]:
         """What decides a pair's reference numbers, for the cache."""
@@ -318,7 +336,7 @@ class RDPOTrainer(DPOTrainer):
         """(2, batch) log-probabilities of chosen and rejected under the second reference."""
         if SECOND[0] in inputs:
             return torch.stack([inputs[name] for name in SECOND])
-        with torch.no_grad():
+        with torch.no_grad(), in_evaluation_mode(self.second_reference):
             return torch.stack(self._logps(self.second_reference, inputs))
 
     @contextlib.contextmanager
@@ -329,12 +347,15 @@ class RDPOTrainer(DPOTrainer):
             yield
         elif is_peft_model(self.model):
             peft_model = self.accelerator.unwrap_model(self.model)
-            with use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None):
-                self._is_reference = True
-                try:
+            are_trained = [(parameter, parameter.requires_grad) for parameter in peft_model.parameters()]
+            try:
+                with use_adapter(peft_model, adapter_name="ref" if "ref" in peft_model.peft_config else None):
+                    self._is_reference = True
                     yield
-                finally:
-                    self._is_reference = False
+            finally:
+                self._is_reference = False
+                for parameter, is_trained in are_trained:  # PEFT trains the whole adapter that it switches on again
+                    parameter.requires_grad_(is_trained)
         elif self.state.global_step:
             raise ValueError(
                 "the reference is the model before training, which is not kept; give ref_model, or these data as eval_dataset"
@@ -424,7 +445,7 @@ class RDPOTrainer(DPOTrainer):
             beta=args.beta,
             **args.knobs,
         )
-        lengths = inputs["completion_mask"].sum(dim=1).chunk(2)
+        lengths = self._counted_tokens(inputs)
         if args.nll_weight:
             counts = LIKELIHOOD[args.nll_on](torch.zeros_like(losses) if score_gap is None else score_gap)
             for counted, logps, length in zip(counts, policy, lengths):  # (batch,) each

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from common.evaluation.answers import TrainedStudent
 from common.evaluation.matched_utility import scaled
-from common.evaluation.metrics import Evaluation, Evaluator
+from common.evaluation.metrics import Evaluation, Evaluator, to_choose_by
 from common.student.adapters import turn
 
 FACTORS = (0.0, 0.1, 0.3, 0.5, 1.0)
@@ -18,10 +18,8 @@ FACTORS = (0.0, 0.1, 0.3, 0.5, 1.0)
 
 
 def value_of(evaluation: Evaluation, safety: str) -> float:
-    """What a factor is chosen by, between 0 and 1: mean of what the judge that scored the pairs finds good and of utility,
-    or without that judge of the wanted behaviour and utility. A gain in behaviour that utility pays for is none."""
-    found = {metric.metric: metric.value for metric in evaluation.metrics}
-    return (found.get("reward", found[safety]) + found.get("reward_utility", found["utility"])) / 2
+    """What a factor is chosen by: as settings are, or without the judge of the pairs by the wanted behaviour."""
+    return to_choose_by(evaluation.metrics, safety)
 
 
 def extrapolated(student: TrainedStudent, evaluator: Evaluator, seed: int, method: str) -> tuple[TrainedStudent, float]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from common.evaluation.metrics import to_choose_by
 from common.evaluation.result import Result
 from common.methods import is_trained
 from common.methods.settings import setting_names
@@ -58,10 +59,8 @@ def settings_of(space: Mapping[str, Sequence[Any]]) -> list[Setting]:
 
 
 def criterion(result: Result) -> float:
-    """See `CRITERION`: what a practitioner has who owns the reward judge and no truth. Between 0 and 1, higher is
-    better."""
-    values = {metric.metric: metric.value for metric in result.metrics}
-    return (values.get("reward_fluent", values["reward"]) + values.get("reward_utility", values["utility"])) / 2
+    """See `CRITERION`: what a practitioner has who owns the reward judge and no truth."""
+    return to_choose_by(result.metrics, "reward")
 
 
 def tune(

@@ -72,6 +72,11 @@ def losses(trainer, name="loss"):
     return [row[name] for row in trainer.state.log_history if name in row]
 
 
+def trained(trainer):
+    trainer.train()
+    return trainer
+
+
 def plain(model):
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
 
@@ -532,6 +537,56 @@ def test_what_stays_on_in_the_reference_must_not_be_trained(llama, tmp_path):
     assert RDPOTrainer(ready, ref_model=plain(llama), args=settings(tmp_path), train_dataset=data()).pairs_used == 8
     kept_whole = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
     assert RDPOTrainer(plain(llama), args=settings(tmp_path), train_dataset=data(), peft_config=kept_whole).pairs_used == 8
+
+
+@pytest.mark.parametrize("part", ["lora_A", "layers.0"])
+def test_what_is_frozen_in_a_ready_adapter_stays_frozen(part, llama, tmp_path):
+    model = trained_before(llama)
+    frozen = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if "lora_" in name and part in name}
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    trainer = trainer_for(model, tmp_path, lora=False)
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert frozen and all(torch.equal(after[name], before) and not after[name].requires_grad for name, before in frozen.items())
+    assert any(parameter.requires_grad for name, parameter in after.items() if ".default" in name)
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora", False])
+def test_a_new_adapter_that_changes_the_model_at_once_is_refused(init, llama, tmp_path):
+    given = LoraConfig(**LORA, init_lora_weights=init)
+    with pytest.raises(ValueError, match=r"lora_B.* is not 0 before training, .*make the adapter first, with get_peft_model, or give ref_model"):
+        trainer_for(llama, tmp_path, lora=False, peft_config=given)
+    ready = get_peft_model(plain(llama), given)
+    assert losses(trained(trainer_for(ready, tmp_path / "ready", lora=False)))[0] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_a_reference_that_shares_the_policy_s_weights_is_refused(llama, tmp_path):
+    base = plain(llama)
+    with pytest.raises(ValueError, match="ref_model shares weights with the model, so it would move with it; leave ref_model out, or load it again"):
+        trainer_for(get_peft_model(base, LoraConfig(**LORA)), tmp_path, lora=False, ref_model=base)
+
+
+def test_whole_modules_train_in_the_model_s_bfloat16_as_with_trl(llama, tmp_path):
+    lora = LoraConfig(**LORA, modules_to_save=["lm_head"])
+    trainer = trained(trainer_for(plain(llama).bfloat16(), tmp_path, lora=False, peft_config=lora))
+    dtypes = {"modules_to_save" in name: parameter.dtype for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert dtypes == {True: torch.bfloat16, False: torch.float32} and all(map(math.isfinite, losses(trainer)))
+
+
+def test_a_column_of_weights_is_said(llama, tmp_path):
+    with pytest.warns(UserWarning, match="the column weight says how often the loss of each pair counts; rename it, or it will"):
+        assert losses(trained(trainer_for(llama, tmp_path, data(weight=0.5))))[0] == pytest.approx(math.log(2) / 2, abs=1e-4)
+
+
+def test_shift_and_likelihood_are_a_counted_token_s_where_shared_ones_count_less(llama, tmp_path):
+    """All tokens of the answer count a tenth: the mean over counted tokens is that over all."""
+    said = lambda text: [{"role": "assistant", "content": text}]  # noqa: E731
+    same = Dataset.from_list([{**row, "chosen": said("Yes, it is."), "rejected": said("Yes, it is.")} for row in rows()])
+    ready, whole = ({"unchanged_weight": share, "nll_weight": 1.0, "nll_on": "all", "max_steps": 1} for share in (0.1, 1.0))
+    tenth, all_of_it = (trained(trainer_for(trained_before(llama), tmp_path / str(i), same, lora=False, options=options)) for i, options in enumerate((ready, whole)))
+    assert losses(tenth)[0] == pytest.approx(losses(all_of_it)[0], rel=1e-4)
+    assert losses(tenth, "shift/chosen")[0] == pytest.approx(losses(all_of_it, "shift/chosen")[0], abs=1e-5)
 
 
 def test_training_goes_on_from_the_adapter_default_alone(llama, tmp_path):

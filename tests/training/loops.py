@@ -20,7 +20,7 @@ from common.training.rounds.run import run_rounds
 
 SETTINGS = TrainSettings(
     learning_rate=1e-2, epochs=3, batch_size=4, beta=0.2, max_length=256, lora_rank=4,
-    rounds=RoundSettings(count=2, prompts=6, schedule=[3, 5], over_generate=2, entropy_samples=2),
+    rounds=RoundSettings(epochs=3, count=2, prompts=6, schedule=[3, 5], over_generate=2, entropy_samples=2),
 )  # fmt: skip
 
 

@@ -197,7 +197,7 @@ def test_active_preference_learning_judges_up_to_its_schedule(method, whole):
 
 def test_certainty_prefers_the_pairs_whose_implicit_rewards_differ_most(micro, tmp_path):
     evaluator = Evaluator()
-    looped("apl_certainty", micro, tmp_path, evaluator=evaluator, settings=ONCE.changed(rounds=RoundSettings(schedule=[4, 5], over_generate=8)))
+    looped("apl_certainty", micro, tmp_path, evaluator=evaluator, settings=ONCE.changed(rounds=RoundSettings(epochs=1, schedule=[4, 5], over_generate=8)))
     first, second = rounds_of(tmp_path)
     ((one,), *_) = [json.loads((second / "selected.json").read_text())["passes"][0]["kept"]]
     from common.student.adapters import load_adapter
@@ -229,7 +229,7 @@ def test_the_first_round_without_a_difference_draws_by_the_seed(micro, tmp_path,
     for seed in (0, 0, 1):
         shutil.rmtree(tmp_path / "row", ignore_errors=True)
         with pytest.raises(Selected):
-            looped("apl_certainty", micro, tmp_path / "row", settings=ONCE.changed(seed=seed, rounds=RoundSettings(schedule=[3], over_generate=4)))
+            looped("apl_certainty", micro, tmp_path / "row", settings=ONCE.changed(seed=seed, rounds=RoundSettings(epochs=1, schedule=[3], over_generate=4)))
         kept.append(json.loads((rounds_of(tmp_path / "row")[0] / "selected.json").read_text())["passes"][0]["kept"])
     assert kept[0] == kept[1] != kept[2]
 
@@ -264,7 +264,7 @@ def test_a_process_killed_within_a_group_of_answers_and_later_within_the_verdict
 
 
 def test_other_settings_have_other_rounds_and_a_longer_schedule_finds_the_shorter_one(micro, tmp_path, monkeypatch):
-    short, long, other = (ONCE.changed(rounds=RoundSettings(schedule=schedule, candidate_temperature=t)) for schedule, t in (([3], 0.7), ([3, 5], 0.7), ([3], 0.9)))
+    short, long, other = (ONCE.changed(rounds=RoundSettings(epochs=1, schedule=schedule, candidate_temperature=t)) for schedule, t in (([3], 0.7), ([3, 5], 0.7), ([3], 0.9)))
     looped("apl_random", micro, tmp_path, settings=short)
     (before,) = rounds_of(tmp_path)
     judge = ByLetters()
@@ -309,7 +309,7 @@ def test_a_later_round_of_active_learning_without_new_pairs_trains_on_those_befo
             self.asked += answers
             return [Judgement(number / 100 if len(self.asked) <= 6 else 0.5, "") for number, _ in enumerate(answers)]
 
-    trained = looped("apl_random", micro, tmp_path, evaluator=Evaluator(EqualFromNowOn()), settings=ONCE.changed(rounds=RoundSettings(schedule=[3, 5])))
+    trained = looped("apl_random", micro, tmp_path, evaluator=Evaluator(EqualFromNowOn()), settings=ONCE.changed(rounds=RoundSettings(epochs=1, schedule=[3, 5])))
     added, used = zip(*((found["added"], found["pairs_used"]) for found in (json.loads((place / "round.json").read_text()) for place in rounds_of(tmp_path))))
     assert added == (3, 0) and used == (3, 3) and trained.pairs_used == 3
 

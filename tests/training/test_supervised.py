@@ -62,6 +62,9 @@ def test_weights_of_rewards_have_mean_1_and_an_effective_sample_size(capsys):
         found, size = reward_weights(scores, temperature)
         assert found == pytest.approx(weights, abs=1e-6) and size == pytest.approx(effective, abs=1e-6)
         assert -(torch.tensor(found) * logps).sum().item() / tokens.sum().item() == pytest.approx(loss, abs=1e-6)
+    of = lambda used: -(logps[used].sum() / tokens[used].sum()).item()  # noqa: E731
+    assert of([0, 1, 2, 3]) == pytest.approx(2.171429, abs=1e-6)  # SFT: all alike
+    assert of([n for n, score in enumerate(scores) if score == 1]) == pytest.approx(2.578947, abs=1e-6)  # FA: the best alone
     assert reward_weights(scores, 1e9)[0] == pytest.approx([1.0] * 4) and reward_weights(scores, 1e-3)[0] == pytest.approx([0.0, 0.0, 2.0, 2.0])
     with pytest.raises(ValueError, match="rwr_temperature must be positive"):
         reward_weights(scores, 0.0)

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.evaluation.metrics import Evaluation
 from common.evaluation.result import Result
 from common.methods import TrainSettings
 from common.notebook.tune import main
 from common.schema import Metric
 from common.training.comparison import Experiment
+from common.training.extrapolate import value_of
 from common.training.kept import read_tuned
 from common.training.tuning import criterion, read_trials, settings_of, tune, write_trials
 
@@ -34,6 +36,14 @@ def test_the_criterion_is_the_mean_of_the_reward_judges_view_and_utility():
     result = result_of("dpo", 0.5, 1.0)  # of a real student: what its judge likes of answers that are none does not count
     result.metrics.append(result.metrics[0].model_copy(update={"metric": "reward_fluent", "value": 0.2}))
     assert criterion(result) == 0.6
+
+
+def test_expo_s_factor_is_chosen_by_the_same_so_that_gibberish_which_the_judge_likes_does_not_win():
+    names = {"experiment": "safety", "method": "dpo", "seed": 0, "n": 10, "low": 0.0, "high": 1.0}
+    of = lambda **values: Evaluation([Metric(metric=name, value=value, **names) for name, value in values.items()], {})  # noqa: E731
+    as_trained, turned_up = of(reward=0.6, reward_fluent=0.6, utility=0.8), of(reward=1.0, reward_fluent=0.2, utility=0.5)
+    assert value_of(as_trained, "aligned") == pytest.approx(0.7) and value_of(turned_up, "aligned") == pytest.approx(0.35)
+    assert value_of(of(reward=0.6, utility=0.8), "aligned") == pytest.approx(0.7) and value_of(of(aligned=0.2, utility=0.8), "aligned") == 0.5
 
 
 def test_the_best_setting_is_chosen_per_method_the_first_on_a_tie_and_earlier_trials_stay(tmp_path):

@@ -27,6 +27,12 @@ class Rated(NamedTuple):
     text: str
     score: float | None
 
+    @property
+    def annotator(self) -> str:
+        """Who gave the score, "" where nobody is named."""
+        cell = self.row.fields.get("annotator")
+        return "" if cell is None else str(cell).strip()
+
 
 Group = tuple[str, Asked, list[Rated]]
 """The place of a prompt, the prompt, and its answers."""
@@ -83,12 +89,12 @@ def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
 def rated_attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
     """The answers of `attributes`."""
     weights = reading.weights or DEFAULT_WEIGHTS
-    prompts: dict[tuple[str, str], list[Rated]] = {}
+    prompts: dict[tuple[str, str, str], list[Rated]] = {}  # of each annotator
     for row in rows:
         read = row.read(Responses)
         rated = Rated(row, read.response.strip(), weighted_score(row, reading, weights))
-        prompts.setdefault((read.system.strip(), read.prompt.strip()), []).append(rated)
-    for (system, prompt), rated in prompts.items():
+        prompts.setdefault((read.system.strip(), read.prompt.strip(), rated.annotator), []).append(rated)
+    for (system, prompt, _), rated in prompts.items():
         try:
             asked = asked_in(prompt, system)
         except NoPreference as reason:
@@ -143,7 +149,8 @@ def thumbed(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
         except NoPreference as reason:
             reading.left_out.add(str(reason), row.where)
             continue
-        prompts.setdefault(repr(asked), (asked, []))[1].append(Rated(row, text, float(label)))
+        rated = Rated(row, text, float(label))
+        prompts.setdefault(repr((asked, rated.annotator)), (asked, []))[1].append(rated)
     for asked, rated in prompts.values():
         yield rated[0].row.where, asked, rated
 
@@ -173,7 +180,7 @@ def _pair(asked: Asked, chosen: Rated, rejected: Rated, reading: Reading) -> Pre
         where += f" and {rejected.row.where.rpartition(', ')[2]}"
     return Preference(
         where, asked.prompt, chosen.text, rejected.text, asked.system, asked.history, chosen.score, rejected.score,
-        reading.score_range, fields=chosen.row.fields, halves=chosen.row.halves or rejected.row.halves,
+        reading.score_range, annotator=chosen.annotator, fields=chosen.row.fields, halves=chosen.row.halves or rejected.row.halves,
     )  # fmt: skip
 
 

@@ -111,7 +111,9 @@ def read_preferences(
     """
     rows, form, reading = _opened(source, score_range, weights)
     if form.read is None:
-        raise ValueError(f"{source}: read as {form.name}, of which no pair can be made; {ALONE}. Where several rows answer one prompt, --weights COLUMN=1 makes pairs of them by that column")
+        raise ValueError(
+            f"{source}: read as {form.name}, of which no pair can be made; {ALONE}. Where several rows answer one prompt, --weights COLUMN=1 makes pairs of them by that column"
+        )
     pairs = list(form.read(rows, reading))
     if not pairs:
         told = Preferences(str(source), form.name, len(rows), pairs, reading.left_out).account()

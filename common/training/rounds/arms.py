@@ -7,7 +7,7 @@ explore: the loss adds `loss.optimism_term` of that answer, also where it was cu
 in every round, as the authors' runs on Llama-3; their run on Zephyr begins with a slice of plain DPO, which is no setting
 here. The ranker is the judge of the pairs, and what is trained an adapter: ours.
 The others are active preference learning (APL, arXiv 2402.08114): the student gives two answers to each prompt, some
-pairs are judged, and training begins anew from the base student, on all pairs judged so far.
+pairs are judged, and training begins anew from the base student, on all pairs judged so far, for `RoundSettings.epochs`.
 """
 
 from __future__ import annotations

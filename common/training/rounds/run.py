@@ -104,7 +104,8 @@ def run_rounds(
         asked |= {fields["id"].rpartition("#")[0] for _, fields in read_lines(place / "pairs.jsonl")}
         judged += sum(pair.is_scored for pair in _scored(place))
         trained_on = new if arm.goes_on else trained_on + new
-        who = cache(partial(trained_once, method, student, trained_on, settings, place, adapter, **load))
+        how = settings if arm.goes_on else settings.changed(epochs=settings.rounds.epochs)
+        who = cache(partial(trained_once, method, student, trained_on, how, place, adapter, **load))
         if not (place / "round.json").exists():
             who()
             write_json(place / "round.json", {"round": number, "mark": place.name, **figures(place)})

@@ -76,6 +76,15 @@ def test_answers_that_weigh_the_same_are_no_pair_for_an_error_of_rounding(tmp_pa
         read(tmp_path, rows, (0, 4), {"helpfulness": 0.3, "correctness": 0.1})
 
 
+def test_answers_are_compared_within_one_annotator(tmp_path):
+    thumb = lambda text, label, who: {"prompt": "P?", "completion": text, "label": label, "annotator": who}  # noqa: E731
+    found = read(tmp_path, [thumb("a", True, "ann"), thumb("a", False, "ben"), thumb("b", True, "ben"), thumb("b", False, "ann")])
+    assert [(one.chosen, one.rejected, one.annotator) for one in found.pairs] == [("a", "b", "ann"), ("b", "a", "ben")]
+    rated = lambda text, score, who: {"prompt": "P?", "response": text, "helpfulness": score, "annotator": who}  # noqa: E731
+    found = read(tmp_path, [rated("a", 4, "ann"), rated("b", 1, "ann"), rated("a", 0, "ben"), rated("b", 2, "ben")], (0, 4))
+    assert [(one.chosen, one.rejected, one.annotator) for one in found.pairs] == [("a", "b", "ann"), ("b", "a", "ben")]
+
+
 def test_weights_for_another_format_are_refused(tmp_path):
     with pytest.raises(ValueError, match="read as rated generations .*, which has no attribute scores to weigh; leave the weights out"):
         read(tmp_path, ARGILLA, (1, 5), {"helpfulness": 1})
