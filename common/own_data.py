@@ -122,8 +122,8 @@ def train_and_report(
     data: Mapping[str, Any] | None = None,
     **load: Any,
 ) -> Result:
-    """Trains on the pairs, or single answers, of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a manifest into
-    `output`.
+    """Trains on the pairs, or single answers, of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a
+    manifest into `output`.
 
     What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
     training, "" for none. strength: how many times the adapter counts in what is measured; another one than 1 is saved
@@ -143,7 +143,11 @@ def train_and_report(
     told = single_answers if of_answers else before_after
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
-    trained_on(train_pairs, method, METHODS[method].sees_scores)  # refused before anything is loaded
+    used = trained_on(train_pairs, method, METHODS[method].sees_scores)  # refused before anything is loaded
+    if METHODS[method].sft_on == "best":
+        from common.training.supervised import answers_to_learn
+
+        answers_to_learn(method, used, settings)  # so are answers of which no prompt has two
     training = training_of(method, student, train_pairs, settings, **load)
     of_strength = [strength] if strength != 1.0 else []
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out], *of_strength)

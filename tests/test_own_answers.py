@@ -179,6 +179,9 @@ def test_a_method_of_pairs_refuses_single_answers_in_one_sentence(student, tmp_p
     with pytest.raises(SystemExit, match="own_data: no answer has a score, which rwr reads"):
         written(tmp_path, [{"prompt": f"Is {n}?", "response": "Yes."} for n in range(30)])
         main(commanded(student, tmp_path, "--method", "rwr"))
+    with pytest.raises(SystemExit, match="own_data: fa learns the best answer of each prompt, and no prompt has two; take sft, rwr or ca"):
+        written(tmp_path, single())
+        main(["x" if one == str(student) else one for one in commanded(student, tmp_path, "--method", "fa", "--score-range", "1", "5")])  # no student is loaded
     with pytest.raises(SystemExit, match="9 answers, .* give at least 20, to several prompts"):
         written(tmp_path, single(9))
         main(commanded(student, tmp_path, "--method", "sft", "--score-range", "1", "5"))

@@ -34,8 +34,8 @@ ReadOne = Callable[[Sequence[Row], Reading], Iterator[many_answers.Group]]
 class Format:
     """needs: columns, of a|b one. answers: what `chosen` holds in the first row, "" where there is no such column.
     without: columns that may not be there, since they would be left unread. asks_in_column: whether a column may hold
-    what was asked (`ASKED_IN`). one_by_one: what reads the answers without
-    making pairs of them, where a row has no two of which one is preferred; read: None where no pair can be made."""
+    what was asked (`ASKED_IN`). one_by_one: what reads the answers without making pairs of them, where a row has no two
+    of which one is preferred; read: None where no pair can be made."""
 
     name: str
     needs: tuple[str, ...]
