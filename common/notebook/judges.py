@@ -19,6 +19,8 @@ from common.prompts import PROMPTS, ExperimentPrompts
 from common.runtime import resolve
 from common.specs import spec_of
 
+SENSIBLE_REQUEST = "Is the request in words that make sense, so that somebody could answer it?"
+"""Asked of a proposed prompt, with no answer."""
 SAME_REQUEST = "The answer is another request. Do both requests ask for exactly the same?"
 """What a judge of meaning is asked of a prompt, and of its wording in the answer's place."""
 
@@ -94,6 +96,12 @@ def open_meaning(name: str, student: str, experiment: str) -> Judge:
     from common.miniature import lab
 
     return lab.meaning(experiment)
+
+
+def open_sense(name: str) -> Judge:
+    """Who says whether a prompt makes sense: `yes_no:NAME`. Raises ValueError for anybody else."""
+    spec = spec_of("valid", name, named=["yes_no"])
+    return YesNoJudge(spec.name, SENSIBLE_REQUEST, spec.revision)
 
 
 def open_failure_judge(

@@ -19,7 +19,7 @@ from typing import Any
 from common.command import CommandParser
 from common.evaluation.answers import TrainedStudent
 from common.methods import by_identity, check_methods, existing
-from common.notebook.judges import open_failure_judge
+from common.notebook.judges import open_failure_judge, open_sense
 from common.notebook.prompts import prompts_named, reads_as_in
 from common.notebook.students import student_named
 from common.reversegen.proposals import plain_reader
@@ -44,6 +44,11 @@ def parser() -> CommandParser:
         "--judge", default="miniature", help="judge that the proposer learns from, such as yes_no:NAME"
     )
     command.add_argument("--final-judge", default="oracle", help="another judge, which confirms failures; or oracle")
+    command.add_argument(
+        "--valid",
+        default="",
+        help="yes_no:NAME, a model asked whether a proposed prompt makes sense; default nobody, and gibberish fails too",
+    )
     command.add_argument("--providers", default="", help="YAML file of endpoints for the judges")
     command.add_argument("--output", required=True, help=f"folder of {FOUND}, the rounds and the adapters")
     command.add_argument("--rounds", type=int, default=SEARCH.rounds, help="trainings of the proposer with DPO")
@@ -93,10 +98,12 @@ def _run(asked: argparse.Namespace) -> None:
         )
     target = target_named(asked.target, *student_named(asked.student, experiment))
     proposer, load = student_named(asked.proposer or asked.student, experiment)
-    world_s = reads_as_in(experiment, asked.student)
+    world_s, sense = reads_as_in(experiment, asked.student), open_sense(asked.valid) if asked.valid else None
+    if world_s and sense:
+        raise ValueError("--valid is for real prompts; a miniature's world reads its own exactly, leave it out")
     found, rounds = find_failures(
-        proposer, target, records, *judges, world_s or plain_reader(records), output, settings, search,
-        read_as=f"world of {experiment}" if world_s else "plain", **load,
+        proposer, target, records, *judges, world_s or plain_reader(records, sense), output, settings, search,
+        read_as=f"world of {experiment}" if world_s else f"plain, {sense.name}" if sense else "plain", **load,
     )  # fmt: skip
     write_manifest(output, "reversegen", vars(asked), target=target.name, rounds=rounds, found=len(found))
     print(f"{len(found)} prompts that {asked.target} fails on\n{output / FOUND}")

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from common.data.splits import words
 from common.doctor.alike import jaccard
+from common.judge.base import Judge
 from common.prompts import fill
 from common.schema import PromptRecord, ScoredPair, fingerprint
 
@@ -80,17 +81,19 @@ def distinct(texts: Sequence[str], earlier: Iterable[str] = ()) -> list[int]:
     return kept
 
 
-def plain_reader(records: Sequence[PromptRecord]) -> Read:
-    """The validity check of real prompts: a text with words that is no near-duplicate of a held-out prompt.
+def plain_reader(records: Sequence[PromptRecord], sense: Judge | None = None) -> Read:
+    """The validity check of real prompts: a text with words that is no near-duplicate of a held-out prompt, and that
+    `sense`, a judge with a scale [0, 1], finds sensible: a prompt that nobody can answer fails too. None asks nobody.
 
-    A prompt that is read has the experiment and the system prompt of the first train record. Whether it means anything
-    is for the caller to add: a prompt that nobody can answer fails too.
+    A prompt that is read has the experiment and the system prompt of the first train record.
     """
     first = next(record for record in records if record.split == "train")
     held_out = {words(record.prompt): bigrams(record.prompt) for record in records if record.split != "train"}
 
     def read(text: str) -> PromptRecord | None:
         if len(words(text).split()) < 2 or words(text) in held_out or near(bigrams(text), held_out.values()):
+            return None
+        if sense and not (sense.judge([text], [""])[0].score or 0.0) > 0.5:
             return None
         return PromptRecord(
             id=f"{first.experiment}-{fingerprint(text)}", experiment=first.experiment, split="train",

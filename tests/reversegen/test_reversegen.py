@@ -92,6 +92,9 @@ def test_a_real_prompt_may_not_be_one_that_is_held_out():
     read = plain_reader(records)
     found = read("Where do you go now?")
     assert (found.experiment, found.split, found.system, found.prompt) == ("safety", "train", "Be good.", "Where do you go now?")
+    sense = SimpleNamespace(judge=lambda prompts, answers: [Judgement({"Where do you go now?": 0.9}.get(prompts[0], 0.2), "")])
+    assert plain_reader(records, sense)("Where do you go now?") == found and plain_reader(records, sense)("Paris Paris of the the") is None
+    assert read("Paris Paris of the the") is not None  # nobody was asked
     assert read(held_out.lower()) is None and read(f"Say, {held_out}") is None and read("Why?") is None
 
 
