@@ -80,6 +80,8 @@ def _text(base: str, settings: TrainSettings, result: Result, pairs: str, source
     ]
     if asked_for is not None:
         lines += [f"Its answers are asked for a score: every request ends with ` {TAG}: {asked_for:.2f}`, written by `common.data.conditioned`. `{TAG}` is taken out of what users write, who could ask for bad answers with it.", ""]  # fmt: skip
+    if mixture := how.get("mixture"):
+        lines += [f"It is a mixture: each request is answered by one of the adapters {', '.join(f'`{name}/` ({share:.0%})' for name, share in mixture.items())}, drawn with these probabilities. `train_rdpo` asks it as the row `adapter:FOLDER`.", ""]  # fmt: skip
     lines += ["Settings:", *(f"- {setting}: {value}" for setting, value in how.items()), "", "Measured:"]
     lines += [f"- {one.metric}: {one.value:.3f} [{one.low:.3f}, {one.high:.3f}], n = {one.n}" for one in result.metrics]
     if dial:

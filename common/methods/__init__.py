@@ -8,6 +8,7 @@ from common.methods.existing import (
     existing_commit,
     existing_place,
     existing_strength,
+    mixture_in,
 )
 from common.methods.record import METHODS, Method, is_trained, label_of, sees_scores
 from common.methods.settings import RoundSettings, SelfAugmentedSettings, TrainSettings, check_references
@@ -29,6 +30,7 @@ __all__ = [
     "existing_strength",
     "is_trained",
     "label_of",
+    "mixture_in",
     "register",
     "sees_scores",
 ]

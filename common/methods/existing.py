@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.methods.record import METHODS
 from common.runtime import nearest, resolve
+from common.schema import fingerprint
 from common.specs import place_and_commit
 from common.student.identity import identity, located
 
@@ -18,7 +20,7 @@ EXISTING = {
 }
 """Rows that are evaluated as they are, written `adapter:FOLDER`, `model:FOLDER_OR_HUB_NAME` or `endpoint:MODEL`: an
 adapter on the student as the student is loaded and with the tokenizer beside it, at half its strength as
-`adapter:FOLDER@0.5`, a model with its own weights
+`adapter:FOLDER@0.5`, or a mixture of adapters as EM-DPO leaves it, a model with its own weights
 (`student.load_as_it_is`), never rounded to NF4."""
 
 
@@ -32,9 +34,17 @@ def check_methods(methods: Sequence[str]) -> None:
         )
     for method in methods:
         place = existing_place(method) if existing(method) in ("adapter", "model") else Path()
-        if existing(method) == "adapter" and not Path(place, "adapter_config.json").exists():
+        mixed = mixture_in(place) if existing(method) == "adapter" else {}
+        folders = [Path(place, name) for name in mixed] or [Path(place)]
+        if existing(method) == "adapter" and (
+            lacking := next((one for one in folders if not Path(one, "adapter_config.json").exists()), None)
+        ):
             raise FileNotFoundError(
-                f"{method}: no adapter_config.json in {place}; give the folder that PEFT's save_pretrained wrote"
+                f"{method}: no adapter_config.json in {lacking}; give the folder that PEFT's save_pretrained wrote"
+            )
+        if mixed and existing_strength(method) != 1.0:
+            raise ValueError(
+                f"{method}: a mixture of adapters has no strength; leave @{existing_strength(method):g} out"
             )
         if (
             existing(method) == "model"
@@ -56,6 +66,13 @@ def existing_place(method: str) -> Path | str:
     return located(_parted(method)[0])
 
 
+def mixture_in(folder: Path | str) -> dict[str, float]:
+    """Name of each adapter below the folder -> the probability that it is the one which answers, as EM-DPO writes them;
+    {} for a folder that holds no mixture."""
+    file = Path(folder, "types.json")
+    return json.loads(file.read_text(encoding="utf-8"))["mixture"] if file.exists() else {}
+
+
 def existing_commit(method: str) -> str:
     """The commit of a `model:NAME@commit`, "" for none."""
     return _parted(method)[1] if existing(method) == "model" else ""
@@ -67,6 +84,8 @@ def by_identity(method: str) -> str:
     kind = existing(method)
     if kind not in ("adapter", "model"):
         return method
+    if kind == "adapter" and (mixed := mixture_in(place := existing_place(method))):
+        return f"{kind}:{fingerprint(mixed, [identity(Path(place, name)) for name in mixed])}"
     strength = existing_strength(method)
     behind = existing_commit(method) or (f"{strength:g}" if strength != 1.0 else "")
     return f"{kind}:{identity(existing_place(method))}{behind and '@' + behind}"

@@ -20,10 +20,11 @@ from common.methods import (
     existing_place,
     existing_strength,
     is_trained,
+    mixture_in,
 )
 from common.runtime import Progress, resolve
 from common.schema import ScoredAnswer, ScoredPair
-from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_adapter, lora_settings
+from common.student.adapters import adapter_asked_for, adapter_tokenizer, load_adapter, load_adapters, lora_settings
 from common.student.load import learned_positions, load_as_it_is, load_student, release_memory
 from common.trainer.displacement import CHOSEN, warning
 from common.training.second import base_again, load_second
@@ -79,6 +80,9 @@ def train(
         release_memory()  # of the student before
         _set_libraries_apart()
     model, tokenizer = load_student(student, **load)
+    if existing(method) == "adapter" and (mixed := mixture_in(existing_place(method))):
+        model = load_adapters(model, {name: Path(existing_place(method), name) for name in mixed})
+        return TrainedStudent(method, model, tokenizer, policies=mixed)
     if existing(method) == "adapter":
         model, beside = (
             load_adapter(model, existing_place(method), existing_strength(method)),

@@ -206,6 +206,16 @@ def test_a_row_is_measured_and_kept_with_its_mixture(micro, annotated, evaluator
     assert {path.name for path in (folder / "adapter").iterdir()} == {"type-0", "type-1", "types.json", "README.md"}
     assert result.pairs_used == 12 and [point["lambda"] for point in result.frontier] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert {metric.metric for metric in result.metrics} >= {"harmlessness", "utility", "kl"}
+    again = Experiment(micro, [], evaluator, tmp_path / "again", FAST, match_utility=False, **FLOAT32)
+    [loaded] = again.run([f"adapter:{folder / 'adapter'}"], [0])
+    values = [{metric.metric: metric.value for metric in one.metrics} for one in (loaded, result)]
+    assert loaded.answers == result.answers and values[0]["harmlessness"] == values[1]["harmlessness"]
+    assert "drawn with these probabilities. `train_rdpo` asks it as the row `adapter:FOLDER`" in (folder / "adapter/README.md").read_text()
+    with pytest.raises(ValueError, match="a mixture of adapters has no strength; leave @0.5 out"):
+        again.run([f"adapter:{folder / 'adapter'}@0.5"], [0])
+    (folder / "adapter/type-1/adapter_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no adapter_config.json in .*type-1"):
+        again.run([f"adapter:{folder / 'adapter'}"], [0])
     mark = experiment.made_of("cluster_dpo", 0)
     other = WorldEvaluator(safety, "safety", evaluator.judge, prompts=6, max_new_tokens=12)
     assert Experiment(micro, annotated, other, tmp_path, FAST, **FLOAT32).made_of("cluster_dpo", 0) != mark
