@@ -90,7 +90,7 @@ def test_the_best_of_three_is_chosen_and_the_worst_rejected(new, revised, origin
 def test_every_row_in_rounds_has_an_arm_that_reads_its_settings():
     assert {row.rounds for row in METHODS.values() if row.rounds} == set(ARMS) == set(READ_BY)
     read = {method: set(SETTINGS.as_dict(method)["rounds"]) for method, row in METHODS.items() if row.rounds}
-    assert read["iterative_dpo"] == {"count", "prompts"} and read["apl_random"] == {"schedule", "candidate_temperature"}
+    assert read["iterative_dpo"] == {"count", "prompts"} and read["apl_random"] == {"schedule", "epochs", "candidate_temperature"}
     assert read["apl_certainty"] == read["apl_random"] | {"over_generate"} == read["apl_hybrid"] - {"entropy_samples"}
     assert "rounds" not in SETTINGS.as_dict("dpo")
 
