@@ -22,7 +22,7 @@ from typing import Any
 
 from common.command import CommandParser
 from common.data.formats.pairs import PlacedPair, learnable, scored_pairs
-from common.data.formats.read import read_answers, read_preferences
+from common.data.formats.read import open_source, read_preferences
 from common.data.formats.record import Preferences
 from common.data.formats.single import Answers
 from common.data.preference import RowType, trained_on
@@ -144,10 +144,10 @@ def train_and_report(
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
     used = trained_on(train_pairs, method, METHODS[method].sees_scores)  # refused before anything is loaded
-    if METHODS[method].sft_on == "best":
+    if METHODS[method].sft_on in ("best", "accepted"):
         from common.training.supervised import answers_to_learn
 
-        answers_to_learn(method, used, settings)  # so are answers of which no prompt has two
+        answers_to_learn(method, used, settings)  # so is what the method would choose nothing of
     training = training_of(method, student, train_pairs, settings, **load)
     of_strength = [strength] if strength != 1.0 else []
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out], *of_strength)
@@ -205,17 +205,17 @@ def given_rows(
 ) -> tuple[Sequence[ScoredPair] | Sequence[ScoredAnswer], Preferences | Answers, Diagnosis | None]:
     """What is trained on, how it was read, and what the doctor finds in pairs; each is told. Single answers are read
     where the method learns them and the rows are no pairs."""
-    how = (score_range, weights_of(asked.weights))
-    if asked.method in OF_ANSWERS and (answers := read_answers(asked.rows, "own_data", SHARES, *how)):
+    source = open_source(asked.rows, score_range, weights_of(asked.weights))
+    if asked.method in OF_ANSWERS and (answers := source.answers("own_data", SHARES)):
         print(answers.account(), flush=True)
         check_answers(answers)
         print(f"{len(answers.answers)} answers, of which {len(side(answers.answers, 'test'))} are held out", flush=True)
         return answers.answers, answers, None
-    read = learnable(read_preferences(asked.rows, *how))
+    read = learnable(source.preferences())
     print(read.account(), flush=True)
     pairs = pairs_of(read)
     print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-    found = examine(pairs, Path(asked.rows).name, score_range=score_range, account=read.account())
+    found = examine(pairs, Path(asked.rows).name, account=read.account())
     print(short_table(found).drop(columns="what it means").to_string(), flush=True)
     return pairs, read, found
 

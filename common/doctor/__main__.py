@@ -60,8 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         max_length = checked("max_length", MAX_LENGTH if asked.max_length is None else asked.max_length, int)
         read = read_preferences(asked.rows, tuple(asked.score_range), weights_of(asked.weights))
         tokenizer = _tokenizer(asked.tokenizer) if asked.tokenizer else None
-        how = {"score_range": tuple(asked.score_range), "account": read.account()}
-        found = examine(rows_in(read), Path(asked.rows).name, accuracy, tokenizer, max_length, **how)
+        found = examine(rows_in(read), Path(asked.rows).name, accuracy, tokenizer, max_length, account=read.account())
         print(terminal(found))
         if asked.output:
             page = write(found, Path(asked.output).expanduser())

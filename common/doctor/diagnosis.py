@@ -48,7 +48,6 @@ class Diagnosis:
     languages: Counter[str]
     advice: Advice
     judge_accuracy: tuple[float, float] | None
-    score_range: tuple[float, float]
     account: str = ""
 
     def finding(self, name: str) -> Finding:
@@ -75,7 +74,6 @@ def examine(
     judge_accuracy: tuple[float, float] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     max_length: int = MAX_LENGTH,
-    score_range: tuple[float, float] = (0.0, 1.0),
     results: Path | None = None,
     account: str = "",
 ) -> Diagnosis:
@@ -85,7 +83,6 @@ def examine(
         name: of the file, for the report.
         judge_accuracy: sensitivity and specificity of the judge, to correct the noise; None takes it as perfect.
         tokenizer, max_length: to count the rows that are cut; None leaves that check out.
-        score_range: what the scores were before they were scaled to [0, 1], for the report.
         results: folder of the study's results, by default the one beside the package.
         account: of the file, `Preferences.account()`, for the report.
 
@@ -96,5 +93,5 @@ def examine(
     findings = check_rows(rows) + ([check_length(rows, tokenizer, max_length)] if tokenizer else []) + check_alike(rows)
     return Diagnosis(
         name, rows, findings, noise, lengths(rows), markers(rows), skew(rows), sources(rows),
-        Counter(language_of(row.prompt) for row in rows), recommend(rows, results), judge_accuracy, score_range, account,
+        Counter(language_of(row.prompt) for row in rows), recommend(rows, results), judge_accuracy, account,
     )  # fmt: skip

@@ -27,7 +27,7 @@ class DoctorRow:
     where: file and line, or the id. score_chosen, score_rejected: in [0, 1] by the scale, None where one is missing.
     split: as the row names it, else by a hash of its prompt. groups: column of `GROUPS` -> value. halves: whether a
     text held half a character, here replaced by U+FFFD. history: turns before the prompt. is_benign: whether the row's
-    `kind` says that its prompt is harmless.
+    `kind` says that its prompt is harmless. scale: lowest and highest score before they were scaled.
     """
 
     where: str
@@ -42,6 +42,7 @@ class DoctorRow:
     halves: bool = False
     history: list[Message] = field(default_factory=list)
     is_benign: bool = False
+    scale: tuple[float, float] = (0.0, 1.0)
 
     @property
     def conversation(self) -> str:
@@ -101,7 +102,7 @@ def rows_in(found: Preferences) -> list[DoctorRow]:
     return [
         DoctorRow(
             one.where, one.prompt, one.chosen, one.rejected, *one.normalised, one.system,
-            one.split or split_of(one.opening, SHARES), _groups(one.fields), one.halves, one.history, str(one.fields.get("kind")).startswith(BENIGN),
+            one.split or split_of(one.opening, SHARES), _groups(one.fields), one.halves, one.history, str(one.fields.get("kind")).startswith(BENIGN), one.scale,
         )
         for one in found.pairs
     ]  # fmt: skip
@@ -114,10 +115,12 @@ def rows_of(pairs: Sequence[Pair]) -> list[DoctorRow]:
 
 
 def _of_pair(pair: Pair, where: str) -> DoctorRow:
-    rejected, chosen = pair.normalised() if isinstance(pair, ScoredPair) else (None, None)
+    is_scored = isinstance(pair, ScoredPair)
+    rejected, chosen = pair.normalised() if is_scored else (None, None)
     return DoctorRow(
         where, pair.prompt, pair.response_revised.strip(), pair.response.strip(), chosen, rejected, pair.system, pair.split,
         _groups(pair.model_dump(include=set(GROUPS))), history=pair.history, is_benign=pair.is_benign,
+        scale=pair.scale if is_scored else (0.0, 1.0),
     )  # fmt: skip
 
 

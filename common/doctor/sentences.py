@@ -134,9 +134,8 @@ def _knobs(method: str, knobs: Mapping[str, float]) -> str:
 
 def _scale(found: Diagnosis, gap: float, n: int) -> str:
     """What alpha comes to on this file's scale."""
-    alpha, (low, high) = knobs_for("rdpo")["alpha"], found.score_range
-    if len(own := {row.groups["scale"] for row in found.rows if "scale" in row.groups}) == 1:
-        low, high = map(float, own.pop().strip("([])").split(","))
+    alpha, scales = knobs_for("rdpo")["alpha"], {row.scale for row in found.rows if row.gap is not None}
+    low, high = scales.pop() if len(scales) == 1 else (0.0, 1.0)
     said = f"alpha and eta weigh scores in [0, 1]: at the median gap of {gap:.2f} (n = {n} untied rows), alpha {alpha:g} is an offset of {alpha * gap:.2f} nats."
     return said + (
         f" On a scale from {low:g} to {high:g}, alpha is {alpha / (high - low):.3g} per point."

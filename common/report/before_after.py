@@ -102,10 +102,7 @@ def measure(
                 with torch.no_grad():
                     logps[when][row] = torch.cat(pair_logprobs(student.model, *([part] for part in ids)))
                 progress(1)
-            if not logps[when].isfinite().all():
-                raise ValueError(
-                    f"{when} training the student gives log-probabilities that are no finite numbers, so it is broken; train with a lower learning rate, or take another student"
-                )
+            check_finite(logps[when], when)
             answers[when] = first_answers(student, held_out, progress)
     per_token = {when: summed / tokens for when, summed in logps.items()}
     likelier = {when: values[:, 0] > values[:, 1] for when, values in per_token.items()}
@@ -122,6 +119,14 @@ def measure(
             for when, values in per_token.items()
         ]
     return metrics, answers
+
+
+def check_finite(logps: torch.Tensor, when: str) -> None:
+    """Raises ValueError for a log-probability that is none."""
+    if not logps.isfinite().all():
+        raise ValueError(
+            f"{when} training the student gives log-probabilities that are no finite numbers, so it is broken; train with a lower learning rate, or take another student"
+        )
 
 
 def first_answers(
@@ -210,10 +215,7 @@ def report(
     taken = "the scores are taken for true" if has_scores else "the labels are taken for true"
     moved, warned = movement(result.history), warning(result.history)
     lines = [
-        f"# {Path(student).name} before and after {result.method}", "",
-        f"Trained on {result.pairs_used} {'answers of ' * (METHODS[result.method].learns == 'answers')}pairs, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
-        "| pairs | to train on | held out |", "|:--|--:|--:|",
-        *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in PAIRS.items() if has_scores or name not in OF_SCORES), "",
+        *opening(result, student, "pairs", counts, {name: label for name, label in PAIRS.items() if has_scores or name not in OF_SCORES}),
         f"On the held-out pairs, whose prompts were never trained on; *better* is {better}:", "",
         "| | before | after |", "|:--|:--|:--|",
         *(f"| {label} | {cell(f'{name}_before')} | {cell(f'{name}_after')} |" for name, label in FIGURES.items()),
@@ -221,16 +223,30 @@ def report(
         f"In the first row {right} of {of['turned_right'].n} pairs turned right by training and {wrong} turned wrong (exact McNemar test: p = {mcnemar_exact(right, wrong):.2f}). "
         "Brackets are 95 % intervals over pairs: Wilson's for shares, normal for means.", "",
         *([f"At the end of training, against the student before it, in nats a token: {', '.join(f'{name} {value:+.2f}' for name, value in moved.items())}." + (f" Note: {warned}." if warned else ""), ""] if moved else []),
-        "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
-        f"It is one training with one seed, and {taken}.", "",
-        *answered(result, held_out),
+        *closing(result, held_out, taken),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def answered(result: Result, held_out: Sequence[ScoredPair] | Sequence[ScoredAnswer]) -> list[str]:
-    """The answers to the first held-out prompts before and after training, as lines of Markdown."""
+def opening(
+    result: Result, student: str | Path, what: str, counts: Mapping[str, Mapping[str, int]], labels: Mapping[str, str]
+) -> list[str]:
+    """Title, what was trained on, and how many there are of each label on both sides, as lines of Markdown."""
+    trained_on = f"answers of {what}" if what == "pairs" and METHODS[result.method].learns == "answers" else what
+    return [
+        f"# {Path(student).name} before and after {result.method}", "",
+        f"Trained on {result.pairs_used} {trained_on}, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
+        f"| {what} | to train on | held out |", "|:--|--:|--:|",
+        *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in labels.items()), "",
+    ]  # fmt: skip
+
+
+def closing(result: Result, held_out: Sequence[ScoredPair] | Sequence[ScoredAnswer], taken: str) -> list[str]:
+    """What the figures do not say, and the answers to the first held-out prompts before and after training, as lines of
+    Markdown. taken: what is taken for true."""
     lines = [
+        "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
+        f"It is one training with one seed, and {taken}.", "",
         f"## Answers to the first {len(result.answers['after'])} held-out prompts", "",
         f"Greedy, cut at {ANSWER_TOKENS} tokens, not chosen.",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from common.evaluation.matched_utility import scaled
 from common.evaluation.metrics import mean
 from common.evaluation.result import Result
 from common.logprobs.compute import grouped_logprobs
-from common.report.before_after import ANSWERS, WHEN, answered, encoded, first_answers
+from common.report.before_after import ANSWERS, WHEN, check_finite, closing, encoded, first_answers, opening
 from common.runtime import Progress
 from common.schema import Metric, ScoredAnswer
 
@@ -56,10 +56,7 @@ def measure(
         progress = Progress(f"held-out answers {when} training", len(held_out) + len(held_out[:ANSWERS]))
         with scaled(student, factor):
             per_token[when] = torch.tensor([_logprob_per_token(student, row, progress) for row in held_out])
-            if not per_token[when].isfinite().all():
-                raise ValueError(
-                    f"{when} training the student gives log-probabilities that are no finite numbers, so it is broken; train with a lower learning rate, or take another student"
-                )
+            check_finite(per_token[when], when)
             answers[when] = first_answers(student, held_out, progress)
     gained = per_token["after"] - per_token["before"]
     values = {f"logp_{when}": of.tolist() for when, of in per_token.items()}
@@ -92,15 +89,10 @@ def report(
         f"| gained by answers {PARTS[part]} | {cell(f'gained_{part}')} |" for part in PARTS if f"gained_{part}" in of
     ]
     lines = [
-        f"# {Path(student).name} before and after {result.method}", "",
-        f"Trained on {result.pairs_used} answers, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
-        "| answers | to train on | held out |", "|:--|--:|--:|",
-        *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in labels.items()), "",
+        *opening(result, student, "answers", counts, labels),
         "Held-out answers, whose prompts were never trained on, by their log-probability per token in nats:", "",
         "| | |", "|:--|:--|", f"| before | {cell('logp_before')} |", f"| after | {cell('logp_after')} |", *gains, "",
         "Brackets are 95 % normal intervals over answers.", "",
-        "**What this does not say.** How likely given answers are says little about what the student writes: read the answers below, which nobody judged. "
-        "It is one training with one seed, and the scores are taken for true.", "",
-        *answered(result, held_out),
+        *closing(result, held_out, "the scores are taken for true"),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

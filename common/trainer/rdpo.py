@@ -147,7 +147,9 @@ class RDPOTrainer(DPOTrainer):
             parameter.data = values.to(parameter.device)  # as they were before TRL rounded them
         self._begun = []
         if is_peft_model(self.model):
-            adapters_to_float32(self.model, modules=args.bf16 or args.fp16 or self._is_quantised())
+            adapters_to_float32(
+                self.model, modules=args.bf16 or args.fp16 or getattr(self.model, "is_quantized", False)
+            )
         self._forbid_cpu_repacking()
         self.add_callback(StopWhenNotFinite())
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
@@ -167,9 +169,6 @@ class RDPOTrainer(DPOTrainer):
                 f"{type(model).__name__} is computed in padded rows, one per completion: its load-balancing loss counts the tokens of all rows; "
                 "router_aux_loss_coef=0 leaves it out and packs", stacklevel=2,
             )  # fmt: skip
-
-    def _is_quantised(self) -> bool:
-        return bool(getattr(self.model, "is_quantized", False) or getattr(self.model, "is_loaded_in_4bit", False))
 
     @property
     def pairs_used(self) -> int | None:

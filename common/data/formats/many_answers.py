@@ -6,12 +6,12 @@ nothing is drawn. The others are counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from common.data.formats.record import NoPreference, Preference, Reading
+from common.data.formats.record import NoPreference, Preference, Reading, annotator_of
 from common.data.formats.turns import Asked, answer_of, asked_in, asked_of, messages
 from common.data.readers import OptionalText, Row
 from common.runtime import nearest, shortened
@@ -27,15 +27,10 @@ class Rated(NamedTuple):
     text: str
     score: float | None
 
-    @property
-    def annotator(self) -> str:
-        """Who gave the score, "" where nobody is named."""
-        cell = self.row.fields.get("annotator")
-        return "" if cell is None else str(cell).strip()
-
 
 Group = tuple[str, Asked, list[Rated]]
 """The place of a prompt, the prompt, and its answers."""
+ReadGroups = Callable[[Sequence[Row], Reading], Iterator[Group]]
 
 
 class Responses(BaseModel):
@@ -44,14 +39,18 @@ class Responses(BaseModel):
     system: OptionalText = ""
 
 
-def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+def best_and_worst(read: ReadGroups) -> Callable[[Sequence[Row], Reading], Iterator[Preference]]:
+    """What makes a pair of the best and the worst answer of every prompt that `read` reads."""
+
+    def pairs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+        for group in read(rows, reading):
+            yield from _best_and_worst(*group, reading)
+
+    return pairs
+
+
+def generations(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
     """Argilla and distilabel: an `instruction`, a list of `generations`, a list of their `ratings`."""
-    for group in rated_generations(rows, reading):
-        yield from _best_and_worst(*group, reading)
-
-
-def rated_generations(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
-    """The answers of `generations`."""
     for row in rows:
         column = next(name for name in ("instruction", "prompt", "input") if name in row.fields)
         answers = _list(row, "generations")
@@ -76,24 +75,18 @@ def _generation(row: Row, answer: Any) -> str:
     return answer_of(messages(answer if isinstance(answer, list) else [answer], f"{row.where}: column generations"))
 
 
-def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+def attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
     """HelpSteer: a `prompt`, a `response` and its scores by attribute, several rows a prompt.
 
     An answer's score is the mean by `reading.weights` (default: helpfulness alone); a negative weight counts from the
     other end of the range, so that the mean stays on it (ours). Raises ValueError for an unknown attribute.
     """
-    for group in rated_attributes(rows, reading):
-        yield from _best_and_worst(*group, reading)
-
-
-def rated_attributes(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
-    """The answers of `attributes`."""
     weights = reading.weights or DEFAULT_WEIGHTS
     prompts: dict[tuple[str, str, str], list[Rated]] = {}  # of each annotator
     for row in rows:
         read = row.read(Responses)
         rated = Rated(row, read.response.strip(), weighted_score(row, reading, weights))
-        prompts.setdefault((read.system.strip(), read.prompt.strip(), rated.annotator), []).append(rated)
+        prompts.setdefault((read.system.strip(), read.prompt.strip(), annotator_of(row)), []).append(rated)
     for (system, prompt, _), rated in prompts.items():
         try:
             asked = asked_in(prompt, system)
@@ -118,21 +111,18 @@ def weighted_score(row: Row, reading: Reading, weights: Mapping[str, float]) -> 
     return round(total / sum(map(abs, weights.values())), 9)  # or equal answers would differ by an error of rounding
 
 
-def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
-    """KTO: a `prompt`, a `completion`, a `label` that is true or false.
-
-    A prompt's n-th true and n-th false completion are a pair (ours), without scores: a thumb is the label itself, and
-    no second opinion of it.
-    """
-    for _, asked, rated in thumbed(rows, reading):
+def up_and_down(rows: Sequence[Row], reading: Reading) -> Iterator[Preference]:
+    """Of `thumbs`, a prompt's n-th true and n-th false completion are a pair (ours), without scores: a thumb is the
+    label itself, and no second opinion of it."""
+    for _, asked, rated in thumbs(rows, reading):
         up, down = ([answer._replace(score=None) for answer in rated if answer.score == way] for way in (1.0, 0.0))
         yield from (_pair(asked, good, bad, reading) for good, bad in zip(up, down))
         for alone in up[len(down) :] + down[len(up) :]:
             reading.left_out.add("answers without one of the other label to their prompt", alone.row.where)
 
 
-def thumbed(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
-    """The answers of `thumbs`, a thumb up as score 1 and down as 0."""
+def thumbs(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
+    """KTO: a `prompt`, a `completion`, a `label` that is true or false, which is a score of 1 or 0."""
     prompts: dict[str, tuple[Asked, list[Rated]]] = {}
     for row in rows:
         label = THUMBS.get(str(row.fields.get("label")).strip().casefold())
@@ -142,15 +132,9 @@ def thumbed(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
             )
         if (asked := asked_in_column(row, "prompt", reading)) is None:
             continue
-        cell = row.fields.get("completion")
-        try:
-            is_list = isinstance(cell, list)
-            text = answer_of(messages(cell, f"{row.where}: column completion")) if is_list else row.text("completion")
-        except NoPreference as reason:
-            reading.left_out.add(str(reason), row.where)
-            continue
-        rated = Rated(row, text, float(label))
-        prompts.setdefault(repr((asked, rated.annotator)), (asked, []))[1].append(rated)
+        if (text := answer_in_column(row, "completion", reading)) is not None:
+            key = repr((asked, annotator_of(row)))
+            prompts.setdefault(key, (asked, []))[1].append(Rated(row, text, float(label)))
     for asked, rated in prompts.values():
         yield rated[0].row.where, asked, rated
 
@@ -180,7 +164,7 @@ def _pair(asked: Asked, chosen: Rated, rejected: Rated, reading: Reading) -> Pre
         where += f" and {rejected.row.where.rpartition(', ')[2]}"
     return Preference(
         where, asked.prompt, chosen.text, rejected.text, asked.system, asked.history, chosen.score, rejected.score,
-        reading.score_range, annotator=chosen.annotator, fields=chosen.row.fields, halves=chosen.row.halves or rejected.row.halves,
+        reading.score_range, annotator=annotator_of(chosen.row), fields=chosen.row.fields, halves=chosen.row.halves or rejected.row.halves,
     )  # fmt: skip
 
 
@@ -191,6 +175,17 @@ def asked_in_column(row: Row, column: str, reading: Reading) -> Asked | None:
         if isinstance(cell, list):
             return asked_of(messages(cell, f"{row.where}: column {column}"), system)
         return asked_in(row.text(column), system)
+    except NoPreference as reason:
+        reading.left_out.add(str(reason), row.where)
+        return None
+
+
+def answer_in_column(row: Row, column: str, reading: Reading) -> str | None:
+    """The answer of a row, a text or the last of its messages; None where it is none, which is counted."""
+    if not isinstance(cell := row.fields.get(column), list):
+        return row.text(column)
+    try:
+        return answer_of(messages(cell, f"{row.where}: column {column}"))
     except NoPreference as reason:
         reading.left_out.add(str(reason), row.where)
         return None

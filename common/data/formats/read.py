@@ -27,7 +27,6 @@ from common.runtime import nearest
 from common.schema import unbroken
 
 ReadAll = Callable[[Sequence[Row], Reading], Iterator[Preference]]
-ReadOne = Callable[[Sequence[Row], Reading], Iterator[many_answers.Group]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Format:
     read: ReadAll | None
     without: tuple[str, ...] = ()
     asks_in_column: bool = True
-    one_by_one: ReadOne | None = None
+    one_by_one: many_answers.ReadGroups | None = None
 
     def missing(self, columns: set[str]) -> list[str]:
         return [needed for needed in self.needs if not columns & set(needed.split("|"))]
@@ -75,9 +74,9 @@ FORMATS = (
     Format("Orca pairs", ("question|input", *BOTH), "texts", _each(two_answers.orca)),
     Format(
         "rated generations (Argilla, distilabel)", ("instruction|prompt|input", "generations", "ratings|rating"), "",
-        many_answers.generations, one_by_one=many_answers.rated_generations,
+        many_answers.best_and_worst(many_answers.generations), one_by_one=many_answers.generations,
     ),
-    Format(THUMBS, ("prompt", "completion", "label"), "", many_answers.thumbs, one_by_one=many_answers.thumbed),
+    Format(THUMBS, ("prompt", "completion", "label"), "", many_answers.up_and_down, one_by_one=many_answers.thumbs),
     Format(
         "TRL's plain texts, prompt inside (implicit)", BOTH, "texts", _each(two_answers.implicit_texts), asks_in_column=False
     ),
@@ -109,26 +108,7 @@ def read_preferences(
     Raises ValueError or FileNotFoundError naming file, line, column and remedy: no such place, no known format, a cell
     that cannot be read, a score outside its range.
     """
-    rows, form, reading = _opened(source, score_range, weights)
-    if form.read is None:
-        raise ValueError(
-            f"{source}: read as {form.name}, of which no pair can be made; {ALONE}. Where several rows answer one prompt, --weights COLUMN=1 makes pairs of them by that column"
-        )
-    pairs = list(form.read(rows, reading))
-    if not pairs:
-        told = Preferences(str(source), form.name, len(rows), pairs, reading.left_out).account()
-        remedy = f"give other rows; {ALONE}" if form.one_by_one else "give other rows"
-        raise ValueError(f"no pair in {told.replace(chr(10), ';')}; {remedy}")
-    if 2 * reading.left_out.counts[NO_BEGINNING] > len(rows):
-        first = reading.left_out.first[NO_BEGINNING]
-        raise ValueError(
-            f"{source}, {first}: chosen and rejected share no beginning, nor do those of most other rows, so the prompt is not in them; give it in a column prompt"
-        )
-    found = Preferences(str(source), form.name, len(rows), pairs, reading.left_out)
-    if not found.scored:  # or somebody's scores would be lost for their name
-        names = {name for row in rows for name, cell in row.fields.items() if cell is not None}
-        found = replace(found, unread=sorted(filter(MAY_SCORE.search, names)))
-    return found
+    return open_source(source, score_range, weights).preferences()
 
 
 def read_answers(
@@ -141,26 +121,61 @@ def read_answers(
     """Every answer of a source whose rows have no two answers of which one is preferred, with its split by `shares`;
     None for a source of pairs. Other arguments and errors as in `read_preferences`. A thumb up is a score of 1, down
     of 0."""
-    rows, form, reading = _opened(source, score_range, weights)
-    if form.one_by_one is None:
-        return None
-    answers = single.placed(form.one_by_one(rows, reading), reading, experiment, shares, form.name == THUMBS)
-    found = Answers(str(source), form.name, len(rows), answers, reading.left_out)
-    if not answers:
-        raise ValueError(f"no answer in {found.account().replace(chr(10), ';')}; give other rows")
-    return found
+    return open_source(source, score_range, weights).answers(experiment, shares)
 
 
-def _opened(
-    source: str | Path, score_range: tuple[float, float], weights: Mapping[str, float] | None
-) -> tuple[list[Row], Format, Reading]:
-    """The rows of a source, their format, and how they are read."""
+@dataclass(frozen=True)
+class Source:
+    """A source whose rows are there, with their format and how they are read: once, as preferences or as answers."""
+
+    name: str
+    rows: Sequence[Row]
+    form: Format
+    reading: Reading
+
+    def preferences(self) -> Preferences:
+        """What `read_preferences` reads."""
+        form, left_out = self.form, self.reading.left_out
+        if form.read is None:
+            raise ValueError(
+                f"{self.name}: read as {form.name}, of which no pair can be made; {ALONE}. Where several rows answer one prompt, --weights COLUMN=1 makes pairs of them by that column"
+            )
+        found = Preferences(self.name, form.name, len(self.rows), list(form.read(self.rows, self.reading)), left_out)
+        if not found.pairs:
+            remedy = f"give other rows; {ALONE}" if form.one_by_one else "give other rows"
+            raise ValueError(f"no pair in {found.account().replace(chr(10), ';')}; {remedy}")
+        if 2 * left_out.counts[NO_BEGINNING] > len(self.rows):
+            raise ValueError(
+                f"{self.name}, {left_out.first[NO_BEGINNING]}: chosen and rejected share no beginning, nor do those of most other rows, so the prompt is not in them; give it in a column prompt"
+            )
+        if found.scored:
+            return found
+        names = {name for row in self.rows for name, cell in row.fields.items() if cell is not None}
+        return replace(found, unread=sorted(filter(MAY_SCORE.search, names)))  # or scores would be lost for their name
+
+    def answers(self, experiment: str, shares: Mapping[str, float]) -> Answers | None:
+        """What `read_answers` reads."""
+        if self.form.one_by_one is None:
+            return None
+        groups = self.form.one_by_one(self.rows, self.reading)
+        answers = single.placed(groups, self.reading, experiment, shares, self.form.name == THUMBS)
+        found = Answers(self.name, self.form.name, len(self.rows), answers, self.reading.left_out)
+        if not answers:
+            raise ValueError(f"no answer in {found.account().replace(chr(10), ';')}; give other rows")
+        return found
+
+
+def open_source(
+    source: str | Path, score_range: tuple[float, float] = (0.0, 1.0), weights: Mapping[str, float] | None = None
+) -> Source:
+    """The rows of a source and their format. Arguments and errors as in `read_preferences`."""
     check_score_range(*score_range)
     if wrong := [name for name, weight in (weights or {}).items() if not weight or not math.isfinite(weight)]:
         raise ValueError(f"the weight of {wrong[0]} is a finite number other than 0, negative where less is better")
     rows = [_whole(row) for row in _rows(source)]
     columns = {name for row in rows for name, cell in row.fields.items() if cell is not None or name in SCORES}
-    return rows, _recognised(rows, columns, source, weights or {}), Reading(score_range, weights or {})
+    form = _recognised(rows, columns, source, weights or {})
+    return Source(str(source), rows, form, Reading(score_range, weights or {}))
 
 
 def _rows(source: str | Path) -> list[Row]:
@@ -195,7 +210,7 @@ def _recognised(rows: Sequence[Row], columns: set[str], source: str | Path, weig
     scored_by = tuple(weights or many_answers.DEFAULT_WEIGHTS)
     attributes = Format(
         f"attribute scores, weighed by {', '.join(scored_by)}", ("prompt", "response", *scored_by), "",
-        many_answers.attributes, one_by_one=many_answers.rated_attributes,
+        many_answers.best_and_worst(many_answers.attributes), one_by_one=many_answers.attributes,
     )  # fmt: skip
     answers = _answers_in(rows)
     fitting = [

@@ -54,6 +54,12 @@ class Preference:
         return tuple(None if s is None else (s - low) / (high - low) for s in (self.score_chosen, self.score_rejected))
 
 
+def annotator_of(row: Row) -> str:
+    """Who preferred or rated what is in a row, "" where nobody is named."""
+    cell = row.fields.get("annotator")
+    return "" if cell is None else str(cell).strip()
+
+
 class NoPreference(Exception):
     """A row that can be read and gives no preference; the message is the reason, as the account counts it."""
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from common.data.formats.many_answers import Group, Rated, asked_in_column
+from common.data.formats.many_answers import Group, Rated, answer_in_column, asked_in_column
 from common.data.formats.record import EMPTY, REPEATED, LeftOut, NoPreference, Reading
 from common.data.formats.turns import Asked, answer_of, asked_of, messages
 from common.data.readers import Row
@@ -62,18 +62,8 @@ def single(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:
             continue
         if asked_column == "instruction" and (more := row.text("input") or row.text("context")):
             asked = asked._replace(prompt=f"{asked.prompt}\n\n{more}")
-        try:
-            cell = row.fields.get(answer_column)
-            is_list = isinstance(cell, list)
-            text = (
-                answer_of(messages(cell, f"{row.where}: column {answer_column}"))
-                if is_list
-                else row.text(answer_column)
-            )
-        except NoPreference as reason:
-            reading.left_out.add(str(reason), row.where)
-            continue
-        yield row.where, asked, [Rated(row, text, score)]
+        if (text := answer_in_column(row, answer_column, reading)) is not None:
+            yield row.where, asked, [Rated(row, text, score)]
 
 
 def conversations(rows: Sequence[Row], reading: Reading) -> Iterator[Group]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
-from common.data.formats.record import BOTH, NO_BEGINNING, NoPreference, Preference, Reading
+from common.data.formats.record import BOTH, NO_BEGINNING, NoPreference, Preference, Reading, annotator_of
 from common.data.formats.turns import Asked, answer_of, asked_in, asked_of, messages, shared, transcript
 from common.data.preference import SCORES
 from common.data.readers import OptionalText, Row
@@ -147,9 +147,8 @@ def _preference(row: Row, reading: Reading, asked: Asked, chosen: str, rejected:
         raise ValueError(f"{row.where}: it has {alone[0]} alone; give both of {' and '.join(SCORES)}, or none")
     columns = [next((name for name in names if row.fields[name] is not None), "") for names in there]
     scores = [reading.score(row, column, row.fields[column]) if column else None for column in columns]
-    annotator = row.fields.get("annotator")
     return Preference(
         row.where, asked.prompt, chosen.strip(), rejected.strip(), asked.system, asked.history, *scores,
-        reading.score_range, annotator="" if annotator is None else str(annotator).strip(), fields=row.fields,
+        reading.score_range, annotator=annotator_of(row), fields=row.fields,
         halves=row.halves,
     )  # fmt: skip
