@@ -149,6 +149,12 @@ UNSEEN = ("critique", "sampling", "usage")
 """What a file of scores does not note of each pair, since no judge and no later step reads it: all else is in its mark."""
 
 
+def in_unit(score: float | None, scale: tuple[float, float]) -> float | None:
+    """A score in [0, 1]: (s - low) / (high - low) of its scale; None stays None."""
+    low, high = scale
+    return None if score is None else (score - low) / (high - low)
+
+
 def _check_scale(name: str, score: float | None, scale: tuple[float, float]) -> None:
     """Raises ValueError for a scale without ends in order, and for a score off it."""
     low, high = scale
@@ -187,9 +193,8 @@ class ScoredPair(Pair):
         return None not in (self.score_response, self.score_revised)
 
     def normalised(self) -> tuple[float | None, float | None]:
-        """(score_response, score_revised) in [0, 1]: (s - min) / (max - min) of the declared scale."""
-        low, high = self.scale
-        return tuple(None if s is None else (s - low) / (high - low) for s in (self.score_response, self.score_revised))
+        """(score_response, score_revised) in [0, 1]."""
+        return in_unit(self.score_response, self.scale), in_unit(self.score_revised, self.scale)
 
     def swapped(self) -> ScoredPair:
         """The pair with its two answers exchanged, each with its own score: a wrong label that the scores show."""
@@ -217,9 +222,8 @@ class ScoredAnswer(PromptRecord):
         return self.score is not None
 
     def normalised(self) -> float | None:
-        """The score in [0, 1]: (s - min) / (max - min) of the declared scale."""
-        low, high = self.scale
-        return None if self.score is None else (self.score - low) / (high - low)
+        """The score in [0, 1]."""
+        return in_unit(self.score, self.scale)
 
 
 class Metric(Record):

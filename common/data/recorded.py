@@ -59,8 +59,8 @@ def load_pairs(
         raise ValueError(f"unknown experiment {experiment!r}; there are {', '.join(PROMPTS)}")
     rows = read_rows(source, revision)
     if {"id", "split", "response_revised"} <= set(rows[0].fields):
-        by_id(rows, Pair)  # two lines of one id are refused
-        return _drawn(check_experiment([row.read(Pair) for row in rows], experiment, source), limit, seed)
+        pairs = list(by_id(rows, Pair).values())  # two lines of one id are refused
+        return _drawn(check_experiment(pairs, experiment, source), limit, seed)
     readers = {"task": _multitask, "persona_prompt": _persona_results, "persona_response": _persona_pair}
     read = next((reader for column, reader in readers.items() if column in rows[0].fields), _results)
     system = PROMPTS[experiment].system if system is None else system

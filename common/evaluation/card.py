@@ -23,8 +23,8 @@ def card(
 ) -> str:
     """A card with the Hub's metadata: base and license where they are known, figures in the model-index form.
 
-    pairs: what the pairs are, or "answers". source: where they were read, a file or a Hub dataset, which the Hub then links; "" for
-    neither.
+    pairs: what the pairs are, or "answers". source: where they were read, a file or a Hub dataset, which the Hub then
+    links; "" for neither.
     """
     from huggingface_hub import ModelCard, ModelCardData
 

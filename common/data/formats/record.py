@@ -10,7 +10,7 @@ from typing import Any
 
 from common.data.preference import SCORES
 from common.data.readers import Row, score_of
-from common.schema import Message
+from common.schema import Message, in_unit
 
 BOTH = ("chosen", "rejected")
 NO_BEGINNING = "rows whose texts share no beginning"
@@ -49,9 +49,8 @@ class Preference:
 
     @property
     def normalised(self) -> tuple[float | None, float | None]:
-        """(score_chosen, score_rejected) in [0, 1]: (s - low) / (high - low) of the scale."""
-        low, high = self.scale
-        return tuple(None if s is None else (s - low) / (high - low) for s in (self.score_chosen, self.score_rejected))
+        """(score_chosen, score_rejected) in [0, 1]."""
+        return in_unit(self.score_chosen, self.scale), in_unit(self.score_rejected, self.scale)
 
 
 def annotator_of(row: Row) -> str:
