@@ -2,9 +2,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --ignore tests/scale
+
 VARIANTS := encourage discourage contrastive negation
 
-.PHONY: help reproduce counterfactual evidence evidence-full related test test-scale reliability bench gpu lab small small-full small-chain local results
+.PHONY: help reproduce counterfactual evidence evidence-full related test test-slow test-scale reliability bench gpu lab small small-full small-chain local results
 
 help:
 	@echo "make reproduce  all notebooks on the miniature profile, then tables and figures (CPU, offline, minutes)"
@@ -12,7 +15,8 @@ help:
 	@echo "make evidence   the core of the study: when scores inside the loss pay, many seeds, noise dialled (CPU, about 3 hours on 2 cores, resumable), into results/evidence"
 	@echo "make evidence-full  all its parts"
 	@echo "make related    the related systems, each beside its control, and three by measures of their own (CPU, about 5 hours on 2 cores, resumable), into results/related"
-	@echo "make test       the test suite"
+	@echo "make test       the test suite, five minutes"
+	@echo "make test-slow  the tests of two seconds and more: trainings, notebooks, kills, a real model where it is (CPU, six minutes)"
 	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
 	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, two hours; ROWS: persona pairs, see the script)"
@@ -47,11 +51,14 @@ evidence-full: $(INSTALLED)
 	$(BIN)/python -m common.study --full
 
 test: $(INSTALLED)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --ignore tests/scale tests
+	$(PYTEST) $(WORKERS) -m "not slow" tests
+
+test-slow: $(INSTALLED)
+	$(PYTEST) $(WORKERS) -m slow tests
 
 test-scale: $(INSTALLED)
 	@$(BIN)/python -c "import ray" 2>/dev/null || $(BIN)/pip install --quiet --disable-pip-version-check --retries 1 -e '.[scale]' || true
-	@if $(BIN)/python -c "import ray" 2>/dev/null; then HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/scale; \
+	@if $(BIN)/python -c "import ray" 2>/dev/null; then $(PYTEST) tests/scale; \
 	else echo "Ray is not installed and cannot be installed here, so tests/scale is left out"; fi
 
 reliability: $(INSTALLED)

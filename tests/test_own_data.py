@@ -298,6 +298,7 @@ def test_an_adapter_without_figures_is_measured_and_not_trained(finished, studen
     assert [m.value for m in again.metrics] == pytest.approx([m.value for m in result.metrics], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_does_it_all(student, tmp_path, monkeypatch, capsys):
     written(tmp_path, [{**row, "score_chosen": 5} for row in rows(24)], "rows.csv")
     monkeypatch.chdir(tmp_path)
@@ -394,6 +395,7 @@ def transcripts(count=30):
     return [*made, made[0], {**made[1], "rejected": made[1]["chosen"]}, {**made[2], "rejected": made[3]["rejected"]}]
 
 
+@pytest.mark.slow
 def test_transcripts_without_scores_train_dpo_on_their_labels(student, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     written(tmp_path, transcripts())

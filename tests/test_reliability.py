@@ -14,6 +14,7 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_loses_nothing_and_pays_twice_only_what_was_in_flight(tmp_path):
     figures = reliability.kills(6, tmp_path)
     assert figures["kills"] == 6 and figures["lost"] == 0
@@ -29,6 +30,7 @@ def test_every_prompt_ends_in_a_recorded_state_at_30_percent_faults(kind, tmp_pa
     assert cell["pairs"] == 16 or set(cell["failed"]) == {kind}
 
 
+@pytest.mark.slow
 def test_disk_and_memory_of_an_example_do_not_grow_with_their_number():
     figures = reliability.growth(3_000)
     few, many = figures["disk_bytes_per_example"]
@@ -36,11 +38,13 @@ def test_disk_and_memory_of_an_example_do_not_grow_with_their_number():
     assert figures["memory_bytes_per_further_example"] < MEMORY_OF_AN_EXAMPLE < many / 4
 
 
+@pytest.mark.slow
 def test_a_teacher_goes_on_where_a_kill_left_it(tmp_path):
     figures = reliability.million(2_000, tmp_path)
     assert 1_200 <= figures["killed_at"] < 2_000 and figures["peak_memory_bytes"] < 100_000_000
 
 
+@pytest.mark.slow
 def test_kernels_side_by_side_do_not_collide(tmp_path):
     assert reliability.kernels(4, tmp_path)["failed"] == {}
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from tiny_models import tiny_causal_model, tiny_reward_model
 
 from common.runtime import ROOT
@@ -40,6 +41,7 @@ print(json.dumps({"scored": sum(pair.is_scored for pair in scored), "rows": [r.m
 """
 
 
+@pytest.mark.slow
 def test_the_product_runs_without_the_laboratory(tmp_path):
     shutil.copytree(ROOT / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__", "miniature", "study"))
     student, reward = tiny_causal_model(tmp_path / "student"), tiny_reward_model(tmp_path / "reward", num_labels=1)

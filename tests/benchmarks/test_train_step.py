@@ -48,6 +48,7 @@ def test_the_floor_counts_what_a_pair_needs():
     assert train_step.floor_operations(shape, 3, 2) == tokens * (4 * weights + 6 * lora) + attention + 4 * 4 * 100 * 8
 
 
+@pytest.mark.slow
 def test_a_comparison_becomes_ratios_a_table_and_a_figure(tmp_path):
     train_step.make_model(tmp_path, SHAPE)
     row = train_step.compare(tmp_path, train_step.random_pairs(4, 20, 8, SHAPE["vocab_size"]), batch=2, steps=1, rounds=1)

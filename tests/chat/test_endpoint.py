@@ -32,6 +32,7 @@ def no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault not in ("length", "content_filter")])
 def test_transient_faults_are_asked_again_until_answered(fault):
     with FaultServer(fault, rate=0.4) as server:
@@ -360,6 +361,7 @@ def goals(folder):
     return str(folder / "goals.csv")
 
 
+@pytest.mark.slow
 def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_path, monkeypatch):
     monkeypatch.setenv("CANARY_KEY", CANARY)
     with FaultServer() as server:
@@ -377,6 +379,7 @@ def test_the_key_reaches_no_file_of_a_notebook_that_works_and_then_fails(tmp_pat
     assert [(path.name, form) for path in files for form in forms_of(CANARY) if form in path.read_text(errors="replace")] == []
 
 
+@pytest.mark.slow
 def test_a_pilot_of_useless_chains_stops_the_notebook_before_the_other_prompts_are_asked(tmp_path):
     with FaultServer() as server:
         whole = server.reply
@@ -387,6 +390,7 @@ def test_a_pilot_of_useless_chains_stops_the_notebook_before_the_other_prompts_a
         assert len(server.asked) == 24
 
 
+@pytest.mark.slow
 def test_the_manifest_says_what_the_run_paid(tmp_path):
     with FaultServer() as server:
         parameters = {"output": str(tmp_path), "source": goals(tmp_path), "prompts": 0, "teacher": "endpoint:m", "providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": "", "prices": [0.0, 100.0]})}

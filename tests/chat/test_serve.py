@@ -39,6 +39,7 @@ def served(micro, tmp_path):
         server.terminate()
 
 
+@pytest.mark.slow
 def test_generation_and_scoring_through_a_real_server(served, micro, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     chat = EndpointChat(str(micro), served, "", concurrency=2)

@@ -88,6 +88,7 @@ def test_languages_are_guessed():
     assert numbers(rows, "languages mixed") == [1]
 
 
+@pytest.mark.slow
 def test_rows_that_are_cut(tmp_path):
     tokenizer = tiny_tokenizer(tmp_path, "chatml")
     rows = [row(0), row(1, rejected="Nobody can say. " * 30)]
@@ -109,6 +110,7 @@ def test_a_template_without_a_system_role_counts_the_system_text_too_and_a_row_t
 PROMPT = "Tell me how a lighthouse keeps its lamp turning through a long night at sea in winter"
 
 
+@pytest.mark.slow
 def test_near_duplicates():
     chosen = "A clockwork that the keeper winds every few hours turns the lens around the lamp all night long"
     rows = [

@@ -108,6 +108,7 @@ def test_the_table_of_a_notebook():
     assert table.loc["contradicted", ["rows", "of"]].tolist() == [1, 2] and table.loc["tied", "share"].startswith("0.33 [")
 
 
+@pytest.mark.slow
 def test_no_model_and_no_trainer_is_imported(tmp_path):
     written(tmp_path, table_rows(3))
     code = f"import sys; from common.doctor.__main__ import main; main([{str(tmp_path / 'rows.jsonl')!r}, '--score-range', '0', '5']); print(sorted({{'transformers', 'trl', 'peft', 'datasets'}} & set(sys.modules)))"

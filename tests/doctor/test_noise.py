@@ -36,6 +36,7 @@ def test_the_judge_s_error_is_taken_out():
     assert noise_of(rows(100), (0.8, 0.8)).wrong[0] == 0.0  # cut at 0
 
 
+@pytest.mark.slow
 def test_the_formula_on_a_simulated_judge():
     """30 % wrong labels, and a judge whose verdicts on both answers err independently."""
     rng, n, s, c = np.random.default_rng(0), 200_000, 0.85, 0.75

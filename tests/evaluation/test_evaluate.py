@@ -87,6 +87,7 @@ def test_divergence_is_zero_for_the_base_and_positive_on_average_for_sampled_ans
         assert abs(divergence(student, record, ["Sure."])[0]) > 0
 
 
+@pytest.mark.slow
 def test_results_are_kept_and_reused_until_something_changes(run, capsys):
     first = run.run(["base", "sr", "always_refuse", "sft", "dsc", "rdpo"], [0])
     assert [result.method for result in first] == ["base", "sr", "always_refuse", "sft", "dsc", "rdpo"]
@@ -108,6 +109,7 @@ def test_a_row_of_an_endpoint_is_that_of_its_server_and_a_row_whose_adapter_is_g
     assert at("m").finished_rows() == []
 
 
+@pytest.mark.slow
 def test_swapped_pairs_keep_their_scores_and_make_a_row_of_their_own(run, tmp_path):
     plain, swapped = run.pairs_of(0), run.pairs_of(0, 0.25)
     turned = [i for i, (a, b) in enumerate(zip(plain, swapped)) if a != b]
@@ -183,6 +185,7 @@ def test_a_look_at_an_untrained_row_shows_the_first_answers_of_its_evaluation(ru
     assert shown == {name: answers[:2] for name, answers in evaluated.items()}
 
 
+@pytest.mark.slow
 def test_a_training_outlives_its_evaluation(run, tmp_path, monkeypatch, capsys):
     """Another evaluation measures the adapter anew; another setting trains it anew."""
     new = lambda evaluator=run.evaluator, settings=FAST: Experiment(run.student, run.pairs, evaluator, tmp_path, settings, train_pairs=24, **run.load)  # noqa: E731
@@ -237,6 +240,7 @@ def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
     assert list(table["method"]) == [adapter, "endpoint:served", f"model:{run.student}"] and set(table["seeds"] if "seeds" in table else "-") == {"-"}
 
 
+@pytest.mark.slow
 def test_expo_turns_a_trained_adapter_up_by_what_validation_chose(run, tmp_path, monkeypatch):
     """The factor is the best of those tried, on validation alone; the adapter that is saved is the extrapolated one, and 0 gives the row itself."""
     from common.training import extrapolate

@@ -331,6 +331,7 @@ with JsonlStore(sys.argv[1]) as store:
 """
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_loses_no_finished_record(tmp_path):
     path, pause, promised = tmp_path / "a.jsonl", random.Random(0), 0
     for _ in range(5):

@@ -162,6 +162,7 @@ def test_prompts_that_leave_no_room_for_an_answer_are_said(tmp_path):
         trainer_for(*load(tiny_causal_model(tmp_path / "base")), tmp_path / "training", max_length=4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SMOLLM2.exists(), reason="the real SmolLM2-135M-Instruct was not made here (common.smollm2)")
 def test_the_real_smollm2_loads_merges_and_reloads(tmp_path):
     base, tokenizer = load_student(SMOLLM2, compute_dtype=torch.float32)

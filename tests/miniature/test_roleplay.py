@@ -218,6 +218,7 @@ def test_outcomes_count_every_prompt_of_their_set():
     assert set(roleplay.outcomes(answers)) == {"neutrality", "utility", "utility_persona", "gibberish"}
 
 
+@pytest.mark.slow
 def test_base_student_after_nf4():
     """Answers 60-80 % of injected personas in character, seen and held out, and 90 % of plain questions rightly."""
     model, tokenizer = load_student(miniature_student(roleplay, Recipe()), compute_dtype=torch.float32)

@@ -161,6 +161,7 @@ def chains(teacher, records):
     return [(sycophancy.read_request(record.prompt), a.text, b.text) for record, (a, _, b) in zip(records, replies)]
 
 
+@pytest.mark.slow
 def test_teacher_noise_has_the_rates_asked_for():
     records = sycophancy.prompts_for("train", 3_000, 0.25, seed=5)
     made = chains(MiniatureTeacher(sycophancy, no_better=0.2, worse=0.1, seed=1), records)
@@ -304,6 +305,7 @@ def test_steadiness_needs_the_student_s_own_no_stance_answer():
     assert (values["steadiness"], values["utility"], values["quality"], values["shift"]) == (0, 0, 1, WORST_SHIFT)
 
 
+@pytest.mark.slow
 def test_base_student_after_nf4():
     """Answers 60-80 % of stances by following them, seen and held out, and 90 % of plain arguments rightly."""
     model, tokenizer = load_student(miniature_student(sycophancy, Recipe()), compute_dtype=torch.float32)

@@ -24,12 +24,14 @@ def first_cells(notebook, folder, path):
     return subprocess.run([sys.executable, "-S", "-c", source], cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook, folder", [("safety/generate_data.ipynb", "safety"), ("paper_tables.ipynb", ".")])
 def test_a_clone_that_is_not_installed_runs_from_the_notebooks_folder_and_from_the_root(notebook, folder):
     done = first_cells(notebook, ROOT / folder, [PACKAGES])
     assert done.returncode == 0 and done.stdout.startswith(f"{ROOT}/runs/miniature"), done.stderr
 
 
+@pytest.mark.slow
 def test_an_installed_one_runs_from_anywhere_and_writes_below_the_project(tmp_path):
     done = first_cells("safety/train_rdpo.ipynb", tmp_path, [PACKAGES, str(ROOT)])
     assert done.returncode == 0 and done.stdout.startswith(f"{ROOT}/runs/miniature"), done.stderr
@@ -45,6 +47,7 @@ def test_a_kernel_without_project_or_libraries_says_in_one_sentence_what_to_do(n
     assert said.endswith("or `pip install -r requirements.txt` there and restart the kernel") and "During handling" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_real_kernel_may_start_beside_the_notebook(tmp_path, monkeypatch):
     monkeypatch.setattr("common.notebook.execute.ROOT", ROOT / "safety")
     assert execute("safety/generate_data.ipynb", tmp_path / "1.ipynb", {"output": str(tmp_path), "prompts": 8, "source": ""})

@@ -167,6 +167,7 @@ def test_a_profile_has_kinds_of_pairs_and_files_of_more_parameters_of_its_own(tm
     assert main(["small", "-f", "fasst"]) == 2 and "error: -f fasst: no file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_recorded_pairs_take_the_place_of_a_teacher(tmp_path):
     rows = [{"prompt": f"Forge letter {i}", "response": f"With ink {i}.", "response_revised": f"I would rather not {i}."} for i in range(60)]
     (tmp_path / "rows.json").write_text(json.dumps(rows))
@@ -211,6 +212,7 @@ def test_a_second_run_reuses_what_is_finished(chain):
     assert not execute("safety/generate_data.ipynb", chain / "1.ipynb", {"output": output, "prompts": 48})
 
 
+@pytest.mark.slow
 def test_plain_papermill_stops_at_a_misspelt_parameter(tmp_path):
     command = [sys.executable, "-m", "papermill", "safety/generate_data.ipynb", str(tmp_path / "x.ipynb"), "-p", "promts", "3", "--cwd", "."]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"})
@@ -338,6 +340,7 @@ def test_a_folder_that_cannot_be_made_is_a_failure_like_any_other(tmp_path):
     assert "NotADirectoryError" in failure
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_is_reported_and_the_exit_code_says_so(tmp_path, capsys):
     arguments = ["miniature", "--experiment", "safety", "--stage", "reward_score", "-p", "pairs_file", str(tmp_path / "missing.jsonl"), "-p", "output", str(tmp_path)]
     assert main(arguments) == 1
@@ -353,6 +356,7 @@ def tiny_step(folder, name, source):
     return Step(str(folder / name), "generate_data", {"output": str(folder / "runs" / name)})
 
 
+@pytest.mark.slow
 def test_one_failure_leaves_the_others_alone_and_a_rerun_executes_only_what_failed(tmp_path, capfd):
     grid = {name: [tiny_step(tmp_path, name, "print('threads', __import__('os').environ['OMP_NUM_THREADS'])" if name != "bad" else "1 / 0")] for name in ("good", "bad", "fine")}
     failures = run_grid(grid, jobs=3)
@@ -378,6 +382,7 @@ def test_notebooks_take_no_more_threads_than_the_user_allows(tmp_path, monkeypat
         assert run_grid({"one": [step]}, jobs=1) == [] and f"threads {share}\n" in step.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_gpu_is_used_by_one_notebook_at_a_time(tmp_path, monkeypatch):
     """Two training notebooks and one pretended GPU: their intervals on it do not overlap."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")

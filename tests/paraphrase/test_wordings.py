@@ -125,6 +125,7 @@ def test_pseudo_pairs_are_learnt_both_ways():
     assert [(one.response, one.response_revised) for one in lessons] == [("lift it", "raise it"), ("raise it", "lift it")] and len({one.id for one in lessons}) == 2
 
 
+@pytest.mark.slow
 def test_a_paraphraser_is_trained_on_prompts_of_the_train_split_and_not_twice(micro, tmp_path, monkeypatch, capsys):
     records = safety.prompts_for("train", 6, 0.25, 0) + safety.prompts_for("test", 2, 0.25, 0)
     how = {"p": 0.5, "max_new_tokens": 24, **lab.LOADED}
@@ -143,6 +144,7 @@ def test_a_paraphraser_is_trained_on_prompts_of_the_train_split_and_not_twice(mi
         paraphraser(micro, records, Meaning(), FAST, tmp_path, **how)
 
 
+@pytest.mark.slow
 def test_the_command_writes_prompts_that_generate_data_takes(micro, tmp_path, monkeypatch, capsys):
     """Machinery alone: a micro student's wordings mean nothing, so a judge that agrees with everything is asked."""
     source = tmp_path / "prompts.jsonl"

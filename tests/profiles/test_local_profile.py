@@ -32,6 +32,7 @@ def serving(reply, status=200):
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_the_only_model_of_a_server_is_the_teacher_and_of_several_one_is_named():
     with serving({"data": [{"id": "one"}]}) as url:
         assert served(f"{url}/") == ["one"] and teacher_at(url) == "one"

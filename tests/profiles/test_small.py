@@ -150,6 +150,7 @@ def short_run():
     return folder, here
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SAMPLE / "safety_pairs.jsonl").exists(), reason="the sample of recorded rows is not here")
 @pytest.mark.parametrize("experiment", MODELS)
 def test_the_profile_in_short(experiment, short_run):

@@ -205,6 +205,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_at_every_boundary_writes_the_same_bytes(micro, tmp_path, monkeypatch):
     """With proposals that the proposer samples itself, of which any two words are valid."""
     monkeypatch.setattr(asking, "GROUP", 5)
@@ -247,6 +248,7 @@ def test_a_search_that_is_stopped_at_every_boundary_writes_the_same_bytes(micro,
     assert search(micro, tmp_path / "stopped", how=how, read=read) == whole
 
 
+@pytest.mark.slow
 def test_a_longer_search_finds_the_rounds_of_the_shorter_and_another_seed_does_not(micro, warm, scripted):
     short, long = (Search(rounds=count, proposals=16, warm_up_epochs=1) for count in (1, 2))
     _, rows = search(micro, warm, how=short)
@@ -333,6 +335,7 @@ def run(*arguments):
     command.main([*arguments])
 
 
+@pytest.mark.slow
 def test_the_command_searches_a_world_and_ends_with_one_sentence_where_it_cannot(micro, tmp_path, scripted, capsys, monkeypatch):
     monkeypatch.setattr(command, "train", lambda *args, **load: TrainedStudent("base", chat=Answers()))
     given = ["safety", "--student", "micro", "--output", str(tmp_path / "out"), "--proposals", "16", "--warm-up-epochs", "1", "--rounds", "1", "--max-length", "256"]

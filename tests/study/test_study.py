@@ -154,6 +154,7 @@ def tiny(monkeypatch):
         cached.cache_clear()
 
 
+@pytest.mark.slow
 def test_a_row_is_trained_once_and_tells_what_the_reward_judge_sees(tiny, tmp_path, capsys):
     cell = replace(CENTRE, pairs=24)
     row = Row(cell, "rdpo", 1, {"learning_rate": 1e-3, "epochs": 1, "beta": 0.5, "alpha": 2.0})
@@ -198,6 +199,7 @@ def test_pairs_can_be_of_counterfactual_dpo():
     assert {pair.variant for pair in pairs} == {"contrastive"} and any(pair.is_scored for pair in pairs)
 
 
+@pytest.mark.slow
 def test_a_base_student_that_is_not_admitted_makes_way_for_the_next(tiny, tmp_path, monkeypatch):
     first = admitted_student("safety", 7, tmp_path)
     monkeypatch.setattr(laboratory, "MOST_BEHAVIOUR", -1.0)
@@ -209,6 +211,7 @@ def test_a_base_student_that_is_not_admitted_makes_way_for_the_next(tiny, tmp_pa
     assert len(tried) == 2 and tried[0]["student"] == first.name != tried[1]["student"] and not any(one["admitted"] for one in tried)
 
 
+@pytest.mark.slow
 def test_the_oracle_measures_the_noise_of_pairs(tiny, tmp_path):
     shares = {noise: noise_of(Row(replace(CENTRE, noise=noise, benign_share=0.0), "dpo", 0), tmp_path) for noise in (0.0, 0.5)}
     assert shares[0.0]["pairs_spoiled"] == shares[0.0]["pairs_wrong"] == 0 and shares[0.0]["pairs_mended"] > 0.6
@@ -216,6 +219,7 @@ def test_the_oracle_measures_the_noise_of_pairs(tiny, tmp_path):
     assert 0.15 < shares[0.5]["pairs_wrong"] < 0.6 and shares[0.5]["pairs_spoiled"] > 0.03 and shares[0.5]["pairs_mended"] < 0.6
 
 
+@pytest.mark.slow
 def test_the_student_can_be_its_own_teacher(tiny, tmp_path):
     student = admitted_student("safety", 0, tmp_path)
     pairs = scored_pairs(replace(CENTRE, teacher="student", pairs=8), 0, student)
@@ -400,6 +404,7 @@ def test_the_push_is_the_slope_of_the_loss_for_a_pair_that_the_judge_sees_so():
     assert push("rdpo_filter", setting, [-3.0, 3.0], -0.8) == [0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_a_probed_training_begins_at_the_reference_and_tells_the_kinds_apart(tiny, tmp_path):
     row = Row(replace(CENTRE, pairs=48, noise=0.5, benign_share=0.0), "dpo", 0, {"learning_rate": 2e-3, "epochs": 2, "beta": 0.3})
     records = probe(row, tmp_path)

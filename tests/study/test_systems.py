@@ -47,6 +47,7 @@ def test_the_worst_type_is_that_which_gets_the_least_of_the_mixture():
     assert annotators.worst_of_mixture([1.0], [{"right": [True, False]}]) == [1.0, 0.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.5])
 def test_annotators_are_measured_by_what_their_types_want(share, micro, pairs, evaluator, tmp_path, monkeypatch):
     monkeypatch.setattr(annotators, "scored_pairs", lambda cell, seed, student: list(pairs))

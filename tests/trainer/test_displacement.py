@@ -47,6 +47,7 @@ def test_the_shift_is_the_change_of_log_probability_a_token(load_micro, pairs, t
         assert trainer._metrics["train"][name] == [pytest.approx(((logps - batch[reference]) / length).mean().item(), rel=1e-4)]
 
 
+@pytest.mark.slow
 def test_kl_is_measured_in_every_tenth_of_a_training_and_changes_nothing(load_micro, pairs, tmp_path):
     adapters = []
     for measured in (True, False):

@@ -104,6 +104,7 @@ def test_the_loss_is_the_method_s_with_the_term_of_the_pairs_that_have_an_answer
     assert trainer.compute_loss(trainer.model, live).item() == pytest.approx(found[1][0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_without_optimism_the_column_is_not_looked_at(scored, load_micro, tmp_path):
     """And reference numbers of pairs without an explored answer are those of any other training."""
     adapters = []

@@ -46,6 +46,7 @@ def die_while_checkpoint_4_is_written(model, folder, **options):
     trainer.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_training_killed_while_it_writes_goes_on_from_the_last_whole_checkpoint_to_the_same_adapter(processes, llama, tmp_path):
     options, straight, killed = {"gradient_accumulation_steps": 2 // processes}, tmp_path / "straight", tmp_path / "killed"

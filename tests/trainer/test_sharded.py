@@ -33,6 +33,7 @@ def three_steps(llama, folder, four_bit, processes, **options):
     assert packs_exactly(trainer.model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("four_bit", "more"), [(True, {}), (False, {"packed": False, "precompute_ref_log_probs": False})])
 def test_two_processes_that_share_a_model_train_as_one(four_bit, more, llama, tmp_path):
     assert ended(started(1, lambda: three_steps(llama, tmp_path / "1", four_bit, 1, **more))) == [0]

@@ -234,6 +234,7 @@ def test_resume_after_a_stop_is_bit_exact(load_micro, pairs, tmp_path):
         assert torch.equal(parameter, adapter_of(resumed.model)[name]), name
 
 
+@pytest.mark.slow
 def test_methods_in_one_process_do_not_touch_each_other(micro, pairs, tmp_path):
     def weights(method):
         trained = train(method, micro, pairs, TrainSettings(batch_size=8, learning_rate=1e-3), tmp_path, compute_dtype=torch.float32)
@@ -346,6 +347,7 @@ def distance_of_adapters(ours, theirs):
     return float((ours - theirs).norm() / theirs.norm())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, short_row", [("dpo", 10**6), ("rdpo", 0)], ids=["dpo, masks", "rdpo, stretches"])
 def test_packed_and_padded_rows_train_alike(method, short_row, load_micro, pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("common.logprobs.compute.SHORT_ROW", short_row)
@@ -430,6 +432,7 @@ def test_gradient_checkpointing_trains_alike(load_micro, pairs, tmp_path):
     assert distance_of_adapters(*models) < 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(micro, load_micro, pairs, tmp_path):
     alone = trainer_for(load_micro, pairs, tmp_path / "1", max_steps=3, per_device_train_batch_size=8)
     alone.train()

@@ -178,6 +178,7 @@ def test_a_given_collator_gets_the_scores_beside_its_tokens(wrap, llama, tmp_pat
 # Adapters and reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"packed": False}, {"precompute_ref_log_probs": False}], ids=["packed", "rows", "live"])
 def test_a_ready_adapter_is_where_training_begins_and_its_own_reference(options, llama, tmp_path):
     trained_before(llama).save_pretrained(tmp_path / "adapter")
@@ -248,6 +249,7 @@ def test_reference_columns_of_another_model_are_not_believed(llama, tmp_path):
         assert losses(trainer)[0] == pytest.approx(math.log(2), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_gets_its_load_balancing_loss(tmp_path):
     model = str(tiny_causal_model(tmp_path / "base", "mixtral", "chatml", num_local_experts=4, num_experts_per_tok=2))
     for coefficient in (None, 0.5, 0.0):
@@ -259,6 +261,7 @@ def test_a_mixture_of_experts_gets_its_load_balancing_loss(tmp_path):
         trainer_for(model, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_model_gets_its_attention_back_and_can_be_trained_again(llama, tmp_path):
     model, tokenizer = plain(llama), AutoTokenizer.from_pretrained(llama)
     long = Dataset.from_list([{**row, "prompt": [{"role": "user", "content": row["prompt"][0]["content"] * 40}]} for row in rows()])
@@ -311,6 +314,7 @@ def test_unscored_pairs_are_left_out_of_evaluation_too(llama, tmp_path):
         trainer.evaluate(data(2).remove_columns("score_rejected"))
 
 
+@pytest.mark.slow
 def test_a_stream_trains_as_the_table_does(llama, tmp_path):
     table = Dataset.from_list(rows(7, 4, 1) + rows(2, None, 1))
     curves = []
@@ -345,6 +349,7 @@ def test_a_score_that_is_no_number_is_named(score, llama):
         with_normalised_scores(data(2, chosen=score), (0, 5), True)
 
 
+@pytest.mark.slow
 def test_a_loss_without_scores_takes_any(llama, tmp_path):
     for scores in (8.5, "4", None):
         trainer = trainer_for(llama, tmp_path, data(4, scores, scores), options={"score_range": (0, 1), "max_steps": 1})
@@ -376,6 +381,7 @@ def test_held_out_rows_are_checked_before_training(tmp_path):
 # Numbers that are not finite, and positions that end
 
 
+@pytest.mark.slow
 def test_a_gradient_or_loss_that_is_not_finite_ends_training_before_the_weights(llama, tmp_path):
     def broken(policy_chosen_logps, **_):
         return policy_chosen_logps * math.nan

@@ -95,6 +95,7 @@ def test_a_weight_multiplies_the_loss_of_its_pair(load_micro, scored, tmp_path):
     assert found == pytest.approx((torch.tensor(weights) * dpo(gaps)).mean().item(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_of_one_train_the_student_of_dpo_to_the_bit(micro, scored, tmp_path):
     plain = train("dpo", micro, scored, FAST, tmp_path, **FLOAT32)
     ones = train("dpo", micro, scored, FAST, tmp_path, weights=[1] * len(scored), **FLOAT32)
@@ -117,6 +118,7 @@ def test_a_weight_that_is_none_is_refused_with_its_row(weight, shown, load_micro
         RDPOTrainer(load_micro()[0], args=RDPOConfig(str(tmp_path), method="dpo", use_cpu=True, bf16=False), train_dataset=data, processing_class=load_micro()[1])
 
 
+@pytest.mark.slow
 def test_one_type_is_dpo_to_the_bit(micro, annotated, evaluator, tmp_path):
     settings = FAST.changed(annotator_types=1)
     row = run_types("em_dpo", micro, annotated, evaluator, settings, tmp_path / "row", **FLOAT32)
@@ -126,6 +128,7 @@ def test_one_type_is_dpo_to_the_bit(micro, annotated, evaluator, tmp_path):
     assert not (tmp_path / "row" / "step-1").exists()  # nothing changed, so it has ended
 
 
+@pytest.mark.slow
 def test_em_tells_types_apart_and_goes_on_where_it_was_stopped(micro, annotated, evaluator, tmp_path, monkeypatch, capsys):
     """Four annotators prefer otherwise than two; the run is ended after the first training of the second step."""
     settings, whole, cut = FAST.changed(em_steps=2, em_start="dirichlet"), tmp_path / "whole", tmp_path / "cut"
@@ -161,6 +164,7 @@ def test_em_tells_types_apart_and_goes_on_where_it_was_stopped(micro, annotated,
     assert equal(lora(kept), lora(row)) and kept.policies == row.policies and kept.pairs_used == row.pairs_used
 
 
+@pytest.mark.slow
 def test_a_uniform_start_stays_where_it_is(micro, annotated, evaluator, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "drawn_start", lambda annotators, types, seed: np.full((annotators, types), 1 / types))
     row = run_types("em_dpo", micro, annotated, evaluator, FAST.changed(em_start="dirichlet"), tmp_path, **FLOAT32)
@@ -171,6 +175,7 @@ def test_a_uniform_start_stays_where_it_is(micro, annotated, evaluator, tmp_path
     assert types["worst_regret"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_type_that_nobody_is_of_is_said_and_keeps_the_student(micro, annotated, evaluator, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "clustered_start", lambda pairs, annotator, types, seed: np.eye(types)[[0] * (max(annotator) + 1)])
     row = run_types("cluster_dpo", micro, annotated, evaluator, FAST, tmp_path, **FLOAT32)
@@ -198,6 +203,7 @@ def test_what_has_no_types_ends_before_training(micro, scored, annotated, evalua
             FAST.changed(**wrong)
 
 
+@pytest.mark.slow
 def test_a_row_is_measured_and_kept_with_its_mixture(micro, annotated, evaluator, tmp_path, capsys):
     experiment = Experiment(micro, annotated, evaluator, tmp_path, FAST, match_utility=True, **FLOAT32)
     [result] = experiment.run(["cluster_dpo"], [0])

@@ -171,6 +171,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_a_loss_with_a_knob_of_its_own_touches_three_places(micro, pairs, tmp_path):
     """A copy of the package with a made-up loss: written, given a record, its knob made an option of the trainer, and found everywhere."""
     shutil.copytree(ROOT / "common", tmp_path / "common", ignore=shutil.ignore_patterns("__pycache__"))

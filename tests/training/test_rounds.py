@@ -170,6 +170,7 @@ def test_a_start_adapter_of_another_base_or_beside_another_reference_is_refused(
         train("dpo", micro, given(4), SETTINGS, tmp_path, tmp_path / "adapter", **lab.LOADED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["apl_random", "apl_entropy", "apl_certainty", "apl_hybrid"])
 def test_active_preference_learning_judges_up_to_its_schedule(method, whole):
     trained, (first, second) = whole(method).trained, rounds_of(whole(method).folder)
@@ -255,6 +256,7 @@ def test_a_row_that_is_stopped_at_boundaries_writes_the_same_bytes(method, every
     assert looped(method, micro, tmp_path).pairs_used == whole(method).trained.pairs_used
 
 
+@pytest.mark.slow
 def test_a_process_killed_within_a_group_of_answers_and_later_within_the_verdicts_goes_on(micro, whole, tmp_path):
     assert killed("apl_certainty", micro, tmp_path, (5, 9)) == [9, 9]  # of 12 answers; the other 7 and 2 of 3 verdicts
     (place,) = rounds_of(tmp_path)
@@ -263,6 +265,7 @@ def test_a_process_killed_within_a_group_of_answers_and_later_within_the_verdict
     assert contents(tmp_path) == contents(whole("apl_certainty").folder)
 
 
+@pytest.mark.slow
 def test_other_settings_have_other_rounds_and_a_longer_schedule_finds_the_shorter_one(micro, tmp_path, monkeypatch):
     short, long, other = (ONCE.changed(rounds=RoundSettings(epochs=1, schedule=schedule, candidate_temperature=t)) for schedule, t in (([3], 0.7), ([3, 5], 0.7), ([3], 0.9)))
     looped("apl_random", micro, tmp_path, settings=short)
@@ -303,6 +306,7 @@ def test_a_row_in_rounds_needs_the_judge_of_the_pairs(micro, tmp_path):
         looped("iterative_dpo", micro, tmp_path, settings=SETTINGS.changed(reference="unquantised"))
 
 
+@pytest.mark.slow
 def test_a_later_round_of_active_learning_without_new_pairs_trains_on_those_before(micro, tmp_path):
     class EqualFromNowOn(ByLetters):
         def judge(self, prompts, answers):
@@ -353,6 +357,7 @@ def test_the_settings_of_rounds_come_from_the_settings_file(tmp_path):
         TrainRDPO.of({"experiment": "safety", "output": "runs/x", "rounds": {"schedule": [3, 2]}})
 
 
+@pytest.mark.slow
 def test_a_row_in_rounds_stands_in_the_table_as_others_do(micro, tmp_path):
     results = experiment(micro, tmp_path, settings=ONCE).run(["iterative_dpo"], [0])
     again = experiment(micro, tmp_path, settings=ONCE).run(["iterative_dpo"], [0])

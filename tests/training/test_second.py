@@ -59,6 +59,7 @@ def test_there_are_four_rows():
     assert not any(METHODS[name].needs_pairs_alone for name in (*ROWS, "base", "ca", "dpo_expo")) and METHODS["sft"].needs_pairs_alone
 
 
+@pytest.mark.slow
 def test_without_room_for_the_second_reference_the_student_is_that_of_dpo_to_the_bit(micro, scored, adapter, tmp_path):
     dpo = trained("dpo", micro, scored, tmp_path)
     for limit in ({"mrpo_eta": 0.0}, {"mrpo_weight": 1.0}):
@@ -68,6 +69,7 @@ def test_without_room_for_the_second_reference_the_student_is_that_of_dpo_to_the
     assert not all(torch.equal(other[name], dpo[name]) for name in dpo)
 
 
+@pytest.mark.slow
 def test_the_second_numbers_are_those_of_the_model_that_is_named(micro, scored, adapter, tmp_path, cache):
     """An adapter of no strength is the student in NF4; the student's folder as a model is its unquantised weights."""
     found = {}

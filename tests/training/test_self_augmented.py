@@ -213,6 +213,7 @@ def test_given_pairs_and_a_reference_that_never_moves_are_dpo_to_the_bit(load_mi
     assert equal(found[0][0], found[1][0]) and found[0][1] == found[1][1] and found[0][1][-1] < found[0][1][0]
 
 
+@pytest.mark.slow
 def test_a_rerun_is_the_same_to_the_bit_and_a_batch_in_parts_nearly(micro, good, tmp_path, monkeypatch, capsys):
     begun, moved = [], SelfAugmentedTrainer._move
     monkeypatch.setattr(SelfAugmentedTrainer, "_move", lambda self, begins_epoch: (begun.append(begins_epoch), moved(self, begins_epoch))[1])
@@ -235,6 +236,7 @@ def test_scores_decide_who_is_accepted_and_nothing_else(trainer_of, micro, good,
         train("sapo_accepted", micro, [pair.swapped() for pair in accepted(good)], SETTINGS, tmp_path, **FLOAT32)
 
 
+@pytest.mark.slow
 def test_the_rows_stand_in_the_table_as_others_do(micro, good, tmp_path, monkeypatch):
     evaluator = lab.evaluator("safety", prompts=4, max_new_tokens=12)
     experiment = lambda: Experiment(micro, good, evaluator, tmp_path, SETTINGS, match_utility=False, **lab.LOADED)  # noqa: E731

@@ -34,6 +34,7 @@ def test_the_rows_differ_from_iterative_dpo_by_the_term_alone():
         assert (METHODS[row].loss, METHODS[row].nll_on, METHODS[row].rounds) == (METHODS[control].loss, METHODS[control].nll_on, METHODS[control].rounds)
 
 
+@pytest.mark.slow
 def test_without_optimism_selm_is_iterative_dpo_to_the_bit(run):
     without, control = run("selm", 0.0), run("iterative_dpo", 0.0)
     assert torch.equal(adapter_of(without.trained), adapter_of(control.trained))

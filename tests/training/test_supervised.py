@@ -118,6 +118,7 @@ def test_a_user_cannot_ask_for_bad_answers_in_any_turn():
         conditioned(turns[:3], 1.0)
 
 
+@pytest.mark.slow
 def test_a_student_of_ca_is_asked_for_its_score_wherever_it_is_asked(micro, pairs, tmp_path, capsys):
     settings = TrainSettings(**{**FAST.__dict__, "ca_score": 0.75})
     load = {"compute_dtype": torch.float32}
