@@ -155,6 +155,7 @@ def commanded(student, folder, *arguments):
     return [str(folder / "rows.jsonl"), "--student", str(student), "--output", str(folder / "out"), "--epochs", "1", "--learning-rate", "5e-3", "--max-length", "128", *arguments]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rwr", "ca", "sft", "sapo"])
 def test_the_command_trains_on_single_answers_and_reports(method, student, tmp_path, capsys):
     written(tmp_path, single())
@@ -188,6 +189,7 @@ def test_a_method_of_pairs_refuses_single_answers_in_one_sentence(student, tmp_p
     assert not (tmp_path / "out/adapter").exists()
 
 
+@pytest.mark.slow
 def test_ca_of_pairs_is_asked_for_its_score_before_and_after(student, tmp_path):
     rows = [{"prompt": f"Is answer {n} harmless?", "chosen": f"Yes, I can help {n}.", "rejected": f"No, I cannot do it {n}.", "score_chosen": 0.9, "score_rejected": 0.1} for n in range(30)]
     written(tmp_path, rows)

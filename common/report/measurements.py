@@ -82,15 +82,20 @@ def interval_of(measurement: Mapping[str, Any]) -> tuple[float, float]:
 def _measurements(row: Mapping[str, str], above: dict[str, int]) -> Iterator[dict[str, Any]]:
     """Those of a row; above: the last n of every metric, brought up to date."""
     about = {
-        name: row[name] if name in ("experiment", "method") else json.loads(row[name] or "null")
+        name: row[name] if name in ("experiment", "method") else _number(row[name])
         for name in STUDENT
         if name in row
     }
-    for metric in filter(_is_metric, row):
-        value, n, low, high = (json.loads(row.get(metric + suffix) or "null") for suffix in SUFFIXES)
-        if value is not None:
+    for metric, text in row.items():
+        if text and _is_metric(metric):
+            value, n, low, high = (_number(row.get(metric + suffix)) for suffix in SUFFIXES)
             above[metric] = n or above.get(metric, 1)
             yield {**about, "metric": metric, "value": value, "n": above[metric], "low": low, "high": high}
+
+
+def _number(text: str | None) -> Any:
+    """What a cell holds, None where it is empty."""
+    return json.loads(text) if text else None
 
 
 def _is_metric(column: str) -> bool:

@@ -272,6 +272,7 @@ def test_it_works_inside_a_running_event_loop():
         assert [reply.whole for reply in asyncio.run(cell())] == [True, True]
 
 
+@pytest.mark.slow
 def test_many_requests_are_in_flight_at_once():
     with FaultServer(delay=0.3) as server:
         chat = EndpointChat("m", server.url, "", concurrency=32)

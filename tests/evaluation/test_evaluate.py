@@ -212,6 +212,7 @@ def test_rows_with_likelihood_differ_from_those_without_and_take_its_weight(run)
     assert weights == {"dpo": ("dpo", 0.0), "dpo_nll": ("dpo", 0.7), "rdpo_nll": ("rdpo", 0.7)}
 
 
+@pytest.mark.slow
 def test_what_exists_is_a_row_without_training(run, tmp_path, capsys):
     """An adapter is measured as on the day it was trained, the base as a `model:` is the base row without quantisation, an endpoint is asked."""
     trained = run.result("rdpo", 0)
@@ -267,6 +268,7 @@ def test_expo_turns_a_trained_adapter_up_by_what_validation_chose(run, tmp_path,
         train("dpo_expo", run.student, run.pairs, FAST, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_fifth_of_the_steps_is_a_fifth_at_the_learning_rates_of_the_whole(run, tmp_path):
     settings = replace(FAST, epochs=5, batch_size=2)
     whole, part = (train("dpo", run.student, run.pairs_of(0)[:8], replace(settings, steps_share=share), tmp_path, **run.load).history for share in (1.0, 0.2))
@@ -305,6 +307,7 @@ def test_an_adapter_that_is_not_there_or_of_another_student_is_said(run, tmp_pat
         load_adapter(model, run.path_of("dpo", 0).parent / "adapter")
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_per_method_and_no_bare_number(run):
     run.run(["base", "sft", "rdpo"], [0, 1])
     results = read_results(run.output)

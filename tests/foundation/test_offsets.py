@@ -28,6 +28,7 @@ def test_ids_of_one_slot_are_told_from_each_other(monkeypatch):
     assert [offsets[name] for name in ("a", "b", "c", "none")] == [0, 1, 2, 3] and "far" not in offsets
 
 
+@pytest.mark.slow
 def test_an_id_takes_at_most_50_bytes():
     tracemalloc.start()
     offsets = Offsets()

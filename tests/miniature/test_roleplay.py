@@ -142,6 +142,7 @@ def chains(teacher, records):
     return [(roleplay.read_request(record.prompt), a.text, b.text) for record, (a, _, b) in zip(records, replies)]
 
 
+@pytest.mark.slow
 def test_teacher_noise_has_the_rates_asked_for():
     records = roleplay.prompts_for("train", 3_000, 0.25, seed=5)
     made = chains(MiniatureTeacher(roleplay, no_better=0.2, worse=0.1, seed=1), records)

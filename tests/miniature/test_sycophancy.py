@@ -204,6 +204,7 @@ def test_noise_can_be_concentrated_on_one_kind():
     assert {kind for r, _, _ in made for kind in sycophancy.kinds_of(r)} <= set(sycophancy.KINDS)
 
 
+@pytest.mark.slow
 def test_one_judge_answers_both_questions_and_errs_on_them_independently():
     chat = MiniatureJudge(sycophancy, PROMPTS, error=0.2, unclear=0.05)
     records = sycophancy.prompts_for("train", 2_000, 0.0, seed=6)

@@ -108,6 +108,7 @@ def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_the
     assert "desired style" in lines[0] and "when asked for it" in lines[0] and "when asked for the opposite" in lines[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", INSTRUCTIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_goes_through_every_step(variant, experiment, micro, tmp_path):
@@ -374,6 +375,7 @@ def test_one_failure_leaves_the_others_alone_and_a_rerun_executes_only_what_fail
     assert not mended["bad"][0].failed_before()
 
 
+@pytest.mark.slow
 def test_notebooks_take_no_more_threads_than_the_user_allows(tmp_path, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     for allowed, share in (("1", "1"), ("64", "8")):

@@ -185,6 +185,7 @@ def test_the_oracle_may_choose_another_setting_than_the_judge():
     assert chosen_by_oracle(trials, "harmlessness") == {"dpo": {"beta": 1.0}}
 
 
+@pytest.mark.slow
 def test_a_row_costs_what_its_method_asks_and_reads(tiny, tmp_path):
     cell = replace(CENTRE, pairs=24)
     costs = {method: cost_of(Row(cell, method, 1, {"epochs": epochs}), tmp_path) for method, epochs in (("sft", 1), ("dsc", 1), ("dpo", 1), ("rdpo", 2), ("sapo", 1), ("sapo_accepted", 1))}

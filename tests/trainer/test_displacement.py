@@ -64,6 +64,7 @@ def test_kl_is_measured_in_every_tenth_of_a_training_and_changes_nothing(load_mi
     assert torch.equal(*adapters)
 
 
+@pytest.mark.slow
 def test_a_training_ends_where_kl_passes_its_budget(load_micro, pairs, tmp_path, capsys):
     options = {"method": "dpo", "num_train_epochs": 20, "learning_rate": 5e-3}
     whole = trainer_for(load_micro, pairs[:4], tmp_path, **options)

@@ -75,6 +75,7 @@ def test_a_checkpoint_that_is_half_overwritten_is_not_whole(llama, tmp_path):
     assert last_whole_checkpoint(tmp_path).endswith("checkpoint-2")
 
 
+@pytest.mark.slow
 def test_an_adapter_that_training_went_on_from_is_still_the_reference_after_resuming(llama, tmp_path):
     torch.manual_seed(0)
     get_peft_model(AutoModelForCausalLM.from_pretrained(llama), LoraConfig(**LORA, init_lora_weights=False)).save_pretrained(tmp_path / "sft")

@@ -223,6 +223,7 @@ def test_training_changes_the_adapter_and_not_the_base(load_micro, pairs, tmp_pa
     assert all("lora_B" in name for name in set(adapter_of(trainer.model)) - changed)
 
 
+@pytest.mark.slow
 def test_resume_after_a_stop_is_bit_exact(load_micro, pairs, tmp_path):
     straight = trainer_for(load_micro, pairs, tmp_path / "a", max_steps=6)
     straight.train()

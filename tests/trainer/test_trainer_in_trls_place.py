@@ -241,6 +241,7 @@ def test_prompt_tuning_trains_in_padded_rows_as_with_trl(precompute, llama, tmp_
     assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_reference_columns_of_another_model_are_not_believed(llama, tmp_path):
     stale = data().add_column("ref_chosen_logps", [-10.0] * 8).add_column("ref_rejected_logps", [-90.0] * 8)
     for precompute in (True, False):
@@ -275,6 +276,7 @@ def test_the_model_gets_its_attention_back_and_can_be_trained_again(llama, tmp_p
 # Data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conversational", [True, False], ids=["conversations", "plain text"])
 def test_a_prompt_may_be_implicit_and_text_plain(conversational, llama, tmp_path):
     explicit = rows()

@@ -44,6 +44,7 @@ def test_sft_equals_trl_on_the_same_batch(load_micro, pairs, tmp_path):
         assert (our_gradient - their_gradient).norm() <= 1e-4 * their_gradient.norm() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "dpo", "rdpo_nll"])
 def test_a_batch_in_parts_trains_the_same_student(method, micro, pairs, tmp_path):
     scored = [pair for pair in pairs if pair.is_scored][:16]

@@ -90,6 +90,7 @@ def multiplicative_weights(regret, steps):
     return y.mean(axis=0)
 
 
+@pytest.mark.slow
 def test_the_linear_program_agrees_with_the_authors_solver():
     averaged = multiplicative_weights(regrets([[5, 1], [2, 4]]), 20_000)
     np.testing.assert_allclose(averaged, [0.666822, 0.333178], atol=1e-6)

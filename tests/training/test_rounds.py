@@ -196,6 +196,7 @@ def test_active_preference_learning_judges_up_to_its_schedule(method, whole):
         )
 
 
+@pytest.mark.slow
 def test_certainty_prefers_the_pairs_whose_implicit_rewards_differ_most(micro, tmp_path):
     evaluator = Evaluator()
     looped("apl_certainty", micro, tmp_path, evaluator=evaluator, settings=ONCE.changed(rounds=RoundSettings(epochs=1, schedule=[4, 5], over_generate=8)))
@@ -248,6 +249,7 @@ def test_nothing_is_selected_from_answers_that_are_not_all_there(micro, tmp_path
         assert not (place / "selected.json").exists() and (place / "answers.jsonl").exists() and evaluator.reward_judge.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, every", [("iterative_dpo", 3), ("apl_hybrid", 5)])
 def test_a_row_that_is_stopped_at_boundaries_writes_the_same_bytes(method, every, micro, whole, tmp_path):
     """`make reliability` stops at all of them."""

@@ -44,6 +44,7 @@ def test_without_optimism_selm_is_iterative_dpo_to_the_bit(run):
         assert all(pair.explored for pair in pairs[0]) and "explored" not in (theirs / "preferred.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_the_explored_answers_of_a_round_are_what_its_student_said_and_their_fall_is_logged(run):
     made = run("selm", 20.0)
     for place in rounds_of(made.folder):
