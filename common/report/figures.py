@@ -37,9 +37,9 @@ def safety_utility_figure(results: Sequence[Result]) -> Figure:
     """The metric of behaviour against utility on the evaluated split: a mark per method and seed, and each training's
     frontier over lambda (validation split) as a thin line. Of real students what a rater labelled, where every row has
     labels."""
-    figure, axes = _figure(
-        max(6.4, 4.4 + 0.06 * max(len(row_label(result)) for result in results)), 4.6
-    )  # room for the legend
+    labels = {row_label(result) for result in results}
+    room_for_legend = max(6.4, 4.4 + 0.06 * max(map(len, labels))), max(4.6, 0.24 * len(labels))
+    figure, axes = _figure(*room_for_legend)
     real = objective_of(results)[0] == REAL
     objective, said = seen_of(results)
     results = [result for result in results if any(metric.metric == "utility" for metric in result.metrics)]

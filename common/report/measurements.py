@@ -82,9 +82,7 @@ def interval_of(measurement: Mapping[str, Any]) -> tuple[float, float]:
 def _measurements(row: Mapping[str, str], above: dict[str, int]) -> Iterator[dict[str, Any]]:
     """Those of a row; above: the last n of every metric, brought up to date."""
     about = {
-        name: row[name] if name in ("experiment", "method") else _number(row[name])
-        for name in STUDENT
-        if name in row
+        name: row[name] if name in ("experiment", "method") else _number(row[name]) for name in STUDENT if name in row
     }
     for metric, text in row.items():
         if text and _is_metric(metric):

@@ -62,16 +62,19 @@ def sweep_figure(study: Study, factor: str, values: Sequence[float], label: str,
                     fmean(base.values()), color="0.5", linestyle=":", linewidth=1, label=METHODS["base"].label
                 )
             axes[row][column].set(ylim=(-0.03, 1.05))
-        for other in ("dpo", "dsc", "rdpo_filter"):
+        for place, other in enumerate(("dpo", "dsc", "rdpo_filter")):
             points = [
                 (value, *seed_interval(found))
                 for value in values
                 if len(found := paired(*(of(behaviour(experiment), method, value) for method in ("rdpo", other)))) > 1
             ]
             if points:
-                x, mean, low, high = zip(*points)
-                axes[1][column].plot(x, mean, color=METHODS[other].color, marker="o", markersize=4)
-                axes[1][column].fill_between(x, low, high, color=METHODS[other].color, alpha=0.12, linewidth=0)
+                at, mean, low, high = zip(*points)
+                beside = [x * 1.06 ** (place - 1) if factor == "pairs" else x + 0.006 * (place - 1) for x in at]
+                reached = [[m - end for m, end in zip(mean, low)], [end - m for m, end in zip(mean, high)]]
+                axes[1][column].errorbar(
+                    beside, mean, yerr=reached, color=METHODS[other].color, marker="o", markersize=4, elinewidth=0.9
+                )
                 reach = max(reach, *map(abs, (*low, *high)))
         axes[1][column].axhline(0, color="0.5", linewidth=0.8)
         for one in (axes[0][column], axes[1][column], axes[2][column]):
@@ -145,12 +148,12 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
     figure, axes = grid_of_axes(1, len(names), 4.2 * len(names) + 2.2, 4.2)
     for one, experiment in zip(axes[0], names):
         objective = OBJECTIVES[experiment][0]
-        worst = min(value for method in MAIN for value in study.of(experiment, "utility", method).values())
+        left = worst = min(value for method in MAIN for value in study.of(experiment, "utility", method).values())
         for method in (*UNTRAINED, *MAIN, *NEIGHBOURS):
             x, y = (study.of(experiment, metric, method) for metric in ("utility", objective))
             if not x or max(x.values()) < worst:
                 continue
-            color = METHODS[method].color
+            left, color = min(left, *x.values()), METHODS[method].color
             one.scatter(list(x.values()), [y[seed] for seed in x], color=color, s=9, alpha=0.35, linewidth=0)
             one.scatter(
                 fmean(x.values()),
@@ -173,8 +176,10 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
         one.axvline(
             0.95 * fmean(study.of(experiment, "utility", "base").values()), color="0.6", linestyle=":", linewidth=1
         )
-        one.set(xlabel="utility", xlim=(worst - 0.03, 1.03), ylim=(-0.03, 1.05))
+        room = 0.03 * (1 - left)
+        one.set(xlabel="utility", xlim=(left - room, 1 + room), ylim=(-0.03, 1.05))
         one.set_title(f"{experiment}: {objective}", fontsize=10)
+    axes[0][0].set_ylabel("wanted behaviour as trained")
     axes[0][-1].legend(
         *axes[0][0].get_legend_handles_labels(),
         fontsize=8,
