@@ -16,7 +16,7 @@ help:
 	@echo "make evidence-full  all its parts"
 	@echo "make related    the related systems, each beside its control, and three by measures of their own (CPU, about 5 hours on 2 cores, resumable), into results/related"
 	@echo "make test       the test suite, five minutes"
-	@echo "make test-slow  the tests of two seconds and more: trainings, notebooks, kills, a real model where it is (CPU, six minutes)"
+	@echo "make test-slow  the tests of two seconds and more: trainings, notebooks, kills, a real model where it is (CPU, seven minutes)"
 	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
 	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"
 	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, two hours; ROWS: persona pairs, see the script)"
