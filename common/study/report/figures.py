@@ -176,7 +176,7 @@ def frontier_figure(study: Study, names: Sequence[str]) -> Figure:
         one.axvline(
             0.95 * fmean(study.of(experiment, "utility", "base").values()), color="0.6", linestyle=":", linewidth=1
         )
-        room = 0.03 * (1 - left)
+        room = max(0.03 * (1 - left), 0.001)  # or an axis of students that are all perfect has no width
         one.set(xlabel="utility", xlim=(left - room, 1 + room), ylim=(-0.03, 1.05))
         one.set_title(f"{experiment}: {objective}", fontsize=10)
     axes[0][0].set_ylabel("wanted behaviour as trained")
