@@ -7,7 +7,7 @@ import torch
 from tiny_models import TEXT, tiny_causal_model
 
 from common.data.conditioned import TAG
-from common.data.formats.read import read_answers, read_preferences
+from common.data.formats.read import open_source, read_preferences
 from common.data.preference import as_pair, prompt_messages
 from common.doctor.rows import SHARES
 from common.logprobs.compute import grouped_logprobs
@@ -34,7 +34,7 @@ def written(folder, made, name="rows.jsonl"):
 
 
 def read(folder, made, *how):
-    return read_answers(written(folder, made), "own_data", SHARES, *how)
+    return open_source(written(folder, made), *how).answers("own_data", SHARES)
 
 
 @pytest.fixture(scope="module")

@@ -111,19 +111,6 @@ def read_preferences(
     return open_source(source, score_range, weights).preferences()
 
 
-def read_answers(
-    source: str | Path,
-    experiment: str,
-    shares: Mapping[str, float],
-    score_range: tuple[float, float] = (0.0, 1.0),
-    weights: Mapping[str, float] | None = None,
-) -> Answers | None:
-    """Every answer of a source whose rows have no two answers of which one is preferred, with its split by `shares`;
-    None for a source of pairs. Other arguments and errors as in `read_preferences`. A thumb up is a score of 1, down
-    of 0."""
-    return open_source(source, score_range, weights).answers(experiment, shares)
-
-
 @dataclass(frozen=True)
 class Source:
     """A source whose rows are there, with their format and how they are read: once, as preferences or as answers."""
@@ -154,7 +141,8 @@ class Source:
         return replace(found, unread=sorted(filter(MAY_SCORE.search, names)))  # or scores would be lost for their name
 
     def answers(self, experiment: str, shares: Mapping[str, float]) -> Answers | None:
-        """What `read_answers` reads."""
+        """Every answer of rows that have no two answers of which one is preferred, with its split by `shares`; None for
+        a source of pairs. A thumb up is a score of 1, down of 0. Raises ValueError where there is none."""
         if self.form.one_by_one is None:
             return None
         groups = self.form.one_by_one(self.rows, self.reading)
