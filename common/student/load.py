@@ -10,10 +10,8 @@ import gc
 import json
 import os
 import sys
-import timeit
 import warnings
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,34 +34,22 @@ MERGED_INTO = "merged_into"
 """Entry in the config.json of a merged model: what its base was quantised to when the adapter was trained."""
 
 
-@cache
 def best_compute_dtype() -> torch.dtype:
-    """bfloat16 on a GPU that computes in it, and on a CPU where a product of matrices takes less than two thirds of the
-    time that it takes in float32, which is measured: AVX512-BF16 alone may be twice as slow. Else float32."""
+    """bfloat16 on a GPU that computes in it and on a CPU with AMX, else float32: AVX512-BF16 alone may be twice as slow.
+
+    What the processor has decides and not a measurement, so that no two processes of one comparison differ."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _bfloat16_over_float32() < 2 / 3 else torch.float32
+    return torch.bfloat16 if _cpu_has("amx_bf16") else torch.float32
 
 
-@cache
 def emulates_bfloat16() -> bool:
     """Whether training here in bfloat16 takes several times as long as in float32: on a CPU without units for it."""
-    return not torch.cuda.is_available() and _bfloat16_over_float32() > 4
+    return not torch.cuda.is_available() and not _cpu_has("amx_bf16", "avx512_bf16", "bf16")  # the last is ARM's
 
 
-def _bfloat16_over_float32() -> float:
-    """Time of a CPU's product of matrices in bfloat16 over that in float32."""
-    return _seconds_of_product(torch.bfloat16) / _seconds_of_product(torch.float32)
-
-
-def _seconds_of_product(dtype: torch.dtype) -> float:
-    """The fastest of some, which other work on the machine disturbs least; of few where one takes long, as it does where
-    it is emulated."""
-    left, right = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    seconds: list[float] = []
-    while len(seconds) < 10 and sum(seconds) < 0.1:
-        seconds.append(timeit.timeit(lambda: left @ right, number=1))
-    return min(seconds)
+def _cpu_has(*units: str) -> bool:
+    return any(torch.cpu.get_capabilities().get(unit, False) for unit in units)
 
 
 def load_student(

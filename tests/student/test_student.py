@@ -52,34 +52,23 @@ def test_gradients_are_the_same_after_a_generation(load_micro):
 
 
 @pytest.mark.parametrize(
-    "gpu, seconds, expected",
+    "gpu, cpu, expected, emulated",
     [
-        (None, {torch.float32: 1.0, torch.bfloat16: 0.5}, torch.bfloat16),
-        (None, {torch.float32: 1.0, torch.bfloat16: 0.8}, torch.float32),  # too near to tell on a busy machine
-        (None, {torch.float32: 1.0, torch.bfloat16: 1.9}, torch.float32),
-        (True, {}, torch.bfloat16),
-        (False, {}, torch.float32),
+        (None, {"amx_bf16": True, "avx512_bf16": True}, torch.bfloat16, False),
+        (None, {"amx_bf16": False, "avx512_bf16": True}, torch.float32, False),  # has units, and takes up to twice as long with them
+        (None, {"amx_bf16": False, "avx512_bf16": False}, torch.float32, True),
+        (None, {"neon": True, "bf16": True}, torch.float32, False),
+        (None, {"neon": True, "bf16": False}, torch.float32, True),
+        (True, {}, torch.bfloat16, False),
+        (False, {}, torch.float32, False),
     ],
 )
-def test_bfloat16_is_taken_where_it_is_clearly_faster(gpu, seconds, expected, monkeypatch):
+def test_bfloat16_is_taken_where_the_processor_is_made_for_it(gpu, cpu, expected, emulated, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu is not None)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: gpu)
-    monkeypatch.setattr("common.student.load._seconds_of_product", seconds.__getitem__)
-    assert best_compute_dtype.__wrapped__() == expected
-    assert not emulates_bfloat16.__wrapped__()
-
-
-def test_a_cpu_that_emulates_bfloat16_is_noticed_after_one_product(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    timed = {torch.float32: [], torch.bfloat16: []}
-
-    def timeit(product, number):
-        timed[dtype := product().dtype].append(number)
-        return 1.0 if dtype == torch.bfloat16 else 0.001
-
-    monkeypatch.setattr("timeit.timeit", timeit)
-    assert emulates_bfloat16.__wrapped__() and timed == {torch.float32: [1] * 10, torch.bfloat16: [1]}
-    assert best_compute_dtype.__wrapped__() == torch.float32
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: cpu)
+    assert best_compute_dtype() == expected
+    assert emulates_bfloat16() == emulated
 
 
 @pytest.mark.skipif(not has_avx512bf16(), reason="this CPU has no AVX512-BF16, so bitsandbytes never repacks weights and the trap cannot be shown")
