@@ -98,7 +98,7 @@ def rdpo_squared(u: Tensor, score_gap: Tensor, *, eta: float = 1.0) -> Tensor:
 
 def rdpo_filter(u: Tensor, score_gap: Tensor) -> Tensor:
     """-log sigmoid(u) where g > 0, else 0: DPO on accepted pairs, with dSC's strict acceptance (arXiv 2312.01957).
-    Pairs that are not accepted stay in the batch mean with loss 0."""
+    Pairs that are not accepted count in the batch mean with loss 0; the trainer does not forward them."""
     return torch.where(score_gap > 0, -F.logsigmoid(u), torch.zeros_like(u))
 
 

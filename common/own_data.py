@@ -16,7 +16,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,14 @@ OPTIONS = {
     "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
     "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
     "ca_score": "in [0, 1], that answers are asked for in ca",
-    "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
+    "lora_rank": "of the adapter", "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
     "report_to": "tracker, which must be installed: tensorboard, trackio or wandb",
 }  # fmt: skip
-
+SEGMENTS = {
+    "segment": "tokens of a good answer made anew, at most, in sapo",
+    "ema": "in [0, 1], what the moving copy that makes them keeps of its weights at a step, in sapo",
+    "buffer": "pairs that a batch is drawn from, at most, in sapo",
+}
 
 KNOBS = {
     name: (value, [loss for loss in LOSSES if name in knobs_of(loss)])
@@ -241,7 +245,13 @@ def chosen_method(advice: Advice | None, method: str | None, given: Mapping[str,
 
 def read_by(method: str) -> set[str]:
     """The options that a method's training reads; `kl_budget` is a setting of it only where there is one."""
-    return {"learning_rate", "report_to", *SETTINGS.changed(kl_budget=1.0).as_dict(method)}
+    read = SETTINGS.changed(kl_budget=1.0).as_dict(method)
+    return {"learning_rate", "report_to", *read, *read.get("self_augmented", ())}
+
+
+def default_of(name: str) -> Any:
+    """The value of an option of `OPTIONS` or `SEGMENTS` that is not given."""
+    return getattr(SETTINGS.self_augmented if name in SEGMENTS else SETTINGS, name)
 
 
 def parser() -> CommandParser:
@@ -260,8 +270,8 @@ def parser() -> CommandParser:
         metavar="METHOD",
         help=f"{', '.join(TRAINED)}; default: what the doctor recommends for these rows",
     )
-    for name, meaning in OPTIONS.items():
-        value = getattr(SETTINGS, name)
+    for name, meaning in (OPTIONS | SEGMENTS).items():
+        value = default_of(name)
         command.add_argument("--" + name.replace("_", "-"), type=type(value), help=f"{meaning}; default {value}")
     for name, (value, losses) in KNOBS.items():
         command.add_argument(
@@ -280,10 +290,10 @@ def parser() -> CommandParser:
 
 def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
-    given = {name: value for name in (*OPTIONS, *KNOBS) if (value := getattr(asked, name)) is not None}
+    given = {name: value for name in (*OPTIONS, *SEGMENTS, *KNOBS) if (value := getattr(asked, name)) is not None}
     try:
         for name, value in given.items():
-            checked(name, value, float if name in KNOBS else type(getattr(SETTINGS, name)))
+            checked(name, value, float if name in KNOBS else type(default_of(name)))
         checked("strength", asked.strength, float)
     except ValueError as error:
         parser().error(f"--{str(error).replace('_', '-')}")
@@ -295,7 +305,10 @@ def main(arguments: list[str] | None = None) -> None:
         pairs, read, found = given_rows(asked, score_range)
         method, knobs = chosen_method(found.advice if found else None, asked.method, given)
         options = {name: given.get(name, getattr(SETTINGS, name)) for name in OPTIONS}
-        settings = SETTINGS.changed(**options, **knobs, sft_learning_rate=options["learning_rate"])
+        segments = replace(SETTINGS.self_augmented, **{name: given[name] for name in SEGMENTS if name in given})
+        settings = SETTINGS.changed(
+            **options, **knobs, sft_learning_rate=options["learning_rate"], self_augmented=segments
+        )
         how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
         train_and_report(
             pairs, asked.student, output, method, settings, page(found) if found else "", asked.strength, **how

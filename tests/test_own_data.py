@@ -14,7 +14,7 @@ from common import own_data
 from common.doctor.advice import knobs_for, recommend
 from common.doctor.rows import rows_of
 from common.loss import LOSSES, knobs_of
-from common.methods import TrainSettings
+from common.methods import SelfAugmentedSettings, TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
 from common.report import before_after
 from common.report.before_after import account, measure
@@ -348,6 +348,7 @@ def test_what_is_given_wins_over_the_doctor(tmp_path, monkeypatch, capsys):
     (["--method", "rdpo_filter", "--alpha", "2"], "rdpo_filter does not read --alpha; leave it out, or give a --method that reads it: rdpo, rdpo_nll, rdpo_nll_accepted"),
     (["--method", "sft", "--kl-budget", "0.5"], "sft does not read --kl-budget; "), (["--method", "dsc", "--beta", "0.1"], "dsc does not read --beta; "),
     (["--method", "rdpo_label", "--nll-weight", "1"], "rdpo_label does not read --nll-weight; "), (["--rwr-temperature", "0.5"], "which the doctor recommends, does not read --rwr-temperature; leave it out, or give a --method that reads it: rwr"),
+    (["--method", "self_play", "--segment", "8"], "self_play does not read --segment; leave it out, or give a --method that reads it: sapo, sapo_nll, sapo_accepted$"),
 ])  # fmt: skip
 def test_an_option_that_the_method_does_not_read_is_refused(arguments, message, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match=f"own_data: .*{message}"):
@@ -358,6 +359,20 @@ def test_what_every_method_reads_may_be_given_to_all(tmp_path, monkeypatch, caps
     for method, more in (("sft", []), ("rdpo_filter", ["--kl-budget", "0", "--beta", "0.2"])):
         _, settings, _, _ = commanded(["--method", method, "--learning-rate", "1e-3", "--epochs", "2", "--report-to", "none", *more], tmp_path, monkeypatch, capsys)
         assert settings.learning_rate == settings.sft_learning_rate == 1e-3 and settings.batch_size == own_data.SETTINGS.batch_size
+
+
+def test_sapo_s_own_settings_are_options(tmp_path, monkeypatch, capsys):
+    _, settings, _, _ = commanded(["--method", "sapo_accepted", "--segment", "8", "--ema", "0.9"], tmp_path, monkeypatch, capsys)
+    assert settings.self_augmented == SelfAugmentedSettings(segment=8, ema=0.9)
+    with pytest.raises(SystemExit, match="2"):
+        main(["rows.jsonl", "--student", "nobody", "--output", "out", "--method", "sapo", "--ema", "1.5"])
+    assert "--ema = 1.5" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("method", own_data.TRAINED)
+def test_every_setting_that_a_method_reads_is_an_option(method):
+    read = own_data.read_by(method) - {"self_augmented", "sft_learning_rate"}
+    assert read <= vars(own_data.parser().parse_args(["rows", "--student", "s", "--output", "o"])).keys()
 
 
 def test_every_knob_is_an_option():
