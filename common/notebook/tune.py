@@ -40,9 +40,9 @@ def _tune_experiment(profile: str, experiment: str, methods: Sequence[str] | Non
     }
     parameters = checked_parameters(f"{experiment}/train_rdpo.ipynb", own | ({"methods": methods} if methods else {}))
     space = read_yaml((PROFILES / profile / "tuning.yaml").read_text(encoding="utf-8"))
-    trials = tune(open_experiment(parameters), parameters.methods, settings_of(space), parameters.swapped[0])
     path = resolve(f"results/{profile}/{experiment}/trials.json")
-    print(f"{path}: {write_trials(trials, path)}", flush=True)
+    for trials in tune(open_experiment(parameters), parameters.methods, settings_of(space), parameters.swapped[0]):
+        print(f"{path}: {write_trials(trials, path)}", flush=True)
 
 
 if __name__ == "__main__":

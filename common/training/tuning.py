@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -34,6 +34,7 @@ from common.training.kept import Setting
 CRITERION = "mean of reward (the share of answers that the judge of the pairs finds good; of a real student only where they are also to the point, do not loop and are language to the untrained student) and utility (in the miniature as that judge sees it), on the validation split, over seeds; the first setting on a tie"
 
 OF_TRIAL = ("method", "swapped", "seed", "criterion")
+Trial = tuple[str, Setting, Result]
 LEFT_OUT = ("answer_words", "gibberish", "judged", "style")
 """Metrics that no choice is made or compared by."""
 
@@ -65,15 +66,21 @@ def criterion(result: Result) -> float:
 
 def tune(
     run: Experiment, methods: Sequence[str], settings: Sequence[Setting], swapped: float
-) -> list[tuple[str, Setting, Result]]:
-    """A result of every trained method under every setting, seed 0, kept in a folder of the setting's own below the
-    run's. Raises ValueError where the criterion could not be measured, before anything is trained."""
+) -> Iterator[list[Trial]]:
+    """Of one trained method after the other its result under every setting, seed 0, kept in a folder of the setting's
+    own below the run's. Raises ValueError where the criterion could not be measured, before anything is trained."""
     if not getattr(run.evaluator, "reward_judge", None) or "benign" not in run.evaluator.sets("validation"):
         raise ValueError("trials need reward_judge, of a real student, and benign prompts of split validation")
+    trained = [method for method in methods if is_trained(method)]
+    progress = Progress("trials", len(trained) * len(settings))
+    return (_trials_of(method, run, settings, swapped, progress) for method in trained)
+
+
+def _trials_of(
+    method: str, run: Experiment, settings: Sequence[Setting], swapped: float, progress: Progress
+) -> list[Trial]:
     trials = []
-    tried = [(setting, method) for setting in settings for method in methods if is_trained(method)]
-    progress = Progress("trials", len(tried))
-    for setting, method in tried:
+    for setting in settings:
         folder = run.output / "tuning" / ",".join(f"{name}-{value:g}" for name, value in setting.items())
         trial = run.with_settings(run.settings.changed(**setting), folder)
         trials.append((method, setting, trial.result(method, 0, swapped)))
@@ -81,7 +88,7 @@ def tune(
     return trials
 
 
-def write_trials(trials: Sequence[tuple[str, Setting, Result]], path: Path) -> dict[str, Setting]:
+def write_trials(trials: Sequence[Trial], path: Path) -> dict[str, Setting]:
     """Writes each method's choice, which is returned, and beside it every trial (`read_trials`). Trials of other methods
     that are there stay."""
     rows = [

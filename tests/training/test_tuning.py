@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from common.evaluation.metrics import Evaluation
 from common.evaluation.result import Result
 from common.methods import TrainSettings
+from common.notebook import tune as tuning_command
 from common.notebook.tune import main
 from common.schema import Metric
 from common.training.comparison import Experiment
@@ -87,9 +88,11 @@ def test_a_search_tries_every_trained_method_under_every_setting_in_a_folder_of_
     look = lambda run, *row: seen.append((*row, run.settings.learning_rate, run.output))  # noqa: E731
     monkeypatch.setattr(Experiment, "result", look)
     before = dict(vars(experiment))
-    trials = tune(experiment, ["base", "sft", "dpo"], settings_of({"learning_rate": [1e-4, 5e-4]}), 0.3)
-    assert [(method, rate) for method, _, _, rate, _ in seen] == [("sft", 1e-4), ("dpo", 1e-4), ("sft", 5e-4), ("dpo", 5e-4)]
-    assert {(seed, swapped) for _, seed, swapped, _, _ in seen} == {(0, 0.3)} and len(trials) == 4
+    by_method = tune(experiment, ["base", "sft", "dpo"], settings_of({"learning_rate": [1e-4, 5e-4]}), 0.3)
+    assert [method for method, _, _ in next(by_method)] == ["sft", "sft"] and len(seen) == 2  # its choice can be written before the next is tried
+    assert [method for method, _, _ in next(by_method)] == ["dpo", "dpo"] and not list(by_method)
+    assert [(method, rate) for method, _, _, rate, _ in seen] == [("sft", 1e-4), ("sft", 5e-4), ("dpo", 1e-4), ("dpo", 5e-4)]
+    assert {(seed, swapped) for _, seed, swapped, _, _ in seen} == {(0, 0.3)}
     assert vars(experiment) == before  # each trial has an experiment of its own
     assert len({output for *_, output in seen}) == 2 and all(output.is_relative_to(tmp_path / "tuning") for *_, output in seen)
 
@@ -100,6 +103,21 @@ def test_without_reward_judge_or_benign_prompts_nothing_is_trained(experiment, m
         experiment.evaluator = evaluator
         with pytest.raises(ValueError, match="trials need reward_judge.*benign"):
             tune(experiment, ["dpo"], [{"epochs": 1}], 0.0)
+
+
+def test_a_stopped_search_leaves_the_choices_of_the_methods_that_ended(tmp_path, monkeypatch):
+    def result(run, method, seed, swapped):
+        if method == "dpo":
+            raise KeyboardInterrupt
+        return result_of(method, run.settings.learning_rate * 1000, 1.0)
+
+    run = Experiment("student", [], SimpleNamespace(reward_judge="judge", sets=lambda split: {"benign": []}), tmp_path, TrainSettings())
+    monkeypatch.setattr(Experiment, "result", result)
+    monkeypatch.setattr(tuning_command, "open_experiment", lambda parameters: run)
+    monkeypatch.setattr(tuning_command, "resolve", lambda path: tmp_path / "trials.json")
+    with pytest.raises(KeyboardInterrupt):
+        main(["small", "--experiment", "safety", "--method", "sft", "--method", "dpo"])
+    assert read_tuned(tmp_path / "trials.json") == {"sft": {"learning_rate": 1e-3, "sft_learning_rate": 1e-3}}
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], ["miniature", "--experiment", "safety"], ["small", "--experiment", "chess"]])
