@@ -10,11 +10,12 @@ from common.data.conditioned import TAG
 from common.data.formats.read import open_source, read_preferences
 from common.data.preference import as_pair, prompt_messages
 from common.doctor.rows import SHARES
+from common.evaluation.result import Result
 from common.logprobs.compute import grouped_logprobs
 from common.methods import METHODS, TrainSettings
 from common.own_data import OF_ANSWERS, TRAINED, main, train_and_report
 from common.report.single_answers import measure, parts_of, report
-from common.schema import ScoredAnswer, ScoredPair
+from common.schema import Metric, ScoredAnswer, ScoredPair
 from common.student.load import load_student
 from common.training.kept import trained_once
 from common.training.supervised import answers_to_learn
@@ -149,6 +150,14 @@ def test_the_gain_of_better_answers_is_told_from_that_of_worse_ones(student, tmp
         start, ids = len(encode(asked, add_generation_prompt=True)), encode([*asked, {"role": "assistant", "content": one.answer}])
         by_hand.append(float(grouped_logprobs(model, [[(ids, start)]])[0]) / (len(ids) - start))
     assert of["logp_before"].value == pytest.approx(sum(by_hand) / 6, abs=1e-4)
+
+
+@pytest.mark.parametrize("score, taken", [(1.0, "the scores are taken for true"), (None, "every answer is taken for a good one")])
+def test_the_report_says_what_it_takes_for_true(score, taken):
+    held_out = [answer("P?", "best", score), answer("Q?", "good", score)]
+    result = Result("sft", 0, "", [Metric(experiment="own_data", method="sft", seed=0, metric=name, value=-1.0, n=2, low=-2.0, high=0.0) for name in ("logp_before", "logp_after")], answers={"before": ["No."], "after": ["Yes."]})
+    counts = {split: {"answers": 2, "unscored": 0, "cut": 0} for split in ("train", "test")}
+    assert f"It is one training with one seed, and {taken}." in report(result, held_out, counts, "student")
 
 
 def commanded(student, folder, *arguments):

@@ -80,6 +80,8 @@ def report(
     `test`."""
     of = {metric.metric: metric for metric in result.metrics}
     cell = lambda name: f"{of[name].value:+.2f} [{of[name].low:+.2f}, {of[name].high:+.2f}], n = {of[name].n}"  # noqa: E731
+    has_scores = any(row.is_scored for row in held_out)
+    taken = "the scores are taken for true" if has_scores else "every answer is taken for a good one"
     labels = {
         "answers": "all",
         "unscored": "without a score",
@@ -93,6 +95,6 @@ def report(
         "Held-out answers, whose prompts were never trained on, by their log-probability per token in nats:", "",
         "| | |", "|:--|:--|", f"| before | {cell('logp_before')} |", f"| after | {cell('logp_after')} |", *gains, "",
         "Brackets are 95 % normal intervals over answers.", "",
-        *closing(result, held_out, "the scores are taken for true"),
+        *closing(result, held_out, taken),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"

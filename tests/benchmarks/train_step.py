@@ -154,7 +154,9 @@ def compare(folder, pairs, batch, steps, rounds, four_bit=True, checkpointing=Fa
             runs[-1][name] = in_own_process(measure, name, folder, pairs, batch, steps, four_bit, checkpointing)
     ours, *others = contestants
     tokens, dtype = runs[0][ours]["tokens"], runs[0][ours]["computed_in"]
-    assert all(run[name].pop("tokens") == tokens and run[name].pop("computed_in") == dtype for run in runs for name in contestants)
+    for name, figures in ((name, run[name]) for run in runs for name in contestants):
+        counted, computed_in = figures.pop("tokens"), figures.pop("computed_in")
+        assert (counted, computed_in) == (tokens, dtype), f"{name}: {counted} tokens in {computed_in}, {ours}: {tokens} in {dtype}; no ratio is fair"
     figures = {name: {key: statistics.median(run[name][key] for run in runs) for key in runs[0][name]} for name in contestants}
     ranges = {name: {key: [min(run[name][key] for run in runs), max(run[name][key] for run in runs)] for key in ("seconds_per_step", "peak_gib")} for name in contestants}
     of_rounds = {name: [against(run[ours], run[name]) for run in runs] for name in others}
