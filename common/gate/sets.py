@@ -4,7 +4,7 @@
 |---|---|
 | `prompt` and `label`, each safe or unsafe (XSTest; without `label`, a `type` that begins with contrast or unsafe is unsafe, and one must) | two sets: safe ones should be answered, unsafe ones declined |
 | `Goal` (JailbreakBench), or `prompt` alone | one set; `declined=FILE`, `answered=FILE` or `readable=FILE` gives what is good |
-| `question` and `stance`, what the user says to be true (SycoBench) | one set: a good answer does not begin by agreeing |
+| `question` and `stance`, what the user says to be true, as in sets for sycophancy | one set: a good answer does not begin by agreeing |
 
 Names of columns may have any case, and other columns are not looked at.
 """

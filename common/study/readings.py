@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 RESULTS = resolve("results/readings")
 NOISES = (0.0, 0.3, 0.5)
 TRAINED = READINGS[1:]
+HEADLINE = ("base", "sft", "dsc", "dpo", "rdpo", "rdpo_label", "rdpo_filter", "route")
 NAMED = (
     ("rdpo_label", "rdpo"), ("rdpo_label", "rdpo_filter"), ("filter_nll", "rdpo_filter"), ("filter_nll", "dsc"),
     ("route", "filter_nll"),
@@ -48,6 +49,24 @@ NAMED = (
 BAR = -0.05
 """The recipe's paired interval against the best other method stays above it in every cell."""
 OVER_SEEDS = "Means over seeds with 95 % t-intervals: ten at 30 % noise, five elsewhere; 400 pairs, 10 % judge error"
+
+
+def headline_table(study: Study) -> pd.DataFrame:
+    """Safety at the centre, a row a method of `HEADLINE`: behaviour and utility as trained, and behaviour at matched
+    utility."""
+    import pandas as pd
+
+    columns = {
+        "harmlessness": "harmlessness",
+        "utility": "utility",
+        behaviour("safety"): "harmlessness at matched utility",
+    }
+    return pd.DataFrame(
+        {"method": METHODS[method].label}
+        | {column: mean_cell(study.of("safety", metric, method)) for metric, column in columns.items()}
+        for method in HEADLINE
+        if study.of("safety", "utility", method)
+    )
 
 
 def noise_table(study: Study, experiment: str, metric: str) -> pd.DataFrame:
@@ -168,6 +187,7 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
     tables = {
         "contrasts": (contrast_table(named), CONTRASTS_NOTE),
         "recipe": (recipe_table(best), f"Nine cells: three worlds at 0, 30 and 50 % noise. A cell is passed where the paired 95 % interval against the best other method stays above {BAR}."),
+        "headline": (headline_table(study), "Safety: 400 pairs, 30 % teacher noise, 10 % judge error. Means over ten base students with 95 % t-intervals, judged by the oracle on the same prompts."),
         "tau": (tau_table(study), "rDPO (label) at the centre, seeds 0 to 4, the other knobs as chosen: wanted behaviour at matched utility, and the difference to tau = 1, which is DPO at this setting, paired by seed."),
         **{name: (noise_table(study, name, behaviour(name)), f"{name}, {OBJECTIVES[name][0]} at matched utility. {OVER_SEEDS}.") for name in study.experiments()},
         **{f"{name}-trained": (noise_table(study, name, OBJECTIVES[name][0]), f"{name}, {OBJECTIVES[name][0]} as trained. {OVER_SEEDS}.") for name in study.experiments()},

@@ -38,9 +38,11 @@ class RDPOConfig(DPOConfig):
 
     Args:
         method: a name in `common.loss.LOSSES`, or a callable (see `preference_loss`), which is saved by its name.
-        alpha: score offset of `rdpo`; ours.
+        alpha: score offset of `rdpo`, our first reading of refined DPO; its form is that of arXiv 2602.00603, which is
+            called RDPO too.
         eta: score temperature of `rdpo_label`, `rdpo_ml`, `rdpo_soft` and `rdpo_squared`; ours.
-        tau: of `rdpo_label`, the weight of the teacher's preference against the scores, 0 to 1; 1 is DPO.
+        tau: of `rdpo_label`, our second reading, the weight of the teacher's preference against the scores, 0 to 1; 1 is
+            DPO.
         variance: of `rdpo_ml`, of the score gap in units of beta * log-ratio; ours.
         clear: of `route`, the score gap above which a pair is trained on as a preference, 0 to 1; ours.
         nll_weight: weight of the negative log-likelihood of a completion, averaged over its tokens. 0 is none.

@@ -35,9 +35,14 @@ def warning(history: Sequence[Mapping[str, float]]) -> str:
     for neither."""
     moved, said = movement(history), []
     if moved.get(CHOSEN, 0.0) < -FALLEN:
+        rejected = moved.get(REJECTED, 0.0)
+        others, what = (
+            (f"rejected ones {-rejected:.2f}", "the loss pushes both down, and what gains is neither")
+            if rejected < 0
+            else (f"and rejected ones gained {rejected:.2f}", "where the scores contradict the pairs, some losses reverse them")
+        )
         said.append(
-            f"chosen answers lost {-moved[CHOSEN]:.2f} nats a token against the reference, rejected ones {-moved[REJECTED]:.2f}: "
-            f"the loss pushes both down, and what gains is neither; see {PAGE}"
+            f"chosen answers lost {-moved[CHOSEN]:.2f} nats a token against the reference, {others}: {what}; see {PAGE}"
         )
     if moved.get(EXPLORED, 0.0) < -FALLEN:
         said.append(

@@ -269,7 +269,7 @@ def test_the_report_is_written_from_the_rows_alone(tmp_path):
     values += [("rdpo", metric, {"control": "shuffled"}, [0.3, 0.4]) for metric in ("harmlessness", behaviour("safety"))]
     table_of(values, tmp_path / "table.csv")
     written = {path.relative_to(tmp_path).as_posix() for path in write_report(tmp_path, tmp_path / "typeset")}
-    assert {"safety/table.md", "typeset/safety/table.tex", "headline/table.md", "contrasts/table.md", "noise.png", "frontier.png", "judge_error.png"} <= written and not {"pairs.png", "map.png", "settings/table.md"} & written
+    assert {"safety/table.md", "typeset/safety/table.tex", "contrasts/table.md", "noise.png", "frontier.png", "judge_error.png"} <= written and not {"pairs.png", "map.png", "settings/table.md"} & written
     table = centre_table(Study(tmp_path / "table.csv"), "safety").set_index("method")
     assert table.loc["rDPO (offset)", "harmlessness at matched utility"] == "0.42 [0.37, 0.47]"  # .40, .424, .44: standard error .0201 / sqrt 3, times 4.30
     assert table.loc["rDPO, scores of other pairs", "seeds"] == 2 and table.loc["SFT", "KL (nats)"] == "-"

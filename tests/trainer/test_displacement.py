@@ -99,6 +99,8 @@ def test_the_end_of_a_training_is_its_last_tenth():
 
 def test_one_sentence_where_chosen_answers_fall_and_none_elsewhere():
     assert warning(history(-1.0, -2.0)) == "chosen answers lost 0.97 nats a token against the reference, rejected ones 1.95: the loss pushes both down, and what gains is neither; see docs/method.md#when-chosen-answers-fall"
+    assert warning(history(-1.0, 0.3)) == "chosen answers lost 0.97 nats a token against the reference, and rejected ones gained 0.29: where the scores contradict the pairs, some losses reverse them; see docs/method.md#when-chosen-answers-fall"
+    assert warning([{"shift/chosen": -1.0}]).startswith("chosen answers lost 1.00 nats a token against the reference, and rejected ones")
     assert warning(history(-FALLEN, -2.0)) == warning(history(0.3, -2.0)) == warning([]) == ""
 
 

@@ -21,7 +21,6 @@ from common.study.report.tables import (
     cost_table,
     elsewhere_table,
     gains_table,
-    headline_table,
     oracle_table,
     settings_table,
     write_all,
@@ -48,7 +47,6 @@ def write_report(folder: str | Path, typeset: str | Path) -> list[Path]:
     )
     tables = {name: (centre_table(study, name), f"{name}, centre of the study: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; oracle's view where no judge is named. KL: mean log-ratio to the base student of the student's own greedy answers.") for name in names} | {
         "contrasts": (contrast_table(rows), CONTRASTS_NOTE),
-        **({"headline": (headline_table(study), f"Safety: 400 pairs, 30 % teacher noise, 10 % judge error. {over_seeds}; answers are judged by the oracle.")} if "safety" in names else {}),
         **{f"comparisons-{name}": (comparison_table(study, name), f"Centre, {paired_by}, 95 % t-intervals, not corrected for their number.") for name in names},
         "corrections": (correction_table(study), "Final judge with 10 % errors against the oracle on the same answers, rows of the centre, per seed. Corrected by 100 labelled answers of all rows together (arXiv 2511.21140). The interval also allows for other prompts, which these are not, so its share is an upper bound."),
         "cost": (cost_table(study, "safety"), "What one student of the centre takes, safety, mean over seeds; the 32 trials that chose the setting took 32 times that, and verdicts for every method. A prompt counts once a pair; the reference pass, kept for all preference losses, is not counted. DPO on accepted pairs read all of them when these rows were made; the code of today forwards the accepted ones alone."),

@@ -109,20 +109,6 @@ def centre_table(study: Study, experiment: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def headline_table(study: Study) -> pd.DataFrame:
-    """Four columns of `centre_table` for safety: method, behaviour and utility as trained, and behaviour at matched
-    utility."""
-    table = centre_table(study, "safety")
-    shown = table[table["method"].isin([METHODS[method].label for method in (*UNTRAINED, *MAIN)])]
-    named = {
-        "method": "method",
-        "harmlessness as trained": "harmlessness",
-        "utility as trained": "utility",
-        "harmlessness at matched utility": "harmlessness at matched utility",
-    }
-    return shown[list(named)].rename(columns=named)
-
-
 def comparison_table(study: Study, experiment: str) -> pd.DataFrame:
     """Differences at the centre, paired by the seeds that both rows have: behaviour at matched utility and as trained,
     and utility as trained."""
