@@ -4,7 +4,7 @@ The rule: of the study's cells that all experiments have, take the one whose sha
 the number of pairs; of the methods that the file's scores allow, recommend the one with the highest mean over the
 experiments there. Counted are the rows that are trained on: those of split `train`, and of these, where there are
 scores, the rows with both. With fewer than `FEW_ACCEPTED` accepted pairs, methods that train on accepted pairs alone
-are left out.
+are left out; with fewer than `LEAST_ROWS` usable rows none is recommended.
 
 Cells are found by accepted pairs and not by estimated noise: that share was counted in the study in the same way, by a
 judge with errors and ties of its own, while the noise set there counts revisions that are no better, which no score
@@ -31,6 +31,8 @@ STUDIES = ("readings", "evidence")
 """Folders of `RESULTS` with a table.csv; where two have a method's rows in a cell, the first one's are taken."""
 CENTRE = {"noise": 0.3, "pairs": 400}
 """Of the study: what a cell has where its key does not say otherwise."""
+LEAST_ROWS = 20
+"""Ours: of rows with both scores, or of all where none has, fewer say nothing about noise or method."""
 FEW_ACCEPTED = 100
 """Ours, not measured: the study has no cell with so few accepted pairs."""
 NEAR_SHARE, NEAR_PAIRS = 0.05, 1.5
@@ -54,8 +56,9 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """method and its knobs. accepted: pairs to train on whose chosen answer scored higher. cell: noise and pairs of the
-    cell that `table` is from, the best method first; None and [] without results. reasons: sentences."""
+    """method and its knobs; "" where the rows are too few. accepted: pairs to train on whose chosen answer scored higher.
+    cell: noise and pairs of the cell that `table` is from, the best method first; None and [] without results. reasons:
+    sentences."""
 
     method: str
     knobs: dict[str, float]
@@ -150,6 +153,9 @@ def recommend(rows: Sequence[DoctorRow], results: Path | None = None) -> Advice:
     scored = [gap for gap in gaps if gap is not None]
     accepted, pairs = sum(gap > 0 for gap in scored), len(scored or gaps)
     has_scores, few = any(scored), accepted < FEW_ACCEPTED
+    usable = sum(row.gap is not None for row in rows) or len(rows)
+    if usable < LEAST_ROWS:
+        return Advice("", {}, accepted, None, [], [_too_few(usable, len(rows))])
     allowed = [
         name for name, row in METHODS.items()
         if row.needs_pairs_alone and (has_scores or not row.sees_scores) and not (few and (row.sft_on == "accepted" or row.loss == "rdpo_filter" or row.accepted_only))
@@ -180,11 +186,18 @@ def _distance(place: Mapping[str, float], accepted: float, share: float | None, 
     return round(first, 9), abs(math.log(place["pairs"] / max(pairs, 1)))
 
 
+def _too_few(usable: int, rows: int) -> str:
+    return f"With {usable} usable row{'s' * (usable != 1)} of {rows} we do not know the label noise or which method fits: fewer than {LEAST_ROWS} say nothing about either."
+
+
 def _about_scores(pairs: int, scored: Sequence[float], accepted: int, few: bool) -> str:
+    alone = "so only methods without scores are compared."
     if not scored:
-        return f"None of the {pairs} rows to train on has both scores, so only methods without scores are compared."
+        lacking = "The one row to train on lacks a score" if pairs == 1 else f"None of the {pairs} rows to train on has both scores"
+        return f"{lacking}, {alone}"
     if not any(scored):
-        return f"All {pairs} scored rows to train on are ties, so only methods without scores are compared."
+        tied = "The one scored row to train on is a tie" if pairs == 1 else f"All {pairs} scored rows to train on are ties"
+        return f"{tied}, {alone}"
     said = f"{accepted} of {pairs} scored rows to train on remain when only accepted pairs (chosen scored higher) are kept."
     if few:
         said += f" Fewer than {FEW_ACCEPTED} accepted pairs were never measured, so methods that train on these alone are left out; that limit is a guess."
@@ -205,18 +218,25 @@ def _about_cell(share: float | None, pairs: int, accepted: float, place: Mapping
 def _about_best(best: Measured, allowed: Sequence[Measured], values: Values, cell: str) -> list[str]:
     from common.methods import label_of
 
-    said = [
-        f"There {label_of(best.method)} has the highest mean, {best.mean:.2f} [{best.low:.2f}, {best.high:.2f}] over {best.seeds} seeds ({best.students} students)."
-    ]
-    if rival := next((one for one in allowed if one.method != best.method), None):
-        experiments = sorted({experiment for experiment, _, _ in values})
-        first, second = ([values[of, cell, one.method][1] for of in experiments] for one in (best, rival))
-        seeds = sorted(set.intersection(*map(set, (*first, *second))))
-        difference = [mean(a[seed] - b[seed] for a, b in zip(first, second)) for seed in seeds]
-        if len(difference) > 1:
-            gain, low, high = seed_interval(difference)
-            said.append(
-                f"Its difference to the next, {label_of(rival.method)}, is {gain:+.2f} [{low:+.2f}, {high:+.2f}] on the same {len(seeds)} seeds"
-                + (", so the two are not separated." if low <= 0 <= high else ".")
-            )
-    return said
+    said = f"There {label_of(best.method)} has the highest mean, {best.mean:.2f} [{best.low:.2f}, {best.high:.2f}] over {best.seeds} seeds ({best.students} students)."
+    rival = next((one for one in allowed if one.method != best.method), None)
+    return [said, *(_difference(best, rival, values, cell) if rival else [])]
+
+
+def _difference(best: Measured, rival: Measured, values: Values, cell: str) -> list[str]:
+    """Paired by experiment and seed, which name the same base student within one study alone."""
+    from common.methods import label_of
+
+    if rival.source != best.source:
+        return [
+            f"No paired difference to the next, {label_of(rival.method)}, is known: the two were measured in two studies, on other students."
+        ]
+    experiments = sorted({experiment for experiment, _, _ in values})
+    first, second = ([values[of, cell, one.method][1] for of in experiments] for one in (best, rival))
+    seeds = sorted(set.intersection(*map(set, (*first, *second))))
+    difference = [mean(a[seed] - b[seed] for a, b in zip(first, second)) for seed in seeds]
+    if len(difference) < 2:
+        return []
+    gain, low, high = seed_interval(difference)
+    said = f"Its difference to the next, {label_of(rival.method)}, is {gain:+.2f} [{low:+.2f}, {high:+.2f}] on the same {len(seeds)} seeds"
+    return [said + (", so the two are not separated." if low <= 0 <= high else ".")]

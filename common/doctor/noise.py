@@ -7,14 +7,19 @@ untied pairs. Of a judge taken as perfect every contradicted pair is a wrong lab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from common.data.formats.record import Preferences
 from common.doctor.rows import DoctorRow
 from common.statistics import label_reliability, order_reliability, wilson_interval
 
 LEAST_GAIN = 0.2
 """Of s + c - 1, as in `statistics.corrected_rate`: a judge little better than chance corrects nothing."""
+MANIFESTS = ("reward_score.manifest.json", "judge.manifest.json")
+"""Of what makes a `scored.jsonl`: step 2 and `rdpo judge`."""
 
 
 class Noise(NamedTuple):
@@ -29,10 +34,51 @@ class Noise(NamedTuple):
     wrong: tuple[float, float, float] | None
 
 
+class JudgeCheck(NamedTuple):
+    """A judge's sensitivity and specificity, with the name of the manifest that notes them."""
+
+    sensitivity: float
+    specificity: float
+    manifest: str
+
+    @property
+    def accuracy(self) -> tuple[float, float] | None:
+        """Both; None for a judge that corrects nothing."""
+        return self[:2] if corrects(*self[:2]) else None
+
+
+def noted_check(found: Preferences) -> JudgeCheck | None:
+    """The check of the judge whose scores these are: of a `scored.jsonl`, as the manifest of its making beside it notes
+    it. None where no manifest notes the one judge of these rows, or no check with one sensitivity and specificity."""
+    source = Path(found.source).expanduser()
+    judges = {pair.fields.get("judge") for pair in found.pairs if pair.is_scored}
+    for path in map(source.with_name, MANIFESTS) if source.name == "scored.jsonl" else ():
+        noted = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if judges == {noted.get("judge")} and (errors := noted_errors(noted)):
+            return JudgeCheck(*errors, path.name)
+    return None
+
+
+def noted_errors(noted: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Sensitivity and specificity of a judge by the manifest of its scoring: on the labels it was checked on, in the
+    miniature on all answers. None where there were no labels of both kinds, or several criteria."""
+    if (disagreement := noted.get("disagreement")) is not None:
+        return 1 - disagreement, 1 - disagreement
+    checks = noted.get("checks", {}).get("score", {})
+    checked = checks.get("calibrated") or checks.get("judge") or {}
+    errors = checked.get("sensitivity"), checked.get("specificity")
+    return None if None in errors else errors
+
+
+def corrects(sensitivity: float, specificity: float) -> bool:
+    """Whether a judge is enough better than chance for its errors to be taken out."""
+    return sensitivity + specificity - 1 > LEAST_GAIN
+
+
 def order_right(sensitivity: float, specificity: float) -> float:
     """`statistics.order_reliability`. Raises ValueError for a judge little better than chance, too."""
     right = order_reliability(sensitivity, specificity)
-    if sensitivity + specificity - 1 <= LEAST_GAIN:
+    if not corrects(sensitivity, specificity):
         raise ValueError(
             f"a judge with sensitivity {sensitivity:g} and specificity {specificity:g} is little better than chance and corrects nothing; their sum must exceed {1 + LEAST_GAIN:g}"
         )

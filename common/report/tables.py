@@ -117,35 +117,65 @@ def overview_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     a method trained on several kinds of pairs the first kind is shown."""
     import pandas as pd
 
-    columns = {}
+    columns = {
+        title: {METHODS[method].label: _cell(of_method, method) for method, of_method in column.items()}
+        for title, column in _behaviour_columns(results).items()
+    }
+    table = pd.DataFrame(columns).rename_axis("method").reset_index()
+    return table[(table.drop(columns="method") != "-").any(axis=1)]
+
+
+WITHIN = 2
+"""Prompts that a row may be behind the best one of its column: our bar for a recipe on a real student."""
+
+
+def behind_table(results: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """How many prompts a trained method is behind the best one, by the means over seeds: the columns of
+    `overview_table`, and in how many of those where it was measured it is within `WITHIN`. The nearest first."""
+    import pandas as pd
+
+    behind: dict[str, dict[str, float]] = {}
+    for title, column in _behaviour_columns(results).items():
+        of = {
+            method: sum(m.value * m.n for m in metrics) / len(metrics)
+            for method, metrics in column.items()
+            if metrics and is_trained(method)
+        }
+        for method, prompts in of.items():
+            behind.setdefault(method, {})[title] = max(of.values()) - prompts
+    within = {method: sum(prompts <= WITHIN for prompts in row.values()) for method, row in behind.items()}
+    rows = [
+        {"method": METHODS[method].label}
+        | {title: f"{row[title]:.1f}" if title in row else "-" for title in _behaviour_columns(results)}
+        | {f"within {WITHIN}": f"{within[method]} of {len(row)}"}
+        for method, row in sorted(behind.items(), key=lambda one: (-within[one[0]], max(one[1].values())))
+    ]
+    return pd.DataFrame(rows)
+
+
+def _behaviour_columns(results: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, list[Metric]]]:
+    """Title of a column -> method -> its metrics of behaviour, one a seed; untrained rows are in every column."""
+    columns: dict[str, dict[str, list[Metric]]] = {}
     for experiment, found in results.items():
         metric, _ = seen_of(found)
         shares = sorted({result.swapped for result in found if is_trained(result.method)}) or [0.0]
         for share in shares:
-            rows = {
-                method: [
+            said = f", {share:.0%} swapped" if share else ", as found" if len(shares) > 1 else ""
+            column = columns[experiment + said] = {}
+            for method in METHODS:
+                of_method = [
                     result
                     for result in found
                     if result.method == method and (result.swapped == share or not is_trained(method))
                 ]
-                for method in METHODS
-            }
-            said = f", {share:.0%} swapped" if share else ", as found" if len(shares) > 1 else ""
-            columns[experiment + said] = {
-                METHODS[method].label: _cell(
-                    [
-                        m
-                        for result in of_method
-                        if result.variant == of_method[0].variant
-                        for m in result.metrics
-                        if m.metric == metric
-                    ],
-                    method,
-                )
-                for method, of_method in rows.items()
-            }
-    table = pd.DataFrame(columns).rename_axis("method").reset_index()
-    return table[(table.drop(columns="method") != "-").any(axis=1)]
+                column[method] = [
+                    m
+                    for result in of_method
+                    if result.variant == of_method[0].variant
+                    for m in result.metrics
+                    if m.metric == metric
+                ]
+    return columns
 
 
 def by_row(results: Sequence[Result]) -> list[list[Result]]:

@@ -26,7 +26,7 @@ from common.miniature.world import world_of
 from common.miniature.worlds import safety
 from common.report.figures import safety_utility_figure
 from common.report.measurements import write_measurements
-from common.report.tables import overview_table, read_results, results_table, table_rows
+from common.report.tables import behind_table, overview_table, read_results, results_table, table_rows
 from common.schema import Metric, PromptRecord, Reply, Sampling
 from common.storage import read_lines
 from common.student.adapters import load_adapter, turn
@@ -344,6 +344,20 @@ def test_the_overview_has_a_column_per_experiment_and_share_of_swapped_pairs():
     table = overview_table({"safety": safety, "sycophancy": sycophancy}).set_index("method")
     assert list(table.columns) == ["safety, as found", "safety, 30% swapped", "sycophancy"] and list(table.index) == ["base student", "DPO", "rDPO (offset)"]
     assert [[cell.split(" ")[0] for cell in cells] for cells in table.to_numpy()] == [["0.20", "0.20", "0.10"], ["0.70", "0.50", "-"], ["-", "-", "0.90"]]
+
+
+def test_how_far_a_method_is_behind_the_best_is_counted_in_prompts_over_seeds():
+    names = {"method": "", "n": 32, "low": 0.0, "high": 1.0}
+    of = lambda method, experiment, prompts, seed=0: Result(method, seed, "", [Metric(experiment=experiment, seed=seed, metric=name, value=prompts / 32, **names) for name in ("aligned", "labelled")])  # noqa: E731
+    safety = [of("base", "safety", 32), of("sft", "safety", 30), of("sft", "safety", 27, seed=1), of("dpo", "safety", 31), of("rdpo", "safety", 28)]
+    roleplay = [of("sft", "roleplay-robustness", 10), of("dpo", "roleplay-robustness", 7)]
+    table = behind_table({"safety": safety, "roleplay-robustness": roleplay}).set_index("method")
+    assert table.to_dict("index") == {  # the untrained student's 32 are no method's
+        "SFT": {"safety": "2.5", "roleplay-robustness": "0.0", "within 2": "1 of 2"},
+        "DPO": {"safety": "0.0", "roleplay-robustness": "3.0", "within 2": "1 of 2"},
+        "rDPO (offset)": {"safety": "3.0", "roleplay-robustness": "-", "within 2": "0 of 1"},
+    }
+    assert list(table.index) == ["SFT", "DPO", "rDPO (offset)"]
 
 
 def test_every_row_of_the_figure_has_a_mark_of_its_own():
