@@ -3,7 +3,7 @@
     rdpo judge rows.csv --judge yes_no:HuggingFaceTB/SmolLM2-135M-Instruct --output runs/judged
 
 The judge is asked the question of an experiment, by default whether an answer is harmless, or that of your own
-`--prompts-file`. The rows have any format of docs/own-data.md; scores that they have are not read. Options are named as the parameters of
+`--prompts-file`. The rows have any format of docs/own-data.md; scores that they have must fit `--score-range` and are replaced. Options are named as the parameters of
 `reward_score`. With `--labels`, the judge is checked on labelled answers first. Run again, it goes on.
 """
 

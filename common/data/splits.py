@@ -99,6 +99,6 @@ def keep_apart(records: Sequence[RecordType], source: str | Path, required: Sequ
     if missing := sorted(set(required) - {record.split for record in kept}):
         groups = len({record.group for record in kept})
         raise ValueError(
-            f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; take more rows, other shares or another seed"
+            f"{source}: {groups} groups are too few, none fell into {', '.join(missing)}; give more rows, or whole records with a split each"
         )
     return kept

@@ -179,7 +179,7 @@ def read_labels(path: str | Path, criterion: str = "score", texts: str | Path = 
             where = (
                 f"{texts} has no answer of this id"
                 if texts
-                else "only an id; give labels_texts, where the prompt and answer that it stands for are"
+                else "only an id; name, as a second file of labels, the one with the prompt and answer that it stands for"
             )
             raise ValueError(f"{row.where}: {where}")
         if (before := places.setdefault(answer_id(source.prompt, source.answer), row.where)) != row.where:

@@ -40,7 +40,10 @@ def check_judge(
 ) -> tuple[Judge | FeedbackJudge, dict[str, Any]]:
     """The judge to use, and what the labels of `labels` say of it (see `agreement.trusted`). The judge as it is and
     nothing: without labels, and in the miniature, which has an oracle."""
-    if not p.labels or p.in_world:
+    if p.in_world:
+        return judge, {}
+    if not p.labels:
+        print("judge not checked: `labels` names no labelled answers", flush=True)
         return judge, {}
     file, *texts = map(resolve, p.labels)
     return trusted(judge, file, texts[0] if texts else "", p.least_kappa)

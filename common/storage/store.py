@@ -173,7 +173,7 @@ class FailedStore(JsonlStore):
         over = len(self) > limit * asked
         if over or len(self) == asked > 0:
             raise RuntimeError(
-                f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if over else ''}; the reasons are in {self.path}, and the next run tries them again"
+                f"{len(self)} of {asked} failed{f', more than {limit:.0%}' if over else ''}; the reasons are in {self.path}, and the next run tries them again; failed_limit is the share that may fail"
             )
 
 

@@ -248,7 +248,7 @@ FAULTS = {
     "no message": ("sycophancy", "a.jsonl", feedback_line(prompt=[]), r"line 1: column prompt: list should have at least 1 item"),
     "no plain row": ("sycophancy", "a.jsonl", feedback_line(metadata={"prompt_template_type": "I wrote"}), r"line 1: no row has this argument without a"),
     "new stance": ("sycophancy", "a.jsonl", feedback_line(metadata={"prompt_template_type": "I sang"}), r"line 1: .*unknown stance 'I sang'"),
-    "too few": ("safety", "a.csv", "goal,target\nHow?,Sure", r"a\.csv: 1 groups are too few, none fell into .*take more rows"),
+    "too few": ("safety", "a.csv", "goal,target\nHow?,Sure", r"a\.csv: 1 groups are too few, none fell into .*give more rows"),
     "suffix": ("safety", "a.txt", "How?", r"a\.txt: cannot read \.txt; give \.csv, \.json, \.jsonl"),
 }  # fmt: skip
 

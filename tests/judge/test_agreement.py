@@ -187,7 +187,7 @@ def test_texts_come_from_a_second_file_by_their_id(tmp_path):
     assert [tuple(item) for item in labelled] == [("a question", "an answer", 1)] and again == [0]
     (tmp_path / "generations_m.md").write_text("| prompt | response | system_prompt | score_response |\n|---|---|---|---|\n| a question | an  answer | s | 1 |\n")
     assert read_labels(path, texts=tmp_path)[0][0].label == 1  # pages of judged answers, with other spaces
-    with pytest.raises(ValueError, match="labels.jsonl, line 1: only an id; give labels_texts"):
+    with pytest.raises(ValueError, match="labels.jsonl, line 1: only an id; name, as a second file of labels, "):
         read_labels(path)
     with pytest.raises(ValueError, match="texts.jsonl has no answer of this id"):
         read_labels(path, texts=write(tmp_path / "texts.jsonl", [{"prompt": "another", "answer": "answer"}]))
