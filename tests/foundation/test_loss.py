@@ -35,6 +35,7 @@ FORMULAS = {
     "rdpo_squared": lambda D, g, b, eta=1.0: (b * D) ** 2 - 2 * b * D * eta * g + (eta * g) ** 2,
     "rdpo_filter": lambda D, g, b: softplus(-b * D) if g > 0 else 0.0,
     "rdpo_flip": lambda D, g, b: softplus(b * D) if g < 0 else softplus(-b * D),
+    "route": lambda D, g, b, clear=0.3: softplus(-b * D) if g > clear else 0.0,
 }
 KNOBS = [(name, {}) for name in FORMULAS] + [
     ("cdpo", {"label_smoothing": 0.3}),
@@ -44,6 +45,8 @@ KNOBS = [(name, {}) for name in FORMULAS] + [
     ("rdpo_ml", {"eta": 2.0, "variance": 0.4}),
     ("rdpo_soft", {"eta": 2.2}),
     ("rdpo_squared", {"eta": 3.0}),
+    ("route", {"clear": 0.0}),
+    ("route", {"clear": 0.8}),
 ]
 each_loss = pytest.mark.parametrize(("method", "knobs"), KNOBS, ids=lambda value: value if isinstance(value, str) else "-".join(value) or "defaults")
 
@@ -122,6 +125,12 @@ def test_losses_equal_an_independent_float64_formula(method, knobs):
     for i, loss in enumerate(losses.tolist()):
         gap = (chosen[i] - ref_chosen[i]) - (rejected[i] - ref_rejected[i])
         assert loss == pytest.approx(FORMULAS[method](gap, s_chosen[i] - s_rejected[i], 0.3, **knobs), abs=1e-6)
+
+
+@pytest.mark.parametrize("clear", [-0.1, 1.5])
+def test_a_clear_gap_outside_the_scale_is_refused(clear):
+    with pytest.raises(ValueError, match="clear is the score gap above which a pair is clear and lies in .0, 1., not"):
+        preference_loss("route", *batch(), beta=0.3, clear=clear)
 
 
 @pytest.mark.parametrize("method", SCORE_AWARE)
