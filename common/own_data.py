@@ -18,7 +18,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.command import CommandParser
 from common.data.formats.pairs import PlacedPair, learnable, scored_pairs
@@ -26,10 +26,12 @@ from common.data.formats.read import open_source, read_preferences
 from common.data.formats.record import Preferences
 from common.data.formats.single import Answers
 from common.data.preference import RowType, trained_on
-from common.doctor.advice import Advice, knobs_for
+from common.doctor.advice import LEAST_ROWS, Advice, knobs_for
+from common.doctor.checks import cannot_load
 from common.doctor.diagnosis import Diagnosis, examine
-from common.doctor.report import page, short_table
-from common.doctor.rows import SHARES, add_score_options, weights_of
+from common.doctor.noise import noted_check
+from common.doctor.report import short_table, write
+from common.doctor.rows import SHARES, add_score_options, rows_in, weights_of
 from common.evaluation.card import card
 from common.evaluation.result import Result
 from common.loss import LOSSES, knobs_of
@@ -43,9 +45,12 @@ from common.student.hub import push, repository
 from common.student.load import context_of, load_tokenizer
 from common.training.kept import kept_training, trained_once, training_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 TRAINED = tuple(name for name, row in METHODS.items() if row.needs_pairs_alone or row.sft_on == "conditioned")
 OF_ANSWERS = tuple(name for name in TRAINED if METHODS[name].takes_answers)
-LEAST_PAIRS = 20
+LEAST_PAIRS = LEAST_ROWS
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
 SETTINGS = TrainSettings(batch_size=4)
 OPTIONS = {
@@ -121,7 +126,7 @@ def train_and_report(
     output: str | Path,
     method: str = "rdpo",
     settings: TrainSettings = SETTINGS,
-    doctor_page: str = "",
+    found: Diagnosis | None = None,
     strength: float = 1.0,
     data: Mapping[str, Any] | None = None,
     **load: Any,
@@ -129,14 +134,14 @@ def train_and_report(
     """Trains on the pairs, or single answers, of split `train` and writes `adapter/`, `report.md`, `metrics.json` and a
     manifest into `output`.
 
-    What is there of the same pairs and settings is not made again. doctor_page: written as `doctor.md` before the
-    training, "" for none. strength: how many times the adapter counts in what is measured; another one than 1 is saved
-    beside it as well, as `adapter-<strength>/`, and trains nothing again. data: what manifest and card note of where the
-    pairs are from. `load` goes to `load_student`.
+    What is there of the same pairs and settings is not made again. found: what the doctor found in the pairs, written
+    before the training with the rows that are cut. strength: how many times the adapter counts in what is measured;
+    another one than 1 is saved beside it as well, as `adapter-<strength>/`, and trains nothing again. data: what manifest
+    and card note of where the pairs are from. `load` goes to `load_student`.
 
     Raises:
-        ValueError: a method that trains nothing or learns no single answers, or, before any weights are loaded, a pair
-            that this student cannot be trained or measured on.
+        ValueError: a method that trains nothing or learns no single answers, or, before any weights are loaded, a
+            student that cannot be loaded, or a pair that it cannot be trained or measured on.
         FileExistsError: `output` holds another adapter.
     """
     if method not in TRAINED:
@@ -162,17 +167,16 @@ def train_and_report(
     if path.exists() and (result := Result.read(path)).made_of == made_of:
         print(f"{adapter}: made and measured before with the same data and settings", flush=True)
         return result
-    tokenizer, context = (
-        load_tokenizer(student, load.get("revision"), load.get("pad_token")),
-        context_of(student, load.get("revision")),
-    )
+    tokenizer, context = _reader(student, load.get("revision"), load.get("pad_token"))
     answered = {pair.id for pair in held_out[:ANSWERS]}
     for pair in pairs:
         where = getattr(pair, "where", "") or f"the pair of prompt {pair.prompt[:40]!r}"
         check_row(pair, where, tokenizer, settings.max_length, context, pair.id in answered)
-    if doctor_page:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / "doctor.md").write_text(doctor_page, encoding="utf-8")
+    if found:
+        found = found.with_cut(tokenizer, settings.max_length)
+        if (cut := found.finding("cut")).rows:
+            print(f"cut: {len(cut.rows)} of {cut.of} rows, {cut.meaning}", flush=True)
+        write(found, output)
     trained = trained_once(method, student, train_pairs, settings, output, **load)
     if of_strength:
         turn(trained.model, strength)
@@ -204,6 +208,18 @@ def train_and_report(
     return result
 
 
+def _reader(
+    student: str | Path, revision: str | None, pad_token: str | None
+) -> tuple[PreTrainedTokenizerBase, int | None]:
+    """The student's tokenizer, and how many positions it learned. Raises ValueError for one that cannot be loaded."""
+    try:
+        return load_tokenizer(student, revision, pad_token), context_of(student, revision)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "\n" not in str(error):
+            raise  # ours, with a remedy of its own
+        raise cannot_load(f"student {student}", error, "a folder with a chat model and its tokenizer") from None
+
+
 def given_rows(
     asked: Namespace, score_range: tuple[float, float]
 ) -> tuple[Sequence[ScoredPair] | Sequence[ScoredAnswer], Preferences | Answers, Diagnosis | None]:
@@ -219,8 +235,9 @@ def given_rows(
     print(read.account(), flush=True)
     pairs = pairs_of(read)
     print(f"{len(pairs)} pairs, of which {len(side(pairs, 'test'))} are held out", flush=True)
-    found = examine(pairs, Path(asked.rows).name, account=read.account())
-    print(short_table(found).drop(columns="what it means").to_string(), flush=True)
+    found = examine(rows_in(read), Path(asked.rows).name, account=read.account(), noted=noted_check(read))
+    table = short_table(found).drop(columns="what it means")
+    print("no check found a row" if table.empty else table.to_string(), flush=True)
     return pairs, read, found
 
 
@@ -310,9 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
             **options, **knobs, sft_learning_rate=options["learning_rate"], self_augmented=segments
         )
         how = {"revision": asked.revision, "pad_token": asked.pad_token, "data": read.as_dict()}
-        train_and_report(
-            pairs, asked.student, output, method, settings, page(found) if found else "", asked.strength, **how
-        )
+        train_and_report(pairs, asked.student, output, method, settings, found, asked.strength, **how)
         adapter = output / ("adapter" if asked.strength == 1.0 else f"adapter-{asked.strength:g}")
         print((output / "report.md").read_text(encoding="utf-8").partition("\n## ")[0])
         print(f"answers before and after: {output / 'report.md'}; adapter: {adapter}")

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,13 +12,16 @@ import torch
 from tiny_models import TEXT, tiny_causal_model
 
 from common import own_data
+from common.doctor.__main__ import main as look
 from common.doctor.advice import knobs_for, recommend
+from common.doctor.report import page
 from common.doctor.rows import rows_of
 from common.loss import LOSSES, knobs_of
 from common.methods import SelfAugmentedSettings, TrainSettings
 from common.own_data import main, read_pairs, side, train_and_report
 from common.report import before_after
 from common.report.before_after import account, measure
+from common.schema import ScoredPair
 from common.student.adapters import load_adapter
 from common.student.load import load_student
 from common.training import kept as trainings
@@ -313,28 +317,74 @@ def test_the_command_does_it_all(student, tmp_path, monkeypatch, capsys):
         main([*arguments, "--seed", "1"])
 
 
-def commanded(arguments, folder, monkeypatch, capsys, made=None):
-    """What the command would train with: method, settings, printed text."""
-    written(folder, made or rows(24))
+def commanded(arguments, folder, monkeypatch, capsys, made=None, name="rows.jsonl"):
+    """What the command would train with: method, settings, what the doctor found, printed text."""
+    written(folder, made or rows(24), name)
     monkeypatch.chdir(folder)
     kept = []
 
-    def train(pairs, student, output, method, settings, doctor_page, strength, **load):
+    def train(pairs, student, output, method, settings, found, strength, **load):
         output.mkdir(exist_ok=True)
         (output / "report.md").write_text("# done\n")
-        kept.extend([method, settings, doctor_page])
+        kept.extend([method, settings, found])
 
     monkeypatch.setattr(own_data, "train_and_report", train)
-    main(["rows.jsonl", "--student", "nobody", "--output", "out", *arguments])
+    main([name, "--student", "nobody", "--output", "out", *arguments])
     return *kept, capsys.readouterr().out
 
 
 def test_the_doctor_s_method_and_knobs_are_the_default(tmp_path, monkeypatch, capsys):
-    method, settings, doctor_page, said = commanded([], tmp_path, monkeypatch, capsys)
+    method, settings, found, said = commanded([], tmp_path, monkeypatch, capsys)
     pairs = read_pairs(tmp_path / "rows.jsonl")
     advice, trained = recommend(rows_of(pairs)), len(side(pairs, "train"))
     assert method == advice.method and settings.knobs_of(method) == advice.knobs
-    assert f"method {method}" in said and f"recommended by the doctor: {trained} of {trained} scored rows to train on remain" in said and trained < 24 and "\n## Recommendation" in doctor_page
+    assert f"method {method}" in said and f"recommended by the doctor: {trained} of {trained} scored rows to train on remain" in said and trained < 24 and "\n## Recommendation" in page(found)
+
+
+def test_as_few_rows_as_are_taken_get_a_method(tmp_path, monkeypatch, capsys):
+    method, _, _, said = commanded([], tmp_path, monkeypatch, capsys, rows(20))
+    assert method in own_data.TRAINED and f"method {method}" in said and "we do not know the label noise" not in said
+
+
+def test_the_noted_error_of_the_judge_corrects_the_noise_of_a_scored_jsonl(tmp_path, monkeypatch, capsys):
+    made = [ScoredPair(id=f"p{n}", experiment="safety", split="test" if n % 4 == 0 else "train", prompt=f"Is {n} odd?", response="No.", response_revised=f"Yes, {n}.", score_response=n < 10, score_revised=n >= 10, judge="a judge").model_dump(mode="json") for n in range(40)]
+    (tmp_path / "reward_score.manifest.json").write_text(json.dumps({"judge": "a judge", "checks": {"score": {"judge": {"sensitivity": 0.9, "specificity": 0.9}}}}))
+    _, _, found, _ = commanded([], tmp_path, monkeypatch, capsys, made, "scored.jsonl")
+    assert found.judge_accuracy == (0.9, 0.9) and "- Estimated share of wrong labels: 0.24 [0.13, 0.40], n = 40 untied rows, corrected for a judge with sensitivity 0.9 and specificity 0.9, which `reward_score.manifest.json` notes" in page(found)
+    assert commanded([], tmp_path, monkeypatch, capsys, made)[2].judge_accuracy is None  # rows.jsonl
+
+
+@pytest.mark.slow
+def test_the_doctor_s_files_are_those_of_its_own_command_with_the_rows_that_are_cut(student, tmp_path, monkeypatch, capsys):
+    path = str(written(tmp_path, rows(rejected={3: "No. " * 90}, score_chosen={5: 0.0}, score_rejected={5: 0.3})))
+    monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: sys.exit("trained"))
+    with pytest.raises(SystemExit, match="trained"):
+        main([path, "--student", str(student), "--output", str(tmp_path / "out"), "--max-length", "64"])
+    assert "cut: 1 of 30 rows, more than 64 tokens of prompt and answer: the rest is cut off" in capsys.readouterr().out
+    look([path, "--tokenizer", str(student), "--max-length", "64", "--output", str(tmp_path / "doctor")])
+    ours, theirs = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("out", "doctor"))
+    assert ours == theirs and ours.keys() == {"doctor.md", "doctor.png", "suspects.jsonl"}
+    assert "| cut | 1 | 30 | 0.03 [0.01, 0.17] |" in ours["doctor.md"].decode() and json.loads(ours["suspects.jsonl"].splitlines()[0])["where"].endswith("line 6")
+
+
+@pytest.mark.parametrize("files, reason", [(None, "We couldn't connect to"), ({}, "Couldn't instantiate the backend tokenizer from one of)"), ({"config.json": "{}"}, "Couldn't instantiate the backend tokenizer from one of)")])
+def test_a_student_that_cannot_be_loaded_is_named_in_a_sentence_before_any_weights(files, reason, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: pytest.fail("weights were loaded"))
+    for name, text in (files or {}).items():
+        (tmp_path / name).write_text(text)
+    student = "nobody" if files is None else str(tmp_path)
+    with pytest.raises(SystemExit) as refused:
+        main([str(written(tmp_path, rows())), "--student", student, "--output", str(tmp_path / "out"), "--method", "dpo"])
+    said = str(refused.value)
+    assert said.startswith(f"own_data: student {student}: cannot be loaded ({reason}") and said.endswith("); give a folder with a chat model and its tokenizer, or a Hub name") and "\n" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_student_without_a_chat_template_is_refused_in_the_loader_s_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_data, "trained_once", lambda *args, **load: pytest.fail("weights were loaded"))
+    student = tiny_causal_model(tmp_path / "student", template=None)
+    with pytest.raises(SystemExit, match=r"^own_data: the tokenizer of .* has no chat template; use an instruction-tuned model"):
+        main([str(written(tmp_path, rows())), "--student", str(student), "--output", str(tmp_path / "out"), "--method", "dpo"])
 
 
 def test_what_is_given_wins_over_the_doctor(tmp_path, monkeypatch, capsys):

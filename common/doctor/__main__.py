@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from common.command import CommandParser
 from common.data.formats.read import read_preferences
+from common.doctor.checks import cannot_load
 from common.doctor.diagnosis import MAX_LENGTH, examine
-from common.doctor.noise import order_right
+from common.doctor.noise import noted_check, order_right
 from common.doctor.report import terminal, write
 from common.doctor.rows import add_score_options, rows_in, weights_of
 from common.runtime import checked, escape_what_the_terminal_lacks
@@ -43,7 +44,7 @@ def parser() -> CommandParser:
         nargs=2,
         type=float,
         metavar=("SENS", "SPEC"),
-        help="the judge's sensitivity and specificity, to correct the noise",
+        help="the judge's sensitivity and specificity, to correct the noise; default: those noted beside a scored.jsonl",
     )
     return command
 
@@ -60,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
         max_length = checked("max_length", MAX_LENGTH if asked.max_length is None else asked.max_length, int)
         read = read_preferences(asked.rows, tuple(asked.score_range), weights_of(asked.weights))
         tokenizer = _tokenizer(asked.tokenizer) if asked.tokenizer else None
-        found = examine(rows_in(read), Path(asked.rows).name, accuracy, tokenizer, max_length, account=read.account())
+        how = {"account": read.account(), "noted": noted_check(read)}
+        found = examine(rows_in(read), Path(asked.rows).name, accuracy, tokenizer, max_length, **how)
         print(terminal(found))
         if asked.output:
             page = write(found, Path(asked.output).expanduser())
@@ -81,10 +83,7 @@ def _tokenizer(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=commit or None)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"--tokenizer {name}: cannot be loaded ({reason}); give a folder with a tokenizer, or a Hub name"
-        ) from None
+        raise cannot_load(f"--tokenizer {name}", error, "a folder with a tokenizer") from None
     if tokenizer.chat_template:
         fold_system(tokenizer)
     return tokenizer

@@ -191,13 +191,15 @@ def _too_few(usable: int, rows: int) -> str:
 
 
 def _about_scores(pairs: int, scored: Sequence[float], accepted: int, few: bool) -> str:
-    alone = "so only methods without scores are compared."
+    alone, one = "so only methods without scores are compared.", pairs == 1
     if not scored:
-        lacking = "The one row to train on lacks a score" if pairs == 1 else f"None of the {pairs} rows to train on has both scores"
-        return f"{lacking}, {alone}"
+        none = (
+            "The one row to train on lacks a score" if one else f"None of the {pairs} rows to train on has both scores"
+        )
+        return f"{none}, {alone}"
     if not any(scored):
-        tied = "The one scored row to train on is a tie" if pairs == 1 else f"All {pairs} scored rows to train on are ties"
-        return f"{tied}, {alone}"
+        ties = "The one scored row to train on is a tie" if one else f"All {pairs} scored rows to train on are ties"
+        return f"{ties}, {alone}"
     said = f"{accepted} of {pairs} scored rows to train on remain when only accepted pairs (chosen scored higher) are kept."
     if few:
         said += f" Fewer than {FEW_ACCEPTED} accepted pairs were never measured, so methods that train on these alone are left out; that limit is a guess."

@@ -68,9 +68,14 @@ class Lengths(NamedTuple):
     correlation: float | None
 
 
+def word_gap(row: DoctorRow) -> int:
+    """Words of chosen less those of rejected."""
+    return len(row.chosen.split()) - len(row.rejected.split())
+
+
 def lengths(rows: Sequence[DoctorRow]) -> Lengths:
     """Lengths of chosen against rejected, and of higher against lower scored answers, in words."""
-    gaps = [len(row.chosen.split()) - len(row.rejected.split()) for row in rows]
+    gaps = [word_gap(row) for row in rows]
     scored = [(gap, row.gap) for gap, row in zip(gaps, rows) if row.gap is not None]
     of_better = [gap if score > 0 else -gap for gap, score in scored if score]
     decided = [gap for gap in of_better if gap]

@@ -115,6 +115,12 @@ def check_length(rows: Sequence[DoctorRow], tokenizer: PreTrainedTokenizerBase, 
     )  # fmt: skip
 
 
+def cannot_load(what: str, error: Exception, give: str) -> ValueError:
+    """In one sentence, with the first line of what a loader of transformers raised."""
+    reason = re.split(r"[:.]?\s*\n", str(error).strip())[0]
+    return ValueError(f"{what}: cannot be loaded ({reason}); give {give}, or a Hub name")
+
+
 def _chat(tokenizer: PreTrainedTokenizerBase, row: DoctorRow, answer: str) -> str:
     from jinja2 import TemplateError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from common.doctor.advice import Advice, recommend
 from common.doctor.alike import check_alike
 from common.doctor.bias import TRACES, Lengths, Marker, Source, lengths, markers, skew, sources
 from common.doctor.checks import Finding, check_length, check_rows, language_of
-from common.doctor.noise import Noise, noise_of
+from common.doctor.noise import JudgeCheck, Noise, noise_of
 from common.doctor.rows import DoctorRow, rows_of
 from common.schema import Pair
 
@@ -35,7 +35,8 @@ class Suspect:
 @dataclass(frozen=True)
 class Diagnosis:
     """What the doctor found in the rows. languages: guessed language -> prompts; "" for no guess. skewed: sentences.
-    account: format and counts of the file that they were read from."""
+    judge_accuracy: what the noise was corrected for. noted: the judge's check, where a manifest notes one. account: format
+    and counts of the file that they were read from."""
 
     name: str
     rows: list[DoctorRow]
@@ -48,11 +49,16 @@ class Diagnosis:
     languages: Counter[str]
     advice: Advice
     judge_accuracy: tuple[float, float] | None
+    noted: JudgeCheck | None = None
     account: str = ""
 
     def finding(self, name: str) -> Finding:
         """The finding of that name. Raises StopIteration for none."""
         return next(one for one in self.findings if one.name == name)
+
+    def with_cut(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Diagnosis:
+        """With the rows that are cut at `max_length` tokens, too. Raises what `check_length` does."""
+        return replace(self, findings=[*self.findings, check_length(self.rows, tokenizer, max_length)])
 
     @property
     def suspects(self) -> list[Suspect]:
@@ -76,22 +82,26 @@ def examine(
     max_length: int = MAX_LENGTH,
     results: Path | None = None,
     account: str = "",
+    noted: JudgeCheck | None = None,
 ) -> Diagnosis:
     """Runs every check; no model is loaded.
 
     Args:
         name: of the file, for the report.
-        judge_accuracy: sensitivity and specificity of the judge, to correct the noise; None takes it as perfect.
+        judge_accuracy: sensitivity and specificity of the judge, to correct the noise; None takes those of `noted`, and a
+            judge without either as perfect.
         tokenizer, max_length: to count the rows that are cut; None leaves that check out.
         results: folder of the study's results, by default the one beside the package.
         account: of the file, `Preferences.account()`, for the report.
+        noted: of the file, `noise.noted_check`.
 
     Raises ValueError for a judge that corrects nothing (`noise.order_right`).
     """
     rows = [row if isinstance(row, DoctorRow) else rows_of([row])[0] for row in pairs]
-    noise = noise_of(rows, judge_accuracy)
-    findings = check_rows(rows) + ([check_length(rows, tokenizer, max_length)] if tokenizer else []) + check_alike(rows)
-    return Diagnosis(
-        name, rows, findings, noise, lengths(rows), markers(rows), skew(rows), sources(rows),
-        Counter(language_of(row.prompt) for row in rows), recommend(rows, results), judge_accuracy, account,
+    noted = None if judge_accuracy else noted
+    accuracy = noted.accuracy if noted else judge_accuracy
+    found = Diagnosis(
+        name, rows, check_rows(rows) + check_alike(rows), noise_of(rows, accuracy), lengths(rows), markers(rows), skew(rows), sources(rows),
+        Counter(language_of(row.prompt) for row in rows), recommend(rows, results), accuracy, noted, account,
     )  # fmt: skip
+    return found.with_cut(tokenizer, max_length) if tokenizer else found

@@ -51,7 +51,7 @@ def noted_check(found: Preferences) -> JudgeCheck | None:
     """The check of the judge whose scores these are: of a `scored.jsonl`, as the manifest of its making beside it notes
     it. None where no manifest notes the one judge of these rows, or no check with one sensitivity and specificity."""
     source = Path(found.source).expanduser()
-    judges = {pair.fields.get("judge") for pair in found.pairs if pair.is_scored}
+    judges = {pair.fields.get("judge") for pair in found.pairs if None not in pair.normalised}
     for path in map(source.with_name, MANIFESTS) if source.name == "scored.jsonl" else ():
         noted = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if judges == {noted.get("judge")} and (errors := noted_errors(noted)):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from statistics import median
 
-from common.doctor.advice import knobs_for, trials_of
+from common.doctor.advice import LEAST_ROWS, knobs_for, trials_of
 from common.doctor.bias import Effect
 from common.doctor.diagnosis import Diagnosis
-from common.doctor.noise import LEAST_GAIN
+from common.doctor.noise import LEAST_GAIN, Noise
 from common.statistics import wilson_interval
 
-EVIDENCE = "results/README.md"
+EVIDENCE, ON_A_REAL_MODEL = "results/README.md", "results/small/README.md"
 SCORE_WEIGHED = ("rdpo", "rdpo_label")
 """Both readings of refined DPO: their knobs are given whatever is recommended."""
 SCORES = (
@@ -20,11 +21,12 @@ SCORES = (
 )
 
 
-def sections(found: Diagnosis) -> dict[str, list[str]]:
-    """Title -> sentences, of all that is no plain count; sections with nothing to say are left out."""
+def sections(found: Diagnosis, link: Callable[[str], str] = str) -> dict[str, list[str]]:
+    """Title -> sentences, of all that is no plain count; sections with nothing to say are left out. link: how a path of
+    the repository is written."""
     said = {
-        "Label noise": _noise(found), "Length": _length(found), "Style": _style(found), "Scores": found.skewed, "Sources": _sources(found),
-        "Languages": _languages(found), "Recommendation": _advice(found),
+        "Label noise": _noise(found) if found.advice.method else [], "Length": _length(found), "Style": _style(found), "Scores": found.skewed,
+        "Sources": _sources(found), "Languages": _languages(found), "Recommendation": _advice(found, link),
     }  # fmt: skip
     return {title: sentences for title, sentences in said.items() if sentences}
 
@@ -32,24 +34,48 @@ def sections(found: Diagnosis) -> dict[str, list[str]]:
 def _noise(found: Diagnosis) -> list[str]:
     noise = found.noise
     if not noise.scored:
-        return [f"None of the {count(len(found.rows), 'row')} has both scores, so the label noise is unknown. {SCORES}"]
+        return [f"None of the {len(found.rows)} rows has both scores, so the label noise is unknown. {SCORES}"]
     if not noise.untied:
         return [
             f"All {noise.scored} scored rows have equal scores, so the label noise is unknown: take a judge with a finer scale."
         ]
     value, low, high = noise.wrong
-    how = "taking the judge as perfect, so this mixes its errors with the labels'"
-    if found.judge_accuracy:
-        s, c = found.judge_accuracy
-        how = f"corrected for a judge with sensitivity {s:g} and specificity {c:g}, which are taken as known"
-    said = [
-        f"Estimated share of wrong labels: {value:.2f} [{low:.2f}, {high:.2f}], n = {noise.untied} untied rows, {how}."
-    ]
+    estimate = f"Estimated share of wrong labels: {value:.2f} [{low:.2f}, {high:.2f}], n = {noise.untied} untied rows"
+    return [f"{estimate}, {_corrected(found)}.", *_of_one_class(noise), *_of_the_judge(found)]
+
+
+def _corrected(found: Diagnosis) -> str:
     if not found.judge_accuracy:
-        said.append(
-            f"Ties say nothing of labels and are left out. With the judge's sensitivity and specificity, which must sum to more than {1 + LEAST_GAIN:g}, `--judge-accuracy` corrects for its errors."
-        )
-    return said
+        return "taking the judge as perfect, so this mixes its errors with the labels'"
+    s, c = found.judge_accuracy
+    noted = f"`{found.noted.manifest}` notes and which " if found.noted else ""
+    return f"corrected for a judge with sensitivity {s:.3g} and specificity {c:.3g}, which {noted}are taken as known"
+
+
+def _of_one_class(noise: Noise) -> list[str]:
+    """Scores that all say the same of the labels may say nothing of them."""
+    if noise.untied < LEAST_ROWS or 0 < noise.contradicted < noise.untied:
+        return []
+    if noise.contradicted:
+        return [
+            f"The rejected answer scored higher in all {noise.untied} untied rows: the columns chosen and rejected may be exchanged, or a low score may be the better one."
+        ]
+    return [
+        f"No wrong label is visible: the chosen answer scored higher in all {noise.untied} untied rows, so noise cannot be distinguished from a judge that agrees with every label."
+    ]
+
+
+def _of_the_judge(found: Diagnosis) -> list[str]:
+    if found.judge_accuracy:
+        return []
+    if found.noted:
+        s, c, manifest = found.noted
+        return [
+            f"`{manifest}` notes a judge with sensitivity {s:.3g} and specificity {c:.3g}, little better than chance, which corrects nothing."
+        ]
+    return [
+        f"Ties say nothing of labels and are left out. With the judge's sensitivity and specificity, which must sum to more than {1 + LEAST_GAIN:g}, `--judge-accuracy` corrects for its errors."
+    ]
 
 
 def _length(found: Diagnosis) -> list[str]:
@@ -58,10 +84,7 @@ def _length(found: Diagnosis) -> list[str]:
     said += [_effect("Higher scored", of.scores, "lower scored")] if of.scores.n else []
     longer, n = of.longer
     if n:
-        low, high = wilson_interval(longer, n)
-        said.append(
-            f"The longer answer scored higher in {longer} of {n} untied rows ({longer / n:.2f} [{low:.2f}, {high:.2f}])."
-        )
+        said.append(f"The longer answer scored higher in {longer} of {n} untied rows ({share(longer, n)}).")
     if of.correlation is not None:
         said.append(f"Correlation of score gap and length gap: {of.correlation:+.2f}, n = {found.noise.scored}.")
     return said
@@ -75,7 +98,7 @@ def _effect(first: str, effect: Effect, second: str) -> str:
 
 def _style(found: Diagnosis) -> list[str]:
     return [
-        f"One-sided: {len(one.chosen)} chosen and {len(one.rejected)} rejected answers alone {_verb(one.name)}, n = {one.n}, p {p_value(one.p)}."
+        f"One-sided: {len(one.chosen)} chosen ({share(len(one.chosen), one.n)}) and {len(one.rejected)} rejected answers ({share(len(one.rejected), one.n)}) alone {_verb(one.name)}, n = {one.n}, p {p_value(one.p)}."
         for one in found.markers
         if one.is_one_sided
     ]
@@ -107,8 +130,10 @@ def _languages(found: Diagnosis) -> list[str]:
     )
 
 
-def _advice(found: Diagnosis) -> list[str]:
+def _advice(found: Diagnosis, link: Callable[[str], str]) -> list[str]:
     advice = found.advice
+    if not advice.method:
+        return advice.reasons
     said = [f"Method: `{advice.method}`{_knobs(advice.method, advice.knobs)}.", *advice.reasons]
     said += [
         f"If you train `{method}`:{_knobs(method, knobs_for(method))[1:]}."
@@ -120,7 +145,7 @@ def _advice(found: Diagnosis) -> list[str]:
         said.append(_scale(found, median(gaps), len(gaps)))
     if advice.table:
         said.append(
-            f"All numbers are of generated worlds and small students ({EVIDENCE}); on a real model the order was another (results/small/README.md), and what holds for your student is unknown."
+            f"All numbers are of generated worlds and small students ({link(EVIDENCE)}); on a real model the order was another ({link(ON_A_REAL_MODEL)}), and what holds for your student is unknown."
         )
     return said
 
@@ -133,20 +158,32 @@ def _knobs(method: str, knobs: Mapping[str, float]) -> str:
 
 
 def _scale(found: Diagnosis, gap: float, n: int) -> str:
-    """What alpha comes to on this file's scale."""
-    alpha, scales = knobs_for("rdpo")["alpha"], {row.scale for row in found.rows if row.gap is not None}
+    """What alpha and eta come to on this file's scale."""
+    from common.loss import LOSSES, knobs_of
+
+    alpha, tau = knobs_for("rdpo")["alpha"], knobs_for("rdpo_label")["tau"]
+    etas = {name: knobs_for(name)["eta"] for name in LOSSES if "eta" in knobs_of(name)}
+    label = tau + (1 - tau) / (1 + math.exp(-etas["rdpo_label"] * gap))
+    said = f"alpha and eta weigh scores in [0, 1]: at the median gap of {gap:.2f} (n = {n} untied rows), alpha {alpha:g} is an offset of {alpha * gap:.2f} nats, and tau {tau:g} with eta {etas['rdpo_label']:g} a soft label of {label:.2f}."
+    scales = {row.scale for row in found.rows if row.gap is not None}
     low, high = scales.pop() if len(scales) == 1 else (0.0, 1.0)
-    said = f"alpha and eta weigh scores in [0, 1]: at the median gap of {gap:.2f} (n = {n} untied rows), alpha {alpha:g} is an offset of {alpha * gap:.2f} nats."
-    return said + (
-        f" On a scale from {low:g} to {high:g}, alpha is {alpha / (high - low):.3g} per point."
-        if high - low != 1
-        else ""
-    )
+    if (width := high - low) == 1:
+        return said
+    per_point = ", ".join(f"{eta / width:.3g} (`{name}`)" for name, eta in etas.items())
+    return f"{said} On a scale from {low:g} to {high:g}, alpha is {alpha / width:.3g} per point, and eta {per_point}."
 
 
 def p_value(p: float) -> str:
     """Two digits after the point behind a sign, or that it is below .01."""
     return "< .01" if p < 0.01 else f"= {p:.2f}"
+
+
+def share(number: int, of: int) -> str:
+    """The share with Wilson's 95 % interval; a dash where there is nothing to share."""
+    if not of:
+        return "-"
+    low, high = wilson_interval(number, of)
+    return f"{number / of:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def count(number: int, noun: str) -> str:

@@ -12,6 +12,7 @@ from common.data.formats.pairs import learnable, scored_pairs
 from common.data.formats.read import is_on_hub, read_preferences
 from common.data.sources import WholePrompt, check_experiment
 from common.data.splits import SHARES, RecordType, words
+from common.doctor.noise import noted_errors
 from common.evaluation.feedback import FeedbackEvaluator
 from common.evaluation.judged import HeldOut, JudgedEvaluator
 from common.evaluation.metrics import Evaluator
@@ -197,11 +198,7 @@ def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:
         return p.training
     path = input_of("train_rdpo", p).with_name("reward_score.manifest.json")
     noted = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    checks = noted.get("checks", {}).get("score", {})
-    checked = checks.get("calibrated") or checks.get("judge") or {}
-    if (disagreement := noted.get("disagreement")) is not None:
-        checked = {"sensitivity": 1 - disagreement, "specificity": 1 - disagreement}
-    if None in (errors := (checked.get("sensitivity"), checked.get("specificity"))):
+    if (errors := noted_errors(noted)) is None:
         raise ValueError(
             f"knobs: tau = judge needs a judge that was checked: {path} has no labels of both kinds under one criterion; give step 2 labels, or tau a number"
         )

@@ -39,7 +39,10 @@ def warning(history: Sequence[Mapping[str, float]]) -> str:
         others, what = (
             (f"rejected ones {-rejected:.2f}", "the loss pushes both down, and what gains is neither")
             if rejected < 0
-            else (f"and rejected ones gained {rejected:.2f}", "where the scores contradict the pairs, some losses reverse them")
+            else (
+                f"and rejected ones gained {rejected:.2f}",
+                "where the scores contradict the pairs, some losses reverse them",
+            )
         )
         said.append(
             f"chosen answers lost {-moved[CHOSEN]:.2f} nats a token against the reference, {others}: {what}; see {PAGE}"

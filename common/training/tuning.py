@@ -64,9 +64,7 @@ def criterion(result: Result) -> float:
     return to_choose_by(result.metrics, "reward")
 
 
-def tune(
-    run: Experiment, methods: Sequence[str], settings: Sequence[Setting], swapped: float
-) -> Iterator[list[Trial]]:
+def tune(run: Experiment, methods: Sequence[str], settings: Sequence[Setting], swapped: float) -> Iterator[list[Trial]]:
     """Of one trained method after the other its result under every setting, seed 0, kept in a folder of the setting's
     own below the run's. Raises ValueError where the criterion could not be measured, before anything is trained."""
     if not getattr(run.evaluator, "reward_judge", None) or "benign" not in run.evaluator.sets("validation"):

@@ -1,14 +1,17 @@
 """How many of the pair doctor's first 30 suspects are pairs whose answers were swapped, and how long it takes, for results/doctor.json.
 
-    python tests/benchmarks/doctor.py [--small FOLDER]     FOLDER/<experiment>/scored.jsonl of `make small`, by default runs/small
+    python tests/benchmarks/doctor.py [--small FOLDER] [--real]     FOLDER: of the real pairs that `make small` scored, by default runs/small
 
+--real: of these alone; all else stays as results/doctor.json has it. So do the rows of real pairs whose file is missing, which is named.
 Generated pairs: each world's train prompts with the study's teacher (30 % noise) and judge (10 % error). A known share of the pairs is exchanged by the stream
 of swaps that trainings use, each answer with its own score. The swapped pairs that the judge contradicts can be found; those that the teacher got wrong, too,
 count as false. Also writes what the doctor prints and draws of the safety pairs into results/doctor/.
 """
 
 import argparse
+import json
 import random
+import sys
 import time
 from pathlib import Path
 
@@ -26,7 +29,9 @@ from common.statistics import wilson_interval
 from common.storage import read_records, write_json, write_whole
 from common.training.comparison import stream
 
-EXPERIMENTS = ("safety", "roleplay-robustness", "sycophancy")
+REAL = {"safety": "scored.jsonl", "roleplay-robustness": "scored.jsonl", "sycophancy": "counterfactual_neutral/scored.jsonl"}
+"""Below the folder of each experiment: the profile `small` makes its sycophancy pairs from one student's answers, and so in a folder of their own."""
+EXAMPLE = "400 generated pairs of safety"
 SHARES, FIRST, PAIRS, SEEDS = (0.1, 0.3), 30, 400, range(5)
 WORDS = "river stone lamp winter paper garden silver early market window bread story coat morning letter music road candle forest harbour".split()
 
@@ -68,37 +73,64 @@ def table(made: dict) -> str:
     return "\n".join(lines) + f"\n\nMeans over {len(SEEDS)} draws of the swaps. Recall is low by design where there are more than 30 swaps.\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--small", default="runs/small", help="folder of the real model's pairs")
-    parser.add_argument("--scratch", default="runs/doctor", help="folder for generated pairs")
-    asked = parser.parse_args()
-    scratch, made = resolve(asked.scratch), {"first": FIRST, "miniature": {}, "real pairs": {}}
+def miniature(scratch: Path) -> dict:
+    """Recall on generated pairs, of a teacher with and without errors; writes the example of the page."""
     scratch.mkdir(parents=True, exist_ok=True)
-    for experiment in EXPERIMENTS:
+    made = {}
+    for experiment in REAL:
         found = [world_pairs(experiment, seed, scratch) for seed in SEEDS]
-        made["miniature"][experiment] = {
+        made[experiment] = {
             "seeds": len(SEEDS), "swaps": {str(share): [recall(pairs, share, seed) for seed, pairs in zip(SEEDS, found)] for share in SHARES},
             "swaps, teacher without errors": {str(share): [recall(world_pairs(experiment, seed, scratch, 0.0), share, seed) for seed in SEEDS] for share in SHARES},
         }  # fmt: skip
         if experiment == "safety":
-            example = examine(found[0], "400 generated pairs of safety")
-            page = write(example, resolve("results/doctor"))
-            for texts in (page, page.with_name("suspects.jsonl")):  # of a world that one command makes anew
-                texts.unlink()
-            write_whole(page.with_name("doctor.txt"), terminal(example) + "\n")
-        path = resolve(asked.small) / experiment / "scored.jsonl"
-        if path.exists():
-            pairs = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"]
-            made["real pairs"][experiment] = {
-                "contradicted before any swap": noise_of(rows_of(pairs)).contradicted, "swaps": {str(share): [recall(pairs, share, seed) for seed in SEEDS] for share in SHARES},
-            }  # fmt: skip
+            write_example(found[0], resolve("results/doctor"))
+    return made
+
+
+def write_example(pairs: list[ScoredPair], folder: Path) -> None:
+    example = examine(pairs, EXAMPLE)
+    page = write(example, folder)
+    for texts in (page, page.with_name("suspects.jsonl")):  # of a world that one command makes anew
+        texts.unlink()
+    write_whole(page.with_name("doctor.txt"), terminal(example) + "\n")
+
+
+def real_pairs(folder: Path) -> dict:
+    """Recall on the real pairs that are there; names the files that are missing."""
+    made = {}
+    for experiment, name in REAL.items():
+        path = folder / experiment / name
+        if not path.is_file():
+            print(f"no file {path}: the row of {experiment} stays as it was", file=sys.stderr)
+            continue
+        pairs = [pair for pair in read_records(path, ScoredPair) if pair.split == "train"]
+        swaps = {str(share): [recall(pairs, share, seed) for seed in SEEDS] for share in SHARES}
+        made[experiment] = {"contradicted before any swap": noise_of(rows_of(pairs)).contradicted, "swaps": swaps}
+    return made
+
+
+def seconds() -> float:
+    """Processor time of an examination."""
     rows = generated_rows(10_000)
     start = time.process_time()
     examine(rows)
-    made["processor seconds for 10000 generated pairs"] = round(time.process_time() - start, 1)
+    return round(time.process_time() - start, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--small", default="runs/small", help="folder of the real models' pairs")
+    parser.add_argument("--real", action="store_true", help="real pairs alone")
+    parser.add_argument("--scratch", default="runs/doctor", help="folder for generated pairs")
+    asked = parser.parse_args()
+    path = resolve("results/doctor.json")
+    made = json.loads(path.read_text(encoding="utf-8"))
+    if not asked.real:
+        made |= {"first": FIRST, "miniature": miniature(resolve(asked.scratch)), "processor seconds for 10000 generated pairs": seconds()}
+    made["real pairs"] |= real_pairs(resolve(asked.small))
     write_whole(resolve("results/doctor/table.md"), table(made))
-    print(write_json(resolve("results/doctor.json"), made).read_text(encoding="utf-8"))
+    print(write_json(path, made).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

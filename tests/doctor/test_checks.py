@@ -1,6 +1,7 @@
 """Every check on rows made by hand, whose counts are known (pytest tests/doctor/test_checks.py)."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -8,12 +9,15 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from common.doctor.__main__ import main
+from common.doctor.advice import knobs_for
 from common.doctor.bias import lengths, markers, paired_effect, skew, sources
 from common.doctor.checks import check_length, language_of
 from common.doctor.diagnosis import examine
+from common.doctor.report import examples, page, terminal
 from common.doctor.rows import DoctorRow, read, rows_of
 from common.doctor.sentences import sections
 from common.schema import ScoredPair
+from common.statistics import wilson_interval
 
 
 def row(n=0, prompt="", chosen="", rejected="", **more):
@@ -40,6 +44,11 @@ def test_the_median_gap_and_the_scale_are_the_rows_own(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
     [said] = [line for line in sections(examine(read(tmp_path / "rows.jsonl")))["Recommendation"] if "median gap" in line]
     assert "at the median gap of 0.50 (n = 30 untied rows)" in said and re.search(r"On a scale from 0 to 5, alpha is \S+ per point", said)
+    tau, eta = knobs_for("rdpo_label").values()
+    label = tau + (1 - tau) / (1 + math.exp(-eta * 0.5))
+    assert f"alpha {knobs_for('rdpo')['alpha']:g} is an offset of {knobs_for('rdpo')['alpha'] / 2:.2f} nats, and tau {tau:g} with eta {eta:g} a soft label of {label:.2f}." in said
+    etas = [f"{knobs_for(name)['eta'] / 5:.3g} (`{name}`)" for name in ("rdpo_label", "rdpo_ml", "rdpo_soft", "rdpo_squared")]
+    assert said.endswith(f"alpha is {knobs_for('rdpo')['alpha'] / 5:.3g} per point, and eta {', '.join(etas)}.")
 
 
 def test_identical_and_empty_answers():
@@ -135,6 +144,29 @@ def test_style_on_one_side():
     assert (len(earlier.chosen), len(earlier.rejected), earlier.n) == (12, 0, 13) and earlier.p == pytest.approx(2 / 2**12 * len(found)) and earlier.is_one_sided
     assert (ai.chosen, ai.rejected, ai.p, ai.is_one_sided) == ([], [12], 1.0, False)
     assert [one.row for one in examine(rows).suspects] == list(range(12))
+
+
+def test_style_has_shares_with_intervals_on_terminal_and_page():
+    found = examine([row(i, chosen="In my previous response I was wrong.") for i in range(12)] + [row(12, rejected="As an AI, I think so."), row(13)])
+    share = lambda k: "{:.2f} [{:.2f}, {:.2f}]".format(k / 14, *wilson_interval(k, 14))  # noqa: E731
+    assert f"One-sided: 12 chosen ({share(12)}) and 0 rejected answers ({share(0)}) alone speak of an earlier answer, n = 14, p < .01." in terminal(found)
+    assert f"| as an AI | 0 | {share(0)} | 1 | {share(1)} | 14 | = 1.00 |" in page(found)
+
+
+def test_style_length_scores_and_sources_have_three_examples_each():
+    made = [row(i, chosen="In my previous response I was wrong.", rejected="So it is not at all now.", score_chosen=1.0, score_rejected=float(i < 6), groups={"annotator": "ABBBC"[i % 5]}) for i in range(11)]
+    made += [row(11, chosen="One two three.", rejected="As an AI, three.", score_chosen=0.0, score_rejected=1.0, groups={"annotator": "D"})]
+    made += [row(n, chosen="word " * n, rejected="word", score_chosen=1.0, score_rejected=1.0, groups={"annotator": "B"}) for n in (12, 30)] + [row(14, chosen="word", rejected="word " * 20, score_chosen=1.0, score_rejected=1.0, groups={"annotator": "B"})]
+    found = examine(made)
+    shown = {name: {made[row].where: note for row, note in notes.items()} for name, notes in examples(found).items()}
+    assert shown["speaks of an earlier answer"] == dict.fromkeys(("line 0", "line 1", "line 2"), "only the chosen answer") and shown["as an AI"] == {"line 11": "only the rejected answer"} and shown["is sorry"] == {}
+    assert shown["length"] == {"line 30": "chosen is 29 words longer", "line 14": "chosen is 19 words shorter", "line 12": "chosen is 11 words longer"}
+    assert shown["scores"] == {"line 0": "9 rows with these scores", "line 6": "5 rows with these scores", "line 11": "1 row with these scores"}
+    assert shown["annotator"] == {"line 1": "annotator B", "line 0": "annotator A", "line 4": "annotator C"}
+    text = page(found)
+    assert "## Examples: annotator\n\n- line 1 (annotator B), scores 1.00 and 1.00\n  - prompt: What is number 1?\n  - chosen: In my previous" in text and "## Examples: is sorry" not in text
+    plain = examples(examine([row(i, score_chosen=0.9 - i / 50) for i in range(30)]))
+    assert plain["scores"] == {} and "annotator" not in plain  # neither skewed nor mixed
 
 
 def test_lengths_by_hand():

@@ -115,6 +115,19 @@ def test_few_accepted_pairs_leave_the_filter_out(tmp_path):
     assert few.method == "rdpo" and "that limit is a guess" in few.reasons[0]
 
 
+@pytest.mark.parametrize("made", [[], rows(1), rows(19), rows(0, unscored=19), rows(19, unscored=100)])
+def test_too_few_usable_rows_get_no_method(made, tmp_path):
+    found = recommend(made, study(tmp_path, VALUES))
+    assert (found.method, found.knobs, found.cell, found.table) == ("", {}, None, []) and "we do not know" in found.reasons[0] and len(found.reasons) == 1
+
+
+def test_one_row_to_train_on_is_one(tmp_path):
+    held_out = lambda made: [made[0], *(replace(row, split="test") for row in made[1:])]  # noqa: E731
+    none, tied = (recommend(held_out(made), study(tmp_path, VALUES)).reasons[0] for made in (rows(0, unscored=20), rows(0, tied=20)))
+    assert none == "The one row to train on lacks a score, so only methods without scores are compared."
+    assert tied == "The one scored row to train on is a tie, so only methods without scores are compared."
+
+
 def test_without_scores_only_methods_without_scores_are_compared(tmp_path):
     folder = study(tmp_path, VALUES)
     none, ties = recommend(rows(0, unscored=300), folder), recommend(rows(0, tied=300), folder)
@@ -126,8 +139,11 @@ def test_a_later_study_s_rows_are_taken_where_there_are_some(tmp_path):
     study(tmp_path, VALUES)
     later = recommend(rows(230, 90, 80), study(tmp_path, {"{}": {"rdpo_label": (0.9, 0.9), "rdpo": (0.3, 0.3)}}, "readings"))
     assert (later.method, later.table[0].source) == ("rdpo_label", "readings")
+    assert later.reasons[-1] == "No paired difference to the next, DPO on accepted pairs, is known: the two were measured in two studies, on other students."
     assert {one.method: (round(one.mean, 2), one.source) for one in later.table}["rdpo"] == (0.3, "readings") and {one.method for one in later.table} == {"rdpo_label", "rdpo_filter", "dpo", "sft", "rdpo"}
     assert study(tmp_path, {"{}": {"filter_nll": (1.0, 1.0)}}, "readings", ["safety"]) and recommend(rows(230, 90, 80), tmp_path).method == "rdpo"  # one experiment is not three
+    paired = recommend(rows(230, 90, 80), study(tmp_path, {"{}": {"rdpo_label": (0.9, 0.9), "rdpo": (0.3, 0.4), "rdpo_filter": (0.9, 0.7)}}, "readings")).reasons[-1]
+    assert paired == "Its difference to the next, DPO on accepted pairs, is +0.10 [-1.17, +1.37] on the same 2 seeds, so the two are not separated."  # 0 and .2
 
 
 def test_knobs_are_the_median_of_the_trials_else_the_default(tmp_path):
@@ -147,3 +163,4 @@ def test_without_results_the_recommendation_has_no_numbers(tmp_path):
 def test_the_committed_study_gives_an_answer():
     found = recommend(rows(220, 90, 80), advice.RESULTS)
     assert is_trained(found.method) and METHODS[found.method].sees_scores and found.cell == {"noise": 0.3, "pairs": 400} and found.table[0].students >= 15
+    assert found.method == "rdpo_filter" and found.table[0].mean == pytest.approx(0.861, abs=5e-4) and (found.table[0].source, found.table[0].seeds) == ("readings", 10)
