@@ -35,7 +35,7 @@ def warning(history: Sequence[Mapping[str, float]]) -> str:
     for neither."""
     moved, said = movement(history), []
     if moved.get(CHOSEN, 0.0) < -FALLEN:
-        rejected = moved.get(REJECTED, 0.0)
+        rejected = moved[REJECTED]
         others, what = (
             (f"rejected ones {-rejected:.2f}", "the loss pushes both down, and what gains is neither")
             if rejected < 0

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,13 @@ from common.evaluation.card import card
 from common.evaluation.result import Result
 from common.logprobs.divergence import answer_kl
 from common.methods import TrainSettings
+from common.report.before_after import PAIRS, report
 from common.report.figures import training_figure
-from common.schema import Metric
+from common.schema import Metric, ScoredPair
 from common.student.load import load_student
 from common.trainer.displacement import CHOSEN, FALLEN, KL, REJECTED, last_of, movement, warning
 from common.trainer.kl import KLMeter
+from common.training.train import _report_progress
 
 
 def test_kl_of_an_answer_is_the_mean_over_its_tokens_of_the_divergence_over_all_words(load_micro):
@@ -100,8 +103,31 @@ def test_the_end_of_a_training_is_its_last_tenth():
 def test_one_sentence_where_chosen_answers_fall_and_none_elsewhere():
     assert warning(history(-1.0, -2.0)) == "chosen answers lost 0.97 nats a token against the reference, rejected ones 1.95: the loss pushes both down, and what gains is neither; see docs/method.md#when-chosen-answers-fall"
     assert warning(history(-1.0, 0.3)) == "chosen answers lost 0.97 nats a token against the reference, and rejected ones gained 0.29: where the scores contradict the pairs, some losses reverse them; see docs/method.md#when-chosen-answers-fall"
-    assert warning([{"shift/chosen": -1.0}]).startswith("chosen answers lost 1.00 nats a token against the reference, and rejected ones")
     assert warning(history(-FALLEN, -2.0)) == warning(history(0.3, -2.0)) == warning([]) == ""
+
+
+def test_a_training_shows_the_shift_while_it_runs_and_says_at_its_end_what_is_bad(capsys):
+    callbacks = []
+    _report_progress(SimpleNamespace(remove_callback=lambda kind: None, add_callback=callbacks.append), "training dpo, seed 0")
+    [shown] = callbacks
+    shown.on_train_begin(None, SimpleNamespace(max_steps=2, global_step=0), None)
+    shown.on_log(None, None, None, logs={CHOSEN: -0.5})
+    shown.on_step_end(None, None, None)
+    shown.on_step_end(None, None, None)
+    shown.on_train_end(None, SimpleNamespace(log_history=history(-1.0, -2.0)), None)
+    printed = capsys.readouterr().out
+    assert "training dpo, seed 0: 2/2, " in printed and ", chosen -0.50 nats a token" in printed
+    assert printed.splitlines()[-1] == f"training dpo, seed 0: {warning(history(-1.0, -2.0))}"
+
+
+def test_the_report_on_own_data_has_the_shift_and_the_sentence():
+    of = {name: 0.5 for name in ("better_likelier_before", "better_likelier_after", "reward_accuracy", "logp_better_before", "logp_better_after", "logp_worse_before", "logp_worse_after")}
+    metrics = [Metric(experiment="own", method="dpo", seed=0, metric=name, value=value, low=0.4, high=0.6, n=10) for name, value in of.items()]
+    metrics += [Metric(experiment="own", method="dpo", seed=0, metric=name, value=0.1, low=0.0, high=0.4, n=10, k=1) for name in ("turned_right", "turned_wrong")]
+    held_out = [ScoredPair(id="a", experiment="own", split="test", prompt="Why?", response="No.", response_revised="Yes.", score_response=0.0, score_revised=1.0)]
+    counts = {split: dict.fromkeys(PAIRS, 0) for split in ("train", "test")}
+    text = report(Result("dpo", 0, "", metrics, answers={"before": ["No."], "after": ["Yes."]}, history=history(-1.0, -2.0)), held_out, counts, "student")
+    assert f"in nats a token: shift/chosen -0.97, shift/rejected -1.95, kl +0.10. Note: {warning(history(-1.0, -2.0))}." in text
 
 
 def test_the_card_and_the_picture_tell_it():
