@@ -29,7 +29,7 @@ from common.data.preference import RowType, trained_on
 from common.doctor.advice import LEAST_ROWS, Advice, knobs_for
 from common.doctor.checks import cannot_load
 from common.doctor.diagnosis import Diagnosis, examine
-from common.doctor.noise import noted_check
+from common.doctor.noise import noted_check, tau_of_judge
 from common.doctor.report import short_table, write
 from common.doctor.rows import SHARES, add_score_options, rows_in, weights_of
 from common.evaluation.card import card
@@ -260,6 +260,22 @@ def chosen_method(advice: Advice | None, method: str | None, given: Mapping[str,
     return method, knobs
 
 
+def tau_or_judge(text: str) -> float | str:
+    """A number, or "judge": `judged` finds it then."""
+    return text if text == "judge" else float(text)
+
+
+def judged(found: Diagnosis | None) -> float:
+    """tau of these pairs by their judge's noted errors. Raises ValueError without those, or without an untied pair."""
+    if not found or not found.noted:
+        raise ValueError(
+            "--tau judge needs a judge that was checked: a scored.jsonl beside the manifest that notes its errors on labels; give tau a number"
+        )
+    if not found.noise.untied:
+        raise ValueError("--tau judge: no pair has two different scores; give tau a number")
+    return tau_of_judge(1 - found.noise.contradicted / found.noise.untied, found.noted[:2])
+
+
 def read_by(method: str) -> set[str]:
     """The options that a method's training reads; `kl_budget` is a setting of it only where there is one."""
     read = SETTINGS.changed(kl_budget=1.0).as_dict(method)
@@ -293,8 +309,9 @@ def parser() -> CommandParser:
     for name, (value, losses) in KNOBS.items():
         command.add_argument(
             "--" + name.replace("_", "-"),
-            type=float,
-            help=f"knob of {', '.join(losses)}; default: what the doctor recommends, else {value}",
+            type=tau_or_judge if name == "tau" else float,
+            help=f"knob of {', '.join(losses)}; default: what the doctor recommends, else {value}"
+            + "; judge: by the noted errors of the judge of a scored.jsonl" * (name == "tau"),
         )
     command.add_argument(
         "--strength", type=float, default=1.0, help="how many times the trained adapter counts; default 1"
@@ -309,7 +326,7 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser().parse_args(arguments)
     given = {name: value for name in (*OPTIONS, *SEGMENTS, *KNOBS) if (value := getattr(asked, name)) is not None}
     try:
-        for name, value in given.items():
+        for name, value in given.items() - {("tau", "judge")}:
             checked(name, value, float if name in KNOBS else type(default_of(name)))
         checked("strength", asked.strength, float)
     except ValueError as error:
@@ -320,6 +337,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         score_range = tuple(asked.score_range)
         pairs, read, found = given_rows(asked, score_range)
+        if given.get("tau") == "judge":
+            given["tau"] = judged(found)
         method, knobs = chosen_method(found.advice if found else None, asked.method, given)
         options = {name: given.get(name, getattr(SETTINGS, name)) for name in OPTIONS}
         segments = replace(SETTINGS.self_augmented, **{name: given[name] for name in SEGMENTS if name in given})

@@ -22,6 +22,7 @@ from common.own_data import main, read_pairs, side, train_and_report
 from common.report import before_after
 from common.report.before_after import account, measure
 from common.schema import ScoredPair
+from common.statistics import judged_tau
 from common.student.adapters import load_adapter
 from common.student.load import load_student
 from common.training import kept as trainings
@@ -409,6 +410,18 @@ def test_what_every_method_reads_may_be_given_to_all(tmp_path, monkeypatch, caps
     for method, more in (("sft", []), ("rdpo_filter", ["--kl-budget", "0", "--beta", "0.2"])):
         _, settings, _, _ = commanded(["--method", method, "--learning-rate", "1e-3", "--epochs", "2", "--report-to", "none", *more], tmp_path, monkeypatch, capsys)
         assert settings.learning_rate == settings.sft_learning_rate == 1e-3 and settings.batch_size == own_data.SETTINGS.batch_size
+
+
+def test_tau_of_the_judge_is_that_of_its_noted_errors(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="own_data: --tau judge needs a judge that was checked: a scored.jsonl beside the manifest"):
+        commanded(["--method", "rdpo_label", "--tau", "judge"], tmp_path, monkeypatch, capsys)
+    pairs = [ScoredPair(id=f"p{n}", experiment="safety", split="train" if n % 4 else "test", prompt=f"Question {n}?", response="No.", response_revised=f"Yes, {n}.", score_response=float(n % 5 == 0), score_revised=float(n % 5 != 0), judge="grader") for n in range(40)]
+    (tmp_path / "scored.jsonl").write_text("".join(pair.model_dump_json() + "\n" for pair in pairs))
+    (tmp_path / "judge.manifest.json").write_text(json.dumps({"judge": "grader", "checks": {"score": {"judge": {"sensitivity": 0.9, "specificity": 0.8}}}}))
+    kept = []
+    monkeypatch.setattr(own_data, "train_and_report", lambda pairs, student, output, method, settings, *rest, **load: kept.append(settings) or (output.mkdir(), (output / "report.md").write_text("# done\n")))
+    main([str(tmp_path / "scored.jsonl"), "--student", "nobody", "--output", str(tmp_path / "out"), "--method", "rdpo_label", "--tau", "judge"])
+    assert kept[0].knobs["tau"] == round(judged_tau(0.8, 0.9, 0.8), 3) and f"tau = {kept[0].knobs['tau']:g}: the judge finds 90% of good answers good and 80% of bad ones bad" in capsys.readouterr().out
 
 
 def test_sapo_s_own_settings_are_options(tmp_path, monkeypatch, capsys):

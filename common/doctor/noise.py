@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from common.data.formats.record import Preferences
 from common.doctor.rows import DoctorRow
-from common.statistics import label_reliability, order_reliability, wilson_interval
+from common.statistics import judged_tau, label_reliability, order_reliability, wilson_interval
 
 LEAST_GAIN = 0.2
 """Of s + c - 1, as in `statistics.corrected_rate`: a judge little better than chance corrects nothing."""
@@ -68,6 +68,14 @@ def noted_errors(noted: Mapping[str, Any]) -> tuple[float, float] | None:
     checked = checks.get("calibrated") or checks.get("judge") or {}
     errors = checked.get("sensitivity"), checked.get("specificity")
     return None if None in errors else errors
+
+
+def tau_of_judge(higher: float, errors: tuple[float, float]) -> float:
+    """`statistics.judged_tau` to three decimals, which is printed. higher: share of untied pairs whose chosen answer scored
+    higher; errors: the judge's sensitivity and specificity."""
+    tau = round(judged_tau(higher, *errors), 3)
+    print(f"tau = {tau:g}: the judge finds {errors[0]:.0%} of good answers good and {errors[1]:.0%} of bad ones bad")
+    return tau
 
 
 def corrects(sensitivity: float, specificity: float) -> bool:

@@ -12,7 +12,7 @@ from common.data.formats.pairs import learnable, scored_pairs
 from common.data.formats.read import is_on_hub, read_preferences
 from common.data.sources import WholePrompt, check_experiment
 from common.data.splits import SHARES, RecordType, words
-from common.doctor.noise import noted_errors
+from common.doctor.noise import noted_errors, tau_of_judge
 from common.evaluation.feedback import FeedbackEvaluator
 from common.evaluation.judged import HeldOut, JudgedEvaluator
 from common.evaluation.metrics import Evaluator
@@ -26,7 +26,6 @@ from common.prompts import PROMPTS
 from common.runtime import resolve
 from common.schema import Pair, PromptRecord, ScoredPair, source_id
 from common.specs import place_and_commit, spec_of
-from common.statistics import judged_tau
 from common.storage import read_lines, read_records
 from common.student.identity import located
 from common.training.comparison import Experiment, check_split
@@ -205,9 +204,7 @@ def settings_of(p: TrainRDPO, pairs: Sequence[ScoredPair]) -> TrainSettings:
     gaps = [revised - original for original, revised in (pair.normalised() for pair in pairs if pair.is_scored)]
     if not (untied := [gap > 0 for gap in gaps if gap]):
         raise ValueError(f"knobs: tau = judge: none of {len(pairs)} pairs has two different scores; give tau a number")
-    tau = round(judged_tau(sum(untied) / len(untied), *errors), 3)
-    print(f"tau = {tau:g}: the judge finds {errors[0]:.0%} of good answers good and {errors[1]:.0%} of bad ones bad")
-    return p.training.changed(tau=tau)
+    return p.training.changed(tau=tau_of_judge(sum(untied) / len(untied), errors))
 
 
 def _judged_evaluator(
