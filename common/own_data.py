@@ -43,12 +43,15 @@ from common.schema import ScoredAnswer, ScoredPair, fingerprint
 from common.student.adapters import save_adapter, turn
 from common.student.hub import push, repository
 from common.student.load import context_of, load_tokenizer
+from common.training.annotators.run import PromptsToTrainOn, check_annotators, run_types
 from common.training.kept import kept_training, trained_once, training_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TRAINED = tuple(name for name, row in METHODS.items() if row.needs_pairs_alone or row.sft_on == "conditioned")
+TRAINED = tuple(
+    name for name, row in METHODS.items() if row.needs_pairs_alone or row.sft_on == "conditioned" or row.types
+)
 OF_ANSWERS = tuple(name for name in TRAINED if METHODS[name].takes_answers)
 LEAST_PAIRS = LEAST_ROWS
 """With both scores. Of 20, four are held out on average, and none in one file of a hundred, which is an error."""
@@ -59,6 +62,8 @@ OPTIONS = {
     "kl_budget": "nats a token to the student before training, above which the training ends; 0 is none",
     "unchanged_weight": "of tokens that both answers share, in token_dpo", "rwr_temperature": "of the weights in rwr",
     "ca_score": "in [0, 1], that answers are asked for in ca",
+    "annotator_types": "hidden types of annotators, a policy each, in em_dpo and cluster_dpo", "em_steps": "of EM, at most, in em_dpo",
+    "em_start": "what EM begins with in em_dpo: clusters or dirichlet",
     "lora_rank": "of the adapter", "max_length": "tokens of prompt and answer together, the rest is cut off", "seed": "of adapter and order",
     "report_to": "tracker, which must be installed: tensorboard, trackio or wandb",
 }  # fmt: skip
@@ -140,7 +145,7 @@ def train_and_report(
     and card note of where the pairs are from. `load` goes to `load_student`.
 
     Raises:
-        ValueError: a method that trains nothing or learns no single answers, or, before any weights are loaded, a
+        ValueError: a method that trains nothing or learns no single answers, a mixture at another strength, or, before any weights are loaded, a
             student that cannot be loaded, or a pair that it cannot be trained or measured on.
         FileExistsError: `output` holds another adapter.
     """
@@ -149,6 +154,10 @@ def train_and_report(
     of_answers = isinstance(pairs[0], ScoredAnswer)
     if of_answers and not METHODS[method].takes_answers:
         raise ValueError(f"{method} learns pairs, and these are single answers; take one of {', '.join(OF_ANSWERS)}")
+    if (types := METHODS[method].types) and strength != 1.0:
+        raise ValueError(
+            f"strength = {strength:g}: {method} trains several adapters, which are mixed as trained; leave it out"
+        )
     told = single_answers if of_answers else before_after
     output, adapter, path = Path(output), Path(output, "adapter"), Path(output, "metrics.json")
     train_pairs, held_out = side(pairs, "train"), side(pairs, "test")
@@ -157,6 +166,8 @@ def train_and_report(
         from common.training.supervised import answers_to_learn
 
         answers_to_learn(method, used, settings)  # so is what the method would choose nothing of
+    if types:
+        check_annotators(method, train_pairs, settings)
     training = training_of(method, student, train_pairs, settings, **load)
     of_strength = [strength] if strength != 1.0 else []
     made_of = fingerprint(training, [pair.model_dump() for pair in held_out], *of_strength)
@@ -177,7 +188,10 @@ def train_and_report(
         if (cut := found.finding("cut")).rows:
             print(f"cut: {len(cut.rows)} of {cut.of} rows, {cut.meaning}", flush=True)
         write(found, output)
-    trained = trained_once(method, student, train_pairs, settings, output, **load)
+    if types:
+        trained = run_types(method, student, train_pairs, PromptsToTrainOn(train_pairs), settings, output, **load)
+    else:
+        trained = trained_once(method, student, train_pairs, settings, output, **load)
     if of_strength:
         turn(trained.model, strength)
         adapter = output / f"adapter-{strength:g}"
@@ -185,6 +199,7 @@ def train_and_report(
     metrics, answers = told.measure(trained, held_out, experiment="own_data", method=method, seed=settings.seed)
     how = {name: value for name, value in settings.as_dict(method).items() if name != "seed"}
     how |= {"strength": strength} if of_strength else {}
+    how |= {"mixture": dict(trained.policies)} if types else {}
     result = Result(
         method, settings.seed, made_of, metrics, answers=answers, history=trained.history, pairs_used=trained.pairs_used, unscored=trained.unscored,
         split="test", settings=how,
@@ -203,7 +218,8 @@ def train_and_report(
     )
     of = card(student, settings, result, "answers" if of_answers else "pairs", (data or {}).get("source", ""))
     (adapter / "README.md").write_text(of, encoding="utf-8")
-    (output / "report.md").write_text(told.report(result, held_out, counts, student), encoding="utf-8")
+    text = told.report(result, held_out, counts, student, *([trained.annotators] if types else []))
+    (output / "report.md").write_text(text, encoding="utf-8")
     result.write(path)
     return result
 

@@ -5,7 +5,6 @@ import json
 import math
 import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from common import own_data
 from common.doctor.__main__ import main as look
 from common.doctor.advice import knobs_for, recommend
 from common.doctor.report import page
+from common.evaluation.answers import TrainedStudent
 from common.doctor.rows import rows_of
 from common.loss import LOSSES, knobs_of
 from common.methods import SelfAugmentedSettings, TrainSettings
@@ -166,7 +166,7 @@ def test_a_student_that_gives_no_numbers_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(before_after, "pair_logprobs", lambda *args: (torch.tensor([math.nan]), torch.tensor([-1.0])))
     monkeypatch.setattr(before_after, "scaled", lambda student, factor: nullcontext())
     with pytest.raises(ValueError, match="before training the student gives log-probabilities that are no finite numbers"):
-        measure(SimpleNamespace(model=None, tokenizer=Words(), asked_for=None), pairs_of(tmp_path))
+        measure(TrainedStudent("rdpo", tokenizer=Words()), pairs_of(tmp_path))
 
 
 def test_figures_by_hand(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_figures_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(before_after, "pair_logprobs", summed)
     monkeypatch.setattr(before_after, "answers_of", lambda chat, asked, tokens: [pair.prompt for pair in asked])
     monkeypatch.setattr(before_after, "scaled", lambda student, factor: nullcontext())
-    student = SimpleNamespace(model=None, tokenizer=Words(), asked_for=None)
+    student = TrainedStudent("rdpo", tokenizer=Words())
     metrics, answers = measure(student, pairs, experiment="own_data", method="rdpo", seed=0)
     # per token before: -2 and -1, -2 and -3, -2 and -3, -2 and -2; after: -1 and -2, -2 and -1, -1 and -3, -3 and -4
     assert {metric.metric: metric.value for metric in metrics} == {
@@ -271,10 +271,10 @@ def test_the_saved_adapter_gives_the_figures_of_the_report(finished, student):
         return float(logps[start - 1 :].mean())
 
     before, model = plain(base), load_adapter(base, output / "adapter")
-    metrics, _ = measure(SimpleNamespace(model=model, tokenizer=tokenizer, asked_for=None), [first], experiment="own_data", method="rdpo", seed=0)
+    metrics, _ = measure(TrainedStudent("rdpo", model, tokenizer), [first], experiment="own_data", method="rdpo", seed=0)
     of = {metric.metric: metric.value for metric in metrics}
     assert (of["logp_better_before"], of["logp_better_after"]) == pytest.approx((before, plain(model)), abs=1e-4)
-    again, answers = measure(SimpleNamespace(model=model, tokenizer=tokenizer, asked_for=None), side(pairs, "test"), experiment="own_data", method="rdpo", seed=0)
+    again, answers = measure(TrainedStudent("rdpo", model, tokenizer), side(pairs, "test"), experiment="own_data", method="rdpo", seed=0)
     assert [metric.value for metric in again] == pytest.approx([metric.value for metric in result.metrics], abs=1e-5) and answers == result.answers
 
 
@@ -507,3 +507,53 @@ def test_attributes_are_weighed_as_the_command_is_told(tmp_path, monkeypatch, ca
     for given, message in (["helpfulness"], "--weights helpfulness: write ATTRIBUTE=WEIGHT"), (["helpfulness=0"], "the weight of helpfulness is a finite number other than 0"):
         with pytest.raises(SystemExit, match=message):
             main(["rows.jsonl", "--student", "nobody", "--output", "out", "--score-range", "0", "4", "--weights", *given])
+
+
+def annotated(count=40):
+    """Rows without scores of four annotators, every second of whom prefers the other answer."""
+    made = rows(count)
+    for number, row in enumerate(made):
+        del row["score_chosen"], row["score_rejected"]
+        row["annotator"] = f"rater {number % 4}"
+        if number % 2:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    return made
+
+
+@pytest.mark.slow
+def test_annotators_of_two_kinds_get_a_policy_each(student, tmp_path, monkeypatch, capsys):
+    """Their policy takes their side of every held-out pair, and no mixture of two opposite ones can take both sides."""
+    pairs, output = read_pairs(written(tmp_path, annotated())), tmp_path / "out"
+    result = train_and_report(pairs, student, output, "cluster_dpo", SETTINGS.changed(epochs=4), **LOAD)
+    of = {metric.metric: metric for metric in result.metrics}
+    measured = [pair for pair in pairs if pair.split == "test"]
+    assert {of[f"own_type-{k}"].value for k in (0, 1)} == {1.0} and sum(of[f"own_type-{k}"].n for k in (0, 1)) == len(measured)
+    assert sum(of[f"mixed_type-{k}"].k for k in (0, 1)) < len(measured)
+    types = json.loads((output / "adapter" / "types.json").read_text())
+    assert {frozenset(before_after.annotators_of(types["annotators"], k)) for k in (0, 1)} == {frozenset({"rater 0", "rater 2"}), frozenset({"rater 1", "rater 3"})}
+    assert result.settings["mixture"] == types["mixture"] and {"default", "type-0"} - set(types["mixture"]) == {"default"}
+    report, card = ((output / name).read_text() for name in ("report.md", "adapter/README.md"))
+    assert "| policy | annotators | answers |" in report and "2: rater 0, rater 2" in report and "It is a mixture" in card
+
+    plain = train_and_report(pairs, student, tmp_path / "plain", "dpo", SETTINGS, **LOAD)
+    values = {metric.metric: metric.value for metric in plain.metrics}
+    assert plain.answers["before"] == result.answers["before"] and of["logp_better_before"].value == pytest.approx(values["logp_better_before"], abs=1e-5)
+
+    monkeypatch.setattr("common.training.annotators.run.trained_once", None)
+    (output / "metrics.json").unlink()
+    again = train_and_report(pairs, student, output, "cluster_dpo", SETTINGS.changed(epochs=4), **LOAD)
+    assert "its adapters reused" in capsys.readouterr().out and again.metrics == result.metrics
+
+
+def test_a_mixture_without_annotators_or_at_another_strength_is_refused_before_the_student_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="have no annotator; fill the field annotator of every pair, or train dpo"):
+        train_and_report(pairs_of(tmp_path), "nobody", tmp_path / "out", "em_dpo", SETTINGS)
+    with pytest.raises(ValueError, match="strength = 0.5: em_dpo trains several adapters"):
+        train_and_report(read_pairs(written(tmp_path, annotated())), "nobody", tmp_path / "out", "em_dpo", SETTINGS, strength=0.5)
+
+
+def test_what_em_begins_with_is_one_of_two(tmp_path, monkeypatch, capsys):
+    _, settings, _, _ = commanded(["--method", "em_dpo", "--em-start", "dirichlet", "--annotator-types", "3"], tmp_path, monkeypatch, capsys, annotated())
+    assert (settings.em_start, settings.annotator_types) == ("dirichlet", 3)
+    with pytest.raises(SystemExit, match="em_start = 'middle': input should be 'clusters' or 'dirichlet'"):
+        commanded(["--method", "em_dpo", "--em-start", "middle"], tmp_path, monkeypatch, capsys, annotated())

@@ -46,13 +46,19 @@ def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: S
     if student.chat:
         return student.chat
     chat = LocalChat(student.model, student.tokenizer, f"{student.method} {student.mark}".strip(), **local)
-    if student.policies:
-        return Mixture({OfAdapter(chat, name): weight for name, weight in student.policies.items()}, chat.name)
-    if student.asked_for is not None:
-        return Conditioned(chat, student.asked_for)
+    if student.policies or student.asked_for is not None:
+        return as_trained(student, chat)
     if student.method == "prompted":
         return Prompted(chat, instructions)
     return SelfRefining(chat, prompts) if student.method == "sr" else chat
+
+
+def as_trained(student: TrainedStudent, chat: LocalChat) -> ChatModel:
+    """A student's model in the way that its training asks for: a mixture by its policies, a student of CA for its
+    score."""
+    if student.policies:
+        return Mixture({OfAdapter(chat, name): weight for name, weight in student.policies.items()}, chat.name)
+    return chat if student.asked_for is None else Conditioned(chat, student.asked_for)
 
 
 @dataclass
@@ -61,7 +67,8 @@ class TrainedStudent:
 
     chat answers in the model's place, for a row that is no model in this process. asked_for: of a student of CA, the
     score that every answer is asked for (`common.data.conditioned`). policies: of a mixture, the names of the model's
-    adapters, each with the probability that it is the one which answers. reward_gaps: of a training with weights, id of
+    adapters, each with the probability that it is the one which answers; annotators: of each whose pairs it was trained
+    on, the probability of being of each policy's type. reward_gaps: of a training with weights, id of
     every pair -> implicit reward of chosen minus rejected at its end. mark: of the training, "" for none.
     history: one dict per logged step, in TRL's names (`loss`, `rewards/margins`, `logps/chosen`, ...).
     """
@@ -75,6 +82,7 @@ class TrainedStudent:
     chat: ChatModel | None = None
     asked_for: float | None = None
     policies: Mapping[str, float] = field(default_factory=dict)
+    annotators: Mapping[str, Sequence[float]] = field(default_factory=dict)
     reward_gaps: dict[str, float] = field(default_factory=dict)
     mark: str = ""
 

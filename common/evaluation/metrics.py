@@ -82,12 +82,17 @@ def mixed_logprobs(student: TrainedStudent, logprobs: Callable[[], torch.Tensor]
     is."""
     if not student.policies:
         return logprobs()
-    of_policies = []
+    of_policies = {}
     for name, weight in student.policies.items():
         if weight:
             student.model.set_adapter(name, inference_mode=True)
-            of_policies.append(math.log(weight) + logprobs())
-    return torch.stack(of_policies).logsumexp(dim=0)
+            of_policies[name] = logprobs()
+    return mixed(student.policies, of_policies)
+
+
+def mixed(weights: Mapping[str, float], of_policies: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """log sum_k w_k pi_k(y) of log pi_k(y), nats; a policy of weight 0 may be missing."""
+    return torch.stack([math.log(w) + of_policies[name] for name, w in weights.items() if w]).logsumexp(dim=0)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ scores, it is the chosen one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
@@ -16,12 +16,11 @@ import torch
 from jinja2 import TemplateError
 
 from common.chat.local import LocalChat
-from common.chat.model import ChatModel
-from common.data.conditioned import Conditioned, conditioned
+from common.data.conditioned import conditioned
 from common.data.preference import pairs_without_signal, prompt_messages
-from common.evaluation.answers import TrainedStudent, answers_of
+from common.evaluation.answers import TrainedStudent, answers_of, as_trained
 from common.evaluation.matched_utility import scaled
-from common.evaluation.metrics import mean, rate
+from common.evaluation.metrics import mean, mixed, rate
 from common.evaluation.result import Result
 from common.logprobs.compute import pair_logprobs
 from common.methods import METHODS
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
 WHEN = {"before": 0.0, "after": 1.0}  # times that the adapter counts
 ANSWERS, ANSWER_TOKENS = 5, 128
+NAMED = 5
 PAIRS = {
     "pairs": "all", "unscored": "a score is missing: left out", "tied": "equal scores: trained on, but in no figure below",
     "contradicted": "`rejected` has the higher score, so below it is the better answer", "cut": "alike within max_length, or no room for an answer: nothing to learn from",
@@ -86,22 +86,26 @@ def measure(
     logp_better_<when>, logp_worse_<when>: mean log-probability per token.
     reward_accuracy: share of pairs whose better answer has the higher implicit reward, beta times the log-probability
     that it gained, summed over its tokens. Before training all rewards are 0.
+    own_<policy>, mixed_<policy>: of a mixture, for the annotators whose likeliest type has this policy: the share of
+    their pairs whose chosen answer gained more than the rejected one, by this policy and by the mixture.
 
     Raises ValueError when no pair is left, or a log-probability is not finite.
     """
-    rows = [_token_ids(student, *row) for row in preferred(held_out)]
+    measured = preferred(held_out)
+    rows = [_token_ids(student, *row) for row in measured]
     if not rows:
         raise ValueError("no held-out pair has two different scores, so there is nothing to measure on")
     tokens = torch.tensor([[len(better), len(worse)] for _, better, worse in rows])
-    logps, answers, metrics = {}, {}, []
+    logps, answers, metrics, of_policies = {}, {}, [], {}
     for when, factor in WHEN.items():
-        progress = Progress(f"held-out pairs and answers {when} training", len(rows) + len(held_out[:ANSWERS]))
-        logps[when] = torch.empty(len(rows), 2)  # better, worse
+        policies = student.policies if factor else {}
+        passes = len(rows) * max(len(policies), 1)
+        progress = Progress(f"held-out pairs and answers {when} training", passes + len(held_out[:ANSWERS]))
         with scaled(student, factor):
-            for row, ids in enumerate(rows):
-                with torch.no_grad():
-                    logps[when][row] = torch.cat(pair_logprobs(student.model, *([part] for part in ids)))
-                progress(1)
+            for policy in policies:
+                student.model.set_adapter(policy, inference_mode=True)
+                of_policies[policy] = _summed(student, rows, progress)
+            logps[when] = mixed(policies, of_policies) if policies else _summed(student, rows, progress)
             check_finite(logps[when], when)
             answers[when] = first_answers(student, held_out, progress)
     per_token = {when: summed / tokens for when, summed in logps.items()}
@@ -112,6 +116,7 @@ def measure(
         "turned_right": likelier["after"] & ~likelier["before"], "turned_wrong": likelier["before"] & ~likelier["after"],
         "reward_accuracy": gained[:, 0] > gained[:, 1],
     }  # fmt: skip
+    shares |= _by_type(student, measured, gained, {name: of - logps["before"] for name, of in of_policies.items()})
     metrics = [rate(values.tolist(), metric=metric, **names) for metric, values in shares.items()]
     for column, answer in enumerate(("better", "worse")):
         metrics += [
@@ -119,6 +124,40 @@ def measure(
             for when, values in per_token.items()
         ]
     return metrics, answers
+
+
+def _summed(student: TrainedStudent, rows: Sequence[tuple[list[int], ...]], progress: Progress) -> torch.Tensor:
+    """Log-probabilities (rows, 2) of better and worse answers by the model as it is, nats."""
+    logps = torch.empty(len(rows), 2)
+    for row, ids in enumerate(rows):
+        with torch.no_grad():
+            logps[row] = torch.cat(pair_logprobs(student.model, *([part] for part in ids)))
+        progress(1)
+    return logps
+
+
+def _by_type(
+    student: TrainedStudent,
+    measured: Sequence[tuple[ScoredPair, str, str]],
+    by_mixture: torch.Tensor,
+    by_policy: Mapping[str, torch.Tensor],
+) -> dict[str, torch.Tensor]:
+    """`own_<policy>` and `mixed_<policy>` of `measure`, a value a pair of such an annotator; by_*: what better and worse
+    answers gained, (pairs, 2)."""
+    shares = {}
+    for number, (policy, by_own) in enumerate(by_policy.items()):
+        annotators = annotators_of(student.annotators, number)
+        pairs = [row for row, (pair, _, _) in enumerate(measured) if pair.annotator in annotators]
+        sign = torch.tensor([1.0 if measured[row][1] == measured[row][0].response_revised else -1.0 for row in pairs])
+        for name, gained in ((f"own_{policy}", by_own), (f"mixed_{policy}", by_mixture)):
+            if pairs:
+                shares[name] = sign * (gained[pairs, 0] - gained[pairs, 1]) > 0
+    return shares
+
+
+def annotators_of(annotators: Mapping[str, Sequence[float]], number: int) -> list[str]:
+    """The annotators whose likeliest type has this number."""
+    return [name for name, shares in annotators.items() if max(range(len(shares)), key=shares.__getitem__) == number]
 
 
 def check_finite(logps: torch.Tensor, when: str) -> None:
@@ -132,10 +171,8 @@ def check_finite(logps: torch.Tensor, when: str) -> None:
 def first_answers(
     student: TrainedStudent, held_out: Sequence[ScoredPair] | Sequence[ScoredAnswer], progress: Progress
 ) -> list[str]:
-    """What the student says to the first held-out prompts, a student of CA asked for its score."""
-    chat: ChatModel = LocalChat(student.model, student.tokenizer, progress=progress)
-    if student.asked_for is not None:
-        chat = Conditioned(chat, student.asked_for)
+    """What the student says to the first held-out prompts, asked as its training asks for."""
+    chat = as_trained(student, LocalChat(student.model, student.tokenizer, progress=progress))
     return answers_of(chat, held_out[:ANSWERS], ANSWER_TOKENS)
 
 
@@ -199,10 +236,14 @@ def check_row(
 
 
 def report(
-    result: Result, held_out: Sequence[ScoredPair], counts: Mapping[str, Mapping[str, int]], student: str | Path
+    result: Result,
+    held_out: Sequence[ScoredPair],
+    counts: Mapping[str, Mapping[str, int]],
+    student: str | Path,
+    annotators: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """Pairs, figures with n and 95 % intervals, and the answers as they are; Markdown. counts: `account` of `train` and
-    `test`."""
+    `test`. annotators: of a mixture, as `TrainedStudent` has them."""
     of = {metric.metric: metric for metric in result.metrics}
     cell = lambda name: f"{of[name].value:.2f} [{of[name].low:.2f}, {of[name].high:.2f}], n = {of[name].n}"  # noqa: E731
     right, wrong = of["turned_right"].k, of["turned_wrong"].k
@@ -222,10 +263,26 @@ def report(
         f"| share of pairs whose better answer gained more log-probability by training (implicit reward accuracy) | - | {cell('reward_accuracy')} |", "",
         f"In the first row {right} of {of['turned_right'].n} pairs turned right by training and {wrong} turned wrong (exact McNemar test: p = {mcnemar_exact(right, wrong):.2f}). "
         "Brackets are 95 % intervals over pairs: Wilson's for shares, normal for means.", "",
+        *(_types(result, cell, annotators) if annotators else []),
         *([f"At the end of training, against the student before it, in nats a token: {', '.join(f'{name} {value:+.2f}' for name, value in moved.items())}." + (f" Note: {warned}." if warned else ""), ""] if moved else []),
         *closing(result, held_out, taken),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _types(result: Result, cell: Callable[[str], str], annotators: Mapping[str, Sequence[float]]) -> list[str]:
+    """What was found of annotators, and what each type gets, as lines of Markdown."""
+    there = {metric.metric for metric in result.metrics}
+    lines = [
+        "Annotators by their likeliest type, how often its policy answers, and the share of their held-out pairs whose chosen answer gained more than the rejected one:", "",
+        "| policy | annotators | answers | pairs right by it | pairs right by the mixture |", "|:--|:--|--:|--:|--:|",
+    ]  # fmt: skip
+    for number, (policy, share) in enumerate(result.settings["mixture"].items()):
+        names = annotators_of(annotators, number)
+        shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+        shares = [cell(name) if (name := f"{kind}_{policy}") in there else "-" for kind in ("own", "mixed")]
+        lines.append(f"| {policy} | {len(names)}: {shown or 'nobody'} | {share:.0%} | {' | '.join(shares)} |")
+    return [*lines, ""]
 
 
 def opening(
@@ -235,7 +292,7 @@ def opening(
     trained_on = f"answers of {what}" if what == "pairs" and METHODS[result.method].learns == "answers" else what
     return [
         f"# {Path(student).name} before and after {result.method}", "",
-        f"Trained on {result.pairs_used} {trained_on}, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items())}.", "",
+        f"Trained on {result.pairs_used} {trained_on}, seed {result.seed}, {', '.join(f'{name} {value}' for name, value in result.settings.items() if name != 'mixture')}.", "",
         f"| {what} | to train on | held out |", "|:--|--:|--:|",
         *(f"| {label} | {counts['train'][name]} | {counts['test'][name]} |" for name, label in labels.items()), "",
     ]  # fmt: skip

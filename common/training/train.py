@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -221,8 +222,10 @@ def preference_trainer(
     kind = RDPOTrainer
     if row.remakes:
         kind = partial(SelfAugmentedTrainer, settings=settings.self_augmented if row.remakes == "segments" else None)
-    trainer = kind(
-        model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs, weights), processing_class=tokenizer,
-        peft_config=None if begun else lora_settings(settings.lora_rank), second_reference=second,
-    )  # fmt: skip
+    with warnings.catch_warnings():  # the column weight is ours here
+        warnings.filterwarnings("ignore", "the column weight")
+        trainer = kind(
+            model, ref_model=reference, args=arguments, train_dataset=preference_dataset(pairs, weights), processing_class=tokenizer,
+            peft_config=None if begun else lora_settings(settings.lora_rank), second_reference=second,
+        )  # fmt: skip
     return trainer, trainer.pairs_used

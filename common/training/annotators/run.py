@@ -12,17 +12,20 @@ them, and what was found of annotators and types.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from common.chat.local import LocalChat
+from common.chat.model import ChatModel
 from common.data.preference import trained_on
 from common.data.self_critique import opening
-from common.evaluation.answers import TrainedStudent
-from common.evaluation.metrics import Evaluator, divergence
+from common.evaluation.answers import TrainedStudent, as_trained
+from common.evaluation.metrics import divergence
 from common.methods import METHODS, TrainSettings
 from common.schema import PromptRecord, Sampling, ScoredPair, fingerprint
 from common.storage import write_json
@@ -65,7 +68,38 @@ def check_annotators(method: str, pairs: Sequence[ScoredPair], settings: TrainSe
         )
 
 
-def mixture_prompts(evaluator: Evaluator) -> list[PromptRecord]:
+class Asking(Protocol):
+    """How policies are asked, and what: the part of an `Evaluator` that finds a mixture."""
+
+    max_new_tokens: int
+
+    def sets(self, split: str) -> Mapping[str, Sequence[PromptRecord]]: ...
+
+    def chat(self, student: TrainedStudent) -> ChatModel: ...
+
+    def mark(self) -> dict[str, Any]: ...
+
+
+class PromptsToTrainOn:
+    """Own data's way to find a mixture: on the prompts that are trained on, since nothing else is held out but what is
+    measured on. No label of theirs is read."""
+
+    max_new_tokens = 128
+
+    def __init__(self, pairs: Sequence[ScoredPair]):
+        self.prompts = list({(pair.system, str(pair.history), pair.prompt): pair for pair in pairs}.values())
+
+    def sets(self, split: str) -> dict[str, list[ScoredPair]]:
+        return {"own": self.prompts}
+
+    def chat(self, student: TrainedStudent) -> ChatModel:
+        return as_trained(student, LocalChat(student.model, student.tokenizer))
+
+    def mark(self) -> dict[str, Any]:
+        return {}
+
+
+def mixture_prompts(evaluator: Asking) -> list[PromptRecord]:
     """Held-out prompts of the validation split that the mixture is found on, as many of each set."""
     sets = list(evaluator.sets("validation").values())
     return [record for records in sets for record in records[: MIXED_ON // len(sets)]]
@@ -75,7 +109,7 @@ def run_types(
     method: str,
     student: str | Path,
     pairs: Sequence[ScoredPair],
-    evaluator: Evaluator,
+    evaluator: Asking,
     settings: TrainSettings,
     folder: str | Path,
     **load: Any,
@@ -99,9 +133,10 @@ def run_types(
         print(
             f"{method}, seed {settings.seed}: trained before, its adapters reused from {folder / 'adapter'}", flush=True
         )
+        found = json.loads((folder / "adapter" / "types.json").read_text(encoding="utf-8"))
         return TrainedStudent(
             method, *_with_policies(student, folder, policies, load), pairs_used=kept["pairs_used"], unscored=kept["unscored"],
-            policies=kept["mixture"], mark=made_of,
+            policies=kept["mixture"], annotators=found["annotators"], mark=made_of,
         )  # fmt: skip
     (folder / "training.json").unlink(missing_ok=True)
     step, found, used = _em(method, student, scored, settings, folder, load)
@@ -113,6 +148,7 @@ def run_types(
         *_with_policies(student, folder, policies, load),
         pairs_used=used,
         unscored=len(pairs) - len(scored),
+        annotators=found["annotators"],
         mark=made_of,
     )
     log_ratios = _log_ratios(trained, policies, prompts, evaluator, settings.seed)
@@ -183,7 +219,7 @@ def _m_step(
 
 
 def _log_ratios(
-    student: TrainedStudent, policies: Sequence[str], prompts: Sequence[PromptRecord], evaluator: Evaluator, seed: int
+    student: TrainedStudent, policies: Sequence[str], prompts: Sequence[PromptRecord], evaluator: Asking, seed: int
 ) -> np.ndarray:
     """(types, types): [k, j] the mean over an answer of policy j to each prompt, sampled at temperature 1, of log pi_k(y)
     - log pi_ref(y), nats."""
