@@ -6,6 +6,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 import common
 
 ROOT = Path(common.__file__).parent
@@ -77,6 +79,18 @@ def test_no_module_imports_itself_by_a_detour():
 def test_a_folder_has_at_most_twelve_files():
     folders = {folder: sum(1 for file in folder.iterdir() if file.is_file()) for folder in [ROOT, *ROOT.rglob("*")] if folder.is_dir() and folder.name != "__pycache__"}
     assert {str(folder): files for folder, files in folders.items() if files > 12} == {}
+
+
+TOP_LEVEL = {
+    ".ci", ".gitignore", "CITATION.cff", "LICENSE", "LOG.md", "Makefile", "README.md", "pyproject.toml", "requirements.txt", "paper_tables.ipynb",
+    "common", "docs", "results", "tests", "safety", "roleplay-robustness", "sycophancy",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not (ROOT.parent / ".git").exists(), reason="no clone")
+def test_nothing_strays_to_the_top_level():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT.parent, capture_output=True, text=True, check=True).stdout
+    assert {name.split("/")[0] for name in tracked.splitlines()} == TOP_LEVEL
 
 
 def test_only_the_front_desk_knows_the_laboratory_and_only_when_asked():
