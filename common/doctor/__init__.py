@@ -3,5 +3,6 @@
 from common import hand_on
 
 __all__, __getattr__ = hand_on(
-    __name__, {"examine": "diagnosis", "short_table": "report", "verdict": "report", "rows_of": "rows"}
+    __name__,
+    {"examine": "diagnosis", "noted_beside": "noise", "short_table": "report", "verdict": "report", "rows_of": "rows"},
 )

@@ -8,7 +8,7 @@ untied pairs. Of a judge taken as perfect every contradicted pair is a wrong lab
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +50,12 @@ class JudgeCheck(NamedTuple):
 def noted_check(found: Preferences) -> JudgeCheck | None:
     """The check of the judge whose scores these are: of a `scored.jsonl`, as the manifest of its making beside it notes
     it. None where no manifest notes the one judge of these rows, or no check with one sensitivity and specificity."""
-    source = Path(found.source).expanduser()
-    judges = {pair.fields.get("judge") for pair in found.pairs if None not in pair.normalised}
+    return noted_beside(found.source, {pair.fields.get("judge") for pair in found.pairs if None not in pair.normalised})
+
+
+def noted_beside(scored: str | Path, judges: Set[str | None]) -> JudgeCheck | None:
+    """`noted_check` of the scores in a file, by the names of their judges."""
+    source = Path(scored).expanduser()
     for path in map(source.with_name, MANIFESTS) if source.name == "scored.jsonl" else ():
         noted = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if judges == {noted.get("judge")} and (errors := noted_errors(noted)):

@@ -91,6 +91,7 @@ def test_the_chain_leaves_what_a_reader_needs(chain):
     assert {path.name for path in tables.iterdir()} == {"table.md", "table.tex", "table.html", "table.csv", "safety_utility.png"}
     assert (tables / "safety_utility.png").stat().st_size > 5_000
     assert "| safety " in (chain / "tables" / "overview" / "table.md").read_text()
+    assert "which `reward_score.manifest.json` notes and which are taken as known" in (chain / "3.ipynb").read_text()  # the doctor's noise
 
 
 def test_rows_of_counterfactual_dpo_stand_in_the_same_table_with_a_metric_of_their_own(chain):
