@@ -48,6 +48,8 @@ class RoundSettings(Group):
     among them; the authors go to 768 of thousands of prompts, ours is for hundreds. epochs: of the training of each of its rounds, on all pairs so far, of which there are
     few at first; the authors take 50 and 70. candidate_temperature: of the two answers to a prompt. over_generate: candidates for each pair that is
     looked for, where a row chooses among them. entropy_samples: answers that a prompt's entropy is estimated from.
+    cut_at_sentence: an answer that was cut off ends with its last whole sentence and counts as whole, for a student whose
+    answers seldom end within max_new_tokens.
     """
 
     title: ClassVar[str] = "rounds"
@@ -59,10 +61,12 @@ class RoundSettings(Group):
     candidate_temperature: float = 0.7
     over_generate: int = 8
     entropy_samples: int = 16
+    cut_at_sentence: bool = False
 
     def read_by(self, arm: str) -> dict[str, Any]:
-        """What the rows of an arm read of them."""
-        return {name: getattr(self, name) for name in READ_BY[arm]}
+        """What the rows of an arm read of them; `cut_at_sentence` where it is on."""
+        read = {name: getattr(self, name) for name in READ_BY[arm]}
+        return read | ({"cut_at_sentence": True} if self.cut_at_sentence else {})
 
     def __post_init__(self):
         """Raises ValueError for a number out of its range and a schedule that does not rise."""

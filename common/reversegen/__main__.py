@@ -24,7 +24,7 @@ from common.notebook.prompts import prompts_named, reads_as_in
 from common.notebook.students import student_named
 from common.reversegen.proposals import plain_reader
 from common.reversegen.rounds import FOUND, SETTINGS, Search, Target, find_failures
-from common.runtime import checked, errors_in_a_line, quiet_libraries, resolve, write_manifest
+from common.runtime import ROOT, checked, errors_in_a_line, quiet_libraries, resolve, write_manifest
 from common.student.identity import identity
 from common.training.train import train
 
@@ -86,6 +86,11 @@ def _run(asked: argparse.Namespace) -> None:
     settings = SETTINGS.changed(**{name: getattr(asked, name) for name in own})
     records = prompts_named(asked.prompts, asked.student)
     experiment, output = records[0].experiment, resolve(asked.output)
+    world_s = reads_as_in(experiment, asked.student)
+    if not world_s and output.is_relative_to(ROOT) and not output.is_relative_to(ROOT / "runs"):
+        raise ValueError(
+            f"--output {asked.output}: found prompts are working attacks on {asked.student}, which must not be committed; give a folder below runs/"
+        )
     if not any(record.split == "train" for record in records):
         raise ValueError(f"{asked.prompts} has no prompt of split 'train', and no other may be shown to a proposer")
     judges = [
@@ -98,7 +103,7 @@ def _run(asked: argparse.Namespace) -> None:
         )
     target = target_named(asked.target, *student_named(asked.student, experiment))
     proposer, load = student_named(asked.proposer or asked.student, experiment)
-    world_s, sense = reads_as_in(experiment, asked.student), open_sense(asked.valid) if asked.valid else None
+    sense = open_sense(asked.valid) if asked.valid else None
     if world_s and sense:
         raise ValueError("--valid is for real prompts; a miniature's world reads its own exactly, leave it out")
     found, rounds = find_failures(
@@ -107,6 +112,8 @@ def _run(asked: argparse.Namespace) -> None:
     )  # fmt: skip
     write_manifest(output, "reversegen", vars(asked), target=target.name, rounds=rounds, found=len(found))
     print(f"{len(found)} prompts that {asked.target} fails on\n{output / FOUND}")
+    if not world_s:
+        print(f"They are working attacks on {asked.student}: train with them, and publish none.")
 
 
 def target_named(row: str, student: str | Path, load: dict[str, Any]) -> Target:

@@ -260,10 +260,12 @@ def find_failures(
         )  # fmt: skip
         verdicts = this.verdicts(this.selected(this.proposed()))
         rows.append(figures(place, verdicts))
-        write_json(place / "round.json", {"round": number, **rows[-1]})
-        new = [one.prompt for one in verdicts if one.confirmed]
-        found += [new[i] for i in distinct([one.prompt for one in new], [one.prompt for one in found])]
+        confirmed = [one.prompt for one in verdicts if one.confirmed]
+        new = distinct([one.prompt for one in confirmed], [one.prompt for one in found])
+        found += [confirmed[i] for i in new]
         _write(folder / FOUND, found)
+        rows[-1]["new"] = len(new)
+        write_json(place / "round.json", {"round": number, **rows[-1]})
         print(f"{this.name}: {told(rows[-1])}", flush=True)
         if number < search.rounds:
             who = _trained("dpo", proposer, this.pairs(verdicts, experiment), settings, place, adapter, **load)
@@ -280,8 +282,9 @@ def figures(place: Path, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
     valid: of the proposed; cut: cut off or empty. distinct: valid ones without near-duplicates, which the target
     answered. failures, handled, unscored: of these, by the judge. confirmed: failures that the final judge finds too.
-    failures_per_100, confirmed_per_100: of 100 distinct ones. distinct_share: of the valid ones; near 0, the proposer
-    repeats itself.
+    failures_per_100, confirmed_per_100: of 100 distinct ones, those of earlier rounds among them. distinct_share: of the
+    valid ones; near 0, the proposer repeats itself. `find_failures` adds new: confirmed ones unlike those of earlier
+    rounds.
     """
     selected = json.loads((place / "selected.json").read_text(encoding="utf-8"))
     counts = Counter("failures" if one.failed else "handled" if one.handled else "unscored" for one in verdicts)
@@ -300,7 +303,7 @@ def told(row: dict[str, Any]) -> str:
     return (
         f"{row['proposed']} proposed, {row['valid']} valid, {row['distinct']} distinct"
         f" ({row['distinct_share']:.0%} of the valid ones); of 100 distinct ones the target fails on"
-        f" {row['failures_per_100']:.1f}, confirmed {row['confirmed_per_100']:.1f}"
+        f" {row['failures_per_100']:.1f}, confirmed {row['confirmed_per_100']:.1f}; {row['new']} unlike those of earlier rounds"
     )
 
 

@@ -34,7 +34,7 @@ from common.student.identity import located
 from common.training.annotators.run import check_annotators, mixture_prompts, run_types
 from common.training.extrapolate import FACTORS, extrapolated
 from common.training.kept import Setting, trained_once, training_of
-from common.training.rounds.run import check_rounds, run_rounds
+from common.training.rounds.run import asked_in_rounds, check_rounds, run_rounds
 from common.training.self_augmented.counts import counts_of
 from common.training.train import train
 
@@ -120,6 +120,9 @@ class Experiment:
         ]
         for row in once:
             self._check(*row)
+        untried = [name for name in methods if is_trained(name) and not {name, METHODS[name].tuned_as} & {*self.tuned}]
+        if self.tuned and untried:
+            print(f"without trials, so with the shared settings: {', '.join(untried)}", flush=True)
         progress, results = Progress("rows", len(once)), []
         for row in once:
             results.append(self.result(*row))
@@ -189,6 +192,8 @@ class Experiment:
                 more["mixture"] = dict(student.policies)
             if made := counts_of(student.history):
                 more["made"] = asdict(made)
+            if method in METHODS and METHODS[method].rounds:
+                more["asked"] = asked_in_rounds(path.parent)
             result = self._evaluate(student, seed, made_of)
             if is_trained(method) and swapped:
                 result.swapped, result.metrics = (
@@ -222,9 +227,11 @@ class Experiment:
         return trained_once(method, self.student, pairs, settings, folder, trials=trials, **self.load)
 
     def settings_of(self, method: str, seed: int) -> TrainSettings:
-        """The shared settings, with what was chosen for the method on top."""
-        trained = METHODS[method].extrapolates if method in METHODS else ""
-        return self.settings.changed(seed=seed, **self.tuned.get(trained or method, {}))
+        """The shared settings, with what its own trials chose for the method on top, else those of `Method.tuned_as`."""
+        if not is_trained(method):
+            return self.settings.changed(seed=seed)
+        own = method in self.tuned and not METHODS[method].extrapolates
+        return self.settings.changed(seed=seed, **self.tuned.get(method if own else METHODS[method].tuned_as, {}))
 
     def pairs_of(self, seed: int, swapped: float = 0.0) -> list[ScoredPair]:
         """The pairs that a seed trains on, a share `swapped` of them, drawn by the seed, with the two answers

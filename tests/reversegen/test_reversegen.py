@@ -22,7 +22,7 @@ from common.reversegen import rounds
 from common.reversegen.proposals import ALIKE, Lesson, bigrams, distinct, matched, near, plain_reader, requests
 from common.reversegen.rounds import FOUND, Search, Target, find_failures
 from common.schema import PromptRecord, Reply, Sampling
-from common.storage import read_records
+from common.storage import read_records, write_jsonl
 from common.training.rounds import asking
 
 SETTINGS = rounds.SETTINGS.changed(learning_rate=1e-3, lora_rank=4, max_length=256, batch_size=2)
@@ -178,6 +178,8 @@ def test_rounds_find_train_prompts_and_train_the_proposer_on_what_failed(found):
         assert row["proposed"] == 16 and row["cut"] == 1 and row["valid"] == 14 and row["distinct"] <= 13
         assert row["failures"] + row["handled"] == row["distinct"] and row["confirmed"] == row["failures"] > 0
         assert row["failures_per_100"] == pytest.approx(100 * row["failures"] / row["distinct"]) and row["distinct_share"] == row["distinct"] / 14
+        assert row["new"] <= row["confirmed"]
+    assert sum(row["new"] for row in rows) == len(found.prompts) and rows[0]["new"] > 0
     assert set(final.asked) == {prompt for prompt in judge.asked if len(prompt) % 2 == 0}
     for place, row in ((first, rows[0]), (second, rows[1])):
         pairs, shown = lines_of(place / "pairs.jsonl"), [one["prompt"]["prompt"] for one in lines_of(place / "verdicts.jsonl")]
@@ -199,6 +201,13 @@ def test_only_train_prompts_are_shown_to_the_proposer(found):
     for place in rounds_of(found.folder)[:-1]:
         seen = (place / "proposals.jsonl").read_text() + (place / "pairs.jsonl").read_text()
         assert any(json.dumps(prompt)[1:-1] in seen for prompt in train) and not any(json.dumps(prompt)[1:-1] in seen for prompt in test)
+
+
+def test_attacks_on_a_real_model_are_not_written_where_they_would_be_committed(tmp_path):
+    write_jsonl(tmp_path / "prompts.jsonl", [record.model_dump(mode="json") for record in RECORDS])
+    said = "--output results/found: found prompts are working attacks on owner/name, which must not be committed; give a folder below runs/"
+    with pytest.raises(SystemExit, match=said):
+        command.main([str(tmp_path / "prompts.jsonl"), "--student", "owner/name", "--judge", "yes_no:owner/name", "--output", "results/found"])
 
 
 class Killed(Exception):

@@ -95,42 +95,45 @@ def adapter_of(trained):
     return torch.cat([p.detach().flatten() for name, p in trained.model.named_parameters() if "lora_" in name])
 
 
-class Stopped(Exception):
-    pass
-
-
 def stopped(method, micro, folder, every=1):
-    """Boundaries between stages at which a row was stopped, once each: every so many of them. It ends finished."""
-    met, stops, said = {}, [], []
+    """Boundaries between stages at which the processes of a row were killed, once each: every so many of them. Each kills
+    itself there with SIGKILL, the next one goes on, and the last one ends. Forks, so that libraries are loaded once."""
+    met = folder.with_name(f"{folder.name}-met.json")
+    met.write_text("[]")
+    stops = []
+    while True:
+        if not (child := os.fork()):
+            try:
+                torch.set_num_threads(1)  # the others are not in a fork
+                _kill_at_boundaries(met, every)
+                looped(method, micro, folder)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            return stops
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        stops.append(json.loads(met.read_text())[-1])
+
+
+def _kill_at_boundaries(met, every):
+    said = []
 
     def boundary(name):
         said.append(name)
-        if (key := (name, said.count(name))) not in met:
-            met[key] = len(met)
-            if met[key] % every == 0:
-                stops.append(name)
-                raise Stopped
+        before = json.loads(met.read_text())
+        if (key := f"{name}, time {said.count(name)}") not in before:
+            met.write_text(json.dumps([*before, key]))
+            if len(before) % every == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     reached, write, once, keep = stages.Round.reached, run.write_json, run.trained_once, run.keep_student
-    replaced = {
-        (stages.Round, "reached"): lambda self, stage: (reached(self, stage), boundary(f"{self.name} {stage}")),
-        (run, "write_json"): lambda path, content: (write(path, content), boundary(f"{path.parent.name} {path.name}")),
-        (run, "trained_once"): lambda *args, **load: [once(*args, **load), boundary(f"trained {len(args[2])} {args[2][0].id}")][0],
-        (run, "keep_student"): lambda *args: (boundary("before the end"), keep(*args)),
-    }
-    for (place, name), function in replaced.items():
-        setattr(place, name, function)
-    try:
-        while True:
-            said.clear()
-            try:
-                looped(method, micro, folder)
-                return stops
-            except Stopped:
-                pass
-    finally:
-        for (place, name), function in zip(replaced, (reached, write, once, keep)):
-            setattr(place, name, function)
+    stages.Round.reached = lambda self, stage: (reached(self, stage), boundary(f"{self.name} {stage}"))
+    run.write_json = lambda path, content: (write(path, content), boundary(f"{path.parent.name} {path.name}"))
+    run.trained_once = lambda *args, **load: [once(*args, **load), boundary(f"trained {len(args[2])} {args[2][0].id}")][0]
+    run.keep_student = lambda *args: (boundary("before the end"), keep(*args), boundary("at the end"))
 
 
 def killed(method, micro, folder, records):

@@ -175,12 +175,19 @@ def test_a_uniform_start_stays_where_it_is(micro, annotated, evaluator, tmp_path
     assert types["worst_regret"] == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.slow
-def test_a_type_that_nobody_is_of_is_said_and_keeps_the_student(micro, annotated, evaluator, tmp_path, monkeypatch, capsys):
+def test_a_type_that_nobody_is_of_ends_before_its_training(micro, annotated, evaluator, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "clustered_start", lambda pairs, annotator, types, seed: np.eye(types)[[0] * (max(annotator) + 1)])
-    row = run_types("cluster_dpo", micro, annotated, evaluator, FAST, tmp_path, **FLOAT32)
-    assert "cluster_dpo, seed 0, step 1: no annotator is of type 1, whose policy stays the student; lower annotator_types" in capsys.readouterr().out
-    assert not any(parameter.any() for name, parameter in lora(row).items() if "lora_B" in name and "type-1" in name)
+    with pytest.raises(ValueError, match="cluster_dpo, seed 0, step 1: no annotator is of type 1, which would have no policy of its own; lower annotator_types"):
+        run_types("cluster_dpo", micro, annotated, evaluator, FAST, tmp_path, **FLOAT32)
+    assert not list(tmp_path.glob("step-*/type-*"))
+
+
+@pytest.mark.slow
+def test_a_type_that_dies_in_a_later_step_leaves_the_steps_before(micro, annotated, evaluator, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "posterior", lambda joint: np.eye(2)[[0] * len(joint)])
+    with pytest.raises(ValueError, match="step 2: no annotator is of type 1.* keeps what was trained"):
+        run_types("em_dpo", micro, annotated, evaluator, FAST.changed(em_steps=3), tmp_path, **FLOAT32)
+    assert sorted(place.name for place in tmp_path.glob("step-0/type-*")) == ["type-0", "type-1"] and not (tmp_path / "training.json").exists()
 
 
 def test_what_has_no_types_ends_before_training(micro, scored, annotated, evaluator, tmp_path):

@@ -35,6 +35,7 @@ from common.training.kept import training_of
 from common.training.rounds import stages
 from common.training.rounds.acquisition import best_and_worst, entropy, highest, margin, prefiltered
 from common.training.rounds.arms import ARMS
+from common.training.rounds.run import asked_in_rounds, check_rounds
 from common.training.train import train
 
 ONCE = SETTINGS.changed(epochs=1)
@@ -92,6 +93,8 @@ def test_every_row_in_rounds_has_an_arm_that_reads_its_settings():
     read = {method: set(SETTINGS.as_dict(method)["rounds"]) for method, row in METHODS.items() if row.rounds}
     assert read["iterative_dpo"] == {"count", "prompts"} and read["apl_random"] == {"schedule", "epochs", "candidate_temperature"}
     assert read["apl_certainty"] == read["apl_random"] | {"over_generate"} == read["apl_hybrid"] - {"entropy_samples"}
+    cut = SETTINGS.changed(rounds=RoundSettings(cut_at_sentence=True)).as_dict("apl_random")["rounds"]
+    assert set(cut) == read["apl_random"] | {"cut_at_sentence"} and cut["cut_at_sentence"] is True
     assert "rounds" not in SETTINGS.as_dict("dpo")
 
 
@@ -135,6 +138,52 @@ def test_one_round_without_new_answers_is_the_method_itself(in_rounds, alone, cu
     usual = train(alone, micro, pairs, settings, tmp_path / "alone", **lab.LOADED)
     assert torch.equal(adapter_of(trained), adapter_of(usual)) and adapter_of(usual).abs().sum() > 0
     assert evaluator.reward_judge.asked == []
+
+
+class NeverEnds(Echo):
+    """Answers with a whole sentence and the beginning of the next one, which differ from call to call; it notes how."""
+
+    def __init__(self):
+        self.repetition_penalty, self.asked = 1.1, []
+
+    def complete(self, conversations, sampling, on_reply=None):
+        self.asked.append((sampling.temperature, self.repetition_penalty))
+        return [Reply(text=f"There {'e' * (1 + sampling.seed % 5)} we see {number} of them here. And then the", finish_reason="length") for number, _ in enumerate(conversations)]
+
+
+def test_an_answer_that_was_cut_off_counts_to_its_last_sentence_where_asked_for(micro, tmp_path):
+    cut = ONCE.changed(rounds=RoundSettings(count=1, cut_at_sentence=True))
+    evaluator = Evaluator(chat=NeverEnds())
+    looped("iterative_dpo", micro, tmp_path / "cut", evaluator=evaluator, settings=cut)
+    assert evaluator.reward_judge.asked and all(answer.endswith(".") for answer in evaluator.reward_judge.asked)
+    untouched = Evaluator(chat=NeverEnds())
+    looped("iterative_dpo", micro, tmp_path / "whole", evaluator=untouched, settings=ONCE.changed(rounds=RoundSettings(count=1)))
+    assert untouched.reward_judge.asked == []
+
+
+def test_entropy_s_samples_are_drawn_from_the_distribution_that_scores_them(micro, tmp_path):
+    """Without repetition penalty and uncut; the answers to be judged as in evaluations."""
+    chat = NeverEnds()
+    looped("apl_entropy", micro, tmp_path, evaluator=Evaluator(chat=chat), settings=ONCE.changed(rounds=RoundSettings(epochs=1, schedule=[3], over_generate=2, entropy_samples=2, cut_at_sentence=True)))
+    assert set(chat.asked) == {(1.0, 1.0), (0.7, 1.1)}
+    (place,) = rounds_of(tmp_path)
+    texts = {line["id"].rpartition(".")[2][0]: line["text"] for line in lines_of(place / "answers.jsonl")}
+    assert texts["e"].endswith("And then the") and texts["a"].endswith(".")
+
+
+def test_what_a_row_asked_for_is_told_of_its_own_rounds(whole):
+    made = whole("iterative_dpo")
+    figures = [json.loads((place / "round.json").read_text()) for place in rounds_of(made.folder)]
+    assert asked_in_rounds(made.folder) == {"trainings": 2} | {name: sum(one[name] for one in figures) for name in ("answers", "tokens", "verdicts")}
+
+
+def test_scores_of_two_judges_in_one_comparison_are_told(micro, tmp_path, capsys):
+    pairs = [pair.model_copy(update={"judge": name}) for pair, name in zip(given(), ["letters", "words"] * 6)]
+    once = ONCE.changed(rounds=RoundSettings(count=1))
+    check_rounds("iterative_dpo", pairs, Evaluator(), once)
+    assert "scored by words, and the answers of its rounds are by letters" in capsys.readouterr().out
+    check_rounds("iterative_dpo", pairs[::2], Evaluator(), once)
+    assert capsys.readouterr().out == ""
 
 
 def test_a_training_goes_on_from_an_adapter_in_float32(micro, tmp_path):
@@ -251,7 +300,7 @@ def test_nothing_is_selected_from_answers_that_are_not_all_there(micro, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method, every", [("iterative_dpo", 3), ("apl_hybrid", 5)])
-def test_a_row_that_is_stopped_at_boundaries_writes_the_same_bytes(method, every, micro, whole, tmp_path):
+def test_a_row_that_is_killed_at_boundaries_writes_the_same_bytes(method, every, micro, whole, tmp_path):
     """`make reliability` stops at all of them."""
     stops = stopped(method, micro, tmp_path, every)
     assert len(stops) >= 4 and contents(tmp_path) == contents(whole(method).folder)

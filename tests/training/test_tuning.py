@@ -133,6 +133,16 @@ def test_a_method_takes_its_own_choice_and_the_others_the_shared_settings(experi
     assert asdict(experiment.settings_of("rdpo", 0)) == asdict(experiment.settings)
 
 
+def test_a_method_without_trials_of_its_own_takes_those_of_the_method_it_is_tuned_as(experiment, monkeypatch, capsys):
+    experiment.tuned = {"dpo": {"learning_rate": 5e-4}, "dpo_expo": {"learning_rate": 1.0}, "rdpo_nll": {"learning_rate": 7e-4}}
+    rates = {method: experiment.settings_of(method, 0).learning_rate for method in ("em_dpo", "dpo_nll", "dpo_expo", "rdpo_nll", "base", "rdpo")}
+    assert rates == {"em_dpo": 5e-4, "dpo_nll": 5e-4, "dpo_expo": 5e-4, "rdpo_nll": 7e-4, "base": experiment.settings.learning_rate, "rdpo": experiment.settings.learning_rate}
+    monkeypatch.setattr(Experiment, "result", lambda self, *row: SimpleNamespace(metrics=[], method=row[0]))
+    monkeypatch.setattr("common.training.comparison.one_verdict_for_all", lambda results: "")
+    experiment.run(["base", "dpo_nll", "token_dpo", "rdpo"], [0])
+    assert "without trials, so with the shared settings: token_dpo, rdpo\n" in capsys.readouterr().out
+
+
 def test_the_trial_that_was_chosen_is_not_trained_again(micro, pairs, tmp_path, monkeypatch):
     evaluator = SimpleNamespace(reward_judge="judge", sets=lambda split: {"held_out": [], "benign": []})
     run = Experiment(micro, pairs[:8], evaluator, tmp_path, TrainSettings(learning_rate=1e-4, batch_size=4, epochs=1), compute_dtype=torch.float32)

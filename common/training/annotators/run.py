@@ -120,7 +120,7 @@ def run_types(
         pairs: as for `train`, each with its annotator.
         evaluator: how the student is asked, and the prompts that the mixture is found on. It judges nothing here.
 
-    Raises ValueError as `check_annotators` and `train` do.
+    Raises ValueError as `check_annotators` and `train` do, and for a type that no annotator is of; finished steps stay.
     """
     check_annotators(method, pairs, settings)
     folder, scored = Path(folder), trained_on(pairs, method, METHODS[method].sees_scores)
@@ -189,10 +189,9 @@ def _em(
         shares, place = probabilities.mean(axis=0), folder / f"step-{number}"
         said = f"{method}, seed {settings.seed}, step {number + 1}"
         print(f"{said}: shares of the types {', '.join(f'{share:.1%}' for share in shares)}", flush=True)
-        for dead in np.flatnonzero(shares < LEAST_SHARE):
-            print(
-                f"{said}: no annotator is of type {dead}, whose policy stays the student; lower annotator_types",
-                flush=True,
+        if dead := np.flatnonzero(shares < LEAST_SHARE).tolist():
+            raise ValueError(
+                f"{said}: no annotator is of type {dead[0]}, which would have no policy of its own; lower annotator_types, or give another em_start. {folder} keeps what was trained"
             )
         gaps = [
             _m_step(student, pairs, settings, place / f"type-{k}", probabilities[annotator, k].tolist(), load)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 def entropy(logps: Sequence[float]) -> float:
     """Estimated entropy of the answers to a prompt, nats: minus the mean log-probability of samples at temperature 1.
-    Each is a sum over tokens, so prompts with long answers have more."""
+    Each is a sum over tokens, so prompts with long answers have more; of a sample that was cut off its beginning counts."""
     return -sum(logps) / len(logps)
 
 

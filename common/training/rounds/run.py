@@ -46,6 +46,11 @@ def check_rounds(method: str, pairs: Sequence[ScoredPair], evaluator: Evaluator,
     if not judge:
         raise ValueError(f"{method}: the judge that scored the pairs scores in every round; name it as reward_judge")
     if ARMS[METHODS[method].rounds].goes_on:
+        if others := {pair.judge for pair in pairs if pair.judge} - {judge.name}:
+            print(
+                f"{method}: the pairs were scored by {', '.join(sorted(others))}, and the answers of its rounds are by {judge.name}; both kinds of scores are compared as they are",
+                flush=True,
+            )
         if other := [pair for pair in pairs if tuple(pair.scale) != tuple(judge.scale)]:
             raise ValueError(
                 f"{method}: {other[0].id} was scored on the scale {other[0].scale}, and reward_judge {judge.name} scores on {tuple(judge.scale)}; name the judge that scored the pairs"
@@ -144,6 +149,21 @@ def _plan(
     for one in own:
         plan.append(common | one | {"before": fingerprint(plan[-1]) if plan else ""})
     return plan
+
+
+def asked_in_rounds(folder: Path) -> dict[str, int]:
+    """What the finished row in `folder` was made with, over its rounds: trainings, and the answers, tokens and verdicts
+    that its student and its judge were asked for."""
+    last = json.loads((folder / "training.json").read_text(encoding="utf-8"))["made_of"]
+    rounds = []
+    for path in sorted(folder.glob("round-*/round.json")):
+        made_of = json.loads(path.with_name("made_of.json").read_text(encoding="utf-8"))
+        rounds.append((fingerprint(made_of), made_of["before"], json.loads(path.read_text(encoding="utf-8"))))
+    own = []
+    while of_last := [one for one in rounds if one[0] == last]:
+        own.append(of_last[0][2])
+        last = of_last[0][1]
+    return {"trainings": len(own)} | {name: sum(one[name] for one in own) for name in ("answers", "tokens", "verdicts")}
 
 
 def figures(place: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 
 from common.chat.model import ChatModel
 from common.data.preference import prompt_messages
+from common.data.self_critique import WholeSentences
 from common.evaluation.answers import TrainedStudent
 from common.judge.base import FeedbackJudge, Judge
 from common.judge.scoring import score_pairs
@@ -64,13 +66,24 @@ class Round:
         print(f"{self.name}: {stage}", flush=True)
 
     def answers(
-        self, pairs: Sequence[ScoredPair], samples: Sequence[str], temperature: float
+        self, pairs: Sequence[ScoredPair], samples: Sequence[str], temperature: float, unaltered: bool = False
     ) -> dict[str, list[Answer]]:
-        """Prompt -> an answer of the student for each of `samples`, which name them."""
+        """Prompt -> an answer of the student for each of `samples`, which name them. unaltered: drawn from the model's own
+        distribution, without repetition penalty and uncut, as its log-probabilities are."""
+        chat = self._unaltered if unaltered else self._as_in_evaluations
         asking = Asking(
-            self.name, self.number, self.folder / "answers.jsonl", self.settings.seed, self.who, self.chat, self.max_new_tokens
+            self.name, self.number, self.folder / "answers.jsonl", self.settings.seed, self.who, chat, self.max_new_tokens
         )  # fmt: skip
         return asking.answers({pair.id: prompt_messages(pair) for pair in pairs}, samples, temperature)
+
+    def _as_in_evaluations(self, student: TrainedStudent) -> ChatModel:
+        chat = self.chat(student)
+        return WholeSentences(chat) if self.settings.rounds.cut_at_sentence else chat
+
+    def _unaltered(self, student: TrainedStudent) -> ChatModel:
+        chat = copy(self.chat(student))
+        chat.repetition_penalty = 1.0
+        return chat
 
     def scored(self, pairs: Sequence[Pair]) -> list[ScoredPair]:
         """The pairs, judged; `pairs.jsonl` holds them before anything is asked."""
@@ -191,7 +204,7 @@ def _selected(this: Round, pool: Sequence[ScoredPair], missing: int, rng: random
     drawn = rng.sample(pool, min(len(pool), candidates))
     kept, values = drawn, {}
     if arm.by_entropy:
-        samples = this.answers(drawn, [f"e{i}" for i in range(rounds.entropy_samples)], 1.0)
+        samples = this.answers(drawn, [f"e{i}" for i in range(rounds.entropy_samples)], 1.0, unaltered=True)
         logps = log_probabilities(this.who(), drawn, samples)
         values = {pair.id: entropy(of_prompt) for pair, of_prompt in zip(drawn, logps)}
         most = prefiltered(missing, rounds.over_generate) if arm.by_certainty else missing
