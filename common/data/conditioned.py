@@ -18,7 +18,8 @@ TAG = "<rm_score>"
 
 
 def conditioned(conversation: Sequence[Message], score: float) -> list[Message]:
-    """The conversation with the tag of a score behind its last user turn, two decimals, as in `Hello! <rm_score>: 0.60`.
+    """The conversation with the tag of a score behind its last user turn, two decimals, as in `Hello! <rm_score>: 0.60`;
+    the authors' text ends with a blank, which chat templates may take away, ours does not.
     A tag that stands in a turn already is taken out, or whoever writes prompts could ask for bad answers.
 
     Raises ValueError for a score outside [0, 1], and for a conversation that does not end with the user's turn."""
