@@ -6,6 +6,8 @@ import pytest
 import reliability
 from fault_server import FAULTS
 
+from common.runtime import resolve
+
 MEMORY_OF_AN_EXAMPLE = 1_000  # bytes: the ids and offsets of three turns, a pair and a scored pair, and no text
 
 
@@ -83,6 +85,12 @@ def test_100_000_examples_took_as_much_disk_each_as_10_000_and_no_memory_for_the
     few, many = figures["disk_bytes_per_example"]
     assert figures["examples"][1] >= 100_000 and many == pytest.approx(few, rel=0.01)
     assert figures["memory_bytes_per_further_example"] < MEMORY_OF_AN_EXAMPLE
+
+
+def test_the_page_on_scale_gives_these_figures():
+    figures, page = figures_of("growth"), (resolve("docs") / "scale.md").read_text(encoding="utf-8")
+    assert "one of {1:,} (`growth` in ".format(*figures["examples"]) in page
+    assert f"took {figures['memory_bytes_per_further_example']} bytes of memory and {figures['disk_bytes_per_example'][1] / 1000:.1f} kB on disk." in page
 
 
 def test_200_kernels_started_side_by_side_without_a_collision():

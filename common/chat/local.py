@@ -97,9 +97,11 @@ class LocalChat:
         was_training = self.model.training
         self.model.eval()
         torch.manual_seed(seed)
-        with dequantised(self.model):
-            yield
-        self.model.train(was_training)
+        try:
+            with dequantised(self.model):
+                yield
+        finally:
+            self.model.train(was_training)
 
     def _batches(self, conversations: Sequence[list[Message]], size: int) -> Iterator[Batch]:
         """The conversations in batches of similar length."""

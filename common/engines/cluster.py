@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from common.engines.store import Place, Store
-from common.runtime import ROOT, quiet_libraries
+from common.runtime import PACKAGES, ROOT, quiet_libraries
 from common.schema import fingerprint
 
 RETRIES = 10
@@ -34,7 +35,7 @@ class Needs(NamedTuple):
 class RayPool(Executor):
     """An executor whose calls are Ray tasks, each run again on another node where its own is lost.
 
-    Every node needs the project at the same path and in the same version.
+    Every node needs the project at the same path and in the same version, and the same versions of `PACKAGES`.
 
     Args:
         address: of the cluster, HOST:PORT; "" for the one that this machine belongs to, else for this machine alone.
@@ -114,17 +115,24 @@ def _environment(threads: int) -> dict[str, Any]:
     return {"env_vars": names}
 
 
-def _problem_here(store: Store | None, seal: Path, source: str) -> str:
+def _problem_here(store: Store | None, seal: Path, source: Mapping[str, str]) -> str:
     """What this node lacks, as the rest of a sentence; "" for nothing. A store was opened when it came here."""
-    if _source() != source:
-        return f"has another version of the project at {ROOT}; copy this one there"
+    here = _source()
+    if differ := [name for name in source | here if source.get(name) != here.get(name)]:
+        named = f"{', '.join(differ[:3])}{', ...' if len(differ) > 3 else ''}"
+        return f"has another version of {named}; copy the project to {ROOT} there and install its requirements.txt"
     if not store and not seal.exists():
         return f"does not see the folder of results {seal.parent}; mount it there, or give --store"
     return ""
 
 
-def _source() -> str:
-    return fingerprint([path.read_text(encoding="utf-8") for path in sorted((ROOT / "common").rglob("*.py"))])
+def _source() -> dict[str, str]:
+    """The version of each of `PACKAGES`, whatever device it was built for, and the hash of each file that decides a
+    result: code, profiles, notebooks."""
+    files = [path for kind in ("*.py", "*.yaml") for path in (ROOT / "common").rglob(kind)]
+    files += [path for first in ROOT.glob("*/generate_data.ipynb") for path in first.parent.glob("*.ipynb")]
+    hashes = {path.relative_to(ROOT).as_posix(): fingerprint(path.read_text(encoding="utf-8")) for path in files}
+    return {package: version(package).partition("+")[0] for package in PACKAGES} | dict(sorted(hashes.items()))
 
 
 def _connected(address: str) -> ModuleType:

@@ -39,6 +39,10 @@ class Place(NamedTuple):
     files: Callable[[], Iterable[Path]]
 
 
+class OtherArchive(ValueError):
+    """The archive of a place is another one than was last copied in or out, so that copying out would lose it."""
+
+
 class Store:
     """Places at an fsspec URL such as `s3://bucket/results`. Raises ValueError in one sentence for a URL that cannot be
     written to.
@@ -64,17 +68,12 @@ class Store:
     def share(self, place: Place) -> None:
         """Before tasks run: copies out what is new here of a place, or what the store lost of it, and else in.
 
-        Raises ValueError where something is new here and the archive is another one than was last copied in or out:
-        one of the two would be lost."""
-        archive = self._archive(place)
+        Raises `OtherArchive` where something is new here and the archive is another one than was last copied in or
+        out: one of the two would be lost."""
         with self._record(place) as record:
-            self.system.invalidate_cache()
-            there, known = self.system.exists(archive), set(map(tuple, record.get("content", [])))
-            new = [] if "begun" in record else [one for one in map(tuple, _content(place)) if one not in known]
-            if there and new and self.system.ukey(archive) != record.get("archive"):
-                raise ValueError(
-                    f"--store {self.url}: holds results of {place.name} from elsewhere, and lacks what is here, such as {new[0][0]}; move {ROOT / place.name} away, or give another --store"
-                )
+            there, new = self._key(place), [] if "begun" in record else _new(_content(place), record)
+            if new:
+                self._refuse_other(place, record, new)
             if not there:
                 self._write(place, {})
         if new or not there:
@@ -83,39 +82,47 @@ class Store:
 
     def copy_in(self, place: Place) -> None:
         """Makes what is here of a place what the store holds of it; nothing where that is the same or there is none."""
-        archive = self._archive(place)
         with self._record(place) as record:
-            self.system.invalidate_cache()
-            if not self.system.exists(archive):
+            if not (key := self._key(place)):
                 return
-            key, known = self.system.ukey(archive), [ROOT / name for name, *_ in record.get("content", [])]
+            known = [ROOT / name for name, *_ in record.get("content", [])]
             if key == record.get("archive") and all(map(os.path.lexists, known)):
                 return
             self._write(place, {"begun": key})  # a copy that is cut short is made again
             for path in place.files():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
             with TemporaryDirectory(prefix="rdpo-") as scratch:
-                self.system.get_file(archive, copy := f"{scratch}/copy.tar")
+                self.system.get_file(self._archive(place), copy := f"{scratch}/copy.tar")
                 with tarfile.open(copy) as packed:
                     packed.extractall(ROOT, filter="data")
             self._write(place, {"archive": key, "content": _content(place)})
 
     def copy_out(self, place: Place) -> None:
-        """Makes the archive of a place what is here of it, unless nothing has changed since the last copy."""
+        """Makes the archive of a place what is here of it, unless nothing has changed since the last copy.
+
+        Raises `OtherArchive` where the archive is another one than was last copied in or out: a task on a node that was
+        wrongly taken for lost must not replace what its retry made."""
         archive = self._archive(place)
         with self._record(place) as record:
             if not (content := _content(place)) or content == record.get("content"):
                 return
+            self._refuse_other(place, record, new := _new(content, record))
             with TemporaryDirectory(prefix="rdpo-") as scratch:
                 with tarfile.open(copy := f"{scratch}/copy.tar", "w") as packed:
                     for name, *_ in content:
                         with suppress(FileNotFoundError):  # replaced or removed since it was listed
                             packed.add(ROOT / name, name)
                 self.system.makedirs(archive.rpartition("/")[0], exist_ok=True)
-                self.system.put_file(copy, part := f"{archive}.{uuid4().hex}.part")
-                self.system.mv(part, archive)
-            self.system.invalidate_cache()
-            self._write(place, {"archive": self.system.ukey(archive), "content": content})
+                part = f"{archive}.{uuid4().hex}.part"
+                try:
+                    self.system.put_file(copy, part)
+                    self._refuse_other(place, record, new)  # again, since a large archive takes minutes
+                    self._move(place, record, part)
+                except BaseException:
+                    with suppress(Exception):
+                        self.system.rm_file(part)
+                    raise
+            self._write(place, {"archive": self._key(place), "content": content})
 
     @contextmanager
     def kept(self, places: Sequence[Place]) -> Iterator[None]:
@@ -157,6 +164,27 @@ class Store:
     def _archive(self, place: Place) -> str:
         return f"{self.folder}/{place.name}.tar"
 
+    def _key(self, place: Place) -> str | None:
+        """What tells the archive of a place from any other; None where there is none."""
+        archive = self._archive(place)
+        self.system.invalidate_cache()
+        return self.system.ukey(archive) if self.system.exists(archive) else None
+
+    def _refuse_other(self, place: Place, record: dict[str, Any], new: Sequence[str]) -> None:
+        """Raises `OtherArchive`. new: what is here of the place and was neither copied in nor out."""
+        if self._key(place) not in (None, record.get("archive")):
+            lacked = f", and lacks what is here, such as {new[0]}" if new else ""
+            raise OtherArchive(
+                f"--store {self.url}: holds results of {place.name} from elsewhere{lacked}; move {ROOT / place.name} away, or give another --store"
+            )
+
+    def _move(self, place: Place, record: dict[str, Any], part: str) -> None:
+        try:
+            self.system.mv(part, self._archive(place))
+        except Exception:  # object stores copy and then remove: where the second failed, the archive is ours
+            self._write(place, record | {"archive": self._key(place)})
+            raise
+
     def _note(self, place: Place) -> Path:
         return ROOT / "runs" / ".store" / f"{fingerprint(self.url, place.name)}.json"
 
@@ -173,7 +201,15 @@ class Store:
 
 def _refusal(url: str, error: Exception) -> str:
     """Why a store takes nothing, in one line."""
+    if isinstance(error, OtherArchive):
+        return str(error)
     return f"--store {url}: cannot be written to ({' '.join(str(error).split())})"
+
+
+def _new(content: list[list[Any]], record: dict[str, Any]) -> list[str]:
+    """Paths of the files of a place that are not as they were last copied."""
+    known = set(map(tuple, record.get("content", [])))
+    return [one[0] for one in content if tuple(one) not in known]
 
 
 def _content(place: Place) -> list[list[Any]]:

@@ -19,7 +19,7 @@ from common.notebook.parameters import PARAMETERS, Checked, parameters
 from common.runtime import ROOT, resolve
 from common.schema import fingerprint
 from common.storage import write_json
-from common.student.identity import identity
+from common.student.identity import identity, sha256_of
 
 
 def declared_parameters(notebook: str | Path) -> dict[str, Any]:
@@ -109,11 +109,11 @@ def _made_of(notebook: str | Path, own: dict[str, Any]) -> str:
 
 def _content(text: str) -> list[str]:
     """What lies where a parameter points, also behind a kind such as `local:` or `learned:`, and before the strength of
-    an adapter: a file's bytes, those of a data set in a folder, a model's identity, or nothing."""
+    an adapter: a file's hash, those of a data set in a folder, a model's identity, or nothing."""
     place = resolve(re.sub(r"(?<=.)@[\d.]+\Z", "", text.partition(":")[2] or text))
     if place.is_file():
-        return [place.read_bytes().hex()]
+        return [sha256_of(place)]
     if any((place / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
-        return [path.read_bytes().hex() for path in sorted(place.rglob("*")) if path.is_file()]
+        return [sha256_of(path) for path in sorted(place.rglob("*")) if path.is_file()]
     is_model = any((place / name).exists() for name in ("config.json", "adapter_config.json"))
     return [identity(place)] if is_model else []

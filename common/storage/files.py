@@ -105,7 +105,7 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
     if before != made_of:
         changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
         print(f"{path.name} was made with other settings ({', '.join(changed)}) and is set aside", flush=True)
-    write_json(_note(own, path), made_of)
+    write_json(_beside(own, path), made_of)
     link = path.with_name(path.name + ".part")
     link.unlink(missing_ok=True)
     link.symlink_to(own.name)
@@ -116,16 +116,21 @@ def claim(path: str | Path, made_of: dict[str, Any]) -> Path:
 def how_made(path: Path) -> dict[str, Any]:
     """How the records of the file that a link of `claim` names were made; {} where no note says so. Raises ValueError for
     a file that is no link."""
+    return read_note(note_of(path))
+
+
+def note_of(path: Path) -> Path:
+    """The note that `claim` wrote of the file that its link names. Raises ValueError for a file that is no link."""
     if not path.is_symlink():
         raise ValueError(f"{path} is no link any more; copy the folder with its links, with rsync -a or tar")
-    return _read_note(_note(path.readlink(), path))
+    return _beside(path.readlink(), path)
 
 
-def _note(own: Path, path: Path) -> Path:
+def _beside(own: Path, path: Path) -> Path:
     return path.with_name(own.name).with_suffix(".made_of.json")
 
 
-def _read_note(note: Path) -> dict[str, Any]:
+def read_note(note: Path) -> dict[str, Any]:
     """What a note says; nothing where a power cut left none, or a part of it."""
     try:
         return json.loads(note.read_text(encoding="utf-8"))

@@ -13,11 +13,11 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from common.command import CommandParser
 from common.schema import added, mark_of_pairs
-from common.storage.files import claim, how_made
+from common.storage.files import claim, note_of, read_note
 from common.storage.lines import read_lines
 from common.storage.offsets import Offsets
 from common.storage.store import JsonlStore
@@ -49,8 +49,8 @@ def folder_of(shard: str) -> str:
 def merge(folder: str | Path) -> dict[str, int]:
     """Merges the shards in the folder of a run; returns how many records each merged file holds.
 
-    A second call adds nothing. Raises ValueError naming the shard: one is missing or not finished, was made in another
-    way than the first, or holds an id that another one holds.
+    A second call adds nothing. Raises ValueError naming the shard: one is missing or not finished, has lost the note of
+    how it was made, was made in another way than the first, or holds an id that another one holds.
     """
     folder = Path(folder)
     shards = _all_shards(folder)
@@ -83,9 +83,7 @@ def _all_shards(folder: Path) -> list[Path]:
 def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
     first, asked = {}, []
     for shard in shards:
-        if not (shard / name).exists() or not (shard / f"{stage}.manifest.json").exists():
-            raise ValueError(f"{shard}: {stage} is not finished there; run it first")
-        how = how_made(shard / name)
+        how = _how_finished(shard, name, stage)
         if name == "scored.jsonl" and how.pop("pairs", None) != _texts(shard):
             raise ValueError(f"{shard}: its {name} was made of other pairs than it holds; run {stage} there again")
         asked += [how.pop("records")] if "records" in how else []
@@ -107,6 +105,21 @@ def _merge(folder: Path, name: str, stage: str, shards: Sequence[Path]) -> int:
                 if record_id not in store:
                     store.append(record)
         return len(store)
+
+
+def _how_finished(shard: Path, name: str, stage: str) -> dict[str, Any]:
+    """How a shard's file was made, by its note. Raises ValueError where the note is lost, or the step's manifest, which
+    is written when it ends, is missing or notes that something else was made."""
+    path, manifest = shard / name, shard / f"{stage}.manifest.json"
+    if not path.exists() or not manifest.exists():
+        raise ValueError(f"{shard}: {stage} is not finished there; run it first")
+    if not (how := read_note(note := note_of(path))):
+        raise ValueError(
+            f"{note}: missing or empty, and nothing else says how {name} was made; copy it from the machine that made the shard, or delete {stage}.done.json beside it and run {stage} there again"
+        )
+    if read_note(manifest).get("made_of") != how:
+        raise ValueError(f"{manifest}: is not of what {name} was last begun with; run {stage} there again")
+    return how
 
 
 def _texts(folder: Path) -> str:

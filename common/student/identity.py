@@ -76,7 +76,7 @@ def identity(name: str | Path, revision: str | None = None) -> str:
 
 def weights_of(folder: str | Path) -> str:
     """The hash of a folder's safetensors and config.json alone: what an adapter is trained on."""
-    return fingerprint([(file.name, _sha256(file)) for file in _files(Path(folder), WEIGHTS)])
+    return fingerprint([(file.name, sha256_of(file)) for file in _files(Path(folder), WEIGHTS)])
 
 
 def shown(name: str | Path, revision: str | None = None) -> str:
@@ -116,14 +116,14 @@ def _files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
     )
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file's bytes, read once while its size and times stay."""
     about = file.stat()
     return _content_hash(file, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
 @lru_cache(maxsize=4096)
 def _content_hash(file: Path, *about: int) -> str:
-    """Read once while size and times of the file stay."""
     with open(file, "rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
@@ -135,5 +135,5 @@ def _hash_beside(file: Path) -> str:
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
-        return _sha256(file)
+        return sha256_of(file)
     return fingerprint({name: value for name, value in settings.items() if name not in OF_THE_MAKING}, digits=64)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -133,6 +134,16 @@ def test_liger_is_set_against_our_step_of_the_same_case(made):
     results["speed"].append(same | {"trl_liger": {"seconds_per_step": 3 * row["ours"]["seconds_per_step"], "peak_gib": 1.0}, "ratios": {}})
     assert "With Liger's kernels, stock takes 3.0 times our time at 24/8." in gpu.paragraph(SMALLEST, results)
     gpu.draw(SMALLEST, results, made[1] / "with_liger.png")
+
+
+@pytest.mark.slow
+def test_a_dry_run_computes_every_part_of_every_architecture(tmp_path):
+    done = subprocess.run([sys.executable, gpu.__file__, "--dry", "--to", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["left_out"] == results["failed"] == [] and results["machine"]["device"] == "CPU"
+    assert {row["architecture"] for row in results["equality"]} == set(gpu.ARCHITECTURES) and {row["student"] for row in results["speed"]} == set(gpu.DRY.students)
+    assert f"written to {tmp_path}\n" in done.stdout and {path.name for path in tmp_path.iterdir()} == {"gpu.json", "gpu.md", "gpu.png"}
 
 
 def test_without_a_gpu_one_sentence_and_2(monkeypatch, capsys):

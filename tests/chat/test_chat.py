@@ -55,6 +55,16 @@ def test_every_reply_is_shown_once_under_its_number(kind, tmp_path, load_micro):
     assert isinstance(chat.name, str) and chat.name
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_an_error_while_generating_leaves_the_model_in_its_mode(training, load_micro, monkeypatch):
+    model, tokenizer = load_micro()
+    model.train(training)
+    monkeypatch.setattr(model, "generate", lambda **_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        LocalChat(model, tokenizer).complete(ASKED, Sampling(max_new_tokens=8))
+    assert model.training == training
+
+
 def test_a_reply_is_on_disk_before_the_next_one_is_asked_for(tmp_path):
     path = tmp_path / "replies.jsonl"
     on_disk = []

@@ -94,6 +94,77 @@ def test_an_archive_has_the_marks_last_and_is_replaced_in_one_move(on, tmp_path,
     assert (b / "m").read_text() == "mark"
 
 
+def two_nodes(url, on):
+    """A store with a copy that nodes a and b both have; the folders of a and of b, which is where this process is."""
+    results, a = Store(url), on("a")
+    write(a, replies="paid", adapter="weights")
+    results.copy_out(place(a))
+    b = on("b")
+    results.copy_in(place(b))
+    return results, a, b
+
+
+def test_a_task_on_a_node_wrongly_taken_for_lost_does_not_replace_what_its_retry_made(url, on):
+    results, a, b = two_nodes(url, on)
+    write(b, replies="paid", mark="done")
+    results.copy_out(place(b))
+    on("a")
+    write(a, replies="paid twice")
+    with pytest.raises(store.OtherArchive, match=r"^--store \S+: holds results of runs/row from elsewhere, and lacks what is here, such as runs/row/replies; move .*/a/runs/row away, or give another --store$"):
+        results.copy_out(place(a))
+    (a / "replies").unlink()
+    with pytest.raises(store.OtherArchive, match="from elsewhere; move"):
+        results.copy_out(place(a))
+    on("b")
+    (b / "mark").unlink()
+    results.copy_in(place(b))
+    assert (b / "replies").read_text() == "paid" and (b / "mark").read_text() == "done"
+
+
+def test_a_task_whose_results_the_store_refuses_says_where_they_are(url, on):
+    results, _, b = two_nodes(url, on)
+    with pytest.raises(OSError, match=r"^--store \S+: holds results of runs/row from elsewhere, .*, or give another --store; the results are in runs/row on "), results.kept([place(b)]):
+        write(b, mark="done")
+        results.system.pipe_file(f"{results.folder}/runs/row.tar", b"of a third node")
+
+
+def test_an_archive_that_comes_while_another_is_written_is_not_replaced(url, on, monkeypatch):
+    results, a, b = two_nodes(url, on)
+    write(b, replies="paid", mark="done")
+    put = results.system.put_file
+
+    def slowly(*given):
+        put(*given)
+        results.system.pipe_file(f"{results.folder}/runs/row.tar", b"of another node")
+
+    monkeypatch.setattr(results.system, "put_file", slowly)
+    with pytest.raises(store.OtherArchive):
+        results.copy_out(place(b))
+    assert results.system.cat_file(f"{results.folder}/runs/row.tar") == b"of another node"
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_move_that_fails_leaves_no_part_and_is_made_again_even_where_it_was_made(moved, url, on, monkeypatch):
+    results, a, b = two_nodes(url, on)
+    move = results.system.mv
+
+    def fails(*given):
+        if moved:
+            move(*given)  # an object store copies, and removes what it copied
+        raise OSError("no network")
+
+    write(b, replies="paid", mark="done")
+    with monkeypatch.context() as cut:
+        cut.setattr(results.system, "mv", fails)
+        with pytest.raises(OSError, match="no network"):
+            results.copy_out(place(b))
+    assert [name.rpartition("/")[2] for name in results.system.ls(f"{results.folder}/runs", detail=False)] == ["row.tar"]
+    results.copy_out(place(b))
+    on("a")
+    results.copy_in(place(a))
+    assert (a / "mark").read_text() == "done"
+
+
 @pytest.mark.parametrize("again", ["copy_in", "share"])
 def test_a_copy_that_was_cut_short_is_made_again(again, url, on, monkeypatch):
     results, a = Store(url), on("a")
@@ -227,6 +298,37 @@ def test_an_address_where_nothing_answers_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", type(sys)("ray"))
     with pytest.raises(ValueError, match="--address 127.0.0.1:9: nothing answers there .*; is the head node up"):
         cluster._connected("127.0.0.1:9")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project of which a driver knows the version; and the file of results that a node must see."""
+    for name in ("common/batch.py", "common/profiles/paper/train_rdpo.yaml", "safety/generate_data.ipynb", "safety/train_rdpo.ipynb", "notes/own.ipynb", "safety/notes.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(cluster, "ROOT", tmp_path)
+    return tmp_path, cluster._source()
+
+
+@pytest.mark.parametrize("name", ["common/batch.py", "common/profiles/paper/train_rdpo.yaml", "safety/train_rdpo.ipynb", "common/new.py", "torch", "trl", "transformers"])
+def test_a_node_whose_code_notebook_profile_or_package_is_another_is_told_which(name, project, monkeypatch):
+    root, source = project
+    if "/" in name:
+        (root / name).write_text("after")
+    else:
+        monkeypatch.setattr(cluster, "version", lambda package, real=cluster.version: "0.0.1" if package == name else real(package))
+    assert cluster._problem_here(None, root, source) == f"has another version of {name}; copy the project to {root} there and install its requirements.txt"
+
+
+def test_a_node_may_have_other_notes_and_packages_built_for_another_device(project, monkeypatch):
+    root, source = project
+    for name in ("notes/own.ipynb", "safety/notes.md"):
+        (root / name).write_text("after")
+    monkeypatch.setattr(cluster, "version", lambda package, real=cluster.version: real(package).partition("+")[0] + "+cu128")
+    assert cluster._problem_here(None, root, source) == ""
+    for number in range(4):
+        (root / f"common/{number}.py").write_text("")
+    assert "has another version of common/0.py, common/1.py, common/2.py, ...; copy" in cluster._problem_here(None, root, source)
 
 
 def test_every_row_has_a_place_of_its_own_beside_its_student():

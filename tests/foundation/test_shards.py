@@ -21,7 +21,7 @@ def make(folder, numbers, teacher="t", judge="j", scored=True):
             with JsonlStore(claim(folder / name, made_of[name])) as store:
                 for pair in pairs:
                     store.append(pair | ({"score_revised": 1.0} if name == "scored.jsonl" else {}))
-            write_json(folder / f"{stage}.manifest.json", {})
+            write_json(folder / f"{stage}.manifest.json", {"made_of": made_of[name]})
 
 
 def rows(path):
@@ -98,6 +98,31 @@ def test_a_shard_made_otherwise_is_named(number, given, message, run):
     shutil.rmtree(run / folder_of(f"{number}/3"))
     make(run / folder_of(f"{number}/3"), **{"numbers": taken(range(10), f"{number}/3"), **given})
     with pytest.raises(ValueError, match=message):
+        merge(run)
+
+
+@pytest.mark.parametrize(("name", "stage", "made_of"), [
+    ("pairs.jsonl", "generate_data", {"teacher": "new", "source": "s", "records": "0" * 12}), ("scored.jsonl", "reward_score", {"judge": "new", "pairs": "0" * 12}),
+])  # fmt: skip
+def test_a_shard_begun_again_with_other_settings_and_killed_is_not_finished(name, stage, made_of, run):
+    """Its manifest is still that of the run before."""
+    for number in (1, 2, 3):
+        path = run / folder_of(f"{number}/3") / name
+        with JsonlStore(claim(path, made_of)) as store:
+            store.append({"id": f"p{number}"})
+    with pytest.raises(ValueError, match=f"shard-1-of-3/{stage}.manifest.json: is not of what {name} was last begun with; run {stage} there again"):
+        merge(run)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("left", [None, "", '{"teach'], ids=["no note", "empty", "a part"])
+def test_a_lost_note_is_named_whichever_shard_it_was_of(left, name, number, run):
+    """A shard of another teacher must not pass for one whose teacher nobody knows."""
+    folder = run / folder_of(f"{number}/3")
+    note = (folder / (folder / name).readlink()).with_suffix(".made_of.json")
+    note.write_text(left) if left is not None else note.unlink()
+    with pytest.raises(ValueError, match=f"{note}: missing or empty, and nothing else says how {name} was made; copy it from the machine that made the shard, or delete {FILES[name]}.done.json beside it and run {FILES[name]} there again"):
         merge(run)
 
 

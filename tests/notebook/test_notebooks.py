@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tracemalloc
 
 import nbformat
 import pytest
+from fault_server import FaultServer, providers_file
 
 from common import status
 from common.batch import main, steps_of
@@ -23,8 +26,9 @@ from common.notebook.prompts import open_prompts, texts_of
 from common.notebook.students import open_experiment
 from common.report.measurements import read_measurements
 from common.runtime import ROOT
-from common.schema import Pair, Sampling, ScoredPair
+from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.storage import claim, read_records
+from common.storage.shards import merge
 
 NOTEBOOKS = sorted([*ROOT.glob("*/*.ipynb"), ROOT / "paper_tables.ipynb"])
 NOTEBOOKS = [path for path in NOTEBOOKS if "runs" not in path.parts and ".venv" not in path.parts]
@@ -209,6 +213,28 @@ def test_a_shard_has_a_folder_of_its_own_and_its_part_of_the_prompts(tmp_path):
     assert parts == [whole[::2], whole[1::2]]
 
 
+@pytest.mark.slow
+def test_merged_shards_leave_nothing_for_the_whole_run_to_ask_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    prompts, run = tmp_path / "prompts.jsonl", tmp_path / "run"
+    prompts.write_text("".join(PromptRecord(id=f"p{i}", experiment="safety", split="train", prompt=f"question {i}").model_dump_json() + "\n" for i in range(5)))
+    with FaultServer() as server:
+        given = {"teacher": "endpoint:m", "judge": "endpoint:m", "scale": "BINARY", "source": prompts, "output": run, "providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": ""}), "pilot": 0}
+        asked = ["miniature", "--experiment", "safety", "--stage", "generate_data", "--stage", "reward_score", *(str(text) for name, value in given.items() for text in ("-p", name, value))]
+        assert main([*asked, "--shard", "1/2", "--shard", "2/2"]) == 0
+        assert [len((run / f"shard-{i}-of-2" / "pairs.jsonl").read_text().splitlines()) for i in (1, 2)] == [3, 2]
+        assert len(server.asked) == 15 + 10 + 2  # turns, verdicts, and whether each shard's judge keeps to a schema
+        assert merge(run) == {"pairs.jsonl": 5, "scored.jsonl": 5, "judge_replies.jsonl": 11, "teacher_replies.jsonl": 15}
+        for path in run.glob("*_replies.jsonl"):
+            path.unlink()  # which would answer too
+        shutil.rmtree(run / "shard-1-of-2")
+        shutil.rmtree(run / "shard-2-of-2")
+        assert main(asked) == 0 and len(server.asked) == 15 + 10 + 2
+    assert capsys.readouterr().out.count(".ipynb: done in") == 2
+    assert [pair.prompt for pair in read_records(run / "pairs.jsonl", Pair)] == [f"question {i}" for i in (0, 2, 4, 1, 3)]
+    assert json.loads((run / "generate_data.manifest.json").read_text())["chains"] == len((run / "scored.jsonl").read_text().splitlines()) == 5
+
+
 def test_a_second_run_reuses_what_is_finished(chain):
     output = str(chain / "runs" / "safety")
     assert not execute("safety/generate_data.ipynb", chain / "1.ipynb", {"output": output, "prompts": 48})
@@ -319,6 +345,23 @@ def test_a_notebook_is_not_finished_where_what_its_parameters_name_has_changed(t
         if changed:
             changed.write_bytes(b"other")
     assert len(set(marks)) == 4
+
+
+def test_a_large_file_that_a_parameter_names_is_not_read_into_memory(tmp_path):
+    large, saved = tmp_path / "pairs.jsonl", tmp_path / "saved"
+    saved.mkdir()
+    (saved / "dataset_info.json").write_text("{}")
+    for path in (large, saved / "data-00000.arrow"):
+        with open(path, "wb") as file:
+            file.truncate(2**26)
+    tracemalloc.start()
+    before = _made_of("safety/train_rdpo.ipynb", {"pairs_file": str(large), "source": str(saved)})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
+    with open(large, "r+b") as file:
+        file.write(b"x")  # of the same length
+    assert _made_of("safety/train_rdpo.ipynb", {"pairs_file": str(large), "source": str(saved)}) != before
 
 
 def test_pairs_that_step_2_scores_reach_step_3_with_their_new_scores():
