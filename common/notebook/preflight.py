@@ -25,6 +25,7 @@ from common.runtime import resolve
 from common.schema import Pair, PromptRecord, Sampling, ScoredPair
 from common.specs import Spec, place_and_commit
 from common.student.load import place_of
+from common.training.takes import Takes, takes
 
 CPU_SPEED = 4e10
 """Parameters times tokens a second that two cores get through: SmolLM2-135M in NF4, 300 tokens a second in training and
@@ -64,7 +65,7 @@ def forecast(
     roles = {
         "generate_data": {"teacher": _teaching, "respond_with": _responding},
         "reward_score": {"judge": _judging},
-        "train_rdpo": {"final_judge": _final_judging, "reward_judge": _final_judging},
+        "train_rdpo": {"final_judge": _final_judging, "reward_judge": _reward_judging},
     }[stage]
     if stage == "generate_data" and p.pairs == "recorded":
         return []
@@ -148,18 +149,33 @@ def _final_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
     return Work(len(held_out), _mean(held_out) + p.max_new_tokens, 256)  # tokens of a verdict, as in LLMJudge
 
 
+def _reward_judging(p: TrainRDPO, pairs: Sequence[Pair]) -> Work:
+    """The final judge's answers, and those that are judged within trainings."""
+    after, within = _final_judging(p, pairs), sum(takes.verdicts for takes in _trainings(p, pairs))
+    return after._replace(requests=after.requests + within)
+
+
+def _trainings(p: TrainRDPO, pairs: Sequence[Pair]) -> list[Takes]:
+    """What each trained row takes, once for every seed and share of swaps."""
+    train = p.train_pairs or sum(pair.split == "train" for pair in pairs)
+    validation = sum(pair.split == "validation" for pair in pairs)
+    rows = [takes(method, p.training, train, validation) for method in p.methods if is_trained(method)]
+    return rows * (len(p.seeds) * len(p.swapped))
+
+
 def _student(p: TrainRDPO, pairs: Sequence[Pair]) -> tuple[list[str], int]:
     """The line of the student, trained and evaluated, and the bytes of its adapters."""
     train = [
         len(pair.prompt) + len(pair.response) + len(pair.response_revised) for pair in pairs if pair.split == "train"
     ]
-    trained, answered = _trained_rows(p), len(_held_out(p, pairs))
-    tokens = trained * p.epochs * (p.train_pairs or len(train)) * _mean(train) + answered * p.max_new_tokens
+    trainings = _trainings(p, pairs)
+    answered = len(_held_out(p, pairs)) + sum(takes.answers for takes in trainings)
+    tokens = sum(takes.passes for takes in trainings) * _mean(train) + answered * p.max_new_tokens
     model = _skeleton("student", Spec("student", *place_and_commit(p.student)))
     adapter = sum(
         p.lora_rank * (m.in_features + m.out_features) for m in model.modules() if isinstance(m, torch.nn.Linear)
     )
-    return [_local("student", p.student, model, tokens)], trained * 4 * adapter
+    return [_local("student", p.student, model, tokens)], len(trainings) * 4 * adapter
 
 
 def _mean(characters: Iterable[int]) -> int:

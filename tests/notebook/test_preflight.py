@@ -11,12 +11,15 @@ from transformers import AutoConfig
 
 from common.batch import main
 from common.chat.pacing import EndpointError
+from common.methods import RoundSettings, TrainSettings
 from common.notebook.execute import checked_parameters
 from common.notebook.preflight import _final_judging, _skeleton, forecast
 from common.prompts import VERSIONS
 from common.schema import Pair, PromptRecord, ScoredPair
 from common.specs import Spec
 from common.storage import JsonlStore
+from common.training.extrapolate import FACTORS
+from common.training.takes import takes
 
 PROMPTS = [PromptRecord(id=f"p{i}", experiment="safety", split="train" if i < 150 else "validation", prompt="x" * 400) for i in range(200)]
 
@@ -131,6 +134,29 @@ def test_a_student_without_a_gpu_is_a_warning_with_hours(gpu, tmp_path, micro, m
     # 2 methods * 2 seeds * 2 epochs * 150 pairs * 300 tokens learnt; 3 rows * 2 seeds * 50 held-out prompts * 50 tokens answered
     assert "about 375,000 tokens" in line and "0.00 billion parameters" in line
     assert ("NO GPU WAS FOUND: about 0.0 hours on two cores" in line) is not gpu
+
+
+@pytest.mark.parametrize("method, changed, passes, answers, verdicts", [
+    ("dpo", {}, 200, 0, 0), ("dpo", {"steps_share": 0.2}, 40, 0, 0), ("dpo_expo", {}, 200, 25 * len(FACTORS), 25 * len(FACTORS)),
+    ("iterative_dpo", {}, 200, 100, 100), ("iterative_dpo", {"rounds": RoundSettings(count=3, prompts=20)}, 120, 60, 60),
+    ("apl_random", {}, 160, 60, 60), ("apl_certainty", {}, 160, 340, 60), ("apl_entropy", {}, 160, 1080, 60), ("apl_hybrid", {}, 160, 1192, 60),
+    ("em_dpo", {"annotator_types": 3, "em_steps": 4}, 2400, 384, 0), ("cluster_dpo", {}, 400, 256, 0), ("sapo", {}, 200, 200, 0),
+])  # fmt: skip
+def test_what_a_training_takes(method, changed, passes, answers, verdicts):
+    """100 pairs and two epochs; of active preference learning 10 and then 30 pairs judged, four epochs a round, of 8 times as many
+    candidates, 80 and the 90 that are left, with 6 samples each."""
+    settings = TrainSettings(epochs=2, rounds=RoundSettings(schedule=[10, 30], epochs=4, over_generate=8, entropy_samples=6)).changed(**changed)
+    assert takes(method, settings, 100, 25) == (passes, answers, verdicts)
+
+
+def test_what_a_row_in_rounds_asks_for_is_in_the_forecast(tmp_path, micro):
+    with JsonlStore(tmp_path / "scored.jsonl") as store:
+        for prompt in PROMPTS:
+            store.append(ScoredPair(**prompt.model_dump(), response="y" * 400, response_revised="z" * 400, score_response=0, score_revised=1))
+    with FaultServer() as server:
+        given = {"student": str(micro), "seeds": [0], "train_pairs": 0, "reward_judge": "endpoint:m", "providers": providers_file(tmp_path, there={"base_url": server.url, "api_key_env": ""})}
+        asked = {method: int(forecast("train_rdpo", parameters("train_rdpo", tmp_path, methods=[method], **given))[-1].split("about ")[1].split()[0]) for method in ("dpo", "iterative_dpo")}
+    assert asked["iterative_dpo"] - asked["dpo"] == 150  # a verdict for each prompt that is trained on
 
 
 def test_a_disk_that_is_too_small_is_an_error(tmp_path, monkeypatch):
