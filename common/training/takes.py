@@ -1,4 +1,4 @@
-"""What a training takes, reckoned before it begins: how often pairs are trained on, and what is asked of whom."""
+"""What a training takes, estimated before it begins: how often pairs are trained on, and what is asked of whom."""
 
 from __future__ import annotations
 
