@@ -50,8 +50,9 @@ CANDIDATES = 5
 def run_row(row: Row, folder: Path) -> Result:
     """The result of a row, kept below `folder` and taken from there where it was made of the same before."""
     student, evaluator = admitted_student(row.cell.experiment, row.seed, folder), evaluator_of(row.cell, row.seed)
+    second = {"second_reference": f"adapter:{own_folder(row.second, folder) / 'adapter'}"} if row.second else {}
     run = Experiment(
-        student, scored_pairs(row.cell, row.seed, student), evaluator, folder_of(row, folder), SETTINGS, row.split, tuned={METHODS[row.method].extrapolates or row.method: row.setting},
+        student, scored_pairs(row.cell, row.seed, student), evaluator, folder_of(row, folder), SETTINGS, row.split, tuned={METHODS[row.method].extrapolates or row.method: {**row.setting, **second}},
         match_utility=row.split == "test", evaluations=_evaluations(row.cell.experiment, row.seed, evaluator.reward_judge.name), **lab.LOADED,
     )  # fmt: skip
     return run.result(row.method, row.seed)

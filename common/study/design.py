@@ -68,6 +68,9 @@ OF_EDITS = ("base", "sft", "dpo", "figa", "token_dpo")
 """Methods that are also trained on revisions with minimal edits, and their controls."""
 EARLY = 0.2
 """Share of DPO's steps after which, as ExPO's paper has it, extrapolation makes up for the rest."""
+SECOND, OF_SECOND = "sft", ("mrpo", "dpo_second", "multi_dpo")
+"""Methods that are also trained with another second reference than the unquantised weights, which say nearly the same as
+the first: the student that this method trains on the same pairs."""
 ASKED_SCORES = (0.0, 0.5)
 """Scores that CA's students are asked for, beside 1."""
 NEIGHBOURS = ("cdpo", "robust", "ipo", "rdpo_soft", "rdpo_squared", "rdpo_flip")
@@ -137,7 +140,8 @@ class Cell:
 @dataclass(frozen=True)
 class Row:
     """One student of the study: trained in a cell by a method with a setting, measured on a split. changed: how the
-    setting is unlike the one that the trials chose, for its place in the tables."""
+    setting is unlike the one that the trials chose, for its place in the tables. second: the row whose student is its
+    second reference."""
 
     cell: Cell
     method: str
@@ -145,6 +149,7 @@ class Row:
     setting: Setting = field(default_factory=dict, hash=False)
     split: Literal["validation", "test"] = "test"
     changed: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    second: Row | None = None
 
     @property
     def unlike_centre(self) -> dict[str, Any]:
@@ -207,6 +212,7 @@ def parts(experiment: str) -> dict[str, list[Row]]:
         "edits": rows(varied(edits=["minimal"]), OF_EDITS),
         "early": changed("dpo", steps_share=EARLY) + changed("dpo_expo", steps_share=EARLY),
         "asked": [row for score in ASKED_SCORES for row in changed("ca", ca_score=score)],
+        "second": [row for method in OF_SECOND for row in changed(method, second_reference=SECOND)],
         "twins": [row for system, control in TWINS for row in changed(system, setting_of=control)]
         + changed("rwr", rwr_temperature=UNWEIGHTED),
     }
@@ -258,10 +264,13 @@ def with_setting(row: Row, chosen: Mapping[str, Setting], by_oracle: Mapping[str
         return replace(
             row, setting={**chosen[method], **{name: of_control[name] for name in SHARED if name in of_control}}
         )
-    return replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
+    row = replace(row, setting=by_oracle[method] if "chosen_by" in row.changed else {**chosen[method], **row.changed})
+    if of := row.changed.get("second_reference"):
+        row = replace(row, second=Row(row.cell, of, row.seed, chosen[METHODS[of].tuned_as]))
+    return row
 
 
 CORE = ("centre", "controls", "noise", "judge")
 """The parts of `make evidence`; `make evidence-full` runs all but `OF_READINGS` and `OF_RELATED`."""
 OF_READINGS = ("readings", "tau")
-OF_RELATED = ("related", "edits", "early", "asked", "twins")
+OF_RELATED = ("related", "edits", "early", "asked", "second", "twins")

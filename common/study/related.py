@@ -19,7 +19,18 @@ from common.methods import METHODS
 from common.report.tables import OBJECTIVES
 from common.runtime import resolve
 from common.storage import write_json
-from common.study.design import ASKED_SCORES, CONTROLS, EARLY, OF_EDITS, OF_RELATED, RELATED, TWINS, UNWEIGHTED
+from common.study.design import (
+    ASKED_SCORES,
+    CONTROLS,
+    EARLY,
+    OF_EDITS,
+    OF_RELATED,
+    OF_SECOND,
+    RELATED,
+    SECOND,
+    TWINS,
+    UNWEIGHTED,
+)
 from common.study.report.tables import (
     CONTRASTS_NOTE,
     contrast_table,
@@ -96,6 +107,10 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
         f"{label(system)} at the setting of {label(control)}": ((system, {"setting_of": control}), (control, {}))
         for system, control in TWINS
     } | {"RWR, against all weights 1": (("rwr", {}), ("rwr", {"rwr_temperature": UNWEIGHTED}))}
+    second = {
+        f"{label(method)}, {label(SECOND)} as second reference": ((method, {"second_reference": SECOND}), ("dpo", {}))
+        for method in OF_SECOND
+    }
     asked = {f"CA, asked for {score:.2f}": (("ca", {"ca_score": score}), ("ca", {})) for score in ASKED_SCORES}
     tables = {
         "contrasts": (contrast_table(named), CONTRASTS_NOTE),
@@ -103,6 +118,7 @@ def write_report(folder: Path, typeset: Path) -> list[Path]:
         "edits": (against_table(study, edits), f"Wanted behaviour at matched utility on revisions with minimal edits, and the difference to the same method on free revisions or to the method named. {OVER_SEEDS}."),
         "early": (against_table(study, early_rows), f"Wanted behaviour at matched utility after a share of DPO's steps, and the difference to DPO with all of them. {OVER_SEEDS}."),
         "twins": (against_table(study, twins), f"Wanted behaviour at matched utility of a system that is trained with what the trials of its control chose, and the difference to the control. {OVER_SEEDS}."),
+        "second": (against_table(study, second), f"Wanted behaviour at matched utility with the student that SFT trains on the same pairs as second reference, and the difference to DPO. {OVER_SEEDS}."),
         "asked": (against_table(study, asked), f"Wanted behaviour at matched utility by the score that CA's student is asked for, and the difference to 1.00. {OVER_SEEDS}."),
     }  # fmt: skip
     return write_all(tables, folder, typeset)

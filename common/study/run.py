@@ -179,7 +179,12 @@ def _probe(pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
 def _measure(part: str, pool: Executor, rows: Sequence[Row], to: Path) -> list[str]:
     """Adds the rows of a part to `table.csv`, at the centre with what they cost, and of a student's own pairs with
     their noise; returns what failed."""
-    found, failed = finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
+    seconds = [(row.second,) for row in rows if row.second]
+    _, failed = (
+        finish(f"{part}, its references", pool, partial(run_row, folder=FOLDER), seconds) if seconds else ([], [])
+    )
+    found, failures = finish(part, pool, partial(run_row, folder=FOLDER), [(row,) for row in rows])
+    failed += failures
     results = {row: result for (row,), result in found}
     more: dict[Row, Mapping[str, float]] = {}
     if about := {"centre": cost_of, "neighbours": cost_of, "self": noise_of, "related": rounds_of}.get(part):
@@ -208,7 +213,8 @@ def needs_of(run: partial, *task: Any) -> Needs:
         return Needs(places=[student_place(*task, FOLDER)])
     (row,) = task
     own = probe_place if run.func is probe else row_place
-    return Needs(places=[student_place(row.cell.experiment, row.seed, FOLDER), own(row, FOLDER)])
+    second = [row_place(row.second, FOLDER)] if row.second else []
+    return Needs(places=[student_place(row.cell.experiment, row.seed, FOLDER), *second, own(row, FOLDER)])
 
 
 def workers(jobs: int) -> ProcessPoolExecutor:

@@ -1,6 +1,7 @@
 """The study of the related systems: its design, its report and what rows in rounds asked for (pytest tests/study/test_related.py)."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from test_study import table_of
@@ -55,6 +56,19 @@ def test_every_row_is_trained_with_the_setting_chosen_for_it(method, tmp_path, m
     monkeypatch.setattr(cells, "scored_pairs", lambda *given: [])
     run_row(Row(Cell(), method, 0, {"learning_rate": 0.00123, "sft_learning_rate": 0.00123, "epochs": 2} if METHODS[method].tuned_as else {}), tmp_path)
     assert (found[method].learning_rate, found[method].epochs) == ((0.00123, 2) if METHODS[method].tuned_as else (SETTINGS.learning_rate, SETTINGS.epochs))
+
+
+def test_a_second_reference_is_the_student_of_the_same_seed_and_pairs(tmp_path, monkeypatch):
+    chosen = {METHODS[method].tuned_as: {"learning_rate": 1e-3, "epochs": 1} for method in RELATED if METHODS[method].tuned_as}
+    rows = [with_setting(row, chosen, chosen) for row in parts("safety")["second"]]
+    assert {(row.method, row.seed) for row in rows} == {(method, seed) for method in ("mrpo", "dpo_second", "multi_dpo") for seed in FEW}
+    assert all(row.second == Row(Cell(), "sft", row.seed, chosen["sft"]) and row.setting["second_reference"] == "sft" for row in rows)
+    made, given = [], {}
+    for name in ("admitted_student", "evaluator_of", "scored_pairs", "_evaluations"):
+        monkeypatch.setattr(cells, name, lambda *of: SimpleNamespace(reward_judge=SimpleNamespace(name="judge")))
+    monkeypatch.setattr(cells, "Experiment", lambda *of, tuned, **more: given.update(tuned) or SimpleNamespace(result=lambda *row: made.append(row)))
+    cells.run_row(rows[0], tmp_path)
+    assert made == [("mrpo", 0)] and given["mrpo"]["second_reference"] == f"adapter:{cells.own_folder(rows[0].second, tmp_path)}/adapter"
 
 
 def test_a_row_in_rounds_asked_for_what_its_rounds_add_up_to(tmp_path):
