@@ -6,6 +6,8 @@ import copy
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,15 +236,16 @@ def _template_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def last_whole_checkpoint(folder: str) -> str:
-    """The newest checkpoint that was written to its end, which is where the trainer's state is.
-
-    Raises ValueError for none.
-    """
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # killed while it was written
-            continue
+    """The newest of `whole_checkpoints`. Raises ValueError for none."""
+    for path in whole_checkpoints(folder):
         return str(path)
     raise ValueError(f"no whole checkpoint in {folder} to resume from; train() begins anew")
+
+
+def whole_checkpoints(folder: str | Path) -> Iterator[Path]:
+    """The checkpoints that were written to their end, which is where the trainer's state is, from the newest on."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        with suppress(OSError, ValueError):  # killed while it was written
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            yield path

@@ -116,12 +116,16 @@ def trained_once(
 ) -> TrainedStudent:
     """`train` with the adapter kept in `<folder>/adapter` and its history in `<folder>/training.json`; where both are
     there of the same student, pairs, settings, start and weights, or in one of the folders `trials`, it is loaded and
-    not trained, which is said."""
+    not trained, which is said. A long training that was killed goes on from its last checkpoint."""
     folder, made_of = Path(folder), training_of(method, student, pairs, settings, start_adapter, weights, **load)
     take_over(folder, made_of, trials)
     if kept := kept_student(method, student, settings, folder, made_of, **load):
         return kept
-    trained = train(method, student, pairs, settings, folder / "trainer", start_adapter, weights, **load)
+    mark = folder / "trainer" / "made_of.json"
+    if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != made_of:
+        shutil.rmtree(mark.parent, ignore_errors=True)  # checkpoints of another training
+        write_json(mark, made_of)
+    trained = train(method, student, pairs, settings, mark.parent, start_adapter, weights, resume=True, **load)
     trained.mark = made_of
     keep_student(trained, settings, folder)
     return trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import warnings
 from collections.abc import Sequence
 from functools import cache, partial
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
 
 
+CHECKPOINT_STEPS = 100
+"""Between two checkpoints of a training."""
+
+
 def train(
     method: str,
     student: str | Path,
@@ -43,6 +48,7 @@ def train(
     output: str | Path,
     start_adapter: Path | None = None,
     weights: Sequence[float] | None = None,
+    resume: bool = False,
     **load: Any,
 ) -> TrainedStudent:
     """Trains one method on a freshly loaded base student (PEFT changes a base model in place, so none is ever shared).
@@ -59,6 +65,8 @@ def train(
             None begins a new one.
         weights: how often the loss of each pair counts, for a preference loss; the student then knows its
             `reward_gaps`.
+        resume: a training of more than `CHECKPOINT_STEPS` steps, from a new adapter and on given answers, goes on from
+            the newest whole checkpoint in `output`, all of which must be its own; they are removed at its end.
 
     Raises ValueError for a student with fewer positions than `max_length`, where a loss or gradient is not finite, for a
     second reference that is missing or does not fit (`second.load_second`), and for a start adapter of another base, or
@@ -125,8 +133,13 @@ def train(
         from common.training.tracking import track
 
         track(trainer, settings.report_to, method, settings.as_dict(method))
-    _report_progress(trainer, f"training {method}, seed {settings.seed}")
-    trainer.train()
+    label = f"training {method}, seed {settings.seed}"
+    _report_progress(trainer, label)
+    long = math.ceil(used / settings.batch_size) * settings.epochs > CHECKPOINT_STEPS
+    if resume and long and not start_adapter and not METHODS[method].remakes:
+        _train_with_checkpoints(trainer, label)
+    else:
+        trainer.train()
     if weights is not None:
         reward_gaps = dict(zip(trainer.train_dataset["id"], trainer.reward_gaps().tolist()))
     for copy in sorted(set(trainer.model.peft_config) - {"default"}):  # what stood or moved beside the policy
@@ -138,6 +151,20 @@ def train(
     del trainer
     release_memory()
     return trained
+
+
+def _train_with_checkpoints(trainer: Trainer, label: str) -> None:
+    from transformers.trainer_utils import SaveStrategy
+
+    from common.trainer.prepare import whole_checkpoints
+
+    how, folder = trainer.args, Path(trainer.args.output_dir)
+    how.save_strategy, how.save_steps, how.save_total_limit = SaveStrategy.STEPS, CHECKPOINT_STEPS, 1
+    if newest := next(whole_checkpoints(folder), None):
+        print(f"{label}: goes on from {newest.name}", flush=True)
+    trainer.train(resume_from_checkpoint=newest and str(newest))
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
 
 
 @cache
