@@ -19,7 +19,7 @@ help:
 	@echo "make test-slow  the tests of two seconds and more: trainings, notebooks, kills, a real model where it is (CPU, seven minutes)"
 	@echo "make test-scale  installs Ray and tests runs on a cluster of two nodes, both on this machine"
 	@echo "make reliability  kills, faults, throughput, size, a million chains and kernel starts at length (40 minutes), into results/reliability.json"
-	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, two hours; ROWS: persona pairs, see the script)"
+	@echo "make bench [ROWS=file.jsonl]  training against TRL's and batched evaluation, speed and memory, into results/benchmarks.json (CPU, about four hours; ROWS: persona pairs, see the script)"
 	@echo "make gpu [DRY=1]  equality, speed and memory on one GPU against TRL's, random weights of 1B and 7B, into runs/gpu (8 minutes; DRY: every part on a CPU with tiny students, a minute)"
 	@echo "make lab        Jupyter on the notebooks"
 	@echo "make small [DATA=folder]  a real 135M chat model on real pairs, all three experiments (CPU, an hour and a half; data and model are downloaded)"

@@ -17,8 +17,11 @@ from common.training.supervised import CompletionTrainer
 
 SMOLLM2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
 LORA_RANK = 16
-STOCK = {"trl": {}, "trl_precomputed": {"precompute_ref_log_probs": True}, "trl_liger": {"use_liger_kernel": True}}
+STOCK = {"trl": {}, "trl_precomputed": {"precompute_ref_log_probs": True}, "trl_liger": {"use_liger_kernel": True}, "trl_nll": {"loss_type": ["sigmoid", "sft"]}}
 """TRL's own trainer, always with its fused head, and what each of these contestants sets besides."""
+OURS = {"ours": {}, "ours_nll": {"nll_weight": 1.0}}
+"""`RDPOTrainer` with DPO's loss, and what each of these sets besides. TRL weighs its losses alike, and averages the likelihood
+over the tokens of a batch, ours over those of each answer first: the same where all answers are equally long."""
 
 
 def words_tokenizer(vocabulary):
@@ -51,7 +54,7 @@ def random_pairs(count, prompt, answer, vocabulary, spread=0.0):
 
 
 def trainer_for(contestant, model, tokenizer, pairs, folder, **options):
-    """A contestant's trainer, all with the same LoRA and arguments but for `STOCK`.
+    """A contestant's trainer, all with the same LoRA and arguments but for `STOCK` and `OURS`.
 
     Stock's adapters on a quantised model are bfloat16. Where the model computes in float32 they are made float32, as ours are: a CPU
     without bfloat16 units would emulate them, and stock would lose by that.
@@ -64,8 +67,8 @@ def trainer_for(contestant, model, tokenizer, pairs, folder, **options):
     if contestant.endswith("_sft"):
         pairs = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in pairs]
         make, args = (CompletionTrainer if contestant == "ours_sft" else SFTTrainer), SFTConfig(**options)
-    elif contestant == "ours":
-        make, args = RDPOTrainer, RDPOConfig(method="dpo", **options)
+    elif contestant in OURS:
+        make, args = RDPOTrainer, RDPOConfig(method="dpo", **OURS[contestant], **options)
     else:
         make, args = DPOTrainer, DPOConfig(**STOCK[contestant], **options)
     trainer = make(model, args=args, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, peft_config=lora_settings(LORA_RANK))
@@ -81,18 +84,32 @@ def wait():
 
 
 class Clock(TrainerCallback):
-    """Seconds between two updates of the optimiser, by step."""
+    """Seconds of each step and of a cold epoch. Make it before the trainer, and add it to that as the last callback.
+
+    A step is its forward and backward passes, its update, and what other callbacks do at its end. A cold epoch lasts from the
+    making of this clock to the end of the first epoch: that of the trainer, all that `train` does before the first step,
+    every step, and what lies between them.
+    """
 
     def __init__(self):
-        self.steps = []
+        self.steps, self.before_first_step, self.cold_epoch = [], None, None
+        self._begun = time.perf_counter()
 
     def on_step_begin(self, *args, **kwargs):
         wait()
-        self.steps.append(-time.perf_counter())
+        now = time.perf_counter()
+        if not self.steps:
+            self.before_first_step = now - self._begun
+        self.steps.append(-now)
 
     def on_step_end(self, *args, **kwargs):
         wait()
         self.steps[-1] += time.perf_counter()
+
+    def on_epoch_end(self, *args, **kwargs):
+        if self.cold_epoch is None:
+            wait()
+            self.cold_epoch = time.perf_counter() - self._begun
 
 
 def peak_gib():

@@ -186,18 +186,17 @@ def equality(size, architecture, dtype, four_bit, attention):
 
 
 def trained(size, contestant, name, pairs, batch, checkpointing, folder, **options):
-    """(trainer after its training, its clock, seconds from before it was made to the end of training, GiB before that); a model of random weights in NF4."""
+    """(trainer after its training, its clock, GiB before both); a model of random weights in NF4."""
     architecture, of_shape = size.students[name]
     model, tokenizer = student(architecture, of_shape, compute_dtype(), True), words_tokenizer(of_shape["vocab_size"])
     wait()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    before, begun, clock = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0, time.perf_counter(), Clock()
+    before, clock = torch.cuda.memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0, Clock()
     trainer = trainer_for(contestant, model, tokenizer, pairs, folder, per_device_train_batch_size=batch, gradient_checkpointing=checkpointing, **options)
     trainer.add_callback(clock)
     trainer.train()
-    wait()
-    return trainer, clock, time.perf_counter() - begun, before
+    return trainer, clock, before
 
 
 def step(size, contestant, name, prompt, length, batch, checkpointing):
@@ -205,7 +204,7 @@ def step(size, contestant, name, prompt, length, batch, checkpointing):
     vocabulary = size.students[name][1]["vocab_size"]
     with tempfile.TemporaryDirectory() as folder:
         pairs = random_pairs(batch * (size.warm + size.steps), prompt, length, vocabulary)
-        trainer, clock, _, before = trained(size, contestant, name, pairs, batch, checkpointing, folder, max_steps=size.warm + size.steps)
+        trainer, clock, before = trained(size, contestant, name, pairs, batch, checkpointing, folder, max_steps=size.warm + size.steps)
     seconds = clock.steps[size.warm :]
     return {
         "seconds_per_step": statistics.median(seconds), "range": [min(seconds), max(seconds)], "first_step": clock.steps[0], "peak_gib": peak_gib(), "model_gib": before,
@@ -233,7 +232,7 @@ def cold_epoch(size, name, prompt, length, contestants):
 
     def seconds(contestant, folder, **options):
         pairs = random_pairs(size.cold_pairs, prompt, length, size.students[name][1]["vocab_size"], spread=0.5)
-        return {"seconds": trained(size, contestant, name, pairs, size.batch, False, folder, num_train_epochs=1, **options)[2]}
+        return {"seconds": trained(size, contestant, name, pairs, size.batch, False, folder, num_train_epochs=1, **options)[1].cold_epoch}
 
     row = {"student": name, "prompt": prompt, "answer": length, "pairs": size.cold_pairs, "batch": size.batch}
     with tempfile.TemporaryDirectory() as folder:
