@@ -46,11 +46,9 @@ def chat_of(student: TrainedStudent, prompts: ExperimentPrompts, instructions: S
     if student.chat:
         return student.chat
     chat = LocalChat(student.model, student.tokenizer, f"{student.method} {student.mark}".strip(), **local)
-    if student.policies or student.asked_for is not None:
-        return as_trained(student, chat)
     if student.method == "prompted":
         return Prompted(chat, instructions)
-    return SelfRefining(chat, prompts) if student.method == "sr" else chat
+    return SelfRefining(chat, prompts) if student.method == "sr" else as_trained(student, chat)
 
 
 def as_trained(student: TrainedStudent, chat: LocalChat) -> ChatModel:

@@ -17,7 +17,7 @@ from common.storage import write_json
 from common.student.adapters import load_adapter, save_adapter
 from common.student.identity import identity, weights_of
 from common.student.load import load_student
-from common.training.train import train
+from common.training.train import remove_checkpoints, train
 
 Setting = dict[str, Any]
 """Of a training: some of the fields of `TrainSettings`."""
@@ -123,7 +123,7 @@ def trained_once(
         return kept
     mark = folder / "trainer" / "made_of.json"
     if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != made_of:
-        shutil.rmtree(mark.parent, ignore_errors=True)  # checkpoints of another training
+        remove_checkpoints(mark.parent)  # of another training
         write_json(mark, made_of)
     trained = train(method, student, pairs, settings, mark.parent, start_adapter, weights, resume=True, **load)
     trained.mark = made_of

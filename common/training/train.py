@@ -163,6 +163,11 @@ def _train_with_checkpoints(trainer: Trainer, label: str) -> None:
     if newest := next(whole_checkpoints(folder), None):
         print(f"{label}: goes on from {newest.name}", flush=True)
     trainer.train(resume_from_checkpoint=newest and str(newest))
+    remove_checkpoints(folder)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Those of a trainer's folder; a tracker's logs beside them stay."""
     for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path)
 

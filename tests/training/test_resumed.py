@@ -66,7 +66,8 @@ def test_a_killed_training_goes_on_and_ends_with_the_adapter_of_one_that_was_not
 def test_checkpoints_of_another_training_are_not_gone_on_from(micro, pairs, tmp_path, capsys):
     pairs, other = [pair for pair in pairs if pair.is_scored][:16], FAST.changed(beta=0.5)
     assert killed("dpo", micro, pairs, tmp_path / "cut") == signal.SIGKILL
+    (tmp_path / "cut/trainer/logs").write_text("of a tracker")
     again = trained_once("dpo", micro, pairs, other, tmp_path / "cut", **FLOAT32)
-    assert "goes on from" not in capsys.readouterr().out
+    assert "goes on from" not in capsys.readouterr().out and (tmp_path / "cut/trainer/logs").exists()
     alone = trained_once("dpo", micro, pairs, other, tmp_path / "alone", **FLOAT32)
     assert all(torch.equal(parameter, adapter_of(again)[name]) for name, parameter in adapter_of(alone).items())

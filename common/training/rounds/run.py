@@ -155,14 +155,11 @@ def asked_in_rounds(folder: Path) -> dict[str, int]:
     """What the finished row in `folder` was made with, over its rounds: trainings, and the answers, tokens and verdicts
     that its student and its judge were asked for."""
     last = json.loads((folder / "training.json").read_text(encoding="utf-8"))["made_of"]
-    rounds = []
-    for path in sorted(folder.glob("round-*/round.json")):
-        made_of = json.loads(path.with_name("made_of.json").read_text(encoding="utf-8"))
-        rounds.append((fingerprint(made_of), made_of["before"], json.loads(path.read_text(encoding="utf-8"))))
     own = []
-    while of_last := [one for one in rounds if one[0] == last]:
-        own.append(of_last[0][2])
-        last = of_last[0][1]
+    while last:
+        (place,) = folder.glob(f"round-*-{last}")
+        own.append(json.loads((place / "round.json").read_text(encoding="utf-8")))
+        last = json.loads((place / "made_of.json").read_text(encoding="utf-8"))["before"]
     return {"trainings": len(own)} | {name: sum(one[name] for one in own) for name in ("answers", "tokens", "verdicts")}
 
 
